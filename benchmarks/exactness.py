@@ -1,0 +1,122 @@
+"""Prints that the gradient depends on neither micro-batch size, nor ranks, nor ZeRO stage, for every installed loss.
+
+Every cell is the largest deviation of any element of the gradient from the exact one, as a share of the exact one's
+largest element. The exact one is plain autograd in float64 over the whole batch on one process, with materialised
+logits and without DeepSpeed; all else is float32. The column of plain autograd, in float32 too, is what this
+arithmetic leaves open by itself. The batch has 28 ragged sequences in 7 groups; two ranks have 16 and 12 of them, so
+that one fills up with masked micro-batches. Model, batch and parameters are well conditioned, as
+workers/gradient_inputs.py explains: elsewhere float32 itself blurs more than this. Rows with LoRA are of the gradient
+of adapters. ``python benchmarks/exactness.py``
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from skyrl_core.registry import policy_losses
+
+STAGES = (0, 1, 2, 3)
+RANKS = (1, 2)
+MICRO_BATCH_SIZES = (1, 4, 5, 64)
+"""1 and 4 divide what every rank has, 5 leaves a ragged last micro-batch, 64 takes all at once."""
+
+LORA_LOSSES = ("entropy_reg", "clip_cov")
+"""Adapters change what is differentiated, not the loss: one with an entropy, one with statistics of all ranks."""
+
+BOUND = 1e-6
+WORKER = Path(__file__).parent / "workers" / "gradient.py"
+
+Cell = dict[str, Any]
+
+
+def launch(ranks: int, given: dict[str, Any]) -> list[Cell]:
+    """Measure on so many ranks what gradient.py is given: stages, sizes, losses, lora_losses."""
+    launcher = [] if ranks == 1 else ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    command = [sys.executable, *launcher, str(WORKER), json.dumps(given)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if result.returncode:
+        sys.exit(f"{ranks} ranks failed:\n{result.stderr[-4000:]}")
+    return [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
+
+
+def summary(cells: list[Cell]) -> str:
+    """Markdown: one row for each loss, the worst over all stages and sizes."""
+    columns = [(ranks, ragged) for ranks in RANKS for ragged in (False, True)]
+    names = [f"{_count(ranks)}, {'ragged' if ragged else 'even'}" for ranks, ragged in columns]
+    lines = [_row(["loss", "plain autograd", *names, "worst"]), "|---" * 7 + "|"]
+    for loss in dict.fromkeys(map(_name, cells)):
+        own = [cell for cell in cells if _name(cell) == loss]
+        measured = [cell for cell in own if cell["stage"] is not None]
+        parts = [[c for c in measured if (c["ranks"], c["ragged"]) == column] for column in columns]
+        plain = [cell for cell in own if cell["stage"] is None]
+        lines.append(_row([loss, *(f"{worst(part):.1e}" for part in (plain, *parts, measured))]))
+    return "\n".join(lines)
+
+
+def details(cells: list[Cell]) -> str:
+    """Markdown: one row for each loss, ranks and stage, one column for each micro-batch size."""
+    measured = [cell for cell in cells if cell["stage"] is not None]
+    sizes = sorted({cell["micro_batch_size"] for cell in measured})
+    lines = [
+        _row(["loss", "ranks", "ZeRO", *(f"micro-batch {size}" for size in sizes)]),
+        "|---" * (3 + len(sizes)) + "|",
+    ]
+    found = {(_name(c), c["ranks"], c["stage"], c["micro_batch_size"]): c["deviation"] for c in measured}
+    for loss, ranks, stage in sorted({key[:3] for key in found}):
+        lines.append(_row([loss, ranks, stage, *(f"{found[loss, ranks, stage, size]:.1e}" for size in sizes)]))
+    return "\n".join(lines)
+
+
+def page(cells: list[Cell], text: str) -> str:
+    """The document, with how it was measured."""
+    how = (__doc__ or "").split("\n", 2)[2].strip()
+    rows = "A row has the worst over stages and micro-batch sizes; ragged: the last micro-batch is smaller."
+    return f"# Equality of gradients\n\n{how}\n\n{rows}\n\n{text}\n## Every measurement\n\n{details(cells)}\n"
+
+
+def worst(cells: Iterable[Cell]) -> float:
+    """The largest deviation of these; 0 for none."""
+    return max((float(cell["deviation"]) for cell in cells), default=0.0)
+
+
+def _name(cell: Cell) -> str:
+    return f"{cell['loss']}, LoRA" if cell["lora"] else str(cell["loss"])
+
+
+def _row(values: list[object]) -> str:
+    return "| " + " | ".join(map(str, values)) + " |"
+
+
+def _count(ranks: int) -> str:
+    return f"{ranks} rank{'s' if ranks > 1 else ''}"
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--losses", nargs="+", default=[claim.name for claim in policy_losses()])
+    parser.add_argument("--lora-losses", nargs="*", default=LORA_LOSSES, help="those measured with LoRA adapters too")
+    parser.add_argument("--stages", nargs="+", type=int, default=STAGES)
+    parser.add_argument("--sizes", nargs="+", type=int, default=MICRO_BATCH_SIZES, help="micro-batch sizes")
+    parser.add_argument("--json", action="store_true", help="print the deviations as JSON")
+    parser.add_argument("--write", type=Path, help="write the tables into this file")
+    arguments = parser.parse_args()
+    given = {name: getattr(arguments, name) for name in ("stages", "sizes", "losses", "lora_losses")}
+    cells = [cell for ranks in RANKS for cell in launch(ranks, given)]
+    largest = worst(cell for cell in cells if cell["stage"] is not None)
+    text = f"{summary(cells)}\n\nlargest deviation {largest:.1e}, bound {BOUND:.0e}\n"
+    print(json.dumps(cells) if arguments.json else text)
+    if arguments.write:
+        arguments.write.write_text(page(cells, text))
+    if largest > BOUND:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Advantage estimators: from the rewards of a step to an advantage for each sample."""

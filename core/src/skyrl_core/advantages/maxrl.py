@@ -1,0 +1,36 @@
+"""MaxRL advantages: the reward minus the mean of its group, divided by that mean."""
+
+import torch
+from torch import Tensor
+
+from skyrl_core.advantages.estimator import AdvantageBatch, AdvantageEstimator
+from skyrl_core.advantages.group import centred, group_sizes, group_sums
+from skyrl_core.advantages.params import MaxrlParams
+
+
+class Maxrl(AdvantageEstimator):
+    """A_i = (R_i - mean) / mean over the samples of the same prompt, and 0 where no sample has a reward.
+
+    MaxRL, arXiv 2602.02710: its expectation is the gradient of the log-likelihood of success, up to the order that the
+    group size allows, instead of that of the success rate, so that a rare success on a hard prompt counts for more.
+    Rewards are 0 or 1 in the paper; anything that is not negative keeps its meaning.
+    """
+
+    name = "maxrl"
+    Params = MaxrlParams
+
+    def estimate(self, batch: AdvantageBatch) -> Tensor:
+        """Advantages [N].
+
+        Raises:
+            ValueError: a reward is negative.
+        """
+        if (batch.rewards < 0).any():
+            index = int((batch.rewards < 0).nonzero()[0])
+            raise ValueError(
+                f"advantage estimator 'maxrl' divides by the mean reward, which must not be able to cancel: reward of "
+                f"sample {index} is {float(batch.rewards[index]):g}; give rewards of 0 and more, or use dr_grpo"
+            )
+        means = group_sums(batch.rewards, batch.groups) / group_sizes(batch.groups)
+        advantages = centred(batch.rewards, batch.groups) / torch.where(means > 0, means, 1.0)
+        return advantages.to(batch.rewards.dtype)

@@ -1,0 +1,26 @@
+"""Rewards and advantages of single tokens. Shapes: N samples, T response tokens; masked tokens are 0."""
+
+import torch
+from torch import Tensor
+
+
+def rewards_of_tokens(rewards: Tensor, token_rewards: Tensor | None, mask: Tensor) -> Tensor:
+    """What each token earns: its own part, and at the last token the outcome. [N], [N, T], bool -> float64 [N, T]."""
+    own = torch.zeros(mask.shape, dtype=torch.float64) if token_rewards is None else token_rewards.to(torch.float64)
+    own = torch.where(mask, own, 0.0)
+    outcome = rewards.to(torch.float64) - own.sum(-1)
+    positions = torch.arange(mask.shape[1]).expand_as(mask)
+    last = torch.where(mask, positions, -1).amax(-1, keepdim=True) if mask.shape[1] else positions
+    return own + torch.where(mask & (positions == last), outcome.unsqueeze(-1), 0.0)
+
+
+def returns_to_go(earned: Tensor) -> Tensor:
+    """What each token and all after it earn: float [N, T] -> [N, T]."""
+    return earned.flip(-1).cumsum(-1).flip(-1)
+
+
+def whitened(values: Tensor, mask: Tensor, epsilon: float) -> Tensor:
+    """(x - mean) / (std + epsilon) over the unmasked tokens, std of the population; 0 where masked. float64 [N, T]."""
+    total = mask.sum().clamp(min=1)
+    centred = torch.where(mask, values - torch.where(mask, values, 0.0).sum() / total, 0.0)
+    return centred / ((centred.square().sum() / total).sqrt() + epsilon)

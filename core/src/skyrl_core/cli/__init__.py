@@ -1,0 +1,1 @@
+"""The `skyrl` command and the subcommands that come with the core."""

@@ -1,0 +1,150 @@
+"""`skyrl losses check`: a loss, installed or in a folder, against every rule of the contract."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from skyrl_core.cli.assignments import params_of
+from skyrl_core.cli.table import indented, terminal_width
+from skyrl_core.errors import ConformanceError, PluginLoadError, SkyrlError
+from skyrl_core.registry import LOSSES, load_policy_loss
+
+if TYPE_CHECKING:
+    from skyrl_core.conformance.package_check import PackageReport  # the rules import torch
+    from skyrl_core.conformance.report import Report, RuleResult
+    from skyrl_core.policy_loss import PolicyLoss
+
+SCHEMA_VERSION = 1
+
+
+def run(arguments: Namespace) -> int:
+    """Print how the loss does on each rule; 6 if it breaks one."""
+    target, params = arguments.name, params_of(arguments.param)
+    folder = Path(target)
+    if _is_folder(target):
+        passed = _check_folder(folder, params, arguments)
+    elif arguments.write_golden:
+        raise SkyrlError(f"--write-golden writes into the folder of a package, and {target!r} is none")
+    else:
+        passed = _check_loss(target, params, as_json=arguments.json)
+    return 0 if passed else ConformanceError.exit_code
+
+
+def _is_folder(target: str) -> bool:
+    # A loss of the name of a folder here is the loss; ./NAME is the folder.
+    return "/" in target or os.sep in target or target in (".", "..")
+
+
+def _check_folder(folder: Path, params: Mapping[str, Any], arguments: Namespace) -> bool:
+    from skyrl_core.conformance.package_check import check_loss_package
+
+    report = check_loss_package(folder, params, rewrite_golden=arguments.write_golden)
+    if arguments.json:
+        _print_json(_package_content(folder, report))
+    else:
+        for part in report.reports:
+            print("\n".join([*_lines(part), "", f"{part.kind} {part.loss_name} {_verdict(part)}", ""]))
+    return report.passed
+
+
+def _check_loss(target: str, params: Mapping[str, Any], *, as_json: bool) -> bool:
+    from skyrl_core.conformance import check_policy_loss
+
+    if _is_class(target):
+        loss, name, distribution, about = _loss_of_class(target, params), target, None, ""
+    else:
+        claim = LOSSES.find(target)
+        loss, name, distribution = load_policy_loss(target, params), claim.name, claim.distribution
+        about = f" ({distribution} {claim.version})"
+    report = check_policy_loss(loss, thorough=True)
+    if as_json:
+        _print_json({"name": name, "distribution": distribution} | _content(report))
+    else:
+        print("\n".join([*_lines(report), "", f"{name}{about} {_verdict(report)}"]))
+    return report.passed
+
+
+def _is_class(target: str) -> bool:
+    # A reference to an installed loss may also have a colon: distribution:name, and names are in lower case.
+    return ":" in target and not target.rpartition(":")[2].partition("@")[0].islower()
+
+
+def _loss_of_class(target: str, params: Mapping[str, Any]) -> PolicyLoss:
+    """An instance of module:Class; the module may be in the current folder.
+
+    Raises:
+        PluginLoadError: it cannot be imported or constructed, or is no PolicyLoss.
+        InvalidParamsError: the parameters do not fit.
+    """
+    from skyrl_core.param_validation import validate_params
+    from skyrl_core.policy_loss import PolicyLoss
+
+    module, _, attribute = target.partition(":")
+    sys.path.insert(0, os.getcwd())
+    try:
+        cls = getattr(importlib.import_module(module), attribute)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a module may call sys.exit
+        raise PluginLoadError(f"{target} could not be imported: {type(error).__name__}: {error}") from error
+    if not (isinstance(cls, type) and issubclass(cls, PolicyLoss)):
+        raise PluginLoadError(f"{target} is {cls!r}, not a subclass of PolicyLoss")
+    checked = validate_params(cls.Params, params, f"policy loss {target}")
+    try:
+        return cls(checked)
+    except Exception as error:
+        why = f"{type(error).__name__}: {error}"
+        raise PluginLoadError(f"{target} could not be constructed with {checked!r}: {why}") from error
+
+
+def _lines(report: Report) -> list[str]:
+    lines = []
+    for result in report.results:
+        lines += [f"{_status(result)}  {result.rule}: {result.explanation}", *_details(result)]
+    return [*lines, *(f"-     {rule}: not checked until the rules above hold" for rule in report.skipped)]
+
+
+def _status(result: RuleResult) -> str:
+    return "waive" if result.waived is not None else "ok   " if result.passed else "FAIL "
+
+
+def _details(result: RuleResult) -> list[str]:
+    details = [("waived: ", result.waived), ("found:  ", result.failure)]
+    details += [("input:  ", f"{name} = {values}") for name, values in result.input.items()]
+    details += [("change: ", result.remedy), *(("note:   ", note) for note in result.notes)]
+    width = terminal_width()
+    return [line for label, text in details if text for line in indented(label + text, width, " " * 7)]
+
+
+def _verdict(report: Report) -> str:
+    total = len(report.results) + len(report.skipped)
+    if not report.passed:
+        return f"breaks {len(report.failures)} of {total} rules"
+    if report.waived:
+        return (
+            f"keeps {total - len(report.waived)} of {total} rules; waived: {', '.join(r.rule for r in report.waived)}"
+        )
+    return f"keeps all {total} rules" if not report.skipped else f"keeps {len(report.results)} of {total} rules"
+
+
+def _content(report: Report) -> dict[str, Any]:
+    rules = [asdict(result) for result in report.results]
+    return {"passed": report.passed, "rules": rules, "skipped": list(report.skipped)}
+
+
+def _package_content(folder: Path, report: PackageReport) -> dict[str, Any]:
+    losses = [{"name": each.loss_name} | _content(each) for each in report.losses]
+    about = {"folder": str(folder), "distribution": report.name, "passed": report.passed}
+    return about | {"package": _content(report.package), "losses": losses}
+
+
+def _print_json(content: Mapping[str, Any]) -> None:
+    print(json.dumps({"schema_version": SCHEMA_VERSION} | dict(content), indent=2, ensure_ascii=False))

@@ -1,0 +1,83 @@
+"""One policy loss in detail: what it is, and its parameters."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from skyrl_core.cli.parameters import as_markdown, as_yaml, parameters
+from skyrl_core.cli.table import indented, render_table, terminal_width
+from skyrl_core.entry_points import Claim
+from skyrl_core.module_source import class_constants, source_file
+from skyrl_core.params import LossParams
+from skyrl_core.registry import LOSSES, load_loss_class, loss_params_class
+
+SCHEMA_VERSION = 1
+LONGEST_DEFAULT = 40
+"""Characters; a longer default would push the other columns off the terminal."""
+_CONSTANTS = ("api_version", "semantics_version", "reference", "default_reduction")
+
+
+def show(reference: str, *, as_json: bool) -> int:
+    """Print what a loss is; imports it only if it declares no schema of its own."""
+    claim = LOSSES.find(reference)
+    schema = _schema(claim)
+    file = source_file(claim.module)
+    constants = class_constants(file, claim.attribute) if file else {}
+    facts = {key: constants.get(key) for key in _CONSTANTS}
+    if as_json:
+        _print_json(
+            claim._asdict() | facts | {"file": str(file) if file else None, "params": schema.model_json_schema()}
+        )
+        return 0
+    print("\n".join(_page(claim, facts, str(file or "not on disk as source"), schema)))
+    return 0
+
+
+def schema(reference: str, form: str) -> int:
+    """Print the parameters of a loss as JSON Schema, as a YAML config or as a Markdown table."""
+    claim = LOSSES.find(reference)
+    params = _schema(claim)
+    if form == "json":
+        print(json.dumps(params.model_json_schema(), indent=2, ensure_ascii=False))
+    elif form == "yaml":
+        print(as_yaml(claim.name, parameters(params)))
+    else:
+        print(as_markdown(parameters(params)))
+    return 0
+
+
+def _schema(claim: Claim) -> type[LossParams]:
+    return loss_params_class(claim) or load_loss_class(claim).Params
+
+
+def _page(claim: Claim, facts: Mapping[str, Any], file: str, schema: type[LossParams]) -> list[str]:
+    width = terminal_width()
+    about = {
+        "distribution": f"{claim.distribution} {claim.version}",
+        "class": claim.value,
+        "file": file,
+        "status": claim.status,
+    } | {key.replace("_", " "): str(value) for key, value in facts.items() if value is not None}
+    label = max(map(len, about)) + 2
+    lines = [claim.name, *indented(claim.summary, width, "  "), ""]
+    lines += [f"  {key:<{label}}{value}" for key, value in about.items()]
+    rows = parameters(schema)
+    if not rows:
+        return [
+            *lines,
+            "",
+            "  It has no parameters." if claim.status == "ok" else "  It takes any parameters, unchecked.",
+        ]
+    long = [len(row.default) > LONGEST_DEFAULT for row in rows]
+    cells = [
+        (row.name, "see below" if below else row.default, row.type, row.range, row.description)
+        for row, below in zip(rows, long, strict=True)
+    ]
+    notes = [f"default: {row.default}" if below else "" for row, below in zip(rows, long, strict=True)]
+    return [*lines, "", *render_table(("PARAMETER", "DEFAULT", "TYPE", "RANGE", "DESCRIPTION"), cells, notes, width)]
+
+
+def _print_json(content: Mapping[str, Any]) -> None:
+    print(json.dumps({"schema_version": SCHEMA_VERSION} | dict(content), indent=2, ensure_ascii=False))

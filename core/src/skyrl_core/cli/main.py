@@ -1,0 +1,86 @@
+"""The root of the `skyrl` command: finds a subcommand by its entry point, runs it, turns errors into exit codes."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import cast
+
+from skyrl_core.claim import poison
+from skyrl_core.entry_points import COMMANDS, Claim, PluginGroup
+from skyrl_core.errors import PluginLoadError, SkyrlError
+
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+_GROUP = PluginGroup(COMMANDS, "command")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `skyrl`; returns the exit code.
+
+    0 ok, 2 wrong usage or unknown name, 3 conflict, denied or incompatible, 4 invalid parameters, 5 a plugin failed to
+    load, 6 a loss breaks the contract, 130 interrupted.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a character is no reason to fail
+    try:
+        code = _run(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+    except SkyrlError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except (TypeError, ValueError) as error:
+        if not (cause := poison()):
+            raise
+        print(f"error: {error}\n{cause}", file=sys.stderr)
+        return PluginLoadError.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output, such as `head`, has enough. The interpreter must not fail once more when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    return code
+
+
+def _run(arguments: list[str]) -> int:
+    command = arguments[0] if arguments else "--help"
+    if command in ("-h", "--help"):
+        print(_help())
+        return 0
+    if command == "--version":
+        from skyrl_core import __version__
+
+        print(f"skyrl-core {__version__}")
+        return 0
+    if command.startswith("-"):
+        raise SkyrlError(f"unknown option {command!r}: an option of a command goes after it; see `skyrl --help`")
+    run = cast(Callable[[Sequence[str]], int], _GROUP.load(command))
+    return run(arguments[1:])
+
+
+def _help() -> str:
+    claims = _GROUP.claims()
+    width = max((len(claim.name) for claim in claims), default=0)
+    lines = [f"  {claim.name:<{width}}  {_about(claim)}" for claim in claims]
+    return "\n".join(
+        [
+            "usage: skyrl COMMAND [ARGUMENTS]",
+            "",
+            "Policy losses that are packages: find them, check them, train with them.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "`skyrl COMMAND --help` explains a command, `skyrl --version` says which skyrl-core this is.",
+        ]
+    )
+
+
+def _about(claim: Claim) -> str:
+    return f"{claim.status}: {claim.reason}" if claim.reason else claim.summary
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""List the installed plugins of every kind."""
+
+import argparse
+from collections.abc import Iterable, Sequence
+
+from skyrl_core.cli.table import render_table, terminal_width
+from skyrl_core.entry_points import GROUPS, PARAMS_GROUPS, Claim, PluginGroup, PluginPolicy
+from skyrl_core.errors import did_you_mean
+from skyrl_core.installed import installed_distributions
+from skyrl_core.registry import LOSSES
+
+SCHEMA_VERSION = 1
+"""Of the JSON output; goes up when a key changes its meaning or goes away."""
+
+Row = tuple[str, Claim]
+"""A group, and a claim in it."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `skyrl plugins`; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    rows = list(_rows(PluginPolicy(arguments.allow, arguments.deny)))
+    if arguments.json:
+        import json
+
+        plugins = [{"group": group} | claim._asdict() for group, claim in rows]
+        print(json.dumps({"schema_version": SCHEMA_VERSION, "plugins": plugins}, indent=2, ensure_ascii=False))
+    else:
+        print("\n".join(_tables(rows)) or "no plugins are installed")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="skyrl plugins", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    listing = commands.add_parser("list", help="list every installed plugin by its group, without importing any")
+    listing.add_argument("--allow", action="append", metavar="DISTRIBUTION", help="as plugins.allow; may be repeated")
+    listing.add_argument(
+        "--deny", action="append", default=[], metavar="DISTRIBUTION", help="as plugins.deny; likewise"
+    )
+    listing.add_argument("--json", action="store_true", help="for programs")
+    return parser
+
+
+def _rows(policy: PluginPolicy) -> Iterable[Row]:
+    for group in GROUPS:
+        plugins = LOSSES if group == LOSSES.group else PluginGroup(group, "plugin")
+        yield from ((group, claim) for claim in plugins.claims(policy))
+    declarations = (declaration for each in installed_distributions() for declaration in each.declarations)
+    for group in sorted({declaration.group for declaration in declarations} - {*GROUPS, *PARAMS_GROUPS}):
+        # A misspelled group is why a plugin that is installed is found nowhere else.
+        reason = f"nothing reads the group {group!r}{did_you_mean(group, (*GROUPS, *PARAMS_GROUPS))}"
+        for claim in PluginGroup(group, "plugin").claims(policy):
+            yield group, claim._replace(status="broken", reason=reason)
+
+
+def _tables(rows: Sequence[Row]) -> list[str]:
+    lines: list[str] = []
+    for group in dict.fromkeys(group for group, _ in rows):
+        claims = [claim for of, claim in rows if of == group]
+        cells = [(each.name, each.version or "-", each.distribution, each.status) for each in claims]
+        header = (group, "VERSION", "DISTRIBUTION", "STATUS")
+        lines += [""] if lines else []
+        lines += render_table(header, cells, [each.reason for each in claims], terminal_width())
+    return lines

@@ -1,0 +1,119 @@
+"""The numbers of a loss, written down: they may change only together with its ``semantics_version``."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from skyrl_core.conformance.batches import ExampleBatch, example_batch, wide_batch
+from skyrl_core.conformance.rule import Violation
+from skyrl_core.conformance.trial import Trial, run
+from skyrl_core.errors import ConformanceError
+from skyrl_core.policy_loss import PolicyLoss
+
+FORMAT = 1
+_TENSORS = ("total", "gradient", "entropy_gradient")
+_REWRITE = "run `skyrl losses check FOLDER --write-golden`"
+
+
+def check_golden(file: Path, losses: Mapping[str, PolicyLoss], *, are_defaults: bool = True) -> list[str]:
+    """The losses, with the parameters that they have, against the file.
+
+    Args:
+        file: need not exist, which is noted.
+        losses: by name.
+        are_defaults: their parameters are their own; otherwise others than those in the file are no change.
+
+    Raises:
+        Violation: numbers or parameters have changed without a new semantics_version, or with one and not in the file.
+    """
+    if not file.is_file():
+        return [f"there is no {file.parent.name}/{file.name}: {_REWRITE}, and commit it"]
+    content, notes = _read(file), []
+    for name, loss in losses.items():
+        if name not in content:
+            raise Violation(f"{file.name} has no numbers of {name}", remedy=_REWRITE)
+        version, was = _semantics(loss), content[name]["semantics_version"]
+        if version != was:
+            found = f"{name} has semantics_version {version}, the numbers in {file.name} are of {was}"
+            raise Violation(found, remedy=_REWRITE)
+        if not are_defaults and content[name]["params"] != _params(loss):
+            notes.append(f"{name}: not compared, because {file.name} is for {content[name]['params']}")
+        elif change := _change(loss, content[name]):
+            raise Violation(
+                f"{name}: {change}, and semantics_version is still {version}",
+                remedy=f"undo the change, or raise semantics_version and {_REWRITE}",
+            )
+    return notes
+
+
+def write_golden(file: Path, losses: Mapping[str, PolicyLoss]) -> None:
+    """Write the file; other losses in it are dropped.
+
+    Raises:
+        ConformanceError: numbers differ from those in the file, of the same semantics_version, or it cannot be read.
+    """
+    try:
+        content = _read(file) if file.is_file() else {}
+    except Violation as violation:
+        raise ConformanceError(f"{violation.found}: {violation.remedy}") from violation
+    for name, loss in losses.items():
+        was = content.get(name)
+        if was and was["semantics_version"] == _semantics(loss) and (change := _change(loss, was)):
+            raise ConformanceError(
+                f"{file}: {name}: {change}, and semantics_version is still {was['semantics_version']}\n"
+                "raise it in the class before the numbers are written; if they were never released, delete the file"
+            )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    numbers = {name: _numbers(loss) for name, loss in losses.items()}
+    file.write_text(json.dumps({"format": FORMAT, "losses": numbers}, indent=1) + "\n", encoding="utf-8")
+
+
+def _numbers(loss: PolicyLoss) -> dict[str, Any]:
+    cases = {}
+    for name, batch in {"ordinary": example_batch(), "wide": wide_batch()}.items():
+        trial = run(loss, batch)
+        cases[name] = {
+            "inputs": {field.name: getattr(batch, field.name).tolist() for field in fields(batch)},
+            "outputs": {key: getattr(trial, key).tolist() for key in _TENSORS},
+        }
+    return {"semantics_version": _semantics(loss), "params": _params(loss), "cases": cases}
+
+
+def _change(loss: PolicyLoss, was: Mapping[str, Any]) -> str | None:
+    if was["params"] != _params(loss):
+        return f"its parameters are {_params(loss)} instead of {was['params']}"
+    for name, case in was["cases"].items():
+        batch = ExampleBatch(**{key: torch.tensor(value) for key, value in case["inputs"].items()})
+        expected = Trial(**{key: _tensor(case["outputs"][key]) for key in _TENSORS}, metrics={})
+        if difference := expected.difference(run(loss, batch)):
+            return f"on the {name} batch {difference}"
+    return None
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        losses: dict[str, Any] = content["losses"]
+        known = content["format"] == FORMAT
+    except (ValueError, KeyError, TypeError) as error:
+        raise Violation(f"{file} cannot be read: {error!r}", remedy=f"delete it and {_REWRITE}") from error
+    if not known:
+        raise Violation(f"{file} has format {content['format']!r}, not {FORMAT}", remedy=f"delete it and {_REWRITE}")
+    return losses
+
+
+def _tensor(value: Any) -> Tensor:
+    return torch.tensor(value, dtype=torch.float32)
+
+
+def _params(loss: PolicyLoss) -> Any:
+    return json.loads(json.dumps(loss.params.model_dump(mode="json")))
+
+
+def _semantics(loss: PolicyLoss) -> int | None:
+    return getattr(type(loss), "semantics_version", None)

@@ -1,0 +1,61 @@
+"""Clip-Cov: PPO's clip, and no gradient at a few tokens of high covariance, which would lower the entropy most.
+
+Loss of a token: -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A), and 0 at the chosen tokens. Candidates are the
+tokens that the clip leaves alone and whose covariance (log pi - mean) (A - mean) lies between clip_cov_lb and
+clip_cov_ub; of these, clip_cov_ratio times the number of all tokens are drawn at random. Reference: Clip-Cov, arXiv
+2505.22617, with the defaults and the at least one token of the authors' code.
+
+Means, number and draw are of the whole minibatch of all ranks, made once in ``prepare``. The draw is seeded by the
+number of the optimizer step: the same minibatch at the same step gives the same tokens, in whatever order the
+sequences come.
+"""
+
+import torch
+from torch import Tensor
+
+from skyrl_core.losses.covariance import at_indices, by_covariance, share_of_tokens, token_covariance
+from skyrl_core.losses.params import ClipCovParams
+from skyrl_core.losses.ratio import bounded, clip_metrics, clipped_surrogate, ratio_metrics
+from skyrl_core.metric import Metric
+from skyrl_core.policy_loss import LossBatch, PolicyLoss, TokenLosses
+
+
+def candidates(ratio: Tensor, covariance: Tensor, advantages: Tensor, mask: Tensor, params: ClipCovParams) -> Tensor:
+    """The tokens that may lose their gradient: [B, T] each -> bool [B, T]."""
+    clipped = ((ratio < 1 - params.clip_low) & (advantages < 0)) | ((ratio > 1 + params.clip_high) & (advantages > 0))
+    return mask & ~clipped & (covariance > params.clip_cov_lb) & (covariance < params.clip_cov_ub)
+
+
+class ClipCovLoss(PolicyLoss):
+    """The clipped surrogate without the chosen tokens."""
+
+    name = "clip_cov"
+    Params = ClipCovParams
+    api_version = 1
+    semantics_version = 1
+    reference = "Clip-Cov, arXiv 2505.22617"
+
+    def prepare(self, minibatch: LossBatch) -> dict[str, Tensor]:
+        """``dropped``, bool [B, T]: the chosen tokens."""
+        params: ClipCovParams = self.params
+        ratio = bounded(minibatch.log_probs - minibatch.old_log_probs).exp()
+        covariance = token_covariance(minibatch.log_probs, minibatch.advantages, minibatch.mask)
+        among = candidates(ratio, covariance, minibatch.advantages, minibatch.mask, params)
+        ordered = by_covariance(covariance, minibatch.log_probs, among)
+        generator = torch.Generator().manual_seed(minibatch.step)
+        drawn = torch.randperm(len(ordered), generator=generator)[
+            : share_of_tokens(params.clip_cov_ratio, minibatch.mask)
+        ]
+        return {"dropped": at_indices(ordered[drawn.to(ordered.device)], minibatch.mask)}
+
+    def token_losses(self, batch: LossBatch) -> TokenLosses:
+        """Loss and metrics of every token; ``kept_fraction`` leaves out the chosen tokens, not the clipped ones."""
+        bounds = {"clip_low": self.params.clip_low, "clip_high": self.params.clip_high}
+        dropped = batch.prepared["dropped"]
+        log_ratio = bounded(batch.log_probs - batch.old_log_probs)
+        ratio = log_ratio.exp()
+        metrics = ratio_metrics(ratio, log_ratio, batch.mask)
+        metrics |= clip_metrics(ratio, batch.advantages, batch.mask, **bounds)
+        metrics["kept_fraction"] = Metric.mean(~dropped, batch.mask)
+        values = torch.where(dropped, 0.0, clipped_surrogate(ratio, batch.advantages, **bounds))
+        return TokenLosses(values=values, metrics=metrics)

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Trains the tiny model with CISPO.
+#
+#   bash run_cispo.sh [--data FOLDER] [--ranks N] [option=value ...]
+#
+# --data FOLDER  GSM8K as examples/gsm8k/gsm8k_dataset.py writes it, instead of generated word problems
+# --ranks N      processes (default 1)
+set -euo pipefail
+
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+source "$here/../arguments.sh"
+
+train -m skyrl_train.entrypoints.main_base --config "$here/cispo.yaml"

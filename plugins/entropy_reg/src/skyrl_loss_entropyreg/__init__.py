@@ -1,0 +1,1 @@
+"""Policy gradient with an exact entropy bonus."""

@@ -1,0 +1,106 @@
+"""The root command: help, dispatch, exit codes."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from skyrl_core.cli.main import main
+from skyrl_core.errors import ConformanceError, InvalidParamsError, PluginConflictError, PluginLoadError
+
+COMMANDS = "skyrl.commands"
+
+
+@pytest.fixture
+def add_command(distributions):
+    def add(source, name="mine"):
+        modules = {"my_commands.py": f'"""Does my thing.\n\nMore."""\n{source}'}
+        distributions.add("my-dist", {COMMANDS: {name: "my_commands:main"}}, modules=modules)
+
+    return add
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_help_lists_the_commands_without_importing_them(add_command, capsys, arguments):
+    add_command("raise SystemExit('imported')")
+    assert main(arguments) == 0
+    output = capsys.readouterr().out
+    rows = [line.split(maxsplit=1) for line in output.splitlines() if line.startswith("  ")]
+    assert ["mine", "Does my thing."] in rows
+    assert ["losses", "List, explain and check the installed policy losses."] in rows
+
+
+def test_help_says_what_is_wrong_with_a_broken_command(distributions, capsys):
+    distributions.add("my-dist", {COMMANDS: {"mine": "no_such_package:main"}})
+    assert main(["--help"]) == 0
+    [row] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  mine ")]
+    assert "broken: package 'no_such_package' cannot be found" in row
+
+
+def test_a_command_gets_its_arguments_and_gives_the_exit_code(add_command, capsys):
+    add_command("def main(argv):\n    print(argv)\n    return 17")
+    assert main(["mine", "-x", "--help", "y"]) == 17
+    assert capsys.readouterr().out == "['-x', '--help', 'y']\n"
+
+
+def test_an_unknown_command_exits_with_2_and_the_nearest_one(capsys):
+    assert main(["loses"]) == 2
+    assert "no command is named 'loses'; did you mean 'losses'?" in capsys.readouterr().err
+
+
+def test_an_unknown_option_exits_with_2(capsys):
+    assert main(["--verbose"]) == 2
+    assert "unknown option '--verbose'" in capsys.readouterr().err
+
+
+def test_the_version_is_printed(capsys):
+    from importlib.metadata import version
+
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"skyrl-core {version('skyrl-core')}\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(PluginConflictError, 3), (InvalidParamsError, 4), (PluginLoadError, 5), (ConformanceError, 6)]
+)
+def test_an_error_of_a_command_is_one_message_and_its_exit_code(add_command, capsys, error, code):
+    add_command(f"from skyrl_core.errors import *\ndef main(argv): raise {error.__name__}('what went wrong')")
+    assert main(["mine"]) == code
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "error: what went wrong\n")
+
+
+def test_a_command_that_cannot_be_imported_exits_with_5(add_command, capsys):
+    add_command("raise SystemExit(0)")
+    assert main(["mine"]) == 5
+    assert "SystemExit" in capsys.readouterr().err
+
+
+def test_ctrl_c_exits_with_130_without_a_traceback(add_command, run_skyrl):
+    add_command(f"import os\ndef main(argv): os.kill(os.getpid(), {int(signal.SIGINT)})")
+    done = run_skyrl("mine")
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
+def test_a_reader_that_goes_away_is_no_error(add_command, distributions):
+    add_command("def main(argv):\n    for _ in range(100_000): print('line')\n    return 0")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "skyrl_core.cli.main", "mine"],
+        env={**os.environ, "PYTHONPATH": str(distributions.path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "line\n"
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == 141
+    process.stderr.close()
+
+
+def test_a_terminal_that_cannot_show_a_character_gets_a_question_mark(add_command, run_skyrl):
+    add_command("def main(argv):\n    print('caf\\u00e9 \\u2026')\n    return 0")
+    done = run_skyrl("mine", PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stdout) == (0, "caf? ?\n")

@@ -1,0 +1,41 @@
+"""The public names of skyrl_core, imported when they are first used."""
+
+import subprocess
+import sys
+from importlib.metadata import version
+
+import pytest
+
+import skyrl_core
+
+STDLIB_ONLY = """
+import sys
+before = set(sys.modules)
+import skyrl_core
+new = {name.partition(".")[0] for name in set(sys.modules) - before} - {"skyrl_core"}
+assert new <= sys.stdlib_module_names, new
+assert len(set(sys.modules) - before) < 5, sorted(set(sys.modules) - before)
+from skyrl_core import register_policy_loss, policy_losses, load_policy_loss, describe_loss, PluginPolicy
+assert not {"torch", "pydantic"} & set(sys.modules)
+"""
+
+
+def test_importing_the_package_imports_little_and_of_the_standard_library_alone():
+    subprocess.run([sys.executable, "-c", STDLIB_ONLY], check=True)
+
+
+@pytest.mark.parametrize("name", skyrl_core.__all__)
+def test_every_public_name_can_be_used(name):
+    assert getattr(skyrl_core, name) is getattr(skyrl_core, name)
+    assert name in dir(skyrl_core)
+
+
+def test_the_version_is_that_of_the_distribution():
+    assert skyrl_core.__version__ == version("skyrl-core")
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = skyrl_core.no_such_name
+    with pytest.raises(ImportError):
+        from skyrl_core import no_such_name  # noqa: F401 - the import is what is tested

@@ -1,0 +1,168 @@
+"""Real wheels, fresh virtual environments, and a package index on this machine."""
+
+import functools
+import hashlib
+import http.server
+import os
+import subprocess
+import sys
+import sysconfig
+import threading
+import tomllib
+import venv
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCES = {
+    "skyrl-core": ROOT / "core",
+    "skyrl-loss-entropyreg": ROOT / "plugins/entropy_reg",
+    "skyrl-loss-clippedpg": ROOT / "plugins/clipped_pg",
+}
+
+
+def clean_environment(**settings: str) -> dict[str, str]:
+    """Without the settings of pip and Python that this process was started with."""
+    inherited = {
+        key: value for key, value in os.environ.items() if not key.startswith(("PIP_", "PYTHON", "VIRTUAL_ENV"))
+    }
+    return {**inherited, "PIP_CONFIG_FILE": os.devnull, "PIP_DISABLE_PIP_VERSION_CHECK": "1", **settings}
+
+
+def run_command(*command: str, cwd: Path | None = None, **settings: str) -> str:
+    environment = clean_environment(**settings)
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def run() -> Callable[..., str]:
+    """Run a command that must succeed, with these environment variables; its output."""
+    return run_command
+
+
+@pytest.fixture(scope="session")
+def sources() -> Mapping[str, Path]:
+    """The folder of each distribution that a listing is tested with, by name."""
+    return SOURCES
+
+
+@pytest.fixture(scope="session")
+def build_wheel(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
+    """Build the wheel of a source folder."""
+
+    def build(source: Path) -> Path:
+        folder = tmp_path_factory.mktemp("wheels")
+        run_command(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(source))
+        [wheel] = folder.glob("*.whl")
+        return wheel
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def wheels(build_wheel: Callable[[Path], Path]) -> dict[str, Path]:
+    """A wheel of each distribution of ``sources``, by name."""
+    return {name: build_wheel(source) for name, source in SOURCES.items()}
+
+
+@pytest.fixture
+def row() -> Callable[[str], tuple[str, str, str]]:
+    """What the listing says of a loss of this distribution."""
+
+    def of(name: str) -> tuple[str, str, str]:
+        version = tomllib.loads((SOURCES[name] / "pyproject.toml").read_text())["project"]["version"]
+        return version, name, "ok"
+
+    return of
+
+
+class Environment:
+    """A fresh virtual environment."""
+
+    def __init__(self, folder: Path, *, with_pip: bool = False) -> None:
+        venv.create(folder, with_pip=with_pip, symlinks=True)
+        self.folder = folder
+        self.bin = folder / "bin"
+
+    def pip(self, *arguments: str) -> None:
+        run_command(sys.executable, "-m", "pip", "--python", str(self.bin / "python"), *arguments)
+
+    def install(self, *wheels: Path) -> None:
+        self.pip("install", "--no-deps", "--no-index", *map(str, wheels))
+
+    def lend_third_party(self) -> None:
+        """Make what this process has installed importable there, all but our own packages.
+
+        Links, because to install torch and its likes takes minutes, and because the folder itself has our packages too.
+        """
+        # Python 3.11 puts an old setuptools beside pip, which would hide the one that torch asks for.
+        self.pip("uninstall", "--yes", "setuptools")
+        lent = self.folder / "third-party"
+        lent.mkdir()
+        for folder in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
+            for entry in Path(folder).iterdir():
+                if "skyrl" not in entry.name and entry.suffix != ".pth":
+                    (lent / entry.name).symlink_to(entry)
+        [site] = self.folder.glob("lib/python*/site-packages")
+        (site / "third_party.pth").write_text(f"{lent}\n")
+
+    def listing(self) -> dict[str, tuple[str, str, str]]:
+        """The rows of `skyrl losses list`: version, distribution and status by name."""
+        lines = run_command(str(self.bin / "skyrl"), "losses", "list").splitlines()
+        assert lines[0].split() == ["NAME", "VERSION", "DISTRIBUTION", "STATUS", "SUMMARY"]
+        rows = [line.split(maxsplit=4) for line in lines[1:] if not line.startswith(" ")]
+        return {name: (version, distribution, status) for name, version, distribution, status, _ in rows}
+
+    def settings(self, index: str) -> dict[str, str]:
+        """For a shell in which this environment is active and pip knows this index alone."""
+        return {
+            "PATH": f"{self.bin}{os.pathsep}{os.environ['PATH']}",
+            "PIP_INDEX_URL": index,
+            "PIP_NO_CACHE_DIR": "1",
+            "PIP_FIND_LINKS": "",
+            "PIP_EXTRA_INDEX_URL": "",
+        }
+
+
+@pytest.fixture(scope="session")
+def new_environment() -> type[Environment]:
+    """Make a virtual environment in a folder."""
+    return Environment
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments: object) -> None:
+        """Nothing: pytest shows what the client says."""
+
+
+class PackageIndex:
+    """A package index (PEP 503) on this machine, filled by ``add``."""
+
+    def __init__(self, folder: Path, address: str) -> None:
+        self.folder = folder
+        self.address = address
+
+    def add(self, name: str, wheel: Path) -> None:
+        folder = self.folder / "simple" / name
+        folder.mkdir(parents=True)
+        content = wheel.read_bytes()
+        (folder / wheel.name).write_bytes(content)
+        link = f'<a href="{wheel.name}#sha256={hashlib.sha256(content).hexdigest()}">{wheel.name}</a>'
+        (folder / "index.html").write_text(f"<!DOCTYPE html><html><body>{link}</body></html>")
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PackageIndex]:
+    """A package index without packages."""
+    folder = tmp_path_factory.mktemp("index")
+    handler = functools.partial(QuietHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield PackageIndex(folder, f"http://127.0.0.1:{server.server_port}/simple")
+        server.shutdown()
+        thread.join()

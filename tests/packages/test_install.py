@@ -1,0 +1,76 @@
+"""The real wheels in fresh environments: installing and uninstalling a package changes the listing.
+
+The environments have neither torch nor pydantic: a listing needs none of the dependencies.
+"""
+
+import re
+import tomllib
+import zipfile
+
+import pytest
+
+pytestmark = pytest.mark.packages
+
+
+@pytest.fixture
+def built_in(sources):
+    """The losses that the core declares."""
+    project = tomllib.loads((sources["skyrl-core"] / "pyproject.toml").read_text())["project"]
+    return set(project["entry-points"]["skyrl.policy_losses"])
+
+
+@pytest.fixture
+def environment(tmp_path, new_environment, wheels):
+    """An environment with the core alone."""
+    environment = new_environment(tmp_path / "venv")
+    environment.install(wheels["skyrl-core"])
+    return environment
+
+
+def test_the_core_alone_lists_its_own_losses(environment, built_in, row):
+    assert {"standard", "dual_clip", "cispo", "gspo"} <= built_in
+    assert environment.listing() == dict.fromkeys(built_in, row("skyrl-core"))
+
+
+def test_installing_a_plugin_adds_its_row_and_uninstalling_removes_it(environment, wheels, row):
+    before = environment.listing()
+    environment.install(wheels["skyrl-loss-entropyreg"])
+    assert environment.listing() == before | {"entropy_reg": row("skyrl-loss-entropyreg")}
+    environment.install(wheels["skyrl-loss-clippedpg"])
+    both = environment.listing()
+    assert both.keys() - before.keys() == {"entropy_reg", "clipped_pg"}
+    environment.pip("uninstall", "--yes", "skyrl-loss-entropyreg")
+    assert environment.listing() == before | {"clipped_pg": row("skyrl-loss-clippedpg")}
+    environment.pip("uninstall", "--yes", "skyrl-loss-clippedpg")
+    assert environment.listing() == before
+
+
+def test_the_wheels_hold_the_source_the_license_and_the_marker_of_types(sources, wheels):
+    for name, wheel in wheels.items():
+        with zipfile.ZipFile(wheel) as archive:
+            files = set(archive.namelist())
+        package = {file.partition("/")[0] for file in files if not file.partition("/")[0].endswith(".dist-info")}
+        assert len(package) == 1, f"{name} ships {package}"
+        source = sources[name] / "src"
+        assert {str(file.relative_to(source)) for file in source.rglob("*.py")} <= files
+        assert f"{package.pop()}/py.typed" in files
+        assert any(file.endswith("licenses/LICENSE") for file in files)
+
+
+def test_the_documented_commands_install_a_loss_from_an_index_and_list_it(
+    tmp_path, new_environment, wheels, index, row, run
+):
+    for name, wheel in wheels.items():
+        index.add(name, wheel)
+    environment = new_environment(tmp_path / "venv", with_pip=True)
+    environment.install(wheels["skyrl-core"])
+    # The index has our packages alone, and a listing needs no others.
+    settings = environment.settings(index.address) | {"PIP_NO_DEPS": "1"}
+    said = run("bash", "-c", "pip install skyrl-loss-entropyreg", **settings)
+    assert re.search(rf"Downloading {re.escape(index.address)}/skyrl-loss-entropyreg/\S+\.whl", said)
+    version, *_ = row("skyrl-loss-entropyreg")
+    assert f"Successfully installed skyrl-loss-entropyreg-{version}" in said
+    shown = run("bash", "-c", "skyrl losses list", **settings)
+    assert re.search(rf"^entropy_reg +{re.escape(version)} +skyrl-loss-entropyreg +ok ", shown, flags=re.MULTILINE)
+    run("bash", "-c", "pip uninstall -y skyrl-loss-entropyreg", **settings)
+    assert "entropy_reg" not in run("bash", "-c", "skyrl losses list", **settings)

@@ -1,0 +1,124 @@
+"""YAML: scalars, lines, duplicates, what is refused."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from skyrl_core.errors import InvalidParamsError
+from skyrl_train.config.yaml_text import inline_yaml, parse_yaml, write_yaml
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-6", 1e-6),
+        ("1E-6", 1e-6),
+        ("-1e+3", -1000.0),
+        (".5", 0.5),
+        ("1.", 1.0),
+        ("010", 10),
+        ("0x1F", 31),
+        ("0o17", 15),
+        ("true", True),
+        ("yes", "yes"),
+        ("NO", "NO"),
+        ("~", None),
+        (".inf", math.inf),
+        ("2020-01-01", "2020-01-01"),
+        ("12:30", "12:30"),
+        ("'1e-6'", "1e-6"),
+        ("1e-6x", "1e-6x"),
+        ("1_000", "1_000"),
+    ],
+)
+def test_scalars_follow_yaml_1_2(text, value):
+    read = parse_yaml(f"a: {text}", "f").value["a"]
+    assert read == value
+    assert type(read) is type(value)
+
+
+def test_every_key_has_the_line_it_stands_on():
+    document = parse_yaml("a:\n  b: 1\n\n  c:\n    d: 2\ne: {f: 3}\n", "f")
+    assert document.lines == {("a",): 1, ("a", "b"): 2, ("a", "c"): 4, ("a", "c", "d"): 5, ("e",): 6, ("e", "f"): 6}
+
+
+def test_own_keys_win_over_merged_ones():
+    assert parse_yaml("base: &base {x: 1, y: 2}\nmine:\n  <<: *base\n  x: 3\n", "f").value["mine"] == {"x": 3, "y": 2}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1\nb: 2\na: 3", "f:3: a stands twice, first on line 1"),
+        ("a:\n  b: 1\n  b: 2", "f:3: a.b stands twice, first on line 2"),
+        ("a:\n\tb: 1", "f:2: not valid YAML"),
+        ("a: b: c", "f:1: not valid YAML"),
+        ("a: [1", "f:1: not valid YAML"),
+        ("x: !!python/object:os.system {}", "f:1: the tag"),
+        ("x: !mine 1", "f:1: not valid YAML"),
+        ("x: !!int word", "f:1: "),
+        ("? [a]\n: 1", "f:1: a key must be a name"),
+        ("a: 1\n---\nb: 2", "f:2: not valid YAML"),
+        ("a: 1\nb: \x00", "f:2: the character U+0000"),
+        ("a: &x [*x]", "an alias that contains itself"),
+        ("a: " + "[" * 5000, "nested too deeply"),
+        ("a: " + "9" * 5000, "f:1: "),
+    ],
+)
+def test_what_is_no_configuration_is_refused_with_its_line(text, message):
+    with pytest.raises(InvalidParamsError) as caught:
+        parse_yaml(text, "f")
+    assert message in str(caught.value)
+
+
+def test_a_tab_gets_advice():
+    with pytest.raises(InvalidParamsError, match="indent with spaces"):
+        parse_yaml("a:\n\tb: 1", "f")
+
+
+def test_aliases_that_multiply_are_refused():
+    bomb = "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n"
+    bomb += "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 9))
+    with pytest.raises(InvalidParamsError, match="aliases multiply"):
+        parse_yaml(bomb, "f")
+
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text(), plain, max_size=4))
+def test_what_is_written_reads_back(value):
+    assert parse_yaml(write_yaml(value), "f").value == value
+
+
+@pytest.mark.parametrize("text", ["1e-6", "yes", "null", "012", "0x1f", "", "2020-01-01", "1_000"])
+def test_text_that_looks_like_something_else_stays_text(text):
+    assert parse_yaml(write_yaml({"a": text}), "f").value == {"a": text}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1e-6, "1e-06"),
+        (None, "null"),
+        (True, "true"),
+        ("5", "'5'"),
+        ("x", "x"),
+        ([1, "a"], "[1, a]"),
+        ({"a": 1}, "{a: 1}"),
+    ],
+)
+def test_inline_form_is_what_a_user_would_type(value, text):
+    assert inline_yaml(value) == text
+
+
+def test_inline_form_is_one_short_line():
+    text = inline_yaml("first\n\nsecond " + "x" * 500)
+    assert "\n" not in text
+    assert len(text) == 60

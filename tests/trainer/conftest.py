@@ -1,0 +1,99 @@
+"""Rollout servers for tests: `skyrl serve` for real, each a process group of its own that ends with its tests."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+START_LIMIT = 400
+"""Seconds; 20 on an idle machine."""
+
+
+class ServerProcess:
+    """A server that can be killed, stopped and started again at the same address."""
+
+    def __init__(self, folder: Path, options: list[str]) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = int(probe.getsockname()[1])
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = folder / f"server-{self.port}.log"
+        self._options = options
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> "ServerProcess":
+        command = [str(Path(sys.executable).parent / "skyrl"), "serve", "--port", str(self.port), *self._options]
+        with self.log.open("ab") as log:
+            environment = os.environ | {"OMP_NUM_THREADS": "1"}
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+        return self
+
+    def wait(self) -> "ServerProcess":
+        """Until it is there."""
+        deadline = time.monotonic() + START_LIMIT
+        while not self.is_well():
+            assert self._process.poll() is None, f"the server has ended:\n{self.tail()}"
+            assert time.monotonic() < deadline, f"the server does not start:\n{self.tail()}"
+            time.sleep(0.5)
+        return self
+
+    def is_well(self) -> bool:
+        try:
+            self._get("/health")
+        except OSError:  # urllib's errors are of this kind
+            return False
+        return True
+
+    def running(self) -> int:
+        """How many requests it works on."""
+        counts = [line for line in self._get("/metrics").splitlines() if line.startswith("vllm:num_requests_running")]
+        return int(sum(float(line.rsplit(" ", 1)[1]) for line in counts))
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """To every process of the server."""
+        os.killpg(self._process.pid, number)
+
+    def kill(self) -> None:
+        """End it, if it has not ended."""
+        if self._process is not None and self._process.poll() is None:
+            self.send_signal(signal.SIGKILL)
+            self._process.wait()
+
+    def tail(self) -> str:
+        return self.log.read_text(errors="replace")[-4000:]
+
+    def _get(self, path: str) -> str:
+        with urllib.request.urlopen(self.url + path, timeout=30) as answer:
+            return str(answer.read().decode())
+
+
+@pytest.fixture(scope="module")
+def serve(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., object]]:
+    """Start a server with these options of `skyrl serve`; it is there once `wait` returns."""
+    servers: list[ServerProcess] = []
+
+    def start(*options: str) -> ServerProcess:
+        servers.append(ServerProcess(tmp_path_factory.mktemp("server"), list(options)))
+        return servers[-1].start()
+
+    request.node.servers = servers
+    yield start
+    for server in servers:
+        server.kill()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """What the servers of a module said, with a test that fails there."""
+    report = yield
+    if report.failed:
+        for server in getattr(item.getparent(pytest.Module), "servers", []):
+            report.sections.append((f"log of the rollout server, whole in {server.log}", server.tail()))
+    return report

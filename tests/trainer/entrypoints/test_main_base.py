@@ -1,0 +1,199 @@
+"""The way in: no torch before everything is checked, exit codes, ranks, scripts with losses of their own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from skyrl_train.entrypoints import main_base
+
+QUICKSTART = Path(__file__).parents[3] / "configs" / "quickstart.yaml"
+WITHOUT_TORCH = """\
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "numpy", "transformers", "deepspeed", "accelerate", "datasets", "wandb"}:
+            raise AssertionError(f"{name} was imported")
+sys.meta_path.insert(0, Block())
+from skyrl_train.entrypoints.main_base import main
+sys.exit(main())
+"""
+
+
+def run(*command, cwd=None, **environment):
+    return subprocess.run(
+        [sys.executable, *map(str, command)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def without_torch(*arguments, **environment):
+    return run("-c", WITHOUT_TORCH, *arguments, **environment)
+
+
+@pytest.mark.parametrize("loss", ["entropy_reg", "clipped_pg", "dual_clip", "gspo"])
+def test_the_plan_of_an_installed_loss_imports_no_torch(loss):
+    done = without_torch("--loss", loss, "--dry-run")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"loss          {loss}, from skyrl-" in done.stdout
+
+
+def test_the_plan_of_an_untyped_loss_imports_neither_torch_nor_the_loss(distributions):
+    groups = {"skyrl.policy_losses": {"bare": "bare_loss:Loss"}}
+    distributions.add("bare-loss", groups, modules={"bare_loss.py": "raise RuntimeError('imported')\n"})
+    done = without_torch("--loss=bare", "trainer.algorithm.bare.x=1", "--dry-run", PYTHONPATH=str(distributions.path))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "bare, from bare-loss 1.0 (untyped" in done.stdout
+    assert "x = 1" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (
+            ["--loss", "entropy_reg", "trainer.algorithm.entropy_reg.entropy_coef=-1"],
+            4,
+            "entropy_coef = -1: must be >= 0",
+        ),
+        (["trainer.stepz=1"], 4, "did you mean trainer.steps?"),
+        (["--loss", "entropyreg"], 2, "did you mean 'entropy_reg'?"),
+        (["plugins.deny=[skyrl-core]"], 3, "skyrl-core is in plugins.deny"),
+        (["--config", "nowhere.yaml"], 2, "nowhere.yaml: no such file"),
+        (["--dryrun"], 2, "did you mean --dry-run?"),
+        (["data.train=nowhere.parquet"], 2, "the run cannot start on this machine, 1 problem"),
+    ],
+)
+def test_an_error_is_said_without_traceback_and_without_torch(arguments, code, message):
+    done = without_torch(*arguments)
+    assert done.returncode == code
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_the_plan_shows_the_arithmetic_of_a_step():
+    arguments = ["trainer.minibatches=2", "trainer.epochs=3", "trainer.micro_batch_size=10", "trainer.steps=5"]
+    done = without_torch("--config", QUICKSTART, *arguments, "--dry-run", WORLD_SIZE="3", RANK="0")
+    # 16 prompts in 2 minibatches: 8 prompts for 3 ranks, so 3 on the fullest one, 24 sequences, 3 micro-batches of 10.
+    assert "16 prompts x 8 samples = 128 sequences" in done.stdout
+    assert "2 minibatches x 3 epochs = 6 optimizer steps of 64 sequences" in done.stdout
+    assert "on 3 ranks: 3 micro-batches of up to 10 sequences" in done.stdout
+    assert "5 steps, 30 optimizer steps, 640 samples" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 110
+
+
+def test_the_plan_says_what_is_missing_here():
+    done = without_torch("rollout.engine=vllm", "--dry-run")
+    assert done.returncode == 0
+    assert "rollout.engine = vllm: needs vLLM, which is not installed: pip install" in " ".join(done.stdout.split())
+
+
+def test_the_plan_as_json_holds_the_whole_configuration():
+    plan = json.loads(without_torch("--config", QUICKSTART, "data.train=x.jsonl", "--dry-run", "--json").stdout)
+    assert plan["loss"]["distribution"] == "skyrl-loss-entropyreg"
+    assert plan["config"]["trainer"]["algorithm"]["entropy_reg"] == plan["loss"]["params"]
+    assert plan["config"]["rollout"]["top_p"] == 1.0
+    assert len(plan["missing"]) == 1
+
+
+def test_the_first_rank_of_a_machine_reports_and_the_others_leave_it_the_time_to():
+    command = [sys.executable, "-c", WITHOUT_TORCH, "trainer.steps=0"]
+    environment = {**os.environ, "RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "8"}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as other:
+        first = without_torch("trainer.steps=0", RANK="4", LOCAL_RANK="0", WORLD_SIZE="8")
+        assert first.returncode == 4
+        assert "must be > 0" in first.stderr
+        other.terminate()  # as a launcher does when one of its processes has failed
+        assert other.stderr.read() == ""
+
+
+def test_a_rank_that_nobody_ends_reports_what_it_alone_has_found(monkeypatch, capsys):
+    monkeypatch.setattr(main_base, "HEAD_START", 0.01)
+    for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "8"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as stop:
+        main_base.main(["trainer.steps=0"])
+    assert stop.value.code == 4
+    assert capsys.readouterr().err.startswith("[rank 1] error: ")
+
+
+def test_one_rank_prints_the_plan():
+    assert without_torch("--dry-run", RANK="1", LOCAL_RANK="1", WORLD_SIZE="2").stdout == ""
+
+
+SCRIPT = """\
+from skyrl_train.algorithms.policy_losses import PolicyLoss, register_policy_loss
+from skyrl_train.entrypoints.main_base import main
+
+
+class MyCustomPolicyLoss(PolicyLoss):
+    def __init__(self, config):
+        self.my_param = config.get("my_param", 1.0)
+
+    def compute_loss(self, log_probs, old_log_probs, advantages, masks, **kwargs):
+        return -(self.my_param * log_probs * advantages * masks).sum() / masks.sum()
+
+
+register_policy_loss("my_custom_loss", MyCustomPolicyLoss)
+main()
+"""
+
+
+def test_a_script_reaches_its_loss_and_fails_when_its_run_fails(tmp_path):
+    script = tmp_path / "mine.py"
+    script.write_text(SCRIPT)
+    chosen = ['trainer.algorithm.policy_loss_type="my_custom_loss"', "+trainer.algorithm.my_custom_loss.my_param=1.5"]
+    plan = run(script, *chosen, "--dry-run")
+    assert (plan.returncode, plan.stderr) == (0, "")
+    assert "loss          my_custom_loss, from script" in plan.stdout
+    assert "my_param = 1.5" in plan.stdout
+    failed = run(script, *chosen, "trainer.steps=0")
+    assert failed.returncode == 4
+    assert "Traceback" not in failed.stderr
+
+
+def test_the_module_and_the_command_are_the_same_program(run_skyrl):
+    arguments = ["--config", str(QUICKSTART), "--dry-run"]
+    module = run("-m", "skyrl_train.entrypoints.main_base", *arguments)
+    command = run_skyrl("train", *arguments)
+    assert (module.returncode, command.returncode) == (0, 0)
+    assert module.stdout == command.stdout
+    failed = run_skyrl("train", "trainer.steps=0")
+    assert failed.returncode == 4
+    assert failed.stderr == (
+        "error: invalid configuration, 1 problem:\n  command line  trainer.steps = 0: must be > 0\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code", "message"),
+    [
+        ("return 0", 0, ""),
+        ("return 3", 3, ""),
+        ("raise SkyrlError('the disk is full')", 2, "[rank 1] error: the disk is full\n"),
+        ("raise KeyboardInterrupt", 130, ""),
+    ],
+)
+def test_how_training_ends_is_the_exit_code(tmp_path, outcome, code, message):
+    # The real run needs minutes: this stands in for it and ends in every way that it can.
+    script = tmp_path / "ends.py"
+    script.write_text(
+        "import sys, types\n"
+        "from skyrl_core.errors import SkyrlError\n"
+        "from skyrl_train.entrypoints.main_base import main\n"
+        f"def run_training(run):\n    {outcome}\n"
+        "module = types.ModuleType('skyrl_train.training.run')\n"
+        "module.run_training = run_training\n"
+        "sys.modules[module.__name__] = module\n"
+        "main()\n"
+    )
+    done = run(script, RANK="1", LOCAL_RANK="1", WORLD_SIZE="2")
+    assert (done.returncode, done.stderr) == (code, message)

@@ -1,0 +1,86 @@
+"""An environment that does what the answer tells it to: the tests of the scorer put it on the workers' path."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from skyrl_train.environments.environment import Completion, Environment, EnvironmentParams, Row
+
+
+def _raise(_: str) -> float:
+    raise KeyError("no such\nkey")
+
+
+def _write_pid(path: str) -> float:
+    Path(path).write_text(str(os.getpid()))
+    return 1.0
+
+
+def _write_pid_then_hang(path: str) -> float:
+    _write_pid(path)
+    time.sleep(3600)
+    return 1.0
+
+
+def _write_child_pid_then_hang(path: str) -> float:
+    Path(path).write_text(str(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"]).pid))
+    time.sleep(3600)
+    return 1.0
+
+
+def _write_pid_then_hold_the_interpreter(path: str) -> float:
+    _write_pid(path)
+    return float(bool(re.match(r"(a+)+b", "a" * 60)))  # exponential, in C, with the interpreter's lock held
+
+
+def _interrupt_itself(_: str) -> float:
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.01)
+    return 1.0
+
+
+ACTIONS: dict[str, Callable[[str], Any]] = {
+    "return": float,
+    "text": lambda value: value,
+    "none": lambda _: None,
+    "bool": lambda _: True,
+    "huge": lambda _: 10**400,
+    "raise": _raise,
+    "exit": lambda code: os._exit(int(code)),
+    "sys.exit": lambda code: sys.exit(int(code)),
+    "crash": lambda _: os.kill(os.getpid(), signal.SIGSEGV),
+    "sleep": lambda seconds: time.sleep(float(seconds)) or 1.0,
+    "pid": _write_pid,
+    "hang": _write_pid_then_hang,
+    "hang with child": _write_child_pid_then_hang,
+    "hold": _write_pid_then_hold_the_interpreter,
+    "interrupt": _interrupt_itself,
+    "loaded": lambda modules: float(any(module in sys.modules for module in modules.split())),
+}
+
+
+class Misbehaving(Environment):
+    """The text of an answer is `action argument`."""
+
+    name = "misbehaving"
+
+    def reward(self, completion: Completion, row: Row) -> float:
+        action, _, argument = completion.text.partition(": ")
+        return ACTIONS[action](argument)  # type: ignore[no-any-return]
+
+
+class BrokenInWorkers(Misbehaving):
+    """Cannot be prepared in a worker."""
+
+    def warm_up(self) -> None:
+        raise ImportError("libanswers.so.3 is missing")
+
+
+def environment() -> Misbehaving:
+    return Misbehaving(EnvironmentParams())

@@ -1,0 +1,190 @@
+import copy
+import sys
+from contextlib import contextmanager
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+from skyrl_core.errors import SkyrlError
+from skyrl_train.config.schema import LoraConfig
+from skyrl_train.policy.adapters import (
+    adapters_off,
+    add_adapters,
+    has_adapters,
+    merge_adapters,
+    merged_tensors,
+    save_adapters,
+)
+from skyrl_train.policy.policy import Policy, Sequences
+
+IDS = torch.tensor([[5, 6, 7, 8, 9, 10], [11, 12, 13, 14, 15, 16]])
+
+
+@pytest.fixture(params=[True, False], ids=["tied", "untied"])
+def base(request):
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=40,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        tie_word_embeddings=request.param,
+    )
+    return Qwen2ForCausalLM(config).eval()
+
+
+def adapted(base, *, trained=True, **options):
+    """A copy with adapters; trained ones are where no optimizer would stop: far from zero."""
+    model = copy.deepcopy(base)
+    add_adapters(model, LoraConfig(rank=2, **options), seed=0)
+    if trained:
+        generator = torch.Generator().manual_seed(1)
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.data.normal_(generator=generator)
+    return model
+
+
+def test_without_a_rank_nothing_happens(base):
+    model = copy.deepcopy(base)
+    add_adapters(model, LoraConfig(), seed=0)
+    assert not has_adapters(model)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_without_peft_the_error_names_the_command(base, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(SkyrlError, match=r"pip install 'skyrl-train\[lora\]'"):
+        adapted(base)
+
+
+def test_new_adapters_change_nothing_and_are_all_that_trains(base):
+    model = adapted(base, trained=False)
+    assert torch.equal(model(IDS).logits, base(IDS).logits)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    # Seven linear layers in each of two blocks, two factors each; the output embedding has none.
+    assert len(trained) == 2 * 7 * 2
+    assert all("lora_" in name for name in trained)
+
+
+def test_new_adapters_are_a_function_of_the_seed_and_leave_the_generator_alone(base):
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    one = adapted(base, trained=False).state_dict()
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(5)
+    other = adapted(base, trained=False).state_dict()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_policy_reads_adapters_in_the_blocks_and_the_plain_output_embedding(base):
+    model = adapted(base)
+    mask = torch.ones(2, 3, dtype=torch.bool)
+    sequences = Sequences(
+        input_ids=IDS,
+        attention_mask=torch.ones_like(IDS, dtype=torch.bool),
+        response_start=torch.tensor([3, 3]),
+        response_mask=mask,
+    )
+    log_probs, _ = Policy(model, chunk_size=4, temperature=1.0).score(sequences, False)
+    expected = model(IDS).logits.log_softmax(-1)[:, 2:5].gather(-1, IDS[:, 3:, None]).squeeze(-1)
+    torch.testing.assert_close(log_probs, expected)
+    assert (log_probs - Policy(base, chunk_size=4, temperature=1.0).score(sequences, False)[0]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("options", [{}, {"rank_stabilised": True, "alpha": 3}], ids=["plain", "rsLoRA"])
+def test_merged_tensors_are_those_of_a_plain_model_that_computes_the_same(base, options):
+    model = adapted(base, **options)
+    tensors = dict(merged_tensors(model))
+    plain = copy.deepcopy(base)
+    own = dict(plain.named_parameters())
+    assert tensors.keys() == own.keys()
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            own[name].copy_(tensor)
+    torch.testing.assert_close(plain(IDS).logits, model(IDS).logits, rtol=1e-4, atol=1e-4)
+    # By hand, for one layer: W + alpha / r B A, or alpha / sqrt(r) where the rank is to be made up for.
+    layer = model.model.layers[1].mlp.up_proj
+    scale = 3 / 2**0.5 if options else 32 / 2
+    change = scale * layer.lora_B.default.weight @ layer.lora_A.default.weight
+    torch.testing.assert_close(tensors["model.layers.1.mlp.up_proj.weight"], layer.base_layer.weight + change)
+
+
+def test_weights_are_made_whole_many_at_a_time_and_never_beyond_the_limit(base, monkeypatch):
+    limit = 4 * 3000
+    monkeypatch.setattr("skyrl_train.policy.adapters.GATHERED_BYTES", limit)
+    gathered, whole = [], set()
+
+    @contextmanager
+    def gather(parameters):
+        gathered.append(parameters)
+        whole.update(map(id, parameters))
+        yield
+        whole.clear()
+
+    model = adapted(base)
+    names = []
+    for name, tensor in merged_tensors(model, gather):
+        assert id(tensor) in whole or not isinstance(tensor, torch.nn.Parameter)
+        names.append(name)
+    assert names == [name for name, _ in base.named_parameters()]
+    sizes = [sum(4 * parameter.numel() for parameter in parameters) for parameters in gathered]
+    largest = max(4 * parameter.numel() for parameter in model.parameters())
+    assert all(size <= max(limit, 2 * largest) for size in sizes)
+    assert len(gathered) <= 2 * sum(sizes) / limit + 1
+
+
+def test_switched_off_adapters_leave_the_base_to_the_last_bit(base):
+    model = adapted(base)
+    wanted = model(IDS).logits
+    with adapters_off(model):
+        assert torch.equal(model(IDS).logits, base(IDS).logits)
+    assert torch.equal(model(IDS).logits, wanted)
+
+
+def test_an_error_while_they_are_off_switches_them_on_again(base):
+    model = adapted(base)
+    wanted = model(IDS).logits
+    with pytest.raises(IndexError), adapters_off(model):
+        model(IDS + 40)  # beyond the vocabulary
+    assert torch.equal(model(IDS).logits, wanted)
+
+
+def test_a_merged_model_is_a_plain_one_that_transformers_loads(base, tmp_path):
+    model = adapted(base)
+    wanted = model(IDS).logits
+    merge_adapters(model)
+    assert not has_adapters(model)
+    assert model.state_dict().keys() == base.state_dict().keys()
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    torch.testing.assert_close(loaded(IDS).logits, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_peft_loads_the_folder_of_the_adapters(base, tmp_path):
+    from peft import PeftModel
+
+    model = adapted(base)
+    save_adapters(model, tmp_path / "adapter")
+    loaded = PeftModel.from_pretrained(copy.deepcopy(base), str(tmp_path / "adapter"))
+    assert torch.equal(loaded(IDS).logits, model(IDS).logits)
+
+
+def test_a_list_of_names_chooses_the_layers(base):
+    model = adapted(base, target_modules=["q_proj", "v_proj"])
+    layers = {name.split(".lora_")[0].rpartition(".")[2] for name, _ in model.named_parameters() if ".lora_" in name}
+    assert layers == {"q_proj", "v_proj"}
+
+
+@pytest.mark.parametrize("name", ["lm_head", "embed_tokens"])
+def test_an_embedding_with_an_adapter_is_refused(base, name):
+    with pytest.raises(SkyrlError, match=f"{name} cannot have an adapter"):
+        adapted(base, target_modules=["q_proj", name])
+
+
+def test_names_that_no_layer_has_are_answered_with_those_that_there_are(base):
+    with pytest.raises(SkyrlError, match=r"does not fit the model: its linear layers are .*down_proj, .*v_proj"):
+        adapted(base, target_modules=["attention"])

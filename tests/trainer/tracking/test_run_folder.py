@@ -1,0 +1,163 @@
+"""The run folder."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+import yaml
+
+from skyrl_train.tracking import run_folder
+from skyrl_train.tracking.atomic_file import RunFolderError
+from skyrl_train.tracking.run_folder import RunFolder
+from skyrl_train.tracking.tracker import AnswerPair, RunSummary
+
+
+def test_default_name_is_the_title_and_the_time(tmp_path):
+    with RunFolder.create(None, title="acme-losses:my loss/2", root=tmp_path / "runs") as folder:
+        assert folder.path.parent == tmp_path / "runs"
+        assert re.fullmatch(r"acme-losses-my-loss-2-\d{8}-\d{6}", folder.path.name)
+
+
+def test_runs_of_one_second_get_different_folders(tmp_path, monkeypatch):
+    class Frozen(datetime):
+        @classmethod
+        def now(cls):
+            return datetime(2026, 1, 2, 3, 4, 5)
+
+    monkeypatch.setattr(run_folder, "datetime", Frozen)
+    names = [RunFolder.create(None, title="gspo", root=tmp_path).path.name for _ in range(3)]
+    assert names == ["gspo-20260102-030405", "gspo-20260102-030405-2", "gspo-20260102-030405-3"]
+
+
+def test_new_run_takes_an_empty_folder_and_no_other(tmp_path):
+    (tmp_path / "empty").mkdir()
+    RunFolder.create(tmp_path / "empty", title="t").close()
+    RunFolder.create(tmp_path / "empty", title="t").close()  # the lock file of the first does not count
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "run.json").write_text("{}")
+    with pytest.raises(RunFolderError, match=r"used is not empty: add --resume .* choose another run_folder"):
+        RunFolder.create(tmp_path / "used", title="t")
+
+
+def test_refused_folder_is_not_left_locked(tmp_path):
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(RunFolderError, match="not empty"):
+        RunFolder.create(tmp_path, title="t")
+    assert not RunFolder(tmp_path).is_owned()
+
+
+def test_file_in_place_of_a_folder_is_an_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunFolderError, match="file is a file"):
+        RunFolder.create(tmp_path / "file", title="t")
+    with pytest.raises(RunFolderError, match=r"cannot write .*file/run: Not a directory"):
+        RunFolder.create(tmp_path / "file" / "run", title="t")
+
+
+def test_resume_needs_a_run(tmp_path):
+    with pytest.raises(RunFolderError, match=r"no run to resume in .*nothing"):
+        RunFolder.resume(tmp_path / "nothing")
+    (tmp_path / "run.json").write_text("{}")
+    with RunFolder.resume(tmp_path) as folder:
+        assert folder.is_owned()
+
+
+HOLD = """
+import sys, time
+from skyrl_train.tracking.run_folder import RunFolder
+folder = RunFolder.create(sys.argv[1], title="t")
+folder.start_run({})
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+def test_second_process_is_refused_with_the_pid_of_the_first(tmp_path):
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE)
+    assert holder.stdout.readline() == b"ready\n"
+    try:
+        assert RunFolder(tmp_path).is_owned()
+        with pytest.raises(RunFolderError, match=f"in use by process {holder.pid}"):
+            RunFolder.create(tmp_path, title="t")
+        with pytest.raises(RunFolderError, match=f"in use by process {holder.pid}"):
+            RunFolder.resume(tmp_path)
+    finally:
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+        holder.stdout.close()
+    RunFolder.resume(tmp_path).close()  # the lock dies with its process
+
+
+FORK = """
+import os, sys, time
+from skyrl_train.tracking.run_folder import RunFolder
+folder = RunFolder.create(sys.argv[1], title="t")
+folder.start_run({})
+child = os.fork()
+if child == 0:
+    print("ready", os.getpid(), flush=True)
+    time.sleep(60)
+time.sleep(60)
+"""
+
+
+def test_forked_worker_that_outlives_a_killed_run_does_not_keep_it_locked(tmp_path):
+    owner = subprocess.Popen([sys.executable, "-c", FORK, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    worker = int(owner.stdout.readline().split()[1])
+    try:
+        assert RunFolder(tmp_path).is_owned()
+        owner.kill()
+        owner.wait()
+        os.kill(worker, 0)  # still there
+        RunFolder.resume(tmp_path).close()
+    finally:
+        os.kill(worker, signal.SIGKILL)
+        owner.stdout.close()
+
+
+def test_config_keeps_its_order_and_types(tmp_path):
+    with RunFolder.create(tmp_path, title="t") as folder:
+        folder.write_config({"trainer": {"steps": 3, "betas": (0.9, 0.95)}, "model": Path("tiny"), "é": 1e-06})
+        text = folder.config_file.read_text(encoding="utf-8")
+    assert list(yaml.safe_load(text)) == ["trainer", "model", "é"]
+    assert yaml.safe_load(text)["trainer"] == {"steps": 3, "betas": [0.9, 0.95]}
+
+
+def test_run_file_tells_the_story_of_a_resumed_run(tmp_path):
+    with RunFolder.create(tmp_path, title="t") as folder:
+        folder.start_run({"loss": {"identity": "skyrl-core:gspo@1"}, "kl": float("nan")})
+        begun = folder.read_run()
+        assert begun["outcome"] == "running"
+        assert begun["kl"] is None
+    with RunFolder.resume(tmp_path) as folder:
+        folder.start_run({"loss": {"identity": "skyrl-core:gspo@1"}})
+        pair = AnswerPair(
+            question="q", expected="4", before="5", before_correct=False, after="\ud800", after_correct=True
+        )
+        folder.end_run(RunSummary(run_folder=tmp_path, steps=9, seconds=2.5, after={"pass@1": 0.5}, answers=(pair,)))
+    run = json.loads(folder.run_file.read_text(encoding="utf-8"))
+    assert run["started"] == begun["started"]
+    assert len(run["resumed"]) == 1
+    assert (run["outcome"], run["last_step"], run["after"]) == ("finished", 9, {"pass@1": 0.5})
+    assert run["answers"][0]["after"] == "\ud800"
+    assert datetime.fromisoformat(run["ended"]) >= datetime.fromisoformat(run["started"])
+
+
+def test_broken_run_file_is_an_error_that_names_it(tmp_path):
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(RunFolderError, match=r"run\.json cannot be read"):
+        RunFolder(tmp_path).read_run()
+
+
+def test_paths_lie_in_the_folder(tmp_path):
+    folder = RunFolder(tmp_path)
+    paths = [folder.config_file, folder.run_file, folder.metrics, folder.rollouts, folder.checkpoints, folder.report]
+    assert [os.path.relpath(path, tmp_path) for path in paths] == [
+        "config.yaml", "run.json", "metrics.jsonl", "rollouts", "checkpoints", "report.html",
+    ]  # fmt: skip

@@ -1,0 +1,113 @@
+"""Two steps and two resumed ones are four steps, bit for bit: metrics, parameters, optimizer state, random numbers."""
+
+import json
+import shutil
+
+import pytest
+
+FALLING = {"schedule": "linear", "start": 0.2, "end": 0.0, "steps": 8}
+# Everything that depends on the step, on what was measured before, or on a global random number generator.
+CHANGING = {
+    "trainer.algorithm.policy_loss_type": "sum",
+    "trainer.algorithm.sum.terms": [
+        {"loss": "entropy_reg@1", "params": {"target_entropy": 0.3, "clip_high": FALLING | {"end": 0.1}}},
+        {"loss": "cross_entropy", "weight": FALLING},
+        {"loss": "clip_cov", "weight": 0.1},
+    ],
+    "trainer.algorithm.kl_coef": FALLING,
+    "trainer.algorithm.kl_reward_coef": 0.05,
+    "trainer.algorithm.entropy_coef": {"schedule": "cosine", "start": 0.0, "end": 0.01, "steps": 8},
+    "rollout.temperature": {"schedule": "piecewise", "points": [[0, 1.2], [8, 0.8]]},
+}
+ADAPTERS = {"trainer.lora.rank": 4, "trainer.algorithm.kl_coef": 0.1}
+RUN = {
+    "trainer.steps": 4,
+    "trainer.samples_per_prompt": 2,
+    "trainer.minibatches": 2,
+    "trainer.optimizer.schedule": "linear",
+    "trainer.optimizer.warmup_steps": 3,
+    "trainer.algorithm.advantage_estimator": "noisy",
+    "rollout.max_new_tokens": 8,
+    "evaluation.prompts": 0,
+    "checkpoint.every": 2,
+    "checkpoint.keep": 5,
+    "tracking.trackers": [],
+}
+
+
+@pytest.fixture
+def compare(zygote, tiny_run, tmp_path, train_rows, assert_same_state):
+    def run_both(ranks: int, options: dict) -> None:
+        whole, broken = tmp_path / "whole", tmp_path / "broken"
+        zygote.train(tiny_run(RUN | options | {"run_folder": str(whole)}), ranks=ranks)
+        shutil.copytree(whole, broken)
+        shutil.rmtree(broken / "checkpoints/step_000004")
+        zygote.train([*tiny_run(RUN | options), "--resume", str(broken)], ranks=ranks)
+        rows = train_rows(whole)
+        assert list(rows) == [1, 2, 3, 4]
+        assert train_rows(broken) == rows
+        # Step 3 makes optimizer steps 4 and 5 of 8, counted from 0; 3 warm up, so the rate has fallen by 2/5.
+        assert rows[3]["learning_rate"] == pytest.approx(1e-4 * 3 / 5)
+        one, other = (folder / "checkpoints/step_000004" for folder in (whole, broken))
+        assert_same_state(one, other)
+        manifests = [json.loads((path / "manifest.json").read_text()) for path in (one, other)]
+        assert manifests[0]["progress"] == manifests[1]["progress"]
+        assert manifests[0]["sha256"] == manifests[1]["sha256"]
+
+    return run_both
+
+
+@pytest.mark.train
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_on_one_rank(compare, stage):
+    compare(1, {"trainer.deepspeed.zero_stage": stage})
+
+
+@pytest.mark.train
+def test_with_schedules_a_composed_loss_and_one_that_adapts(compare):
+    compare(1, CHANGING)
+
+
+@pytest.mark.train
+@pytest.mark.parametrize("stage", [2, 3])
+def test_in_bfloat16(compare, stage):
+    compare(1, {"trainer.deepspeed.zero_stage": stage, "trainer.deepspeed.precision": "bf16"})
+
+
+@pytest.mark.train
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_with_adapters(compare, stage):
+    compare(1, ADAPTERS | {"trainer.deepspeed.zero_stage": stage})
+
+
+@pytest.mark.ranks
+def test_on_two_ranks_with_adapters(compare):
+    compare(2, ADAPTERS | {"trainer.deepspeed.zero_stage": 3})
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_on_two_ranks(compare, stage):
+    compare(2, {"trainer.deepspeed.zero_stage": stage})
+
+
+@pytest.mark.ranks
+def test_on_two_ranks_with_schedules_a_composed_loss_and_one_that_adapts(compare):
+    compare(2, CHANGING)
+
+
+@pytest.mark.train
+def test_without_the_random_numbers_it_would_not_be(zygote, tiny_run, tmp_path, train_rows):
+    """The plugin of these tests draws some: a checkpoint that has lost them must show."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    zygote.train(tiny_run(RUN | {"run_folder": str(whole)}))
+    shutil.copytree(whole, broken)
+    shutil.rmtree(broken / "checkpoints/step_000004")
+    checkpoint = broken / "checkpoints/step_000002"
+    shutil.rmtree(checkpoint / "random")
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    manifest["sha256"] = {name: value for name, value in manifest["sha256"].items() if not name.startswith("random")}
+    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
+    zygote.train([*tiny_run(RUN), "--resume", str(broken)])
+    assert train_rows(broken)[2] == train_rows(whole)[2]
+    assert train_rows(broken)[3] != train_rows(whole)[3]

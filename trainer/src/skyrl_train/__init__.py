@@ -1,0 +1,1 @@
+"""Trains language models with any installed policy loss."""

@@ -1,0 +1,72 @@
+"""Every option of a run: type, default, range and description."""
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from skyrl_core.errors import SkyrlError
+from skyrl_train.config.options import all_options, all_sections
+from skyrl_train.config.problem import nearest, printable
+from skyrl_train.config.reference import find_options, write_commented_yaml, write_markdown, write_table
+from skyrl_train.config.schema import RunConfig
+
+LOSS_HINT = """
+A block trainer.algorithm.<loss> or trainer.algorithm.<estimator> holds the parameters of that loss or estimator:
+`skyrl losses schema NAME` lists them.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the options of a run.
+
+    Raises:
+        SkyrlError: no option begins with the prefix.
+    """
+    arguments = _parser().parse_args(argv)
+    options = find_options(arguments.prefix)
+    if not options:
+        raise SkyrlError(_unknown_prefix(arguments.prefix))
+    if arguments.json:
+        print(json.dumps(_json_schema(arguments.prefix.strip(".")), indent=2))
+    elif arguments.yaml:
+        sys.stdout.write(write_commented_yaml(options))
+    elif arguments.markdown:
+        sys.stdout.write(write_markdown(options))
+    else:
+        sys.stdout.write(write_table(options, shutil.get_terminal_size().columns))
+        if any(option.section == "trainer.algorithm" for option in options):
+            sys.stdout.write(LOSS_HINT)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="skyrl config", description="Print every option of a run.")
+    parser.add_argument("prefix", nargs="?", default="", metavar="KEY_PREFIX", help="such as trainer.optimizer")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="a JSON Schema")
+    form.add_argument("--yaml", action="store_true", help="a configuration file with every default, commented")
+    form.add_argument("--markdown", action="store_true", help="Markdown tables")
+    return parser
+
+
+def _json_schema(key: str) -> dict[str, Any]:
+    """The JSON Schema of the run, of a section, or of the options that begin with the key."""
+    section = all_sections().get(key)
+    if section is not None:
+        dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+        return dialect | (RunConfig if section is RunConfig else section).model_json_schema()
+    sections = all_sections()
+    return {
+        option.key: sections[option.section].model_json_schema()["properties"][option.key.rpartition(".")[2]]
+        for option in find_options(key)
+    }
+
+
+def _unknown_prefix(prefix: str) -> str:
+    known = [option.key for option in all_options()] + [section for section in all_sections() if section]
+    match = nearest(prefix, known) or nearest(prefix.rpartition(".")[2], [key.rpartition(".")[2] for key in known])
+    hint = f"did you mean {match}?" if match else "`skyrl config` without a prefix prints them all"
+    return f"no option begins with {printable(prefix)}; {hint}"

@@ -1,0 +1,111 @@
+"""Measure a model or a run on held-out problems: pass@1 and pass@k with confidence intervals."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from skyrl_core.errors import SkyrlError
+from skyrl_train.config.load import resolve_run, run_folder_of
+from skyrl_train.config.problem import raise_problems
+from skyrl_train.config.resolved import ResolvedRun
+from skyrl_train.environments.loading import load_environment
+
+if TYPE_CHECKING:
+    from skyrl_train.training.assessment import Assessment
+
+SCHEMA_VERSION = 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Sample, reward, print a table or JSON.
+
+    Raises:
+        SkyrlError: the configuration does not fit, or the model cannot be loaded.
+    """
+    arguments = _parser().parse_intermixed_args(argv)
+    run = _resolve(arguments)
+    from skyrl_train.training.assessment import assess
+
+    settings, console = run.config.evaluation, Console(stderr=True)
+    what = f"{settings.prompts} problems x {settings.samples_per_prompt}"
+    with console.status(f"sampling answers to {what} ..."):
+        assessment = assess(arguments.target, run.config)
+    if arguments.json:
+        print(json.dumps(_content(arguments.target, run, assessment), indent=2))
+    else:
+        _print(arguments.target, run, assessment)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="skyrl eval", description="Measure a model or a run on held-out problems: pass@1 and pass@k."
+    )
+    add = parser.add_argument
+    add("target", metavar="MODEL_OR_RUN", help="a run folder, a checkpoint in one, a model folder, `tiny`, a hub name")
+    add("--environment", metavar="NAME", help="environment.name; by default that of the run")
+    add("--prompts", type=int, metavar="N", help="evaluation.prompts: how many held-out problems")
+    add("--samples", type=int, metavar="K", help="evaluation.samples_per_prompt: k of pass@k")
+    add("--temperature", type=float, metavar="T", help="evaluation.temperature; 0 is greedy")
+    add("--config", type=Path, action="append", default=[], metavar="FILE", help="as of `skyrl train`")
+    add("--json", action="store_true", help="for programs")
+    add("overrides", nargs="*", metavar="OVERRIDE", help="any option of a run, such as rollout.max_new_tokens=64")
+    return parser
+
+
+def _resolve(arguments: argparse.Namespace) -> ResolvedRun:
+    given = {
+        "environment.name": arguments.environment,
+        "evaluation.prompts": arguments.prompts,
+        "evaluation.samples_per_prompt": arguments.samples,
+        "evaluation.temperature": arguments.temperature,
+    }
+    overrides = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
+    overrides.append("rollout.async=none")  # nothing trains meanwhile, and any engine may measure
+    files, folder = list(arguments.config), run_folder_of(Path(arguments.target))
+    if folder is not None:
+        files = [folder / "config.yaml", *files]
+    else:
+        overrides.append(f"model={json.dumps(arguments.target)}")
+    run = resolve_run(load_environment, files=files, overrides=[*overrides, *arguments.overrides])
+    raise_problems(run.missing, "the model cannot be measured on this machine")
+    if run.config.evaluation.prompts == 0:
+        raise SkyrlError("evaluation.prompts is 0: there is nothing to ask; give --prompts N")
+    return run
+
+
+def _content(target: str, run: ResolvedRun, assessment: "Assessment") -> dict[str, Any]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "target": target,
+        "environment": run.config.environment.name,
+        "prompts": assessment.prompts,
+        "samples_per_prompt": run.config.evaluation.samples_per_prompt,
+        "temperature": run.config.evaluation.temperature,
+        "measures": {
+            name: {"value": value, "low": assessment.intervals[name][0], "high": assessment.intervals[name][1]}
+            for name, value in assessment.measures.items()
+        },
+        "metrics": assessment.evaluation.metrics,
+    }
+
+
+def _print(target: str, run: ResolvedRun, assessment: "Assessment") -> None:
+    settings, metrics = run.config.evaluation, assessment.evaluation.metrics
+    samples = f"{settings.samples_per_prompt} sample{'s' if settings.samples_per_prompt > 1 else ''} each"
+    print(f"{target} on {run.config.environment.name}: {assessment.prompts} held-out problems, {samples}, ", end="")
+    print(f"temperature {settings.temperature:g}")
+    table = Table(box=None, pad_edge=False)
+    for column in ("", "value", "95 % interval"):
+        table.add_column(column, justify="left" if not column else "right")
+    for name, value in assessment.measures.items():
+        low, high = assessment.intervals[name]
+        table.add_row(name, f"{value:.1%}", f"{low:.1%} to {high:.1%}")
+    table.add_row("reward", f"{metrics['reward/mean']:.4f}", "")
+    table.add_row("length", f"{metrics['response_length/mean']:.1f}", "")
+    Console().print(table)

@@ -1,0 +1,27 @@
+"""Write report.html for a run that is finished, in progress or killed."""
+
+import argparse
+import webbrowser
+from collections.abc import Sequence
+from pathlib import Path
+
+from skyrl_train.tracking.report import write_report
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the report, print its path, and open it in a browser if asked.
+
+    Raises:
+        RunFolderError: there is no run in the folder, or it cannot be written.
+    """
+    parser = argparse.ArgumentParser(
+        prog="skyrl report", description="Write report.html for a run, also a running one."
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="the run folder")
+    parser.add_argument("--open", action="store_true", help="show the report in the browser")
+    options = parser.parse_args(argv)
+    report = write_report(options.run)
+    print(report)
+    if options.open and not webbrowser.open(report.resolve().as_uri()):
+        print("no browser could be started: open the file yourself")
+    return 0

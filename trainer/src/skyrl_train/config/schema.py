@@ -1,0 +1,269 @@
+"""Every option of a run: pydantic models, unknown keys refused. Imports no torch."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+)
+
+from skyrl_train.config.number import Number, Scheduled
+from skyrl_train.config.section import Section
+from skyrl_train.config.vllm_schema import ServerConfig, VllmConfig
+
+LossReduction = Literal["token_mean", "sequence_mean", "sequence_sum", "sequence_sum_norm", "prompt_mean"]
+NonNegative = Annotated[float, Field(ge=0)]
+KlEstimator = Literal["k1", "k2", "k3", "abs", "low_var_kl"]
+ScheduledNonNegative = Annotated[Number, Scheduled(ge=0)]
+ScheduledPositive = Annotated[Number, Scheduled(gt=0)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+DecayRate = Annotated[float, Field(ge=0, lt=1)]
+
+
+class OffPolicyConfig(Section):
+    """Weights for the difference between rollout engine and trainer; docs/algorithms.md has the formulas."""
+
+    weight: Literal["none", "token", "sequence", "geometric"] = Field(
+        default="none", description="Importance weight of a token: its own, its sequence's product or geometric mean."
+    )
+    outside: Literal["truncate", "mask"] = Field(
+        default="truncate", description="What becomes of weights outside low and high: the bound, or 0."
+    )
+    low: NonNegative = Field(default=0.0, description="Smallest weight.")
+    high: PositiveFloat = Field(default=2.0, description="Largest weight.")
+    band: Literal["none", "token", "geometric", "product"] = Field(
+        default="none",
+        description="Drop sequences with a ratio outside the band: any token's, their geometric mean, their product.",
+    )
+    band_low: NonNegative = Field(default=0.5, description="Lower end of the band.")
+    band_high: PositiveFloat = Field(default=2.0, description="Upper end of the band.")
+
+
+class AlgorithmConfig(Section):
+    """What is optimised. A block named after a loss or an estimator holds its parameters; its schema checks them."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False, validate_default=True)
+
+    policy_loss_type: str = Field(default="dual_clip", description="The loss: a name from `skyrl losses list`.")
+    loss_reduction: LossReduction | None = Field(
+        default=None, description="How token losses become one number; null takes the default of the loss."
+    )
+    max_length: PositiveInt | None = Field(
+        default=None, description="L of sequence_sum_norm; null takes rollout.max_new_tokens."
+    )
+    advantage_estimator: str = Field(default="grpo", description="The advantage estimator, by entry-point name.")
+    kl_coef: ScheduledNonNegative = Field(
+        default=0.0, description="Weight of a KL term in the loss, to the reference model; 0 loads no reference model."
+    )
+    kl_estimator: KlEstimator = Field(
+        default="k2", description="KL estimator in the loss; k2 has the gradient of the reverse KL, k3 of the forward."
+    )
+    kl_reward_coef: ScheduledNonNegative = Field(
+        default=0.0, description="Weight of the KL to the reference model that is subtracted from the reward."
+    )
+    kl_reward_estimator: KlEstimator = Field(
+        default="k1", description="KL estimator in the reward; k1 is unbiased there."
+    )
+    entropy_coef: ScheduledNonNegative = Field(
+        default=0.0, description="Weight of a bonus for the exact entropy of the policy, per nat, beside any loss."
+    )
+    high_entropy_fraction: Fraction | None = Field(
+        default=None,
+        description="Only this share of a minibatch's tokens, those of highest entropy, learns from the loss; "
+        "null takes all.",
+    )
+    off_policy: OffPolicyConfig = Field(
+        default_factory=lambda: OffPolicyConfig(), description="Weights for samples that another policy drew."
+    )
+
+
+class OptimizerConfig(Section):
+    """AdamW and its learning rate."""
+
+    learning_rate: ScheduledNonNegative = Field(
+        default=1e-6, description="Peak learning rate, or its schedule over optimizer steps."
+    )
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        default="constant", description="Learning rate after the warm-up: constant, or falling to 0 at the last step."
+    )
+    warmup_steps: NonNegativeInt = Field(default=0, description="Optimizer steps of linear warm-up.")
+    betas: tuple[DecayRate, DecayRate] = Field(default=(0.9, 0.95), description="AdamW's moment decay rates.")
+    weight_decay: NonNegative = Field(default=0.0, description="AdamW's decoupled weight decay.")
+    max_grad_norm: PositiveFloat | None = Field(default=1.0, description="Gradient norm clip; null does not clip.")
+
+
+class DeepSpeedConfig(Section):
+    """How DeepSpeed shards the optimizer, the gradients and the model."""
+
+    zero_stage: Literal[0, 1, 2, 3] = Field(default=2, description="ZeRO stage.")
+    precision: Literal["fp32", "bf16"] = Field(
+        default="fp32", description="Type of the weights in forward and backward."
+    )
+    offload_optimizer: bool = Field(default=False, description="Keep optimizer state in CPU memory (stages 1 to 3).")
+    gradient_checkpointing: bool = Field(default=False, description="Recompute activations in the backward pass.")
+
+
+class LoraConfig(Section):
+    """LoRA: small adapters are trained in the place of all weights; extra `skyrl-train[lora]`."""
+
+    rank: PositiveInt | None = Field(
+        default=None, description="Rank of the adapters; null has none and trains all weights."
+    )
+    alpha: PositiveInt = Field(default=32, description="What an adapter adds is multiplied by alpha / rank.")
+    rank_stabilised: bool = Field(
+        default=False, description="Multiply by alpha / sqrt(rank) instead (rsLoRA), so that large ranks learn as fast."
+    )
+    target_modules: Literal["all-linear"] | tuple[str, ...] = Field(
+        default="all-linear",
+        description="Which layers get one: all-linear (all but the output embedding) or a list of names, such as "
+        "[q_proj, v_proj].",
+    )
+    dropout: float = Field(default=0.0, description="Must be 0: the ratio of two draws of dropout is noise.")
+
+    @field_validator("dropout")
+    @classmethod
+    def _no_dropout(cls, dropout: float) -> float:
+        if dropout:
+            raise ValueError("must be 0: the ratio of two draws of dropout is noise, not an update")
+        return dropout
+
+
+class TrainerConfig(Section):
+    """How much is trained, and how a step is split."""
+
+    steps: PositiveInt = Field(default=100, description="Training steps; each samples one batch.")
+    prompts_per_step: PositiveInt = Field(default=16, description="Prompts in a step, over all ranks.")
+    samples_per_prompt: PositiveInt = Field(default=8, description="Samples of each prompt: the group.")
+    minibatches: PositiveInt = Field(default=1, description="Optimizer steps that share one pass over the samples.")
+    epochs: PositiveInt = Field(default=1, description="Passes over the samples of a step.")
+    micro_batch_size: PositiveInt = Field(
+        default=32, description="Sequences per forward pass and rank; changes memory and speed, never the result."
+    )
+    logprob_chunk_size: PositiveInt = Field(
+        default=1024,
+        description="Tokens whose logits exist at one time, for a part of the vocabulary; changes memory and speed, "
+        "never the result.",
+    )
+    threads: PositiveInt | Literal["auto"] = Field(
+        default="auto", description="OpenMP threads of a rank on CPU; auto measures at start."
+    )
+    algorithm: AlgorithmConfig = Field(default_factory=AlgorithmConfig, description="What is optimised.")
+    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig, description="AdamW and its learning rate.")
+    deepspeed: DeepSpeedConfig = Field(default_factory=DeepSpeedConfig, description="Sharding and precision.")
+    lora: LoraConfig = Field(default_factory=LoraConfig, description="Adapters in the place of all weights.")
+
+
+class RolloutConfig(Section):
+    """How samples are drawn."""
+
+    engine: str = Field(default="hf", description="The rollout engine, by entry-point name.")
+    async_: Literal["none", "one_step"] = Field(
+        default="none",
+        alias="async",
+        description="one_step draws the next batch while this one trains, with the weights before the update; for "
+        "vllm_server, with off-policy correction.",
+    )
+    max_new_tokens: PositiveInt = Field(default=256, description="Longest response, in tokens.")
+    max_prompt_tokens: PositiveInt = Field(default=1024, description="A longer prompt is an error that names its row.")
+    temperature: ScheduledPositive = Field(default=1.0, description="Sampling temperature; log-probs include it.")
+    top_p: Fraction = Field(default=1.0, description="Nucleus sampling; below 1 the samples are off-policy.")
+    batch_size: PositiveInt = Field(default=256, description="Sequences that the hf engine decodes together.")
+    probe: bool = Field(
+        default=True, description="After each weight sync compare log-probs of engine and trainer; stop if they differ."
+    )
+    probe_tolerance: PositiveFloat | None = Field(
+        default=None, description="Mean difference allowed, in nats; null takes 1e-3 in fp32 and 5e-2 in bf16."
+    )
+    vllm: VllmConfig = Field(default_factory=VllmConfig, description="The engine vllm.")
+    server: ServerConfig = Field(default_factory=ServerConfig, description="The engine vllm_server.")
+
+
+class DataConfig(Section):
+    """Where prompts come from; null takes the problems that the environment generates."""
+
+    train: str | None = Field(default=None, description="Training rows: a .jsonl or .parquet file, or a hub dataset.")
+    evaluation: str | None = Field(default=None, description="Held-out rows, likewise.")
+    train_split: str = Field(default="train", description="Split of a hub dataset for training.")
+    evaluation_split: str = Field(default="test", description="Split of a hub dataset for evaluation.")
+    prompt_column: str = Field(default="prompt", description="Column with the prompt: text or chat messages.")
+    ground_truth_column: str = Field(default="ground_truth", description="Column with the expected answer.")
+    environment_column: str = Field(default="environment", description="Column that names a row's environment, if any.")
+    shuffle: bool = Field(default=True, description="Another order each epoch, a function of the seed.")
+
+
+class EnvironmentConfig(Section):
+    """Who rewards the answers."""
+
+    name: str = Field(
+        default="arithmetic", description="The environment of rows that name none; `NAME` or `NAME:TASK`."
+    )
+    params: dict[str, Any] = Field(default_factory=dict, description="Its parameters, checked by its schema.")
+    deadline: PositiveFloat = Field(default=10.0, description="Seconds that one reward may take.")
+    workers: PositiveInt = Field(default=1, description="Processes that compute rewards, per rank.")
+
+
+class EvaluationConfig(Section):
+    """How progress on held-out prompts is measured."""
+
+    every: NonNegativeInt = Field(
+        default=0, description="Steps between evaluations; 0 evaluates before and after only."
+    )
+    prompts: NonNegativeInt = Field(default=200, description="Held-out prompts; 0 never evaluates.")
+    samples_per_prompt: PositiveInt = Field(default=1, description="Samples of each prompt: k of pass@k.")
+    temperature: NonNegative = Field(default=1.0, description="Sampling temperature; 0 is greedy.")
+
+
+class CheckpointConfig(Section):
+    """When the run is saved."""
+
+    every: NonNegativeInt = Field(default=0, description="Steps between checkpoints; 0 saves after the last step only.")
+    keep: PositiveInt = Field(default=2, description="How many of the latest checkpoints stay on disk.")
+    export: bool = Field(
+        default=False, description="Write the model of each as a transformers folder, step_N/model, in the background."
+    )
+    on_stop: bool = Field(default=True, description="Save when Ctrl-C or SIGTERM stops the run after a step.")
+
+
+class WandbConfig(Section):
+    """Weights & Biases; without a key the run is kept offline."""
+
+    mode: Literal["auto", "online", "offline", "disabled"] = Field(
+        default="auto", description="auto: online with a key, offline without."
+    )
+    project: str = Field(default="skyrl", description="Project of the run.")
+
+
+class TrackingConfig(Section):
+    """Where metrics go; metrics.jsonl is always written."""
+
+    trackers: tuple[str, ...] = Field(default=("console",), description="Trackers by entry-point name: console, wandb.")
+    wandb: WandbConfig = Field(default_factory=WandbConfig, description="Weights & Biases.")
+    keep_rollouts: NonNegativeInt = Field(default=2, description="How many of the latest sample batches stay on disk.")
+
+
+class PluginsConfig(Section):
+    """Which installed plugins may run."""
+
+    allow: tuple[str, ...] | None = Field(default=None, description="Distributions that may be used; null allows all.")
+    deny: tuple[str, ...] = Field(default=(), description="Distributions that may not; wins over allow.")
+    observers: tuple[str, ...] = Field(default=(), description="Lifecycle observers (group skyrl.plugins) to load.")
+
+
+class RunConfig(Section):
+    """A whole run."""
+
+    model: str = Field(default="tiny", description="`tiny` (ships with the trainer), a model folder, or a hub name.")
+    seed: NonNegativeInt = Field(default=0, description="Seed of data order and sampling.")
+    run_folder: str | None = Field(default=None, description="Folder of the run; null makes runs/<loss>-<time>.")
+    trainer: TrainerConfig = Field(default_factory=TrainerConfig, description="How much is trained, and how.")
+    rollout: RolloutConfig = Field(default_factory=RolloutConfig, description="How samples are drawn.")
+    data: DataConfig = Field(default_factory=DataConfig, description="Where prompts come from.")
+    environment: EnvironmentConfig = Field(default_factory=EnvironmentConfig, description="Who rewards the answers.")
+    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig, description="Progress on held-out prompts.")
+    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig, description="When the run is saved.")
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig, description="Where metrics go.")
+    plugins: PluginsConfig = Field(default_factory=PluginsConfig, description="Which installed plugins may run.")

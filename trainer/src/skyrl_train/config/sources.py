@@ -1,0 +1,144 @@
+"""Files and overrides, merged into one mapping that remembers where every value came from."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from skyrl_core.errors import InvalidParamsError, SkyrlError
+from skyrl_train.config.problem import Problem, nearest, printable
+from skyrl_train.config.yaml_text import Keys, parse_yaml
+
+COMMAND_LINE = "command line"
+MAX_BYTES = 10_000_000
+
+
+class Sources:
+    """The values of a run as given. What comes later wins; files are merged key by key, an override replaces."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+        self.problems: list[Problem] = []
+        self._origins: dict[Keys, str] = {}
+
+    def add_file(self, path: Path) -> None:
+        """Merge a YAML file.
+
+        Raises:
+            SkyrlError: it cannot be read.
+            InvalidParamsError: it is not UTF-8, not YAML, empty, or not a mapping.
+        """
+        document = parse_yaml(_read(path), str(path))
+        if document.value is None:
+            raise InvalidParamsError(f"{path}: the file is empty; `skyrl config --yaml` prints one with every option")
+        if not isinstance(document.value, dict):
+            kind = "list" if isinstance(document.value, list) else "single value"
+            raise InvalidParamsError(f"{path}: the top level must be options (`name: value`), not a {kind}")
+        self._merge(self.values, document.value, (), {keys: f"{path}:{line}" for keys, line in document.lines.items()})
+
+    def add_override(self, text: str) -> None:
+        """Set `a.b=value`; the value is YAML. A leading `+` or `++` has no meaning here and is accepted.
+
+        A malformed override is noted in `problems`.
+        """
+        name, equals, value_text = text.lstrip("+").partition("=")
+        keys = tuple(part.strip() for part in name.split("."))
+        rule = _override_rule(text, bool(equals), keys, value_text)
+        if rule:
+            self.problems.append(Problem(key=text, rule=rule, origin=COMMAND_LINE, error=SkyrlError))
+            return
+        try:
+            value = parse_yaml(value_text, COMMAND_LINE).value
+        except InvalidParamsError:
+            rule = "the value is not valid YAML; put it in quotes twice, such as '" + name + '="a: b"\''
+            self.problems.append(Problem(key=text, rule=rule, origin=COMMAND_LINE))
+            return
+        self.set(keys, value, COMMAND_LINE)
+
+    def set(self, keys: Keys, value: Any, origin: str) -> None:
+        """Set one value in the place of what was there."""
+        section = self.values
+        for key in keys[:-1]:
+            if not isinstance(section.get(key), dict):
+                section[key] = {}
+            section = section[key]
+        section[keys[-1]] = value
+        self._note(keys, origin)
+
+    def value(self, keys: Keys) -> Any:
+        """The value at these keys; None where there is none."""
+        value: Any = self.values
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        return value
+
+    def origin(self, keys: Keys) -> str:
+        """Where the value came from: `file:line`, `command line`, or `default`."""
+        for length in range(len(keys), 0, -1):
+            if keys[:length] in self._origins:
+                return self._origins[keys[:length]]
+        return "default"
+
+    def _merge(self, target: dict[str, Any], new: dict[str, Any], at: Keys, origins: dict[Keys, str]) -> None:
+        for key, value in new.items():
+            keys = (*at, key)
+            if isinstance(value, dict) and isinstance(target.get(key), dict):
+                self._merge(target[key], value, keys, origins)
+                continue
+            target[key] = value
+            self._note(keys, origins[keys])
+            self._origins |= {inner: place for inner, place in origins.items() if inner[: len(keys)] == keys}
+
+    def _note(self, keys: Keys, origin: str) -> None:
+        """Remember where a value came from, and forget it of the values that it replaced."""
+        self._origins = {known: place for known, place in self._origins.items() if known[: len(keys)] != keys}
+        self._origins[keys] = origin
+
+
+def _override_rule(text: str, has_value: bool, keys: Keys, value: str) -> str | None:
+    """What is wrong with the form of an override, or None."""
+    if text.startswith("~"):
+        return "options cannot be removed; set the value that you want, such as `null`"
+    if text.endswith((".yaml", ".yml")) and not has_value:
+        return f"a file is named with --config {text}"
+    if not has_value or not all(keys):
+        return "not an override; write `section.option=value`"
+    if not value.strip():
+        return "no value after `=`; write `null` for none, or two quotes ('') for an empty text"
+    return None
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise SkyrlError(f"{printable(str(path))}: no such file{_files_like(path)}") from None
+    except IsADirectoryError:
+        raise SkyrlError(f"{path}: this is a folder; name a YAML file in it") from None
+    except OSError as error:
+        raise SkyrlError(f"{path}: cannot be read: {error.strerror}") from error
+    if len(data) > MAX_BYTES:
+        raise InvalidParamsError(f"{path}: more than {MAX_BYTES // 10**6} MB; this is not a configuration")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InvalidParamsError(f"{path}:{line}: not UTF-8 text (byte 0x{data[error.start]:02x})") from None
+
+
+def _files_like(path: Path) -> str:
+    """A hint at the file that was probably meant."""
+    folder = path.parent
+    candidates = sorted(p.name for p in folder.glob("*.y*ml")) if folder.is_dir() else []
+    match = nearest(path.name, candidates)
+    return f"; did you mean {folder / match}?" if match else ""
+
+
+def read_sources(files: Sequence[Path], overrides: Sequence[str]) -> Sources:
+    """Merge files and then overrides, in order."""
+    sources = Sources()
+    for file in files:
+        sources.add_file(file)
+    for override in overrides:
+        sources.add_override(override)
+    return sources

@@ -1,0 +1,158 @@
+"""Values against the schema: a configuration, and everything that is wrong, in words."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from skyrl_train.config.options import all_options, all_sections, subsections
+from skyrl_train.config.problem import nearest
+from skyrl_train.config.schema import RunConfig
+from skyrl_train.config.section import Section
+from skyrl_train.config.yaml_text import Keys
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """One value that does not fit."""
+
+    keys: Keys
+    value: Any
+    rule: str
+
+
+def validate(values: dict[str, Any]) -> tuple[RunConfig, list[Fault]]:
+    """The configuration and what is wrong with the values; what is wrong holds its default.
+
+    So the checks that follow find the other problems in the same pass.
+    """
+    values = _without_empty_sections(values, RunConfig)
+    try:
+        return RunConfig.model_validate(values), []
+    except ValidationError as error:
+        faults = list(_faults(error, values))
+    for fault in faults:
+        values = _without(values, fault.keys)
+    return RunConfig.model_validate(values), faults
+
+
+def _without_empty_sections(values: dict[str, Any], section: type[Section]) -> dict[str, Any]:
+    """A section whose options are all commented out reads as null: it has its defaults."""
+    inner = subsections(section)
+    result = dict(values)
+    for name, value in values.items():
+        if name in inner and value is None:
+            result[name] = {}
+        elif name in inner and isinstance(value, dict):
+            result[name] = _without_empty_sections(value, inner[name])
+        elif section.model_config.get("extra") == "allow" and name not in section.model_fields and value is None:
+            result[name] = {}
+    return result
+
+
+def _without(values: dict[str, Any], keys: Keys) -> dict[str, Any]:
+    first, *rest = keys
+    if not rest:
+        return {key: value for key, value in values.items() if key != first}
+    return values | {first: _without(values[first], tuple(rest))} if first in values else values
+
+
+def _faults(error: ValidationError, values: dict[str, Any]) -> Iterator[Fault]:
+    """One fault for each option; the alternatives of a union (`integer or auto`) are one rule."""
+    by_keys: dict[Keys, list[ErrorDetails]] = {}
+    for detail in error.errors(include_url=False):
+        by_keys.setdefault(_option_keys(detail["loc"]), []).append(detail)
+    for keys, details in by_keys.items():
+        value: Any = values
+        for key in keys:
+            value = value[key]
+        rules = [_rule(detail) for detail in details]
+        if details[0]["type"] == "extra_forbidden":
+            rules = [unknown_option(keys)]
+        elif details[0]["type"] == "literal_error" and isinstance(value, str):
+            rules[-1] += _nearest_choice(value, details[0])
+        yield Fault(keys=keys, value=value, rule=" or ".join(dict.fromkeys(rules)).replace(" or must be ", " or "))
+
+
+def _option_keys(location: tuple[int | str, ...]) -> Keys:
+    """The part of pydantic's location that names an option; the rest are list indices and alternatives of a type."""
+    section: type[Section] | None = RunConfig
+    keys: list[str] = []
+    for part in location:
+        if section is None:
+            break
+        keys.append(str(part))
+        section = subsections(section).get(str(part))
+    return tuple(keys)
+
+
+def unknown_option(keys: Keys) -> str:
+    """What to say of a key that the schema does not have."""
+    parent, name = ".".join(keys[:-1]), keys[-1]
+    known = [option.key for option in all_options()] + [section for section in all_sections() if section]
+    if name in known and "." in name:
+        return "unknown option; a name with dots is for the command line, in a file nest it"
+    siblings = {key.rpartition(".")[2]: key for key in known if key.rpartition(".")[0] == parent}
+    elsewhere = [key for key in known if key.rpartition(".")[2] == name]
+    match = nearest(name, siblings)
+    meant = elsewhere or ([siblings[match]] if match else [])
+    if meant:
+        return f"unknown option; did you mean {' or '.join(meant)}?"
+    return f"unknown option; `skyrl config{' ' + parent if parent else ''}` lists what there is"
+
+
+_TYPE_RULES = {
+    "int": "must be a whole number",
+    "float": "must be a number",
+    "bool": "must be true or false",
+    "string": "must be text",
+    "tuple": "must be a list, such as [a, b]",
+    "dict": "must be a mapping",
+    "model": "must be a section with options below it",
+}
+_WORDS = (
+    ("Input should be", "must be"),
+    ("greater than or equal to", ">="),
+    ("less than or equal to", "<="),
+    ("greater than", ">"),
+    ("less than", "<"),
+    ("a valid integer, unable to parse string as an integer", "a whole number"),
+    ("a valid integer, got a number with a fractional part", "a whole number"),
+    ("a valid integer", "a whole number"),
+    ("a valid number, unable to parse string as a number", "a number"),
+    ("a valid number", "a number"),
+    ("a valid boolean, unable to interpret input", "true or false"),
+    ("a valid boolean", "true or false"),
+    ("a valid string", "text"),
+    ("a valid dictionary", "a mapping"),
+)
+
+
+def plain_rule(message: str) -> str:
+    """A message of pydantic in the words of a configuration: `must be >= 0`."""
+    for theirs, ours in _WORDS:
+        message = message.replace(theirs, ours)
+    return message
+
+
+def _rule(detail: ErrorDetails) -> str:
+    kind, context = detail["type"], detail.get("ctx", {})
+    if kind == "literal_error":
+        return f"must be {context['expected'].replace(chr(39), '')}"
+    if kind == "too_long":
+        return f"must have {context['max_length']} values, not {context['actual_length']}"
+    if kind == "missing":  # in a list of fixed length: no option of a run is required
+        return "has too few values"
+    if kind == "value_error":
+        return plain_rule(str(context["error"]))
+    if kind == "string_type" and isinstance(detail["input"], int | float):
+        return "must be text; put it in quotes"
+    return _TYPE_RULES.get(kind.partition("_")[0]) or plain_rule(detail["msg"])
+
+
+def _nearest_choice(value: str, detail: ErrorDetails) -> str:
+    choices = detail.get("ctx", {})["expected"].replace(" or ", ", ").replace("'", "").split(", ")
+    match = nearest(value, choices)
+    return f"; did you mean {match}?" if match else ""

@@ -1,0 +1,121 @@
+"""The command line of a run: options with two dashes, and `a.b=value` overrides, in any order."""
+
+import argparse
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from skyrl_core.errors import SkyrlError
+from skyrl_train.config.problem import nearest, printable
+from skyrl_train.entrypoints.launch import OPTION
+
+DESCRIPTION = "Train a language model with any installed policy loss."
+EPILOG = """\
+OVERRIDE is an option of the configuration with its value, such as trainer.optimizer.learning_rate=1e-5 or
+trainer.algorithm.LOSS.PARAMETER=0.02. The value is YAML; an override wins over the files.
+`skyrl config` lists every option, `skyrl losses list` every loss.
+"""
+RESUME = "continue a run from its folder or from one of its checkpoints; without FOLDER, from run_folder"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainArguments:
+    """The command line, not yet checked against anything."""
+
+    config_files: tuple[Path, ...] = ()
+    overrides: tuple[str, ...] = ()
+    loss: str | None = None
+    resume: str | None = None  # empty: the run folder that the configuration names
+    accept_loss_change: bool = False
+    skip_damaged: bool = False
+    num_processes: int = 1
+    dry_run: bool = False
+    json: bool = False
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises instead of exiting, so that one place decides how errors look."""
+
+    def error(self, message: str) -> NoReturn:
+        raise SkyrlError(f"{message}; `{self.prog} --help` shows the options")
+
+
+def parse_arguments(argv: Sequence[str], prog: str) -> TrainArguments:
+    """Read the command line.
+
+    Raises:
+        SkyrlError: an option is unknown or lacks its value.
+    """
+    parser = _parser(prog)
+    parsed, unknown = parser.parse_known_args(_with_explicit_resume(argv))
+    flags = [argument for argument in unknown if argument.startswith("-")]
+    if flags:
+        raise SkyrlError(_unknown_flag(flags[0], parser))
+    if parsed.num_processes < 1:
+        raise SkyrlError(f"{OPTION} {parsed.num_processes}: must be 1 or more")
+    if parsed.skip_damaged and parsed.resume is None:
+        raise SkyrlError("--skip-damaged says which checkpoint to resume from: it needs --resume")
+    if parsed.json and not parsed.dry_run:
+        raise SkyrlError("--json is the form of the plan: it needs --dry-run")
+    return TrainArguments(
+        config_files=tuple(parsed.config),
+        overrides=(*parsed.overrides, *unknown),
+        loss=parsed.loss,
+        resume=parsed.resume,
+        accept_loss_change=parsed.accept_loss_change,
+        skip_damaged=parsed.skip_damaged,
+        num_processes=parsed.num_processes,
+        dry_run=parsed.dry_run,
+        json=parsed.json,
+    )
+
+
+def _parser(prog: str) -> _Parser:
+    parser = _Parser(
+        prog=prog,
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "--config", type=Path, action="append", default=[], metavar="FILE", help="a YAML file; of several the last wins"
+    )
+    add("--loss", metavar="NAME", help="the policy loss: trainer.algorithm.policy_loss_type")
+    add(OPTION, type=int, default=1, metavar="N", help="train on N processes of this machine: one for each GPU")
+    add("--dry-run", action="store_true", help="check everything, print the plan, train nothing")
+    add("--json", action="store_true", help="print the plan as JSON")
+    add("--resume", nargs="?", const="", metavar="FOLDER", help=RESUME)
+    add("--accept-loss-change", action="store_true", help="resume although the loss or its parameters changed")
+    add("--skip-damaged", action="store_true", help="resume from the newest checkpoint that is whole")
+    # Launchers of the torch.distributed family pass this; the environment says the same.
+    add("--local_rank", "--local-rank", help=argparse.SUPPRESS)
+    add("overrides", nargs="*", metavar="OVERRIDE", help="such as trainer.steps=10")
+    return parser
+
+
+def _with_explicit_resume(argv: Sequence[str]) -> list[str]:
+    """`--resume` may stand alone; argparse would take the override that follows it for its value."""
+    arguments = list(argv)
+    for index, argument in enumerate(arguments):
+        following = arguments[index + 1] if index + 1 < len(arguments) else "--"
+        is_override = "=" in following and not os.path.exists(following)
+        if argument == "--resume" and (following.startswith("-") or is_override):
+            arguments[index] = "--resume="
+    return arguments
+
+
+def _unknown_flag(flag: str, parser: argparse.ArgumentParser) -> str:
+    name = flag.partition("=")[0]
+    match = nearest(name, re.findall(r"--[\w-]+", parser.format_usage()))
+    if match:
+        hint = f"did you mean {match}?"
+    elif "." in name:
+        hint = f"an override has no dashes: {flag.lstrip('-')}"
+    else:
+        hint = f"`{parser.prog} --help` shows the options"
+    return f"unknown option {printable(flag)}; {hint}"

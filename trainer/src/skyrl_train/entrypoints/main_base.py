@@ -1,0 +1,126 @@
+"""The way in: `main` checks everything before it imports torch, then trains.
+
+All of these call it: `skyrl train`, which starts several processes when it is asked to, `python -m
+skyrl_train.entrypoints.main_base`, `accelerate launch -m skyrl_train.entrypoints.main_base`, and scripts that register
+a loss of their own::
+
+    register_policy_loss("my_custom_loss", MyCustomPolicyLoss)
+    main()
+"""
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+
+from skyrl_core.errors import SkyrlError
+from skyrl_train.config.load import resolve_run
+from skyrl_train.config.problem import raise_problems
+from skyrl_train.config.resolved import ResolvedRun
+from skyrl_train.entrypoints.arguments import TrainArguments, parse_arguments
+from skyrl_train.entrypoints.launch import is_launched, launch
+from skyrl_train.entrypoints.plan import write_plan, write_plan_json
+from skyrl_train.environments.loading import load_environment
+from skyrl_train.training.interruption import Interrupted
+
+INTERRUPTED = 130
+"""The exit code of a program that Ctrl-C ended, by the convention of shells."""
+
+HEAD_START = 60.0
+"""Seconds that the silent ranks leave to the one that reports: a launcher ends all of them once the first is gone, so
+a shorter time than a slow start of that one would end it before it speaks."""
+
+
+def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
+    """Run the command line: check the configuration, then print the plan or train.
+
+    Args:
+        argv: arguments without the program's name; None takes those of this process.
+        prog: what help and errors call the program; None takes the name of the script.
+
+    Returns:
+        0: it all went well. There is no other value, so a script may end in a bare ``main()``.
+
+    Raises:
+        SystemExit: anything else, with the exit code; the error is on stderr, without a traceback.
+    """
+    arguments = sys.argv[1:] if argv is None else argv
+    try:
+        run, parsed = _checked(arguments, prog or os.path.basename(sys.argv[0]) or "skyrl train")
+        if parsed.dry_run:
+            code = _dry_run(run, as_json=parsed.json)
+        elif parsed.num_processes > 1 and not is_launched():
+            code = launch(arguments, parsed.num_processes)
+        else:
+            code = _train(run)
+    except Interrupted as stop:
+        raise SystemExit(stop.exit_code) from None  # and the run has said how to go on
+    except KeyboardInterrupt:
+        _report("interrupted", every_rank=False)
+        raise SystemExit(INTERRUPTED) from None
+    if code:
+        raise SystemExit(code)
+    return 0
+
+
+def _checked(argv: Sequence[str], prog: str) -> tuple[ResolvedRun, TrainArguments]:
+    try:
+        arguments = parse_arguments(argv, prog)
+        run = resolve_run(
+            load_environment,
+            files=arguments.config_files,
+            overrides=arguments.overrides,
+            loss=arguments.loss,
+            resume=arguments.resume,
+            accept_loss_change=arguments.accept_loss_change,
+            skip_damaged=arguments.skip_damaged,
+        )
+        if not arguments.dry_run:
+            raise_problems(run.missing, "the run cannot start on this machine")
+    except SkyrlError as error:
+        if _local_rank() != 0:
+            time.sleep(HEAD_START)
+        # Whom no launcher has ended by now has found something that is true of this rank alone.
+        _report(f"error: {error}", every_rank=_local_rank() != 0)
+        raise SystemExit(error.exit_code) from error
+    return run, arguments
+
+
+def _dry_run(run: ResolvedRun, *, as_json: bool) -> int:
+    if _rank() == 0:
+        sys.stdout.write(write_plan_json(run) if as_json else write_plan(run))
+    return 0
+
+
+def _train(run: ResolvedRun) -> int:
+    try:
+        from skyrl_train.training.run import run_training
+
+        return run_training(run)
+    except SkyrlError as error:
+        _report(f"error: {error}", every_rank=True)
+        raise SystemExit(error.exit_code) from error
+
+
+def _report(message: str, *, every_rank: bool) -> None:
+    """Write to stderr. What all ranks find alike is said once on each machine, not by each of its ranks."""
+    if every_rank and _world_size() > 1:
+        message = f"[rank {_rank()}] {message}"
+    if every_rank or _local_rank() == 0:
+        sys.stderr.write(message + "\n")
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def _local_rank() -> int:
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def _world_size() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""The environment `gsm8k`: rewards a correct final number. Its problems come from data files."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from skyrl_core.errors import PluginLoadError
+from skyrl_train.environments.environment import Completion, Environment, EnvironmentParams, Row
+from skyrl_train.environments.final_answer import Number, last_number, parse_answer, stated_after_marker
+
+
+class Gsm8kParams(EnvironmentParams):
+    """Where the answer is looked for, and what counts as equal."""
+
+    extraction: Literal["strict", "flexible"] = Field(
+        default="strict",
+        description="strict: the number after the last `####`; flexible: without one, the last number of the text.",
+    )
+    latex: bool = Field(
+        default=False,
+        description="Judge what is no plain number (roots, expressions) with math-verify, extra skyrl-train[math].",
+    )
+
+
+class Gsm8k(Environment):
+    """1.0 for an answer that equals the ground truth as an exact number, else 0.0.
+
+    The ground truth is what follows ``####`` in it, or all of it.
+    """
+
+    name = "gsm8k"
+    Params: ClassVar[type[EnvironmentParams]] = Gsm8kParams
+
+    def __init__(self, params: EnvironmentParams) -> None:
+        super().__init__(params)
+        if self.params.latex:
+            self.warm_up()  # a missing package is an error before training, not at the first reward
+
+    def warm_up(self) -> None:
+        """Import math-verify where it is asked for: sympy takes seconds.
+
+        Raises:
+            PluginLoadError: it is asked for and not installed.
+        """
+        if not self.params.latex:
+            return
+        try:
+            import math_verify  # noqa: F401 - imported for its effect on the next import
+        except ImportError as error:
+            raise PluginLoadError(
+                "environment gsm8k: latex = true needs math-verify: pip install 'skyrl-train[math]', or set "
+                "environment.params.latex to false"
+            ) from error
+
+    def reward(self, completion: Completion, row: Row) -> float:
+        """1.0 or 0.0. A number that the token limit may have cut short does not count.
+
+        Raises:
+            ValueError: the ground truth is no number and ``latex`` is off.
+        """
+        expected = stated_after_marker(row.ground_truth) or row.ground_truth
+        gold = parse_answer(expected)
+        if gold is None and not self.params.latex:
+            raise ValueError(
+                f"the ground truth {expected!r} is not a number: correct the row, or set environment.params.latex "
+                "to true for LaTeX answers"
+            )
+        stated, answer = self._answer(completion.text)
+        if gold is not None and answer is not None:
+            may_be_cut = answer.at_end and not completion.finished and not completion.text[-1:].isspace()
+            return float(answer.value == gold.value and not may_be_cut)
+        if self.params.latex and stated and completion.finished:
+            return float(_equal_latex(expected, stated))
+        return 0.0
+
+    def _answer(self, text: str) -> tuple[str, Number | None]:
+        """What the answer states, as text and, if it is just one, as a number."""
+        stated = stated_after_marker(text)
+        if stated is not None:
+            return stated, parse_answer(stated)
+        if self.params.extraction == "strict":
+            return "", None
+        return text, last_number(text)
+
+
+def _equal_latex(expected: str, stated: str) -> bool:
+    from math_verify import parse, verify
+
+    gold, answer = (parse(f"${text.strip('$. ')}$") for text in (expected, stated))
+    return bool(verify(gold, answer))

@@ -1,0 +1,163 @@
+"""The process that computes rewards: rows and answers in, numbers or named errors out. Imports no torch by itself."""
+
+import faulthandler
+import functools
+import importlib
+import importlib.machinery
+import importlib.util
+import io
+import math
+import os
+import pickle
+import reprlib
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+from skyrl_train.environments.environment import Completion, Environment, Row
+
+Item = tuple[Completion, Row]
+Verdict = tuple[float, str | None]
+"""A reward, or 0.0 and what went wrong."""
+
+_PARENT_CHECK = 5.0
+"""Seconds between looks at whether the trainer is still there. A closed connection says so at once, unless another
+process of the trainer's inherited it."""
+
+_GRACE = 3.0
+"""Seconds that the trainer has to end a reward that is over its deadline, before the worker ends itself."""
+
+_REARM = 1.0
+"""Seconds for which a started alarm serves the next rewards too: setting one costs more than most rewards."""
+
+_MAX_MESSAGE = 300
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What a worker is told first."""
+
+    environments: bytes  # pickled, by reference
+    script: str | None  # file of the trainer's __main__
+    module: str | None  # or its module, where it was started with -m
+    deadline: float  # seconds
+
+
+def serve(descriptor: int, parent: int) -> None:
+    """Compute rewards for the process ``parent`` until it says stop or is gone.
+
+    Args:
+        descriptor: of a socket on which Setup arrives first, then ``(count, pickled items)``, at last None. The answer
+            to Setup is None or what went wrong, that to items is one Verdict each, in order.
+        parent: its process id.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    connection: Connection[Any, Any] = Connection(descriptor)
+    try:
+        setup = connection.recv()
+        try:
+            environments = _unpickle(setup.environments, setup)
+            for environment in environments.values():
+                environment.warm_up()
+        except BaseException as error:  # noqa: BLE001 - a script may exit at import; the trainer reports it
+            connection.send(_describe(error))
+            return
+        connection.send(None)
+        while message := _next_message(connection, parent):
+            count, pickled = message
+            for verdict in _verdicts(count, pickled, setup, environments):
+                connection.send(verdict)
+    except (EOFError, ConnectionError):
+        return  # the trainer is gone
+
+
+def _next_message(connection: "Connection[Any, Any]", parent: int) -> Any:
+    while not connection.poll(_PARENT_CHECK):
+        if os.getppid() != parent:
+            return None
+    return connection.recv()
+
+
+def _verdicts(count: int, pickled: bytes, setup: Setup, environments: Mapping[str, Environment]) -> Iterator[Verdict]:
+    try:
+        items: list[Item] = _unpickle(pickled, setup)
+    except Exception as error:  # noqa: BLE001 - columns may hold objects of any class
+        yield from [(0.0, f"the row cannot be unpickled in the reward worker: {_describe(error)}")] * count
+        return
+    armed = -math.inf
+    with open(os.devnull, "w") as discarded:
+        for completion, row in items:
+            if time.monotonic() > armed + _REARM:
+                # Ends the process even if the reward never lets go of the interpreter and the trainer is gone.
+                faulthandler.dump_traceback_later(setup.deadline + _GRACE, exit=True, file=discarded)
+                armed = time.monotonic()
+            yield judge(environments[row.environment], completion, row)
+        faulthandler.cancel_dump_traceback_later()
+
+
+def judge(environment: Environment, completion: Completion, row: Row) -> Verdict:
+    """The reward, if it is a finite number; else 0.0 and a named error. Never raises."""
+    try:
+        value: object = environment.reward(completion, row)
+        if isinstance(value, bool) or not isinstance(value, Real):
+            kind = type(value).__name__
+            return 0.0, f"TypeError: {row.environment} reward returned {reprlib.repr(value)} ({kind}), not a number"
+        reward = float(value)
+    except BaseException as error:  # noqa: BLE001 - whatever a reward does, sys.exit included, ends this sample only
+        return 0.0, f"{_describe(error)}, raised by the {row.environment} reward{_place(error)}"
+    if not math.isfinite(reward):
+        return 0.0, f"ValueError: {row.environment} reward returned {reward}, not a finite number"
+    return reward, None
+
+
+def _describe(error: BaseException) -> str:
+    try:
+        message = " ".join(str(error).split())
+    except Exception:  # noqa: BLE001 - __str__ of somebody's exception
+        message = "(its message cannot be shown)"
+    name = type(error).__name__
+    return f"{name}: {message[:_MAX_MESSAGE]}" if message else name
+
+
+def _place(error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    return f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if len(frames) > 1 else ""
+
+
+class _Unpickler(pickle.Unpickler):
+    """Finds the classes of the trainer's script, which are ``__main__`` there and must not be run as such here."""
+
+    def __init__(self, data: bytes, setup: Setup) -> None:
+        super().__init__(io.BytesIO(data))
+        self._setup = setup
+
+    def find_class(self, module_name: str, global_name: str) -> Any:
+        if module_name == "__main__":
+            module_name = _import_script(self._setup)
+        return super().find_class(module_name, global_name)
+
+
+def _unpickle(data: bytes, setup: Setup) -> Any:
+    return _Unpickler(data, setup).load()
+
+
+@functools.cache
+def _import_script(setup: Setup) -> str:
+    """Import what is ``__main__`` in the trainer, but not as ``__main__``. Returns the name that it has here."""
+    if setup.module is not None:
+        return importlib.import_module(setup.module).__name__
+    assert setup.script is not None  # the trainer refuses classes that have no file
+    name = "__mp_main__"  # as multiprocessing calls it
+    loader = importlib.machinery.SourceFileLoader(name, setup.script)
+    spec = importlib.util.spec_from_loader(name, loader)
+    assert spec is not None
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return name

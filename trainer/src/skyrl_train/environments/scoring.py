@@ -1,0 +1,242 @@
+"""Rewards with a deadline: computed in worker processes, so that no reward can stop, slow or corrupt the training."""
+
+import os
+import pickle
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from types import TracebackType
+from typing import Any, Self
+
+from skyrl_core.errors import PluginLoadError, SkyrlError, UnknownPluginError
+from skyrl_train.environments.environment import Completion, Environment, Row
+from skyrl_train.environments.reward_worker import Setup
+from skyrl_train.environments.worker_process import MARK, START_LIMIT, WorkerProcess
+
+_ROUNDS = 4
+"""Chunks for each worker: fewer messages against a better balance between workers."""
+
+_CLOSE_LIMIT = 1.0
+"""Seconds that idle workers have to leave by themselves."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """The reward of one completion; 0.0 where it could not be had, and then why."""
+
+    reward: float
+    error: str | None = None
+
+
+class _Batch:
+    """The items of one call, what is still to be handed out, and the scores so far."""
+
+    def __init__(self, items: Sequence[tuple[Completion, Row]], num_chunks: int) -> None:
+        self.items = items
+        self.scores: dict[int, Score] = {}
+        self.tried_again: set[int] = set()  # items at which a worker ended
+        size = -(-len(items) // num_chunks)
+        self.waiting = deque(range(start, min(start + size, len(items))) for start in range(0, len(items), size))
+
+    def payload(self, tasks: Sequence[int]) -> bytes:
+        try:
+            return pickle.dumps([self.items[index] for index in tasks], protocol=pickle.HIGHEST_PROTOCOL)
+        except Exception as error:
+            rows = ", ".join(sorted({self.items[index][1].label for index in tasks})[:3])
+            raise SkyrlError(
+                f"rows cannot be sent to the reward workers: {type(error).__name__}: {error}; keep plain data in "
+                f"their columns. The rows are {rows}, ..."
+            ) from error
+
+    def fail(self, index: int, what: str) -> None:
+        self.scores[index] = Score(reward=0.0, error=f"{what} (row {self.items[index][1].label})")
+
+
+class Scorer:
+    """Computes rewards in worker processes, which start at the first call. A context manager: leaving it ends them.
+
+    A reward that raises, hangs, exits, crashes or returns no finite number costs its own sample only: the sample's
+    score is 0.0 with a named error.
+    """
+
+    def __init__(self, environments: Mapping[str, Environment], *, workers: int = 1, deadline: float = 10.0) -> None:
+        """Nothing is started yet.
+
+        Args:
+            environments: who rewards a row, by what the row calls it.
+            workers: processes.
+            deadline: seconds that one reward may take.
+
+        Raises:
+            PluginLoadError: an environment cannot be sent to another process.
+            SkyrlError: this process is itself a reward worker.
+        """
+        if os.environ.get(MARK):
+            raise SkyrlError(
+                "a reward worker imports the script that defines its environment, and the script started a training "
+                'run: put the call under `if __name__ == "__main__":`'
+            )
+        self._names = frozenset(environments)
+        self._setup = _setup(environments, deadline)
+        self._deadline = deadline
+        self._size = workers
+        self._workers: list[WorkerProcess] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def score(self, items: Sequence[tuple[Completion, Row]]) -> list[Score]:
+        """The scores, in the order of the items.
+
+        Raises:
+            UnknownPluginError: a row names an environment that the scorer does not have.
+            PluginLoadError: a worker cannot import an environment.
+            SkyrlError: a row cannot be sent to a worker, or no process can be started.
+        """
+        self._check_names(items)
+        if not items:
+            return []
+        batch = _Batch(items, num_chunks=self._size * _ROUNDS)
+        try:
+            self._drop_dead()
+            while len(batch.scores) < len(items):
+                self._hand_out(batch)
+                self._collect(batch)
+        except BaseException:
+            # Ctrl-C, say: what a busy worker sends later belongs to no batch.
+            for worker in [worker for worker in self._workers if worker.busy]:
+                self._discard(worker)
+            raise
+        return [batch.scores[index] for index in range(len(items))]
+
+    def close(self) -> None:
+        """End the workers, busy or not. Takes a second at most."""
+        idle = [worker for worker in self._workers if not worker.busy]
+        for worker in idle:
+            worker.ask_to_stop()
+        limit = time.monotonic() + _CLOSE_LIMIT
+        leaving = [worker.connection for worker in idle]
+        while leaving and time.monotonic() < limit:
+            gone = wait(leaving, timeout=max(0.0, limit - time.monotonic()))
+            leaving = [connection for connection in leaving if connection not in gone]
+        for worker in list(self._workers):
+            self._discard(worker)
+
+    def _check_names(self, items: Sequence[tuple[Completion, Row]]) -> None:
+        for _, row in items:
+            if row.environment not in self._names:
+                raise UnknownPluginError(
+                    f"row {row.label} names the environment {row.environment!r}; this run has "
+                    f"{', '.join(sorted(self._names))}"
+                )
+
+    def _drop_dead(self) -> None:
+        """An idle worker sends nothing: what can be read from it is the end of its connection."""
+        for worker in [worker for worker in self._workers if not worker.busy and worker.connection.poll()]:
+            self._discard(worker)
+
+    def _hand_out(self, batch: _Batch) -> None:
+        while len(self._workers) < min(self._size, len(batch.waiting) + sum(w.busy for w in self._workers)):
+            self._workers.append(WorkerProcess(self._setup))
+        for worker in [worker for worker in self._workers if not worker.busy]:
+            if not batch.waiting:
+                return
+            tasks = batch.waiting.popleft()
+            payload = batch.payload(tasks)
+            try:
+                worker.give(tasks, payload)
+            except OSError:
+                self._give_up(worker, batch)
+
+    def _collect(self, batch: _Batch) -> None:
+        """Wait for messages or the next deadline, and deal with both."""
+        busy = [worker for worker in self._workers if worker.busy]
+        if not busy:
+            return  # all were given up while they were handed work
+        soonest = min(worker.expires(self._deadline) for worker in busy)
+        readable = wait([worker.connection for worker in busy], timeout=max(0.0, soonest - time.monotonic()))
+        for worker in busy:
+            if worker.connection in readable:
+                self._receive(worker, batch)
+            elif time.monotonic() >= worker.expires(self._deadline) and not worker.connection.poll():
+                self._give_up(worker, batch, overdue=True)
+
+    def _receive(self, worker: WorkerProcess, batch: _Batch) -> None:
+        try:
+            messages = worker.messages()
+        except (EOFError, OSError):
+            overdue = time.monotonic() >= worker.expires(self._deadline)
+            self._give_up(worker, batch, overdue=overdue)
+            return
+        for message in messages:
+            if not worker.ready:
+                if message is not None:
+                    raise PluginLoadError(f"a reward worker could not import its environment: {message}")
+                worker.ready = True
+                continue
+            index = worker.tasks.popleft()
+            reward, error = message
+            if error is None:
+                batch.scores[index] = Score(reward=reward)
+            else:
+                batch.fail(index, error)
+
+    def _give_up(self, worker: WorkerProcess, batch: _Batch, *, overdue: bool = False) -> None:
+        """End a worker and hand on its items; blame the one that it was at if it took too long or ended two workers."""
+        if not worker.ready:
+            why = f"was not ready after {START_LIMIT:g} s" if overdue else worker.fate()
+            raise PluginLoadError(f"a reward worker {why} before its first reward; see what it printed above")
+        index = worker.tasks[0]
+        name = batch.items[index][1].environment
+        if overdue:
+            worker.tasks.popleft()
+            batch.fail(index, f"TimeoutError: {name} reward took longer than {self._deadline:g} s")
+        elif index in batch.tried_again:
+            worker.tasks.popleft()
+            batch.fail(index, f"ChildProcessError: {name} reward {worker.fate()}")
+        else:
+            # The worker may have died before it looked at the item: another one decides whose fault it is.
+            batch.tried_again.add(index)
+        if worker.tasks:
+            batch.waiting.appendleft(range(worker.tasks[0], worker.tasks[-1] + 1))
+        self._discard(worker)
+
+    def _discard(self, worker: WorkerProcess) -> None:
+        self._workers.remove(worker)
+        worker.kill()
+
+
+def _setup(environments: Mapping[str, Environment], deadline: float) -> Setup:
+    main: Any = sys.modules["__main__"]
+    module = main.__spec__.name if getattr(main, "__spec__", None) else None
+    script = getattr(main, "__file__", None)
+    if script is not None and not os.path.isfile(script):
+        script = None  # such as <stdin>
+    for name, environment in environments.items():
+        kind = f"environment {name!r} (class {type(environment).__qualname__})"
+        if type(environment).__module__ == "__main__" and not (module or script):
+            raise PluginLoadError(
+                f"{kind} was typed into a prompt, where reward workers cannot find it: put its class into a .py file "
+                "and import it from there"
+            )
+        try:
+            pickle.dumps(environment)
+        except Exception as error:
+            raise PluginLoadError(
+                f"{kind} cannot be sent to the reward workers: {type(error).__name__}: {error}\n"
+                "define its class at the top level of a module or script, and keep plain data in its instances"
+            ) from error
+    return Setup(
+        environments=pickle.dumps(dict(environments), protocol=pickle.HIGHEST_PROTOCOL),
+        script=os.path.abspath(script) if script else None,
+        module=module,
+        deadline=deadline,
+    )

@@ -1,0 +1,69 @@
+"""Tells the observers of a run what happens, and keeps their failures from it."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pluggy
+
+from skyrl_core.errors import PluginLoadError
+from skyrl_train.observers.hookspecs import FATAL_HOOKS
+
+logger = logging.getLogger(__name__)
+
+
+class ObserverError(PluginLoadError):
+    """An observer failed where a failure ends the run: in train_start or checkpoint_loading."""
+
+
+@dataclass(frozen=True)
+class Observer:
+    """One observer with its own pluggy manager."""
+
+    name: str
+    manager: pluggy.PluginManager
+
+
+class Observers:
+    """Calls the hooks of all observers in order. One that raises is logged once and not called again.
+
+    Raises:
+        ObserverError: from ``train_start`` and ``checkpoint_loading``, if an observer raises there.
+    """
+
+    def __init__(self, observers: Sequence[Observer] = ()) -> None:
+        self._active = list(observers)
+
+    def train_start(self, run: Mapping[str, Any]) -> None:
+        self._call("train_start", run=MappingProxyType(dict(run)))
+
+    def step_end(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._call("step_end", step=step, metrics=MappingProxyType(dict(metrics)))
+
+    def checkpoint_saved(self, path: Path) -> None:
+        self._call("checkpoint_saved", path=path)
+
+    def checkpoint_loading(self, path: Path) -> None:
+        self._call("checkpoint_loading", path=path)
+
+    def train_end(self, outcome: str) -> None:
+        self._call("train_end", outcome=outcome)
+
+    def error(self, message: str) -> None:
+        self._call("error", message=message)
+
+    def _call(self, hook: str, **arguments: Any) -> None:
+        for observer in list(self._active):
+            try:
+                getattr(observer.manager.hook, hook)(**arguments)
+            except (Exception, SystemExit) as error:  # a watcher must not cost a training run
+                reason = f"{type(error).__name__}: {error}"
+                if hook in FATAL_HOOKS:
+                    raise ObserverError(f"observer {observer.name!r} refused in {hook}: {reason}") from error
+                self._active.remove(observer)
+                logger.warning(
+                    "observer %s failed in %s and is disabled, training goes on: %s", observer.name, hook, reason
+                )

@@ -1,0 +1,96 @@
+"""Loads a model and its tokenizer by name: ``tiny``, a folder, or a hub name."""
+
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from skyrl_core.errors import SkyrlError
+from skyrl_train.tiny_model import TINY_MODEL
+
+
+def resolve_model(name: str) -> str:
+    """What transformers loads for this name: the shipped folder for ``tiny``, otherwise the name itself."""
+    if name == "tiny":
+        return str(TINY_MODEL)
+    return str(Path(name).expanduser()) if Path(name).expanduser().exists() else name
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer, which pads with its end-of-sequence token.
+
+    Raises:
+        SkyrlError: it cannot be loaded, or has no end-of-sequence token.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(resolve_model(name))
+    except Exception as error:
+        raise _not_loaded("tokenizer", name, error) from error
+    if tokenizer.eos_token_id is None:
+        raise SkyrlError(f"the tokenizer of model {name!r} has no eos token: a response could never end by itself")
+    # Padding is masked: any token that has an embedding will do. A pad token may have been added beyond the last one.
+    tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(name: str, dtype: torch.dtype) -> PreTrainedModel:
+    """The causal language model in this dtype, without dropout, in evaluation mode.
+
+    Raises:
+        SkyrlError: it cannot be loaded, or its logits are not a plain product of hidden state and output embedding.
+    """
+    try:
+        model = AutoModelForCausalLM.from_pretrained(resolve_model(name), dtype=dtype)
+    except Exception as error:
+        raise _not_loaded("model", name, error) from error
+    _remove_dropout(model)
+    model.eval()
+    _check_plain_head(model, name)
+    return model
+
+
+def recompute_activations(model: PreTrainedModel) -> None:
+    """Keep the inputs of each block alone, and compute the rest again in the backward pass."""
+    # The reentrant way gives no gradient where the inputs need none: behind an embedding that adapters leave frozen.
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.train()  # transformers recomputes in training mode only; dropout is off
+
+
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The tokens that end a response: the tokenizer's, and those of the model's generation config."""
+    configured = model.generation_config.eos_token_id
+    configured = configured if isinstance(configured, list) else [configured]
+    return frozenset({int(tokenizer.eos_token_id)} | {int(token) for token in configured if token is not None})
+
+
+def _remove_dropout(model: PreTrainedModel) -> None:
+    # A ratio of two dropout draws is noise, not an update.
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for name, value in list(vars(module).items()):
+            if "dropout" in name and isinstance(value, float):  # attention hands it to a function
+                setattr(module, name, 0.0)
+
+
+@torch.no_grad()
+def _check_plain_head(model: PreTrainedModel, name: str) -> None:
+    head = model.get_output_embeddings()
+    if head is None or getattr(head, "bias", None) is not None:
+        raise SkyrlError(f"model {name!r} has no output embedding without bias; the trainer computes logits from one")
+    ids = torch.arange(8).remainder(head.weight.shape[0])[None]
+    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    expected = model(input_ids=ids, use_cache=False).logits.float()
+    if not torch.allclose(torch.nn.functional.linear(hidden, head.weight).float(), expected, rtol=1e-2, atol=1e-2):
+        raise SkyrlError(
+            f"model {name!r} changes its logits after the output embedding (soft-capping or scaling), which the "
+            "trainer does not do: choose another architecture"
+        )
+
+
+def _not_loaded(what: str, name: str, error: Exception) -> SkyrlError:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return SkyrlError(
+        f"cannot load the {what} of model {name!r}: {reason}\n"
+        "  model must be `tiny`, a folder that holds a transformers model, or a hub name that this machine can reach"
+    )

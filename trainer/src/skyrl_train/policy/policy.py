@@ -1,0 +1,68 @@
+"""The policy as the trainer sees it: token sequences in, log-probs and entropy of their response tokens out."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from skyrl_train.policy.log_probs import token_statistics
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sequences:
+    """Prompts followed by responses, right padded. Response token t of row b sits at ``response_start[b] + t``."""
+
+    input_ids: Tensor  # int64 [B, S]
+    attention_mask: Tensor  # bool [B, S]
+    response_start: Tensor  # int64 [B]; at least 1, since the first token has no predecessor
+    response_mask: Tensor  # bool [B, T]
+
+
+class Policy(nn.Module):
+    """A causal language model whose output is per-token log-probs and entropy; the logits never exist as a whole."""
+
+    def __init__(self, model: PreTrainedModel, *, chunk_size: int, temperature: float) -> None:
+        super().__init__()
+        self.model = model
+        self.config = model.config  # where accelerate and DeepSpeed look for the hidden size
+        self.chunk_size = chunk_size
+        self.temperature = temperature
+
+    @property
+    def head_weight(self) -> nn.Parameter:
+        """The output embedding [V, H], which may be tied to the input embedding."""
+        weight: nn.Parameter = self.model.get_output_embeddings().weight
+        return weight
+
+    def forward(self, sequences: Sequences, with_entropy: bool) -> Tensor:
+        """float32 [1, B, T] log-probs, or [2, B, T] with the entropy in nats; zero where response_mask is False.
+
+        One tensor, because ZeRO-3 records the modules in the order in which gradients reach their outputs: a
+        micro-batch that uses one of two outputs would leave its rank out of step with the others, for ever.
+        """
+        hidden = self.model.base_model(
+            input_ids=sequences.input_ids, attention_mask=sequences.attention_mask.long(), use_cache=False
+        ).last_hidden_state
+        rows, tokens = sequences.response_mask.nonzero(as_tuple=True)
+        positions = sequences.response_start[rows] + tokens
+        log_probs, entropy = token_statistics(
+            hidden[rows, positions - 1],
+            self.head_weight,
+            sequences.input_ids[rows, positions],
+            temperature=self.temperature,
+            chunk_size=self.chunk_size,
+            with_entropy=with_entropy,
+        )
+        values = log_probs[None] if entropy is None else torch.stack([log_probs, entropy])
+        whole = values.new_zeros(len(values), *sequences.response_mask.shape)
+        return whole.index_put((torch.arange(len(values), device=rows.device)[:, None], rows, tokens), values)
+
+    def score(self, sequences: Sequences, with_entropy: bool) -> tuple[Tensor, Tensor | None]:
+        """Log-probs [B, T] and, if asked for, entropy [B, T]."""
+        return unpack(self(sequences, with_entropy))
+
+
+def unpack(statistics: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Log-probs and, if it is there, entropy: what ``Policy.forward`` put into one tensor."""
+    return statistics[0], statistics[1] if len(statistics) > 1 else None

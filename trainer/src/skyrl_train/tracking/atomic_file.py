@@ -1,0 +1,59 @@
+"""A file that is complete or not there: written aside, flushed to disk, renamed."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from skyrl_core.errors import SkyrlError
+
+
+class RunFolderError(SkyrlError):
+    """The run folder cannot be made, locked, read or written."""
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """A temporary path in the same folder, which takes the place of ``path`` when the block ends without an error.
+
+    Raises:
+        RunFolderError: the folder cannot be written or the disk is full; names the path and the reason.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    try:
+        yield aside
+        _flush_to_disk(aside)
+        os.replace(aside, path)
+        _flush_to_disk(path.parent)
+    except OSError as error:
+        raise write_error(path, error) from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace the file by this content, or leave it as it was.
+
+    Raises:
+        RunFolderError: the folder cannot be written or the disk is full.
+    """
+    with written_aside(path) as aside:
+        aside.write_bytes(content)
+
+
+def write_error(path: Path, error: OSError) -> RunFolderError:
+    """What to tell the user when ``path`` could not be written."""
+    reason = error.strerror or str(error)
+    return RunFolderError(
+        f"cannot write {path}: {reason}. Make room or permit writing there, or choose another run_folder; "
+        "what was saved so far is intact, and --resume continues from the last checkpoint."
+    )
+
+
+def _flush_to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,174 @@
+"""The screen: progress while training runs, and before and after at its end."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TextIO
+
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from skyrl_train.tracking.glossary import describe, format_change, format_duration, format_metric, in_order
+from skyrl_train.tracking.pace import Pace
+from skyrl_train.tracking.printable import printable
+from skyrl_train.tracking.terminal import Terminal
+from skyrl_train.tracking.tracker import AnswerPair, RunInfo, RunSummary
+
+STEP_METRICS = ("reward/mean", "accuracy", "loss/total", "tokens_per_second")
+PLAIN_LINES = 1000
+SHOWN_ANSWERS = 3
+ANSWER_CHARACTERS = 400
+
+
+class Console:
+    """Progress bar, evaluations and the final comparison on a terminal; plain lines anywhere else.
+
+    A plain stream gets one line per step, or about a thousand lines if there are more steps.
+    """
+
+    def __init__(self, file: TextIO | None = None) -> None:
+        self._terminal = Terminal(file)
+        self._live: Live | None = None
+        self._bar = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=22),
+            _Elapsed(),
+            TextColumn("{task.fields[remaining]}"),
+            console=self._terminal,
+        )
+        self._pace = Pace(0, 0)
+        self._metrics: dict[str, float] = {}
+        self._total = 0
+
+    def start(self, info: RunInfo) -> None:
+        self._total, self._pace = info.total_steps, Pace(info.start_step, info.total_steps)
+        self._print(Text(printable(info.title), style="bold"))
+        ranks = "1 process" if info.world_size == 1 else f"{info.world_size} processes"
+        resumed = f", resumed after step {info.start_step}" if info.start_step else ""
+        self._print(f"loss {info.loss} · {info.total_steps} steps on {ranks}{resumed}")
+        self._print(f"run folder {info.run_folder}")
+        if self._terminal.live:
+            self._bar.add_task("train", total=info.total_steps, completed=info.start_step, remaining="")
+            self._live = Live(console=self._terminal, get_renderable=self._progress, refresh_per_second=4)
+            self._live.start()
+
+    def log_step(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._metrics = dict(metrics)
+        self._pace.reached(step)
+        if self._live is not None:
+            for task in self._bar.task_ids:
+                self._bar.update(task, completed=step, remaining=self._pace.remaining())
+        elif step == self._total or step % math.ceil(self._total / PLAIN_LINES) == 0:
+            times = (f"{format_duration(self._pace.elapsed())} elapsed", self._pace.remaining())
+            self._print("  ".join([f"step {step}/{self._total}", *_pairs(metrics), *(time for time in times if time)]))
+
+    def log_evaluation(self, step: int, metrics: Mapping[str, float], final: bool) -> None:
+        values = [f"{describe(name).label} {format_metric(name, metrics)}" for name in in_order(metrics)]
+        when = "after training" if final else f"after step {step}" if step else "before training"
+        items = [f"evaluation {when}: {values[0]}" if values else f"evaluation {when}", *values[1:]]
+        self._print("\n".join(_folded(items, self._terminal.width)) if self._live else "  ".join(items), style="cyan")
+
+    def message(self, text: str) -> None:
+        self._print(printable(text))
+
+    def finish(self, summary: RunSummary) -> None:
+        """Take the bar away and show what training has changed."""
+        self._stop()
+        for part in _closing(summary):
+            self._terminal.print(part, soft_wrap=isinstance(part, Text))
+
+    def close(self) -> None:
+        """Give the terminal back, with its cursor."""
+        self._stop()
+
+    def _stop(self) -> None:
+        live, self._live = self._live, None
+        if live is not None:
+            live.stop()
+
+    def _print(self, text: str | Text, style: str = "") -> None:
+        # Text, not str: rich would read [brackets] in a str as markup. Plain lines are not folded, so that grep works.
+        self._terminal.print(
+            Text(text) if isinstance(text, str) else text, style=style, soft_wrap=not self._terminal.live
+        )
+
+    def _progress(self) -> RenderableType:
+        return Group(self._bar, *(Text(line) for line in _folded(_pairs(self._metrics), self._terminal.width)))
+
+
+class _Elapsed(ProgressColumn):
+    """Time since the start, in the form of the other durations."""
+
+    def render(self, task: Task) -> Text:
+        return Text(format_duration(task.elapsed or 0), style="progress.elapsed")
+
+
+def _pairs(metrics: Mapping[str, float]) -> list[str]:
+    return [f"{describe(name).label} {format_metric(name, metrics)}" for name in STEP_METRICS if name in metrics]
+
+
+def _folded(items: list[str], width: int) -> list[str]:
+    lines: list[str] = []
+    for item in items:
+        if lines and len(lines[-1]) + 3 + len(item) <= width:
+            lines[-1] += f" · {item}"
+        else:
+            lines.append(item)
+    return lines
+
+
+def _closing(summary: RunSummary) -> list[RenderableType]:
+    parts: list[RenderableType] = [Text()]
+    if summary.before or summary.after:
+        parts += [_comparison(summary.before or {}, summary.after or {}), Text()]
+    for number, answer in enumerate(summary.answers[:SHOWN_ANSWERS], start=1):
+        parts += [_answer_table(number, answer), Text()]
+    headline = {
+        "finished": ("Finished", "bold green"),
+        "interrupted": ("Interrupted", "bold yellow"),
+        "failed": ("Failed", "bold red"),
+    }[summary.outcome]
+    parts.append(Text.assemble(headline, f" after step {summary.steps}, {format_duration(summary.seconds)}"))
+    report: Path = summary.run_folder / "report.html"
+    facts = {
+        "Run folder": summary.run_folder,
+        "Report": report if report.exists() else None,
+        "Checkpoint": summary.checkpoint,
+        "To go on": summary.resume_command,
+    }
+    return parts + [Text(f"{name + ':':<12}{value}") for name, value in facts.items() if value]
+
+
+def _comparison(before: Mapping[str, float], after: Mapping[str, float]) -> Table:
+    table = Table("Held-out problems", box=None, pad_edge=False, header_style="bold")
+    for column in ("before", "after", "change"):
+        table.add_column(column, justify="right")
+    for name in in_order({**before, **after}):
+        change = format_change(name, before.get(name), after.get(name))
+        table.add_row(describe(name).label, format_metric(name, before), format_metric(name, after), change)
+    return table
+
+
+def _answer_table(number: int, answer: AnswerPair) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row(f"Question {number}", _shown(answer.question))
+    table.add_row("Expected", _shown(answer.expected))
+    if answer.before is not None:
+        table.add_row(*_marked("Before", answer.before, bool(answer.before_correct)))
+    table.add_row(*_marked("After", answer.after, answer.after_correct))
+    return table
+
+
+def _marked(when: str, text: str, correct: bool) -> tuple[Text, Text]:
+    mark = ("right", "green") if correct else ("wrong", "red")
+    return Text.assemble(f"{when}, ", mark), _shown(text)
+
+
+def _shown(text: str) -> Text:
+    return Text(printable(text.strip(), limit=ANSWER_CHARACTERS) or "(empty)")

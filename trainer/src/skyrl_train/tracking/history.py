@@ -1,0 +1,63 @@
+"""What metrics.jsonl says, as series over steps. Reads the file of a run in progress or killed, too."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+Metrics = dict[str, float | None]
+_OWN_KEYS = frozenset({"step", "kind", "time", "final"})
+
+
+@dataclass
+class History:
+    """Metrics of every step. A step that was logged twice counts once, as it was logged last."""
+
+    train: dict[int, Metrics] = field(default_factory=dict)
+    evaluations: dict[int, Metrics] = field(default_factory=dict)
+    unreadable_lines: int = 0
+
+    @property
+    def last_step(self) -> int:
+        return max(self.train, default=0)
+
+    @property
+    def before(self) -> Metrics | None:
+        """The evaluation before the first step, if there was one."""
+        return self.evaluations.get(0)
+
+    @property
+    def after(self) -> tuple[int, Metrics] | None:
+        """The latest evaluation after at least one step, and its step."""
+        step = max(self.evaluations, default=0)
+        return (step, self.evaluations[step]) if step else None
+
+
+def read_history(path: Path) -> History:
+    """Read metrics.jsonl; an empty history where there is none. Torn and foreign lines are counted and left out."""
+    history = History()
+    if not path.exists():
+        return history
+    with path.open("rb") as lines:
+        for entry in _entries(lines):
+            if entry is None:
+                history.unreadable_lines += 1
+                continue
+            series = history.evaluations if entry["kind"] == "evaluation" else history.train
+            series[entry["step"]] = {
+                name: value
+                for name, value in entry.items()
+                if name not in _OWN_KEYS and (value is None or isinstance(value, (int, float)))
+            }
+    return history
+
+
+def _entries(lines: Any) -> Iterator[dict[str, Any] | None]:
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            entry = None
+        known = isinstance(entry, dict) and isinstance(entry.get("step"), int) and "kind" in entry
+        yield entry if known else None

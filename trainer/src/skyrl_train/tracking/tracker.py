@@ -1,0 +1,144 @@
+"""What a tracker is, what it is told, and the composite through which a run speaks to all of them."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from skyrl_core.errors import SkyrlError
+
+Outcome = Literal["finished", "interrupted", "failed"]
+
+logger = logging.getLogger(__name__)
+
+
+class TrackerError(SkyrlError):
+    """A tracker cannot do what the configuration demands. Raised before training, it ends the run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunInfo:
+    """What a tracker knows about a run before its first step."""
+
+    run_folder: Path
+    title: str
+    loss: str  # the identity, distribution:name@semantics
+    total_steps: int
+    config: Mapping[str, Any]  # resolved; plain data
+    world_size: int = 1
+    start_step: int = 0  # steps that an earlier part of this run has done; above 0 when resumed
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerPair:
+    """One held-out question with the answers before and after training. ``before`` is None where none was kept."""
+
+    question: str
+    expected: str
+    before: str | None
+    before_correct: bool | None
+    after: str
+    after_correct: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary:
+    """How a run ended."""
+
+    run_folder: Path
+    steps: int  # the last completed step
+    seconds: float  # of training, evaluations included
+    before: Mapping[str, float] | None = None  # evaluation before the first step
+    after: Mapping[str, float] | None = None  # evaluation after the last step
+    answers: tuple[AnswerPair, ...] = ()
+    checkpoint: Path | None = None
+    resume_command: str | None = None
+    outcome: Outcome = "finished"
+    error: str | None = None  # what a failed run has failed with
+
+
+class Tracker(Protocol):
+    """Receives the numbers of a run, on rank 0 only. Made without arguments: options are in ``info.config``.
+
+    An exception is reported once and disables the tracker; the run goes on. A ``SkyrlError`` ends the run.
+    """
+
+    def start(self, info: RunInfo) -> None:
+        """Called once, before the first evaluation and step."""
+        ...
+
+    def log_step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """The metrics of one training step; the first step is 1."""
+        ...
+
+    def log_evaluation(self, step: int, metrics: Mapping[str, float], final: bool) -> None:
+        """The metrics of an evaluation after ``step`` steps; ``final`` after the last one."""
+        ...
+
+    def message(self, text: str) -> None:
+        """One line for people."""
+        ...
+
+    def finish(self, summary: RunSummary) -> None:
+        """Called once at the end of training, also of an interrupted one."""
+        ...
+
+    def close(self) -> None:
+        """Release everything. Called once, always, also without ``finish``."""
+        ...
+
+
+class Trackers:
+    """Forwards to every tracker in order; itself a Tracker. One that raises is reported once and then left out."""
+
+    def __init__(self, trackers: Sequence[Tracker]) -> None:
+        self._active = list(trackers)
+        self._all = list(trackers)
+
+    def start(self, info: RunInfo) -> None:
+        self._forward("start", lambda tracker: tracker.start(info))
+
+    def log_step(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._forward("log_step", lambda tracker: tracker.log_step(step, metrics))
+
+    def log_evaluation(self, step: int, metrics: Mapping[str, float], final: bool) -> None:
+        self._forward("log_evaluation", lambda tracker: tracker.log_evaluation(step, metrics, final))
+
+    def message(self, text: str) -> None:
+        self._forward("message", lambda tracker: tracker.message(text))
+
+    def finish(self, summary: RunSummary) -> None:
+        self._forward("finish", lambda tracker: tracker.finish(summary))
+
+    def close(self) -> None:
+        """Close every tracker, the disabled ones too: they may hold files and processes. A second call does nothing."""
+        closing, self._all, self._active = self._all, [], []
+        for tracker in closing:
+            try:
+                tracker.close()
+            except Exception as error:  # noqa: BLE001 - the others must still be closed, and the run's result stands
+                logger.warning("tracker %s could not be closed: %s", _name(tracker), _reason(error))
+
+    def _forward(self, what: str, call: Callable[[Tracker], None]) -> None:
+        for tracker in list(self._active):
+            try:
+                call(tracker)
+            except SkyrlError:
+                raise
+            except Exception as error:  # noqa: BLE001 - a broken dashboard must not cost a training run
+                self._active.remove(tracker)
+                logger.warning(
+                    "tracker %s failed in %s and is disabled, training goes on: %s",
+                    _name(tracker),
+                    what,
+                    _reason(error),
+                )
+
+
+def _name(tracker: Tracker) -> str:
+    return f"{type(tracker).__module__}.{type(tracker).__qualname__}"
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
