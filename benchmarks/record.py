@@ -1,0 +1,80 @@
+"""The figures of a benchmark: results/NAME.md for people, results/NAME.json for the table in README.md.
+
+A script measures, prints, and with ``--write`` calls ``record``. ``python benchmarks/record.py`` makes the table anew.
+"""
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+BEGIN, END = "<!-- table: written by record.py -->", "<!-- end of table -->"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of the table."""
+
+    measure: str  # what, against what
+    result: str  # the ratio
+    goal: str = ""
+    limit: str = ""  # what the machine allows, as the same ratio
+
+
+def record(name: str, rows: Sequence[Row], text: str, *, packages: Sequence[str] = ("torch",)) -> None:
+    """Write the results of ``benchmarks/NAME.py`` and the table of all.
+
+    Args:
+        name: of the script, without its ending.
+        rows: for the table.
+        text: Markdown with all figures; its first line is a heading.
+        packages: whose versions matter.
+    """
+    results = FOLDER / "results"
+    facts = {"machine": machine(), "versions": {package: version(package) for package in packages}}
+    content = {"rows": [asdict(row) for row in rows], **facts}
+    (results / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
+    (results / f"{name}.md").write_text(f"{text.strip()}\n\n{_where(facts)} `python benchmarks/{name}.py`\n")
+    write_table()
+
+
+def machine() -> str:
+    """The kind of machine, and nothing that tells which."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{cores} CPU cores ({platform.machine()}), Python {platform.python_version()}"
+
+
+def table() -> str:
+    """All results, by script."""
+    lines = ["| measure | result | goal | limit | machine, versions | figures |", "|---|---|---|---|---|---|"]
+    for path in sorted((FOLDER / "results").glob("*.json")):
+        content = json.loads(path.read_text())
+        where = _where(content)
+        for row in content["rows"]:
+            cells = (row["measure"], row["result"], row["goal"], row["limit"])
+            lines.append(f"| {' | '.join(cells)} | {where} | [{path.stem}](results/{path.stem}.md) |")
+    return "\n".join(lines)
+
+
+def write_table() -> None:
+    """Put it between its marks in README.md."""
+    readme = FOLDER / "README.md"
+    before, _, rest = readme.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    readme.write_text(f"{before}{BEGIN}\n{table()}\n{END}{after}")
+
+
+def _where(facts: dict[str, object]) -> str:
+    versions = facts["versions"]
+    assert isinstance(versions, dict)
+    return f"{facts['machine']}, " + ", ".join(f"{name} {number}" for name, number in versions.items()) + "."
+
+
+if __name__ == "__main__":
+    write_table()
+    sys.exit(0)
