@@ -19,6 +19,7 @@ from skyrl_train.config.problem import raise_problems
 from skyrl_train.config.resolved import ResolvedRun
 from skyrl_train.entrypoints.arguments import TrainArguments, parse_arguments
 from skyrl_train.entrypoints.launch import is_launched, launch
+from skyrl_train.entrypoints.leave import leave
 from skyrl_train.entrypoints.plan import write_plan, write_plan_json
 from skyrl_train.environments.loading import load_environment
 from skyrl_train.training.interruption import Interrupted
@@ -123,4 +124,4 @@ def _world_size() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main)

@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -45,7 +46,7 @@ class Ranks:
             backend = "nccl" if ranks.device.type == "cuda" else "gloo"
             dist.init_process_group(backend, rank=ranks.rank, world_size=ranks.world_size, timeout=timeout, **where)
             # Not when a run ends: DeepSpeed holds on to the first group that it sees, and another run may follow.
-            atexit.register(dist.destroy_process_group)
+            atexit.register(_disband)
         return ranks
 
     @property
@@ -100,6 +101,21 @@ class Ranks:
             # Otherwise that run, or one in a process that is started, would look for a launcher.
             for name in ALONE:
                 os.environ.pop(name, None)
+
+
+SETTLING = 0.2
+"""Seconds that the threads of gloo have, at the end of the process, to let go of the tensors of the last collective."""
+
+
+def _disband() -> None:
+    """End the process group, before Python ends.
+
+    A thread of gloo that lets go of a tensor while Python ends aborts the process ("terminate called without an active
+    exception"). DeepSpeed holds on to the group, in too many places to end its threads; so they get time.
+    """
+    dist.destroy_process_group()
+    if dist.is_gloo_available():
+        time.sleep(SETTLING)
 
 
 LOST = "another rank has ended without a word, or does not answer; was it killed, for lack of memory perhaps?"
