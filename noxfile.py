@@ -24,6 +24,8 @@ CONSTRAINTS = ["-c", str(ROOT / "constraints.txt")]
 NO_BENCHMARKS = ("learning.py", "processes.py", "record.py")
 """The first has a session of its own; the others are imported."""
 
+# Files of tests go to processes that work side by side; a machine with many cores is not filled with copies of torch.
+SIDE_BY_SIDE = ["-n", "logical", "--maxprocesses", "4", "--dist", "loadfile"]
 PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 
 shared_bin = ""  # programs of the environment that `workspace` fills; it runs before every session that requires it
@@ -71,7 +73,8 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The tests, without those that start several processes, build packages or run documents."""
     others = ("crash", "docs", "packages", "peers", "ranks", "vllm")
-    _run(session, "pytest", "-m", " and ".join(f"not {marker}" for marker in others), *session.posargs)
+    chosen = " and ".join(f"not {marker}" for marker in others)
+    _run(session, "pytest", *SIDE_BY_SIDE, "-m", chosen, *session.posargs)
 
 
 @nox.session(venv_backend="none", requires=["workspace"])
@@ -103,7 +106,7 @@ def vllm(session: nox.Session) -> None:
         editable = [argument for package in PACKAGES for argument in ("-e", f"./{package}{extras.get(package, '')}")]
         session.install("-c", str(ROOT / "constraints-vllm.txt"), *_group("tests"), *editable)
         # The index has builds of these for another torch; with them in place transformers cannot be imported.
-        session.run("python", "-m", "pip", "uninstall", "--yes", "torchvision", "torchaudio", "torchcodec")
+        session.run_install("python", "-m", "pip", "uninstall", "--yes", "torchvision", "torchaudio", "torchcodec")
         stamp.write_text(wanted)
     search_path = os.pathsep.join([session.bin, os.environ["PATH"]])
     threads = os.environ.get("OMP_NUM_THREADS", "1")
@@ -197,7 +200,8 @@ def quickstart(session: nox.Session) -> None:
 
 def _install_wheels(session: nox.Session) -> None:
     """Our wheels by path, so that no index can answer for them; what they depend on comes from the index."""
-    session.install(*CONSTRAINTS, *(str(path) for path in sorted(DISTRIBUTIONS.glob("*.whl"))))
+    # Bytecode is left to the first import: most modules of torch and transformers are never imported here.
+    session.install("--no-compile", *CONSTRAINTS, *(str(path) for path in sorted(DISTRIBUTIONS.glob("*.whl"))))
 
 
 def _folder_for_each(session: nox.Session, requirements: str) -> Path:
