@@ -4,6 +4,7 @@ import hashlib
 import os
 import platform
 import shutil
+import time
 import tomllib
 from pathlib import Path
 
@@ -20,6 +21,11 @@ PLUGINS = sorted(path.parent.relative_to(ROOT).as_posix() for path in ROOT.glob(
 PACKAGES = ["core", "trainer", *PLUGINS]
 DISTRIBUTIONS = ROOT / "dist"
 CONSTRAINTS = ["-c", str(ROOT / "constraints.txt")]
+NO_BENCHMARKS = ("learning.py", "processes.py", "record.py")
+"""The first has a session of its own; the others are imported."""
+
+# Files of tests go to processes that work side by side; a machine with many cores is not filled with copies of torch.
+SIDE_BY_SIDE = ["-n", "logical", "--maxprocesses", "4", "--dist", "loadfile"]
 PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 
 shared_bin = ""  # programs of the environment that `workspace` fills; it runs before every session that requires it
@@ -67,7 +73,8 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The tests, without those that start several processes, build packages or run documents."""
     others = ("crash", "docs", "packages", "peers", "ranks", "vllm")
-    _run(session, "pytest", "-m", " and ".join(f"not {marker}" for marker in others), *session.posargs)
+    chosen = " and ".join(f"not {marker}" for marker in others)
+    _run(session, "pytest", *SIDE_BY_SIDE, "-m", chosen, *session.posargs)
 
 
 @nox.session(venv_backend="none", requires=["workspace"])
@@ -99,7 +106,7 @@ def vllm(session: nox.Session) -> None:
         editable = [argument for package in PACKAGES for argument in ("-e", f"./{package}{extras.get(package, '')}")]
         session.install("-c", str(ROOT / "constraints-vllm.txt"), *_group("tests"), *editable)
         # The index has builds of these for another torch; with them in place transformers cannot be imported.
-        session.run("python", "-m", "pip", "uninstall", "--yes", "torchvision", "torchaudio", "torchcodec")
+        session.run_install("python", "-m", "pip", "uninstall", "--yes", "torchvision", "torchaudio", "torchcodec")
         stamp.write_text(wanted)
     search_path = os.pathsep.join([session.bin, os.environ["PATH"]])
     threads = os.environ.get("OMP_NUM_THREADS", "1")
@@ -125,23 +132,29 @@ def peers(session: nox.Session) -> None:
     # What the peers need beside their losses, without our trainer: it shares its import name with an older SkyRL.
     libraries = ("torch", "accelerate", "datasets", "requests", "transformers")
     session.install(*CONSTRAINTS, *_group("tests"), *libraries, "-e", "./core")
-    folder = Path(session.virtualenv.location, "peers")
-    for requirements in sorted(ROOT.glob("tests/peers/requirements/*.txt")):
-        installed, wanted = folder / requirements.stem, requirements.read_text()
-        stamp = installed / "installed"
-        if not stamp.exists() or stamp.read_text() != wanted:
-            shutil.rmtree(installed, ignore_errors=True)
-            session.install("--no-deps", "--target", str(installed), "-r", str(requirements))
-            stamp.write_text(wanted)
+    folder = _folder_for_each(session, "tests/peers/requirements/*.txt")
     session.run("pytest", "-m", "peers", "tests/peers", *session.posargs, env={"SKYRL_PEERS": str(folder)})
 
 
-@nox.session(venv_backend="none", requires=["workspace"])
+@nox.session(reuse_venv=True, requires=["workspace"])
 def bench(session: nox.Session) -> None:
-    """Every script in benchmarks/ but the learning curves."""
+    """Every script in benchmarks/ but the learning curves, to the end; `nox -s bench -- --write` writes the results."""
+    peers = _folder_for_each(session, "benchmarks/requirements/*.txt")
+    seconds, missed = {}, []
     for script in sorted(ROOT.glob("benchmarks/*.py")):
-        if script.name != "learning.py":
-            _run(session, "python", str(script.relative_to(ROOT)), *session.posargs)
+        if script.name in NO_BENCHMARKS:
+            continue
+        session.log(f"{script.name}: begins, {sum(seconds.values()):.0f} s after the first")
+        started = time.monotonic()
+        try:
+            _run(session, "python", f"benchmarks/{script.name}", *session.posargs, SKYRL_BENCH_PEERS=str(peers))
+        except nox.command.CommandFailed:  # a goal that is missed must not hide the other figures
+            missed.append(script.name)
+        seconds[script.name] = time.monotonic() - started
+    session.log("\n".join(f"{name:<24}{elapsed:>6.0f} s" for name, elapsed in seconds.items()))
+    session.log(f"{sum(seconds.values()):.0f} s in all")
+    if missed:
+        session.error(f"a goal is missed, or an error above: {', '.join(missed)}")
 
 
 @nox.session(venv_backend="none", requires=["workspace"])
@@ -187,15 +200,30 @@ def quickstart(session: nox.Session) -> None:
 
 def _install_wheels(session: nox.Session) -> None:
     """Our wheels by path, so that no index can answer for them; what they depend on comes from the index."""
-    session.install(*CONSTRAINTS, *(str(path) for path in sorted(DISTRIBUTIONS.glob("*.whl"))))
+    # Bytecode is left to the first import: most modules of torch and transformers are never imported here.
+    session.install("--no-compile", *CONSTRAINTS, *(str(path) for path in sorted(DISTRIBUTIONS.glob("*.whl"))))
 
 
-def _run(session: nox.Session, program: str, *arguments: str) -> None:
+def _folder_for_each(session: nox.Session, requirements: str) -> Path:
+    """Packages that must not meet each other or ours: peers/NAME has those of NAME.txt, without what they depend on."""
+    folder = Path(session.virtualenv.location, "peers")
+    for file in sorted(ROOT.glob(requirements)):
+        installed, wanted = folder / file.stem, file.read_text()
+        stamp = installed / "installed"
+        if not stamp.exists() or stamp.read_text() != wanted:
+            shutil.rmtree(installed, ignore_errors=True)
+            session.install("--no-deps", "--target", str(installed), "-r", str(file))
+            stamp.write_text(wanted)
+    return folder
+
+
+def _run(session: nox.Session, program: str, *arguments: str, **variables: str) -> None:
     """Run a program of the shared environment, which must come first on PATH for the processes that it starts."""
     search_path = os.pathsep.join([shared_bin, os.environ["PATH"]])
     # One thread: two that share a busy core wait for each other and are far slower than one.
     threads = os.environ.get("OMP_NUM_THREADS", "1")
-    session.run(str(Path(shared_bin, program)), *arguments, env={"PATH": search_path, "OMP_NUM_THREADS": threads})
+    environment = {"PATH": search_path, "OMP_NUM_THREADS": threads, **variables}
+    session.run(str(Path(shared_bin, program)), *arguments, env=environment)
 
 
 def _group(name: str) -> tuple[str, ...]:

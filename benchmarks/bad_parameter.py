@@ -1,29 +1,19 @@
-"""How long a wrong parameter takes to be reported, against `import torch` alone: whole processes, interleaved."""
+"""How long a wrong parameter takes to be reported, against `import torch` alone: whole processes, in turns."""
 
 import argparse
 import json
 import statistics
-import subprocess
 import sys
-import time
+
+from processes import table, take_turns, to_the_end
+from record import Row, record
 
 GOAL = 0.5
-WRONG = ["--loss", "entropy_reg", "trainer.algorithm.entropy_reg.entropy_coef=-1"]
-COMMANDS = {
-    "wrong parameter": [sys.executable, "-m", "skyrl_core.cli.main", "train", *WRONG],
-    "import torch": [sys.executable, "-c", "import torch"],
-}
-EXIT_CODES = {"wrong parameter": 4, "import torch": 0}
-
-
-def seconds_of(name: str) -> float:
-    """Run a command to its end; the exit code must be the expected one."""
-    started = time.perf_counter()
-    done = subprocess.run(COMMANDS[name], capture_output=True, text=True, check=False)
-    elapsed = time.perf_counter() - started
-    if done.returncode != EXIT_CODES[name]:
-        raise SystemExit(f"{name}: exit code {done.returncode}\n{done.stderr}")
-    return elapsed
+WRONG, TORCH = "a wrong parameter", "`import torch`"
+OVERRIDE = "trainer.algorithm.entropy_reg.entropy_coef=-1"
+COMMAND = [sys.executable, "-m", "skyrl_core.cli.main", "train", "--loss", "entropy_reg", OVERRIDE]
+INVALID = 4
+"""The exit code of invalid parameters."""
 
 
 def main() -> int:
@@ -31,22 +21,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--write", action="store_true", help="write the results, and the table of all")
     arguments = parser.parse_args()
-    for name in COMMANDS:
-        seconds_of(name)  # fills the file cache and writes bytecode
-    seconds: dict[str, list[float]] = {name: [] for name in COMMANDS}
-    for _ in range(arguments.rounds):
-        for name in COMMANDS:
-            seconds[name].append(seconds_of(name))
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    ratio = medians["wrong parameter"] / medians["import torch"]
+    measures = {
+        WRONG: lambda: to_the_end(COMMAND, exit_code=INVALID),
+        TORCH: lambda: to_the_end([sys.executable, "-c", "import torch"]),
+    }
+    seconds = take_turns(measures, arguments.rounds)
+    ratio = statistics.median(seconds[WRONG]) / statistics.median(seconds[TORCH])
+    text = table(seconds, {WRONG: ratio})
     if arguments.json:
-        print(json.dumps({"seconds": seconds, "medians": medians, "ratio": ratio, "goal": GOAL}, indent=2))
+        print(json.dumps({"seconds": seconds, "ratio": ratio, "goal": GOAL}, indent=2))
     else:
-        for name, median in medians.items():
-            spread = f"{min(seconds[name]):.2f} to {max(seconds[name]):.2f}"
-            print(f"{name:<16} {median:.2f} s (median of {arguments.rounds}, {spread})")
-        print(f"{'ratio':<16} {ratio:.2f} (goal: at most {GOAL})")
+        print(f"{text}\n\n{'met' if ratio <= GOAL else 'MISSED'}: at most {GOAL:g} of `import torch`")
+    if arguments.write:
+        row = Row(measure="wrong parameter reported / `import torch`", result=f"{ratio:.2f}", goal=f"≤ {GOAL:g}")
+        title = f"# A wrong parameter\n\n`skyrl train --loss entropy_reg {OVERRIDE}`, to its exit code {INVALID}."
+        record("bad_parameter", [row], f"{title}\n\n{text}\n\nRounds: {arguments.rounds}.")
     return 0 if ratio <= GOAL else 1
 
 

@@ -6,7 +6,7 @@ logits and without DeepSpeed; all else is float32. The column of plain autograd,
 arithmetic leaves open by itself. The batch has 28 ragged sequences in 7 groups; two ranks have 16 and 12 of them, so
 that one fills up with masked micro-batches. Model, batch and parameters are well conditioned, as
 workers/gradient_inputs.py explains: elsewhere float32 itself blurs more than this. Rows with LoRA are of the gradient
-of adapters. ``python benchmarks/exactness.py``
+of adapters.
 """
 
 import argparse
@@ -17,6 +17,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from record import Row, record
 
 from skyrl_core.registry import policy_losses
 
@@ -77,7 +79,19 @@ def page(cells: list[Cell], text: str) -> str:
     """The document, with how it was measured."""
     how = (__doc__ or "").split("\n", 2)[2].strip()
     rows = "A row has the worst over stages and micro-batch sizes; ragged: the last micro-batch is smaller."
-    return f"# Equality of gradients\n\n{how}\n\n{rows}\n\n{text}\n## Every measurement\n\n{details(cells)}\n"
+    return f"# Equality of gradients\n\n{how}\n\n{rows}\n\n{text}\n## Every measurement\n\n{details(cells)}"
+
+
+def row(cells: list[Cell]) -> Row:
+    """The worst of all, beside the worst that float32 leaves open without the trainer."""
+    losses = len({cell["loss"] for cell in cells})
+    return Row(
+        measure=f"largest deviation of a gradient from the float64 one / its largest element; {losses} losses x "
+        "micro-batches x ranks x ZeRO stages",
+        result=f"{worst(c for c in cells if c['stage'] is not None):.1e}",
+        goal=f"≤ {BOUND:.0e}",
+        limit=f"{worst(c for c in cells if c['stage'] is None):.1e}",
+    )
 
 
 def worst(cells: Iterable[Cell]) -> float:
@@ -105,7 +119,7 @@ def main() -> None:
     parser.add_argument("--stages", nargs="+", type=int, default=STAGES)
     parser.add_argument("--sizes", nargs="+", type=int, default=MICRO_BATCH_SIZES, help="micro-batch sizes")
     parser.add_argument("--json", action="store_true", help="print the deviations as JSON")
-    parser.add_argument("--write", type=Path, help="write the tables into this file")
+    parser.add_argument("--write", action="store_true", help="write the results, and the table of all")
     arguments = parser.parse_args()
     given = {name: getattr(arguments, name) for name in ("stages", "sizes", "losses", "lora_losses")}
     cells = [cell for ranks in RANKS for cell in launch(ranks, given)]
@@ -113,7 +127,8 @@ def main() -> None:
     text = f"{summary(cells)}\n\nlargest deviation {largest:.1e}, bound {BOUND:.0e}\n"
     print(json.dumps(cells) if arguments.json else text)
     if arguments.write:
-        arguments.write.write_text(page(cells, text))
+        packages = ("torch", "deepspeed", "transformers")
+        record("exactness", [row(cells)], page(cells, text), packages=packages)
     if largest > BOUND:
         sys.exit(1)
 

@@ -1,4 +1,4 @@
-"""Learning curves of the quickstart over seeds and losses: ``python benchmarks/learning.py``
+"""Learning curves of the quickstart over seeds and losses.
 
 Every run is ``skyrl train --config configs/quickstart.yaml`` with another seed or loss. Accuracy is the share of
 sampled answers (temperature 1) to held-out problems that are right.
@@ -6,14 +6,14 @@ sampled answers (temperature 1) to held-out problems that are right.
 
 import argparse
 import json
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
+
+from record import Row, record
 
 ROOT = Path(__file__).parents[1]
 LOSSES = ("entropy_reg", "clipped_pg")
@@ -67,10 +67,32 @@ def report(curves: list[Curve]) -> str:
             lines.append(f"| **{loss}** | **{name}** | {cells} | |")
     errors = statistics.mean(curve.standard_error for curve in curves)
     lines += ["", f"The standard error of the last accuracy of one run is {errors:.3f} on average."]
-    machine = f"{platform.machine()}, Python {platform.python_version()}"
-    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "deepspeed", "transformers"))
-    lines.append(f"Machine: CPU, {machine}, {packages}. Seconds include the evaluations.")
-    return "\n".join(lines) + "\n"
+    lines.append("Seconds include the evaluations.")
+    return "\n".join(lines)
+
+
+def rows(curves: list[Curve]) -> list[Row]:
+    """Before and after training, for each loss."""
+    found = []
+    for loss in dict.fromkeys(curve.loss for curve in curves):
+        own = [curve for curve in curves if curve.loss == loss]
+        first = statistics.mean(curve.accuracy[min(curve.accuracy)] for curve in own)
+        last = statistics.mean(curve.last for curve in own)
+        found.append(
+            Row(
+                measure=f"accuracy of the quickstart, `{loss}`, mean of {len(own)} seeds: before → after",
+                result=f"{first:.3f} → {last:.3f}",
+                goal=f"≥ {MEAN_AT_LEAST:g}",
+            )
+        )
+    return found
+
+
+def write(curves: list[Curve]) -> None:
+    """The results of this script, and the table of all."""
+    how = (__doc__ or "").split("\n", 2)[2].strip()
+    packages = ("torch", "deepspeed", "transformers")
+    record("learning", rows(curves), f"# Learning curves\n\n{how}\n\n{report(curves)}", packages=packages)
 
 
 def main() -> int:
@@ -79,7 +101,7 @@ def main() -> int:
     parser.add_argument("--losses", nargs="+", default=LOSSES)
     parser.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2))
     parser.add_argument("--every", type=int, default=10, help="steps between evaluations")
-    parser.add_argument("--write", type=Path, help="write the table into this file")
+    parser.add_argument("--write", action="store_true", help="write the results, and the table of all")
     parser.add_argument("options", nargs="*", help="more options of the run, as key=value")
     arguments = parser.parse_args()
     options = [f"evaluation.every={arguments.every}", *arguments.options]
@@ -89,11 +111,9 @@ def main() -> int:
             for seed in arguments.seeds:
                 curves.append(train(loss, seed, Path(scratch, f"{loss}-{seed}"), options))
                 print(f"{loss}, seed {seed}: {curves[-1].last:.3f} after {curves[-1].seconds:.0f} s", flush=True)
-    text = report(curves)
-    print(text)
+    print(report(curves))
     if arguments.write:
-        title = f"# Learning curves\n\n{(__doc__ or '').split(chr(10), 2)[2].strip()}\n\n"
-        arguments.write.write_text(title + text)
+        write(curves)
     failed = False
     for loss in arguments.losses:
         last = [curve.last for curve in curves if curve.loss == loss]

@@ -1,56 +1,56 @@
 """How long `skyrl losses list` takes, as a whole process, against bare Python that reads the same entry points.
 
-The bar: at most twice as long. Runs are interleaved, so that other load on the machine meets both; medians are
-compared, here and with 300 more distributions on the path.
+The goal: at most twice as long. Processes take turns, so that other load on the machine meets both; medians are
+compared, with what is installed and with 300 more distributions on the path.
 """
 
 import argparse
-import os
-import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Sequence
 from pathlib import Path
 
-BAR = 2.0
-BARE = "from importlib.metadata import entry_points; print(list(entry_points(group='skyrl.policy_losses')))"
+from processes import Seconds, skyrl, table, take_turns, to_the_end
+from record import Row, record
+
+GOAL = 2.0
+READS = "from importlib.metadata import entry_points; print(list(entry_points(group='skyrl.policy_losses')))"
+BARE, LISTING = "bare Python", "`skyrl losses list`"
 
 
 def main() -> int:
-    """Print a table; 1 if a ratio is above the bar."""
+    """Print a table for each path; 1 if a ratio is above the goal."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=20, help="processes of each kind")
     parser.add_argument("--distributions", type=int, default=300, help="synthetic distributions of the second row")
+    parser.add_argument("--write", action="store_true", help="write the results, and the table of all")
     arguments = parser.parse_args()
-    skyrl = shutil.which("skyrl", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
-    if skyrl is None:
-        parser.error("the command `skyrl` is not installed: python -m pip install -e ./core")
-    commands = {"bare Python": [sys.executable, "-c", BARE], "skyrl losses list": [skyrl, "losses", "list"]}
-
-    ratios = []
-    print(f"{'on the path':<32}{'bare Python':>14}{'skyrl losses list':>20}{'ratio':>8}")
+    seconds: Seconds = {}
+    ratios, rows = {}, []
     with tempfile.TemporaryDirectory() as folder:
         write_distributions(Path(folder), arguments.distributions)
-        for label, path in (("as installed", ""), (f"with {arguments.distributions} more", folder)):
-            bare, ours = medians(list(commands.values()), path, arguments.runs)
-            ratios.append(ours / bare)
-            print(f"{label:<32}{1000 * bare:>11.1f} ms{1000 * ours:>17.1f} ms{ours / bare:>8.2f}")
-    print(f"\n{'met' if max(ratios) <= BAR else 'MISSED'}: at most {BAR:g} times bare Python")
-    return 0 if max(ratios) <= BAR else 1
+        for where, path in (("as installed", ""), (f"with {arguments.distributions} more", folder)):
+            found = measure(path, arguments.runs)
+            ratio = statistics.median(found[LISTING]) / statistics.median(found[BARE])
+            seconds |= {f"{name}, {where}": values for name, values in found.items()}
+            ratios[f"{LISTING}, {where}"] = ratio
+            rows.append(Row(measure=f"{LISTING} / {BARE}, {where}", result=f"{ratio:.2f}", goal=f"≤ {GOAL:g}"))
+    text, met = table(seconds, ratios), max(ratios.values()) <= GOAL
+    print(f"{text}\n\n{'met' if met else 'MISSED'}: at most {GOAL:g} times bare Python")
+    if arguments.write:
+        how = (__doc__ or "").split("\n", 2)[2].strip()
+        record("listing", rows, f"# Listing of losses\n\n{how}\n\n{text}\n\nRounds: {arguments.runs}.")
+    return 0 if met else 1
 
 
-def medians(commands: Sequence[Sequence[str]], path: str, runs: int) -> list[float]:
-    """Median seconds of each command, run in turn; one run of each warms the caches of the file system."""
-    times: list[list[float]] = [[] for _ in commands]
-    for _ in range(runs + 1):
-        for command, seconds in zip(commands, times, strict=True):
-            start = time.perf_counter()
-            subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.DEVNULL, check=True)
-            seconds.append(time.perf_counter() - start)
-    return [statistics.median(seconds[1:]) for seconds in times]
+def measure(path: str, runs: int) -> Seconds:
+    """Seconds of both, with this folder on the path."""
+    command = [skyrl(), "losses", "list"]
+    measures = {
+        BARE: lambda: to_the_end([sys.executable, "-c", READS], path=path),
+        LISTING: lambda: to_the_end(command, path=path),
+    }
+    return take_turns(measures, runs)
 
 
 def write_distributions(folder: Path, count: int) -> None:

@@ -15,7 +15,7 @@ weights for granted.
 Measured less arithmetic is what is not a model state: about 0.6 bytes of activations of eight tokens, allocator and
 gathered pieces, and on stage 3 the bucket through which gradients are reduced. It keeps up to 5e8 of them
 (DeepSpeed's `reduce_bucket_size`), so this model's once more: 4 bytes, or 2, that no rank shares, and never more than
-2 GB. The peak is that of the optimizer step, which makes copies. ``python benchmarks/memory.py``
+2 GB. The peak is that of the optimizer step, which makes copies.
 """
 
 import argparse
@@ -25,6 +25,8 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from record import Row, record
 
 STAGES = (0, 1, 2, 3)
 RANKS = (1, 2)
@@ -86,7 +88,7 @@ def table(cells: list[dict[str, Any]]) -> str:
         "ratio",
     ]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    known = next(c for c in cells if (c["precision"], c["stage"], c["ranks"]) == ("fp32", 0, 1))["with_gradients"]
+    known = _whole(cells)["with_gradients"]
     for cell in cells:
         where = cell["ranks"], cell["stage"], cell["precision"]
         own = estimate(cell)
@@ -105,17 +107,41 @@ def table(cells: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def rows(cells: list[dict[str, Any]]) -> list[Row]:
+    """What two ranks save on the stages that shard gradients, and what they could by arithmetic."""
+    known, whole = _whole(cells)["with_gradients"], arithmetic(1, 0, "fp32")
+    chosen = [cell for cell in cells if cell["ranks"] == 2 and cell["stage"] in (2, 3)]
+    return [
+        Row(
+            measure=f"memory of a rank, {cell['precision']}, ZeRO-{cell['stage']}, 2 ranks / fp32, no ZeRO, 1 rank",
+            result=f"{cell['with_gradients'] / known:.2f}",
+            limit=f"{arithmetic(2, cell['stage'], cell['precision']) / whole:.2f}",
+        )
+        for cell in chosen
+    ]
+
+
+def write(cells: list[dict[str, Any]]) -> None:
+    """The results of this script, and the table of all."""
+    how = (__doc__ or "").split("\n", 2)[2].strip()
+    packages = ("torch", "deepspeed", "transformers")
+    record("memory", rows(cells), f"# Memory of a rank\n\n{how}\n\n{table(cells)}", packages=packages)
+
+
+def _whole(cells: list[dict[str, Any]]) -> dict[str, Any]:
+    """The cell to which the ratios are: nothing is sharded."""
+    return next(c for c in cells if (c["precision"], c["stage"], c["ranks"]) == ("fp32", 0, 1))
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", type=Path, help="write the table into this file")
+    parser.add_argument("--write", action="store_true", help="write the results, and the table of all")
     arguments = parser.parse_args()
     cells = [measure(r, stage, precision) for precision in PRECISIONS for stage in STAGES for r in RANKS]
-    text = table(cells)
-    print(text)
+    print(table(cells))
     if arguments.write:
-        how = (__doc__ or "").split("\n", 2)[2].strip()
-        arguments.write.write_text(f"# Memory of a rank\n\n{how}\n\n{text}\n")
+        write(cells)
 
 
 if __name__ == "__main__":

@@ -50,15 +50,16 @@ def machine() -> str:
 
 
 def table() -> str:
-    """All results, by script."""
-    lines = ["| measure | result | goal | limit | machine, versions | figures |", "|---|---|---|---|---|---|"]
+    """All results, by script, and below them where each was measured."""
+    lines = ["| measure | result | goal | limit | figures |", "|---|---|---|---|---|"]
+    places: dict[str, list[str]] = {}
     for path in sorted((FOLDER / "results").glob("*.json")):
         content = json.loads(path.read_text())
-        where = _where(content)
+        places.setdefault(_where(content), []).append(path.stem)
         for row in content["rows"]:
             cells = (row["measure"], row["result"], row["goal"], row["limit"])
-            lines.append(f"| {' | '.join(cells)} | {where} | [{path.stem}](results/{path.stem}.md) |")
-    return "\n".join(lines)
+            lines.append(f"| {' | '.join(cells)} | [{path.stem}](results/{path.stem}.md) |")
+    return "\n".join([*lines, "", *(f"- {', '.join(names)}: {where}" for where, names in places.items())])
 
 
 def write_table() -> None:

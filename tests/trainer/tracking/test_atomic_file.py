@@ -42,6 +42,16 @@ def test_write_that_breaks_off_leaves_the_old_file(tmp_path):
     assert os.listdir(tmp_path) == ["a"]
 
 
+def test_a_folder_that_becomes_read_only_before_the_last_step_is_named(tmp_path, monkeypatch):
+    def read_only(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "replace", read_only)
+    monkeypatch.setattr(os, "unlink", read_only)
+    with pytest.raises(RunFolderError, match=rf"cannot write {tmp_path}/a: Read-only file system"):
+        write_bytes(tmp_path / "a", b"new")
+
+
 def test_error_of_the_writer_leaves_no_file(tmp_path):
     with pytest.raises(ZeroDivisionError), written_aside(tmp_path / "a") as aside:  # noqa: PT012 - the block is the case
         aside.write_bytes(b"half")

@@ -40,8 +40,9 @@ def test_gradient_is_exact_for_all_micro_batches_and_ranks(stage):
     assert too_far(cells) == []
 
 
-def test_gradient_of_every_loss_is_exact_where_gradients_or_weights_are_sharded(capsys):
+def test_gradient_of_every_loss_is_exact_where_gradients_or_weights_are_sharded(capsys, monkeypatch):
     cells = measured([2, 3], [4, 5], LOSSES, ["clip_cov"])
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
     specification = importlib.util.spec_from_file_location("exactness", SCRIPT)
     script = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(script)
