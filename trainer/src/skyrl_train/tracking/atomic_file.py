@@ -3,7 +3,7 @@
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from skyrl_core.errors import SkyrlError
@@ -29,7 +29,8 @@ def written_aside(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise write_error(path, error) from error
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):  # a folder that became read-only keeps it; the error of the write is the one to hear of
+            aside.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -121,6 +121,7 @@ class Trainer:
     def save(self) -> Path:
         """Write a checkpoint of the steps done."""
         parts = self.parts
+        parts.journal.settle()
         if parts.export is not None:
             parts.export.wait()  # it writes into a checkpoint that may have to go
         progress = replace(self.progress, loss_state=parts.objective.loss.loss.state_dict())
