@@ -6,7 +6,7 @@ logits and without DeepSpeed; all else is float32. The column of plain autograd,
 arithmetic leaves open by itself. The batch has 28 ragged sequences in 7 groups; two ranks have 16 and 12 of them, so
 that one fills up with masked micro-batches. Model, batch and parameters are well conditioned, as
 workers/gradient_inputs.py explains: elsewhere float32 itself blurs more than this. Rows with LoRA are of the gradient
-of adapters.
+of adapters; rows with skipping leave out the sequences without an advantage, and the exact gradient has them.
 """
 
 import argparse
@@ -27,17 +27,26 @@ RANKS = (1, 2)
 MICRO_BATCH_SIZES = (1, 4, 5, 64)
 """1 and 4 divide what every rank has, 5 leaves a ragged last micro-batch, 64 takes all at once."""
 
+MICRO_BATCH_TOKENS = (20, 100)
+"""20 is less than the longest sequence has, which is alone then; 100 takes three of the longest, more of the others."""
+
+SKIPPING_LOSSES = ("dual_clip", "clip_cov")
+"""Those of one kind each among the losses that may skip: by token alone, and with statistics of all ranks."""
+
 LORA_LOSSES = ("entropy_reg", "clip_cov")
 """Adapters change what is differentiated, not the loss: one with an entropy, one with statistics of all ranks."""
 
 BOUND = 1e-6
 WORKER = Path(__file__).parent / "workers" / "gradient.py"
 
+NAMES = ("stages", "sizes", "tokens", "losses", "lora_losses", "skipping_losses")
+"""What gradient.py is given, as the command line has it."""
+
 Cell = dict[str, Any]
 
 
 def launch(ranks: int, given: dict[str, Any]) -> list[Cell]:
-    """Measure on so many ranks what gradient.py is given: stages, sizes, losses, lora_losses."""
+    """Measure on so many ranks what gradient.py is given: stages, sizes, tokens and losses of each kind."""
     launcher = [] if ranks == 1 else ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     command = [sys.executable, *launcher, str(WORKER), json.dumps(given)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -64,12 +73,12 @@ def summary(cells: list[Cell]) -> str:
 def details(cells: list[Cell]) -> str:
     """Markdown: one row for each loss, ranks and stage, one column for each micro-batch size."""
     measured = [cell for cell in cells if cell["stage"] is not None]
-    sizes = sorted({cell["micro_batch_size"] for cell in measured})
+    sizes = list(dict.fromkeys(cell["micro_batch"] for cell in measured))
     lines = [
         _row(["loss", "ranks", "ZeRO", *(f"micro-batch {size}" for size in sizes)]),
         "|---" * (3 + len(sizes)) + "|",
     ]
-    found = {(_name(c), c["ranks"], c["stage"], c["micro_batch_size"]): c["deviation"] for c in measured}
+    found = {(_name(c), c["ranks"], c["stage"], c["micro_batch"]): c["deviation"] for c in measured}
     for loss, ranks, stage in sorted({key[:3] for key in found}):
         lines.append(_row([loss, ranks, stage, *(f"{found[loss, ranks, stage, size]:.1e}" for size in sizes)]))
     return "\n".join(lines)
@@ -78,7 +87,7 @@ def details(cells: list[Cell]) -> str:
 def page(cells: list[Cell], text: str) -> str:
     """The document, with how it was measured."""
     how = (__doc__ or "").split("\n", 2)[2].strip()
-    rows = "A row has the worst over stages and micro-batch sizes; ragged: the last micro-batch is smaller."
+    rows = "A row has the worst over stages and micro-batch sizes; ragged: micro-batches differ in their rows."
     return f"# Equality of gradients\n\n{how}\n\n{rows}\n\n{text}\n## Every measurement\n\n{details(cells)}"
 
 
@@ -100,7 +109,7 @@ def worst(cells: Iterable[Cell]) -> float:
 
 
 def _name(cell: Cell) -> str:
-    return f"{cell['loss']}, LoRA" if cell["lora"] else str(cell["loss"])
+    return f"{cell['loss']}, {cell['variant']}" if cell["variant"] else str(cell["loss"])
 
 
 def _row(values: list[object]) -> str:
@@ -118,10 +127,12 @@ def main() -> None:
     parser.add_argument("--lora-losses", nargs="*", default=LORA_LOSSES, help="those measured with LoRA adapters too")
     parser.add_argument("--stages", nargs="+", type=int, default=STAGES)
     parser.add_argument("--sizes", nargs="+", type=int, default=MICRO_BATCH_SIZES, help="micro-batch sizes")
+    parser.add_argument("--tokens", nargs="*", type=int, default=MICRO_BATCH_TOKENS, help="micro-batches by tokens")
+    parser.add_argument("--skipping-losses", nargs="*", default=SKIPPING_LOSSES, help="with sequences left out, too")
     parser.add_argument("--json", action="store_true", help="print the deviations as JSON")
     parser.add_argument("--write", action="store_true", help="write the results, and the table of all")
     arguments = parser.parse_args()
-    given = {name: getattr(arguments, name) for name in ("stages", "sizes", "losses", "lora_losses")}
+    given = {name: getattr(arguments, name) for name in NAMES}
     cells = [cell for ranks in RANKS for cell in launch(ranks, given)]
     largest = worst(cell for cell in cells if cell["stage"] is not None)
     text = f"{summary(cells)}\n\nlargest deviation {largest:.1e}, bound {BOUND:.0e}\n"

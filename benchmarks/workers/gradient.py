@@ -2,17 +2,17 @@
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from deepspeed.utils import safe_get_full_grad
-from gradient_inputs import GROUPS, build_batch, build_model, build_objective
+from gradient_inputs import GROUPS, build_batch, build_model, build_objective, without_advantages
 from plain_autograd import Gradient, deviation, in_float64, plain_gradient
 
 from skyrl_train.config.schema import DeepSpeedConfig, OptimizerConfig
 from skyrl_train.policy.policy import Policy
-from skyrl_train.training.batching import owner_of_group
+from skyrl_train.training.batching import MicroBatchSize, owner_of_group
 from skyrl_train.training.ranks import Ranks
 from skyrl_train.training.update import PolicyUpdate
 from skyrl_train.training.zero import ZeroEngine
@@ -31,21 +31,25 @@ class RecordingEngine(ZeroEngine):
 
 
 def measure(
-    ranks: Ranks, stages: Sequence[int], sizes: Sequence[int], losses: Sequence[str], *, lora: bool
+    ranks: Ranks, stages: Sequence[int], sizes: Mapping[str, MicroBatchSize], losses: Sequence[str], variant: str
 ) -> Iterator[dict[str, object]]:
     """The deviations of every loss, stage and size on this process group; rank 0 yields, the others compute.
 
-    Stage null is plain autograd in float32: what this arithmetic leaves open without any trainer.
+    Stage null is plain autograd in float32: what this arithmetic leaves open without any trainer. The reference of
+    ``skipping`` computes all sequences.
     """
+    lora, skips = variant == "LoRA", variant == "skipping"
     model = build_model(lora=lora)
     whole = build_batch(model)
-    objectives = {name: build_objective(name) for name in losses}
+    if skips:
+        whole = without_advantages(whole)
+    objectives = {name: build_objective(name, skips=skips) for name in losses}
     exact = in_float64(model)
     references = {name: plain_gradient(exact, whole, objective) for name, objective in objectives.items()}
     for name, objective in objectives.items():
         if ranks.is_main:
             found = deviation(plain_gradient(model, whole, objective), references[name])
-            yield {"loss": name, "lora": lora, "stage": None, "ranks": ranks.world_size, "deviation": found}
+            yield {"loss": name, "variant": variant, "stage": None, "ranks": ranks.world_size, "deviation": found}
     mine = [owner_of_group(int(g), GROUPS, 1, ranks.world_size) == ranks.rank for g in whole.groups]
     part = whole.select(torch.tensor(mine).nonzero().squeeze(-1))
     for stage in stages:
@@ -56,25 +60,27 @@ def measure(
             ranks,
         )
         for name, objective in objectives.items():
-            for size in sizes:
+            for label, size in sizes.items():
                 update = PolicyUpdate(engine, objective, ranks, micro_batch_size=size, pad_id=0)
                 # A learning rate of zero leaves the weights as they are for the next measurement.
                 update.step(part, num_groups=GROUPS, learning_rate=0.0, step=0)
-                where = {"stage": stage, "ranks": ranks.world_size, "micro_batch_size": size}
-                ragged = size < len(part) and len(part) % size > 0
+                where = {"stage": stage, "ranks": ranks.world_size, "micro_batch": label}
+                ragged = len({len(rows) for rows in size.split(part.lengths)}) > 1
                 if ranks.is_main:
                     found = deviation(engine.gradient, references[name])
-                    yield {"loss": name, "lora": lora, **where, "ragged": ragged, "deviation": found}
+                    yield {"loss": name, "variant": variant, **where, "ragged": ragged, "deviation": found}
         engine.close()
 
 
 def main(given: dict[str, Any]) -> None:
-    """Print the deviations of all weights' gradient, then those of adapters' gradient."""
+    """Print the deviations of all weights' gradient, then of adapters' gradient, then with sequences left out."""
     torch.set_num_threads(1)
     ranks = Ranks.start()
-    for lora in (False, True):
-        losses = given["lora_losses" if lora else "losses"]
-        for cell in measure(ranks, given["stages"], given["sizes"], losses, lora=lora):
+    sizes = {str(size): MicroBatchSize(sequences=size) for size in given["sizes"]}
+    sizes |= {f"{tokens} tokens": MicroBatchSize(sequences=1, tokens=tokens) for tokens in given["tokens"]}
+    for variant in ("", "LoRA", "skipping"):
+        losses = given[{"": "losses", "LoRA": "lora_losses", "skipping": "skipping_losses"}[variant]]
+        for cell in measure(ranks, given["stages"], sizes, losses, variant):
             print(json.dumps(cell), flush=True)
     ranks.leave()
 

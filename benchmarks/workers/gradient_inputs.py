@@ -78,10 +78,25 @@ def build_model(*, lora: bool) -> PreTrainedModel:
     return model
 
 
-def build_objective(loss_name: str) -> Objective:
-    """The loss with its own reduction, and a KL term beside it."""
+def build_objective(loss_name: str, *, skips: bool = False) -> Objective:
+    """The loss with its own reduction, and a KL term beside it, which there cannot be where sequences are skipped."""
     loss = load_scheduled_loss(loss_name, PARAMS.get(loss_name))
-    return Objective(loss=loss, reduction=loss.loss.default_reduction, max_length=16, kl_coef=0.01, kl_estimator="k3")
+    objective = Objective(
+        loss=loss,
+        reduction=loss.loss.default_reduction,
+        max_length=16,
+        kl_coef=0.0 if skips else 0.01,
+        kl_estimator="k3",
+        skip_zero_advantages=skips,
+    )
+    objective.check()
+    return objective
+
+
+def without_advantages(batch: Experience) -> Experience:
+    """The batch with four groups whose samples are equally good: of two ranks, the second trains on nothing else."""
+    silent = torch.isin(batch.groups, torch.tensor([1, 2, 3, 5]))
+    return replace(batch, advantages=torch.where(silent[:, None], 0.0, batch.advantages))
 
 
 def build_batch(model: PreTrainedModel) -> Experience:

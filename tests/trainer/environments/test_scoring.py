@@ -10,7 +10,8 @@ import pytest
 from skyrl_core.errors import PluginLoadError, SkyrlError, UnknownPluginError
 from skyrl_train.environments.arithmetic import Arithmetic, ArithmeticParams
 from skyrl_train.environments.environment import Completion, EnvironmentParams, Row
-from skyrl_train.environments.scoring import Score, Scorer
+from skyrl_train.environments.score import Score
+from skyrl_train.environments.scoring import Scorer
 
 HERE = Path(__file__).parent
 ROW = Row(prompt=({"role": "user", "content": "What is 2+3?"},), ground_truth="5", environment="misbehaving")

@@ -155,3 +155,16 @@ def test_extreme_random_numbers_choose_a_possible_token():
     logits = torch.tensor([[-torch.inf, 0.0, 0.0, -torch.inf]] * 2)
     tokens, _ = draw(logits, Sampling(max_new_tokens=1), torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64))
     assert tokens.tolist() == [1, 2]
+
+
+def test_a_sample_is_handed_over_when_it_is_finished_and_is_the_one_that_is_returned(engine, prompts):
+    asked = requests(prompts, 8)
+    handed = []
+    samples = engine.generate(asked, Sampling(max_new_tokens=40), lambda index, sample: handed.append((index, sample)))
+    assert {index for index, _ in handed} == set(range(len(asked)))
+    assert all(sample == samples[index] for index, sample in handed)
+    first = dict(reversed(handed))  # when each was handed over first
+    lengths = [len(sample.token_ids) for index, sample in handed if sample.finished][: len(first)]
+    assert lengths[: sum(sample.finished for sample in samples)] == sorted(
+        len(sample.token_ids) for sample in samples if sample.finished
+    )

@@ -22,7 +22,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from skyrl_train.data.source import LoadedRows
 from skyrl_train.environments.environment import Row
-from skyrl_train.environments.scoring import Score
+from skyrl_train.environments.score import Score
 from skyrl_train.policy.loading import load_tokenizer
 from skyrl_train.policy.policy import Policy, Sequences
 from skyrl_train.rollout.engine import Sample
@@ -188,11 +188,34 @@ class ScriptedEngine:
         return samples
 
 
+class ScriptedStream:
+    """Scores at once what it is given."""
+
+    def __init__(self, scorer: "ScriptedScorer") -> None:
+        self._scorer, self._scores = scorer, {}
+
+    def add(self, index: int, item: Any) -> None:
+        assert index not in self._scores
+        self._scores[index] = self._scorer.score(*item)
+
+    def close(self) -> None:
+        pass
+
+    def cancel(self) -> None:
+        pass
+
+    def scores(self) -> list[Score]:
+        return [self._scores[index] for index in sorted(self._scores)]
+
+
 class ScriptedScorer:
     """Rewards an answer with the number that it is; what is no number could not be rewarded."""
 
-    def score(self, items: Any) -> list[Score]:
-        return [self._score(completion.text, row) for completion, row in items]
+    def stream(self) -> "ScriptedStream":
+        return ScriptedStream(self)
+
+    def score(self, completion: Any, row: Row) -> Score:
+        return self._score(completion.text, row)
 
     def _score(self, text: str, row: Row) -> Score:
         try:

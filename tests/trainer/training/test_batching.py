@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from skyrl_train.training.batching import micro_batches, minibatch_of_group, owner_of_group
+from skyrl_train.training.batching import MicroBatchSize, micro_batches, minibatch_of_group, owner_of_group
 
 SPLITS = [(6, 1), (6, 2), (6, 3), (6, 6), (7, 1), (10, 5), (1, 1), (16, 4)]
 
@@ -34,13 +34,58 @@ def test_minibatches_of_a_count_that_they_do_not_divide_still_cover_every_prompt
     assert [owner_of_group(group, 7, 3, 2) for group in range(7)] == [0, 1, 0, 0, 1, 0, 1]
 
 
+@pytest.mark.parametrize("size", [1, 3, 4, 10, 99])
+def test_micro_batches_hold_every_row_once_and_similar_lengths_together(experience, size):
+    parts = MicroBatchSize(sequences=size).split(experience.lengths)
+    assert sorted(torch.cat(parts).tolist()) == list(range(10))
+    assert all(len(part) <= size for part in parts)
+    lengths = experience.lengths[torch.cat(parts)].tolist()
+    assert lengths == sorted(lengths)
+
+
+def test_micro_batches_are_filled_by_tokens_with_their_padding():
+    lengths = torch.tensor([5, 2, 9, 3, 20, 3, 8])
+    parts = MicroBatchSize(sequences=1, tokens=18).split(lengths)
+    # Sorted 2, 3, 3, 5 and 8, 9 and 20: 3 rows to 3 are 9 tokens, 4 rows to 5 are 20 > 18; 5 and 8 are 16, with 9
+    # they are 27; 9 and 20 are 40; 20 alone is above 18.
+    assert [lengths[part].tolist() for part in parts] == [[2, 3, 3], [5, 8], [9], [20]]
+    assert [part.tolist() for part in parts] == [[1, 3, 5], [0, 6], [2], [4]]
+    assert MicroBatchSize(sequences=1, tokens=18).split(lengths[:0]) == []
+
+
+def test_a_budget_that_is_met_exactly_is_used_whole():
+    lengths = torch.tensor([4, 4, 4, 4, 4])
+    assert [len(part) for part in MicroBatchSize(sequences=1, tokens=8).split(lengths)] == [2, 2, 1]
+    assert [len(part) for part in MicroBatchSize(sequences=1, tokens=7).split(lengths)] == [1] * 5
+
+
+def test_chosen_rows_alone_are_split_and_keep_their_numbers(on_ranks, experience):
+    chosen = {0: [7, 2], 1: []}
+
+    def split(ranks):
+        rows = torch.tensor(chosen[ranks.rank], dtype=torch.long)
+        return micro_batches(experience, MicroBatchSize(sequences=1), ranks, pad_id=0, rows=rows)
+
+    first, second = on_ranks(2, split)
+    assert sorted(int(micro.rows) for micro in first) == [2, 7]
+    for micro in first:
+        assert torch.equal(micro.experience.input_ids[0, :2], experience.input_ids[int(micro.rows), :2])
+    assert [micro.is_filler for micro in second] == [True, True]
+
+
+def test_where_no_rank_has_a_row_there_are_as_many_fillers_as_asked_for(on_ranks, experience):
+    size, nothing = MicroBatchSize(sequences=4), torch.tensor([], dtype=torch.long)
+    parts = on_ranks(2, lambda ranks: micro_batches(experience, size, ranks, pad_id=0, rows=nothing, at_least=1))
+    assert [[micro.is_filler for micro in rank] for rank in parts] == [[True], [True]]
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 64])
 def test_ranks_run_equally_many_micro_batches_and_cover_their_rows_once(on_ranks, experience, size):
     shares = {0: [0, 1, 2, 3, 4, 5], 1: [6, 7, 8, 9], 2: []}
 
     def split(ranks):
         own = experience.select(torch.tensor(shares[ranks.rank], dtype=torch.long))
-        return micro_batches(own, size, ranks, pad_id=0)
+        return micro_batches(own, MicroBatchSize(sequences=size), ranks, pad_id=0)
 
     parts = on_ranks(3, split)
     assert {len(rank) for rank in parts} == {-(-6 // size)}
@@ -55,4 +100,4 @@ def test_ranks_run_equally_many_micro_batches_and_cover_their_rows_once(on_ranks
 
 def test_no_rank_has_rows_no_rank_has_micro_batches(on_ranks, experience):
     nothing = experience.select(torch.tensor([], dtype=torch.long))
-    assert on_ranks(2, lambda ranks: micro_batches(nothing, 4, ranks, pad_id=0)) == [[], []]
+    assert on_ranks(2, lambda ranks: micro_batches(nothing, MicroBatchSize(sequences=4), ranks, pad_id=0)) == [[], []]

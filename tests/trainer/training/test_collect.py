@@ -176,3 +176,50 @@ def test_samples_that_are_staler_than_allowed_stop_the_run_and_staleness_is_logg
     assert (metrics["staleness/mean"], metrics["staleness/max"]) == (6.0, 6.0)
     with pytest.raises(SkyrlError, match="at most 6 are allowed"):
         ahead.reward(ahead.draw(0, 1.0), 7)
+
+
+class EarlyEngine:
+    """Hands over its samples from the last to the first, each once it is drawn."""
+
+    def __init__(self, engine, between=lambda: None):
+        self._engine, self._between = engine, between
+
+    def generate(self, requests, sampling, hand_over=None):
+        samples = self._engine.generate(requests, sampling)
+        for index in reversed(range(len(samples))):
+            hand_over(index, samples[index])
+            self._between()
+        return samples
+
+
+def test_samples_that_are_handed_over_early_give_the_same_rollout(scripted, one_rank):
+    plain = collector(scripted(QUESTIONS), one_rank, prompts_per_step=6).collect(0)
+    parts = scripted(QUESTIONS)
+    early = collector(parts | {"engine": EarlyEngine(parts["engine"])}, one_rank, prompts_per_step=6).collect(0)
+    assert early.records == plain.records
+    assert early.metrics == plain.metrics
+    assert torch.equal(early.experience.rewards, plain.experience.rewards)
+
+
+def test_rewards_of_samples_that_are_there_are_computed_while_others_are_drawn(scripted, one_rank):
+    parts, counts = scripted(QUESTIONS), []
+    scorer = parts["scorer"]
+    stream = scorer.stream()
+    scorer.stream = lambda: stream
+    engine = EarlyEngine(parts["engine"], between=lambda: counts.append(len(stream.scores())))
+    collector(parts | {"engine": engine}, one_rank, prompts_per_step=6).collect(0)
+    assert counts == list(range(1, 13))
+
+
+def test_an_engine_that_fails_leaves_no_stream_behind(scripted, one_rank):
+    parts, cancelled = scripted(QUESTIONS), []
+
+    def fail():
+        raise SkyrlError("the engine is gone")
+
+    stream = parts["scorer"].stream()
+    stream.cancel = lambda: cancelled.append(True)
+    parts["scorer"].stream = lambda: stream
+    with pytest.raises(SkyrlError, match="the engine is gone"):
+        collector(parts | {"engine": EarlyEngine(parts["engine"], between=fail)}, one_rank).collect(0)
+    assert cancelled == [True]

@@ -69,15 +69,6 @@ def test_a_selection_takes_old_and_reference_log_probs_along(ragged):
     assert chosen.ref_log_probs is None
 
 
-@pytest.mark.parametrize("size", [1, 3, 4, 10, 99])
-def test_micro_batches_hold_every_row_once_and_similar_lengths_together(experience, size):
-    parts = list(experience.micro_batches(size))
-    assert sorted(torch.cat(parts).tolist()) == list(range(10))
-    assert all(len(part) <= size for part in parts)
-    lengths = experience.lengths[torch.cat(parts)].tolist()
-    assert lengths == sorted(lengths)
-
-
 def test_a_rank_may_have_no_row():
     nothing = Experience.build([], [], [], pad_id=0, device=CPU)
     assert len(nothing) == 0

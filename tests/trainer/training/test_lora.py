@@ -14,6 +14,7 @@ from skyrl_train.policy.adapters import adapters_off, add_adapters
 from skyrl_train.policy.loading import load_model
 from skyrl_train.policy.policy import Policy, Sequences
 from skyrl_train.tiny_model import TINY_MODEL
+from skyrl_train.training.batching import MicroBatchSize
 from skyrl_train.training.export import export
 from skyrl_train.training.objective import Objective
 from skyrl_train.training.ranks import Ranks
@@ -66,7 +67,7 @@ def test_adapters_learn_a_batch(stage, experience):
     engine = ZeroEngine(policy, DeepSpeedConfig(zero_stage=stage), OptimizerConfig(), ranks)
     loss = load_scheduled_loss("cross_entropy", {})
     objective = Objective(loss=loss, reduction="token_mean", max_length=8)
-    update = PolicyUpdate(engine, objective, ranks, micro_batch_size=4, pad_id=0)
+    update = PolicyUpdate(engine, objective, ranks, micro_batch_size=MicroBatchSize(sequences=4), pad_id=0)
     logs = [update.step(experience, num_groups=5, learning_rate=1e-2, step=step) for step in range(20)]
     engine.close()
     ranks.leave()

@@ -5,7 +5,8 @@ import torch
 
 from skyrl_core.errors import InvalidParamsError
 from skyrl_core.off_policy import OffPolicyCorrection
-from skyrl_core.policy_loss import LossBatch, Need, PolicyLoss
+from skyrl_core.params import LossParams
+from skyrl_core.policy_loss import LossBatch, Need, PolicyLoss, TokenLosses
 from skyrl_core.reduction import count_batch, token_weights
 from skyrl_core.registry import load_scheduled_loss
 from skyrl_core.schedule import parse_schedule
@@ -177,3 +178,44 @@ def test_samples_of_an_older_policy_are_not_trained_on_without_a_correction() ->
         objective(drawn_ahead=True).check()
     objective(drawn_ahead=True, correction=OffPolicyCorrection(weight="token")).check()
     objective("importance_sampling", drawn_ahead=True).check()
+
+
+RISING = parse_schedule({"schedule": "linear", "start": 0.0, "end": 0.2, "steps": 9})
+
+
+@pytest.mark.parametrize(
+    ("loss", "settings", "reason"),
+    [
+        ("dual_clip", {"kl_coef": 0.1}, r"trainer.algorithm.kl_coef = 0.1 has a gradient where the advantage is 0"),
+        ("dual_clip", {"entropy_coef": RISING}, r"entropy_coef = 0.2 has"),
+        ("entropy_reg", {}, r"d loss / d entropy\[.*\] is .* at advantage 0"),
+        ("kl_cov", {}, r"d loss / d log_probs\[.*\] is .* at advantage 0"),
+        ("cross_entropy", {}, r"d loss / d log_probs"),
+    ],
+)
+def test_sequences_without_an_advantage_are_not_skipped_where_they_have_a_gradient(loss, settings, reason) -> None:
+    with pytest.raises(InvalidParamsError, match=reason):
+        objective(loss, skip_zero_advantages=True, **settings).check()
+
+
+class Adapts(PolicyLoss):
+    """Learns from what a step measured."""
+
+    name = "adapts"
+
+    def token_losses(self, batch: LossBatch) -> TokenLosses:
+        return TokenLosses(values=-batch.log_probs * batch.advantages)
+
+    def after_step(self, metrics) -> None:
+        self.seen = metrics
+
+
+def test_a_loss_that_adapts_to_metrics_sees_all_sequences() -> None:
+    loss = ScheduledLoss.fixed(Adapts(LossParams()))
+    with pytest.raises(InvalidParamsError, match="adapts to the metrics of each step"):
+        Objective(loss=loss, reduction="token_mean", max_length=8, skip_zero_advantages=True).check()
+
+
+@pytest.mark.parametrize("name", ["dual_clip", "standard", "gspo", "cispo", "clip_cov", "sapo", "reinforce"])
+def test_losses_without_a_gradient_at_advantage_zero_may_skip(name) -> None:
+    objective(name, skip_zero_advantages=True).check()

@@ -7,7 +7,7 @@ import torch
 
 from skyrl_core import LossParams, Need, PolicyLoss
 from skyrl_core.scheduled_loss import ScheduledLoss
-from skyrl_train.training.batching import micro_batches
+from skyrl_train.training.batching import MicroBatchSize, micro_batches
 from skyrl_train.training.objective import Objective
 from skyrl_train.training.preparation import prepare
 
@@ -51,7 +51,8 @@ def test_every_micro_batch_gets_its_rows_of_what_was_prepared_for_all(on_ranks, 
             Need.GROUPS: own.groups,
         }
         prepared = prepare(objective, own, inputs, torch.zeros(own.mask.shape), ranks, step=11)
-        return [(micro, prepared.part(micro)) for micro in micro_batches(own, size, ranks, pad_id=0)]
+        parts = micro_batches(own, MicroBatchSize(sequences=size), ranks, pad_id=0)
+        return [(micro, prepared.part(micro)) for micro in parts]
 
     parts = [part for rank in on_ranks(world_size, work) for part in rank]
     assert sum(len(micro.rows) for micro, _ in parts) == 10

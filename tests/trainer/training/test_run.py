@@ -240,11 +240,12 @@ def test_bfloat16_trains(train, tmp_path):
 
 def test_micro_batches_change_nothing_but_rounding(train, tmp_path):
     rows = [
-        steps(train(tmp_path / str(size), **{"trainer.micro_batch_size": size, "trainer.steps": 1}))[1]
-        for size in (3, 64)
+        steps(train(tmp_path / str(size), **{f"trainer.micro_batch_{kind}": size, "trainer.steps": 1}))[1]
+        for kind, size in (("size", 3), ("size", 64), ("tokens", 100))
     ]
-    assert rows[0]["loss/total"] == pytest.approx(rows[1]["loss/total"], abs=1e-6)
-    assert rows[0]["grad_norm"] == pytest.approx(rows[1]["grad_norm"], rel=1e-5)
+    for row in rows[1:]:
+        assert rows[0]["loss/total"] == pytest.approx(row["loss/total"], abs=1e-6)
+        assert rows[0]["grad_norm"] == pytest.approx(row["grad_norm"], rel=1e-5)
 
 
 def test_a_second_run_in_the_same_folder_is_refused(finished, tiny_run, capsys):

@@ -6,6 +6,7 @@ import torch
 from skyrl_core import LossParams, Metric, Need, PolicyLoss, TokenLosses, load_policy_loss
 from skyrl_core.errors import SkyrlError
 from skyrl_core.scheduled_loss import ScheduledLoss
+from skyrl_train.training.batching import MicroBatchSize
 from skyrl_train.training.objective import Objective
 from skyrl_train.training.update import PolicyUpdate, summarise
 
@@ -36,11 +37,33 @@ class CentredLoss(PolicyLoss):
         )
 
 
-def objective(loss, *, kl_coef=0.0, reduction="token_mean"):
-    return Objective(loss=ScheduledLoss.fixed(loss), reduction=reduction, max_length=8, kl_coef=kl_coef)
+class CentredRatio(PolicyLoss):
+    """Advantages times a ratio whose mean over the minibatch is 1: all sequences count, whatever their advantage."""
+
+    name = "centred_ratio"
+    Params = LossParams
+    api_version = 1
+    semantics_version = 1
+
+    @classmethod
+    def needs(cls, params):
+        return frozenset({Need.OLD_LOG_PROBS})
+
+    def prepare(self, minibatch):
+        ratio = torch.where(minibatch.mask, (minibatch.log_probs - minibatch.old_log_probs).exp(), 0.0)
+        return {"mean": ratio.sum() / minibatch.mask.sum()}
+
+    def token_losses(self, batch):
+        ratio = (batch.log_probs - batch.old_log_probs).exp()
+        return TokenLosses(values=-ratio / batch.prepared["mean"] * batch.advantages)
 
 
-def stepped(ranks, engine, loss_objective, part, size):
+def objective(loss, *, kl_coef=0.0, reduction="token_mean", **settings):
+    return Objective(loss=ScheduledLoss.fixed(loss), reduction=reduction, max_length=8, kl_coef=kl_coef, **settings)
+
+
+def stepped(ranks, engine, loss_objective, part, size, tokens=None):
+    size = MicroBatchSize(sequences=size, tokens=tokens)
     update = PolicyUpdate(engine, loss_objective, ranks, micro_batch_size=size, pad_id=0)
     log = update.step(part, num_groups=5, learning_rate=0.0, step=3)
     return summarise([log], ranks), engine.gradient
@@ -52,20 +75,59 @@ def test_gradient_and_metrics_are_the_same_for_all_micro_batches_and_ranks(name,
     batch = replace(experience, old_log_probs=experience.rollout_log_probs, ref_log_probs=experience.rollout_log_probs)
     goal = objective(loss, kl_coef=0.1, reduction="sequence_mean")
 
-    def on(world_size, size):
+    def on(world_size, size, tokens=None):
         def work(ranks):
             own = torch.tensor([group % world_size == ranks.rank for group in batch.groups.tolist()])
-            return stepped(ranks, plain_engine(ranks), goal, batch.select(own.nonzero().squeeze(-1)), size)
+            return stepped(ranks, plain_engine(ranks), goal, batch.select(own.nonzero().squeeze(-1)), size, tokens)
 
         return on_ranks(world_size, work)[0]
 
     wanted_metrics, wanted = on(1, 64)
     assert any(gradient.any() for gradient in wanted.values())
-    for world_size, size in ((1, 1), (1, 3), (2, 2), (3, 4), (7, 1)):  # seven ranks: two of them have no rows
-        metrics, gradient = on(world_size, size)
+    # Seven ranks: two of them have no rows. A budget of 8 tokens is less than the longest row alone has.
+    for world_size, *size in ((1, 1), (1, 3), (2, 2), (3, 4), (7, 1), (1, 1, 8), (1, 1, 30), (2, 1, 30), (7, 1, 30)):
+        metrics, gradient = on(world_size, *size)
         for parameter, values in wanted.items():
             torch.testing.assert_close(gradient[parameter], values, rtol=1e-4, atol=1e-6)
         assert metrics == pytest.approx(wanted_metrics, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["dual_clip", "gspo", "clip_cov", "centred_ratio"])
+@pytest.mark.parametrize(("world_size", "without"), [(1, [1, 4]), (2, [1, 3]), (3, [0, 1, 2, 3]), (2, [0, 1, 2, 3, 4])])
+def test_skipping_sequences_without_an_advantage_changes_no_gradient(
+    name, world_size, without, experience, plain_engine, on_ranks
+):
+    loss = CentredRatio(LossParams()) if name == "centred_ratio" else load_policy_loss(name)
+    silent = torch.isin(experience.groups, torch.tensor(without))
+    batch = replace(
+        experience,
+        advantages=torch.where(silent[:, None], 0.0, experience.advantages),
+        old_log_probs=experience.rollout_log_probs,
+    )
+
+    def on(skip):
+        goal = objective(loss, reduction="sequence_mean", skip_zero_advantages=skip)
+        engines = {}
+
+        def work(ranks):
+            own = torch.tensor([group % world_size == ranks.rank for group in batch.groups.tolist()])
+            engines[ranks.rank] = plain_engine(ranks)
+            return stepped(ranks, engines[ranks.rank], goal, batch.select(own.nonzero().squeeze(-1)), 1)
+
+        return on_ranks(world_size, work)[0], engines[0].calls
+
+    (wanted_metrics, wanted), calls = on(False)
+    (metrics, gradient), fewer = on(True)
+    # With one group left, gspo may clip all of it.
+    assert any(values.any() for values in wanted.values()) or len(without) > 3
+    for parameter, values in wanted.items():
+        torch.testing.assert_close(gradient[parameter], values, rtol=1e-4, atol=1e-7)
+    assert metrics["loss/total"] == pytest.approx(wanted_metrics["loss/total"], abs=1e-6)
+    assert metrics["skipped_sequences"] == silent.sum() / 10
+    assert "skipped_sequences" not in wanted_metrics
+    busiest = max(torch.bincount(experience.groups[~silent] % world_size).tolist(), default=1)
+    assert fewer.count("forward") == busiest <= calls.count("forward")
+    assert fewer.count("last backward") == fewer.count("step") == 1
 
 
 def test_old_log_probs_are_the_current_ones_when_one_step_follows_a_rollout(experience, plain_engine, one_rank):

@@ -76,6 +76,11 @@ class AlgorithmConfig(Section):
         description="Only this share of a minibatch's tokens, those of highest entropy, learns from the loss; "
         "null takes all.",
     )
+    skip_zero_advantages: bool = Field(
+        default=False,
+        description="Leave sequences whose advantages are all 0, such as groups of equal rewards, out of the update's "
+        "forward and backward; the same step, refused where they have a gradient of another term.",
+    )
     off_policy: OffPolicyConfig = Field(
         default_factory=lambda: OffPolicyConfig(), description="Weights for samples that another policy drew."
     )
@@ -142,6 +147,11 @@ class TrainerConfig(Section):
     epochs: PositiveInt = Field(default=1, description="Passes over the samples of a step.")
     micro_batch_size: PositiveInt = Field(
         default=32, description="Sequences per forward pass and rank; changes memory and speed, never the result."
+    )
+    micro_batch_tokens: PositiveInt | None = Field(
+        default=None,
+        description="Tokens per forward pass and rank, prompts and padding included, in the place of micro_batch_size: "
+        "as many sequences of similar length as fit, at least one; changes memory and speed, never the result.",
     )
     logprob_chunk_size: PositiveInt = Field(
         default=1024,

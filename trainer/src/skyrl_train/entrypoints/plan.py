@@ -15,7 +15,7 @@ from skyrl_train.config.number import spoken
 from skyrl_train.config.plugins import plugin_policy
 from skyrl_train.config.problem import printable
 from skyrl_train.config.resolved import ResolvedRun
-from skyrl_train.config.schema import AlgorithmConfig
+from skyrl_train.config.schema import AlgorithmConfig, TrainerConfig
 from skyrl_train.config.yaml_text import inline_yaml
 
 LABEL_WIDTH = 14
@@ -137,6 +137,14 @@ def _corrections(algorithm: AlgorithmConfig) -> Iterator[tuple[str, str]]:
         yield "off-policy", f"sequences whose {correction.band} ratio is outside {limits} are dropped"
 
 
+def _micro_batches(trainer: TrainerConfig, sequences: int) -> str:
+    if trainer.micro_batch_tokens is not None:
+        limit = _count(trainer.micro_batch_tokens, "token")
+        return f"{_count(sequences, 'sequence')} in micro-batches of up to {limit}"
+    count = _count(ceil(sequences / trainer.micro_batch_size), "micro-batch")
+    return f"{count} of up to {_count(min(trainer.micro_batch_size, sequences), 'sequence')}"
+
+
 def _step(run: ResolvedRun) -> Iterator[tuple[str, str]]:
     trainer, ranks = run.config.trainer, int(os.environ.get("WORLD_SIZE", "1"))
     sequences = trainer.prompts_per_step * trainer.samples_per_prompt
@@ -157,13 +165,9 @@ def _step(run: ResolvedRun) -> Iterator[tuple[str, str]]:
     )
     # A prompt's samples stay on one rank.
     largest = ceil(trainer.prompts_per_step // trainer.minibatches / ranks) * trainer.samples_per_prompt
-    micro_batches = ceil(largest / trainer.micro_batch_size)
     yield (
         "",
-        (
-            f"on {_count(ranks, 'rank')}: {_count(micro_batches, 'micro-batch')} of up to "
-            f"{_count(min(trainer.micro_batch_size, largest), 'sequence')} for each optimizer step and rank"
-        ),
+        f"on {_count(ranks, 'rank')}: {_micro_batches(trainer, largest)} for each optimizer step and rank",
     )
     yield (
         "whole run",

@@ -3,10 +3,10 @@
 import os
 import pickle
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from multiprocessing.connection import wait
 from types import TracebackType
 from typing import Any, Self
@@ -14,6 +14,8 @@ from typing import Any, Self
 from skyrl_core.errors import PluginLoadError, SkyrlError, UnknownPluginError
 from skyrl_train.environments.environment import Completion, Environment, Row
 from skyrl_train.environments.reward_worker import Setup
+from skyrl_train.environments.score import Score
+from skyrl_train.environments.score_stream import Inbox, Item, ScoreStream
 from skyrl_train.environments.worker_process import MARK, START_LIMIT, WorkerProcess
 
 _ROUNDS = 4
@@ -23,23 +25,26 @@ _CLOSE_LIMIT = 1.0
 """Seconds that idle workers have to leave by themselves."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Score:
-    """The reward of one completion; 0.0 where it could not be had, and then why."""
-
-    reward: float
-    error: str | None = None
-
-
 class _Batch:
-    """The items of one call, what is still to be handed out, and the scores so far."""
+    """The items of one call or stream, what is still to be handed out, and the scores so far."""
 
-    def __init__(self, items: Sequence[tuple[Completion, Row]], num_chunks: int) -> None:
-        self.items = items
+    def __init__(self, num_chunks: int) -> None:
+        self._num_chunks = num_chunks
+        self.items: list[Item] = []
         self.scores: dict[int, Score] = {}
         self.tried_again: set[int] = set()  # items at which a worker ended
-        size = -(-len(items) // num_chunks)
-        self.waiting = deque(range(start, min(start + size, len(items))) for start in range(0, len(items), size))
+        self.waiting: deque[range] = deque()
+
+    def add(self, items: Sequence[Item]) -> None:
+        """Items more, cut into chunks."""
+        first, size = len(self.items), -(-len(items) // self._num_chunks)
+        self.items.extend(items)
+        for start in range(first, len(self.items), size or 1):
+            self.waiting.append(range(start, min(start + size, len(self.items))))
+
+    @property
+    def in_order(self) -> list[Score]:
+        return [self.scores[index] for index in range(len(self.items))]
 
     def payload(self, tasks: Sequence[int]) -> bytes:
         try:
@@ -84,6 +89,8 @@ class Scorer:
         self._deadline = deadline
         self._size = workers
         self._workers: list[WorkerProcess] = []
+        self._turn = threading.Lock()  # who uses the workers
+        self._streams: list[ScoreStream] = []
 
     def __enter__(self) -> Self:
         return self
@@ -93,8 +100,8 @@ class Scorer:
     ) -> None:
         self.close()
 
-    def score(self, items: Sequence[tuple[Completion, Row]]) -> list[Score]:
-        """The scores, in the order of the items.
+    def score(self, items: Sequence[Item]) -> list[Score]:
+        """The scores, in the order of the items. It waits for a stream that goes on.
 
         Raises:
             UnknownPluginError: a row names an environment that the scorer does not have.
@@ -102,23 +109,27 @@ class Scorer:
             SkyrlError: a row cannot be sent to a worker, or no process can be started.
         """
         self._check_names(items)
-        if not items:
-            return []
-        batch = _Batch(items, num_chunks=self._size * _ROUNDS)
-        try:
-            self._drop_dead()
-            while len(batch.scores) < len(items):
-                self._hand_out(batch)
-                self._collect(batch)
-        except BaseException:
-            # Ctrl-C, say: what a busy worker sends later belongs to no batch.
-            for worker in [worker for worker in self._workers if worker.busy]:
-                self._discard(worker)
-            raise
-        return [batch.scores[index] for index in range(len(items))]
+        batch = _Batch(self._size * _ROUNDS)
+        batch.add(items)
+        with self._turn:
+            self._work(batch, None)
+        return batch.in_order
+
+    def stream(self) -> ScoreStream:
+        """Scores of samples that come one after the other, while the caller does something else.
+
+        It asks for its ``scores`` or cancels it. Streams have their turns one after the other.
+        """
+        self._streams = [stream for stream in self._streams if stream.running]
+        self._streams.append(ScoreStream(self._drive))
+        return self._streams[-1]
 
     def close(self) -> None:
-        """End the workers, busy or not. Takes a second at most."""
+        """End the workers, busy or not, and the streams. Takes a second at most."""
+        for stream in self._streams:
+            stream.cancel()
+        for stream in self._streams:
+            stream.join(_CLOSE_LIMIT)
         idle = [worker for worker in self._workers if not worker.busy]
         for worker in idle:
             worker.ask_to_stop()
@@ -129,6 +140,31 @@ class Scorer:
             leaving = [connection for connection in leaving if connection not in gone]
         for worker in list(self._workers):
             self._discard(worker)
+
+    def _drive(self, inbox: Inbox) -> list[Score]:
+        """What the thread of a stream does."""
+        batch = _Batch(self._size * _ROUNDS)
+        with self._turn:
+            self._work(batch, inbox)
+        return batch.in_order
+
+    def _work(self, batch: _Batch, inbox: Inbox | None) -> None:
+        """Until every item has its score and no more can come."""
+        more = inbox is not None
+        try:
+            while more or len(batch.scores) < len(batch.items):
+                if inbox is not None:
+                    items, more = inbox.take()
+                    self._check_names(items)
+                    batch.add(items)
+                self._drop_dead()
+                self._hand_out(batch)
+                self._collect(batch, inbox if more else None)
+        except BaseException:
+            # Ctrl-C, say: what a busy worker sends later belongs to no batch.
+            for worker in [worker for worker in self._workers if worker.busy]:
+                self._discard(worker)
+            raise
 
     def _check_names(self, items: Sequence[tuple[Completion, Row]]) -> None:
         for _, row in items:
@@ -156,13 +192,14 @@ class Scorer:
             except OSError:
                 self._give_up(worker, batch)
 
-    def _collect(self, batch: _Batch) -> None:
-        """Wait for messages or the next deadline, and deal with both."""
+    def _collect(self, batch: _Batch, inbox: Inbox | None) -> None:
+        """Wait for messages, the next deadline or further items, and deal with the first two."""
         busy = [worker for worker in self._workers if worker.busy]
-        if not busy:
+        sources: list[Any] = [worker.connection for worker in busy] + ([inbox.bell] if inbox is not None else [])
+        if not sources:
             return  # all were given up while they were handed work
-        soonest = min(worker.expires(self._deadline) for worker in busy)
-        readable = wait([worker.connection for worker in busy], timeout=max(0.0, soonest - time.monotonic()))
+        soonest = min((worker.expires(self._deadline) for worker in busy), default=None)
+        readable = wait(sources, timeout=None if soonest is None else max(0.0, soonest - time.monotonic()))
         for worker in busy:
             if worker.connection in readable:
                 self._receive(worker, batch)

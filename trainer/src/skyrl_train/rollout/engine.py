@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import TYPE_CHECKING, Any, Protocol
 
 from skyrl_train.config.schema import RunConfig
@@ -36,6 +37,10 @@ class Sample:
     log_probs: tuple[float, ...]  # nats, one for each token
     finished: bool  # ended by the end-of-sequence token, not by the token limit
     policy_version: int  # how many optimizer steps the weights that drew it had seen
+
+
+HandOver = Callable[[int, Sample], None]
+"""Takes a sample and the place of its request, from any thread; what it has already it ignores."""
 
 
 class WeightSource(Protocol):
@@ -73,7 +78,11 @@ class RolloutEngine(Protocol):
     works_elsewhere: bool  # it computes in other processes, so it may draw while this one trains
 
     def generate(self, requests: Sequence[SampleRequest], sampling: Sampling) -> list[Sample]:
-        """One sample for each request of this rank, in order."""
+        """One sample for each request of this rank, in order.
+
+        With a third parameter, ``hand_over: HandOver | None = None``, an engine may hand over each sample as soon as it
+        is finished: it is rewarded while others are drawn. It returns all of them in any case.
+        """
         ...
 
     def log_probs(self, sequences: Sequence[Sequence[int]]) -> list[tuple[float, ...]]:
@@ -90,3 +99,15 @@ class RolloutEngine(Protocol):
     def close(self) -> None:
         """Release what the engine holds."""
         ...
+
+
+def generate(
+    engine: RolloutEngine, requests: Sequence[SampleRequest], sampling: Sampling, hand_over: HandOver
+) -> list[Sample]:
+    """One sample for each request, in order; each was handed over once the engine let go of it, or at the end."""
+    draw: Any = engine.generate
+    early = "hand_over" in signature(draw).parameters
+    samples: list[Sample] = draw(requests, sampling, hand_over) if early else draw(requests, sampling)
+    for index, sample in enumerate(samples):
+        hand_over(index, sample)
+    return samples

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from skyrl_train.rollout.engine import EngineSetup, Sample, SampleRequest, Sampling, WeightSource
+from skyrl_train.rollout.engine import EngineSetup, HandOver, Sample, SampleRequest, Sampling, WeightSource
 
 COMPACT_BELOW = 0.6
 """Finished rows leave the batch once fewer than this share of it is still being written."""
@@ -26,13 +26,18 @@ class HfEngine:
         self._batch_size = setup.config.rollout.batch_size
         self._policy_version = 0
 
-    def generate(self, requests: Sequence[SampleRequest], sampling: Sampling) -> list[Sample]:
+    def generate(
+        self, requests: Sequence[SampleRequest], sampling: Sampling, hand_over: HandOver | None = None
+    ) -> list[Sample]:
         """One sample for each request, in order. Requests with equal prompts are read once."""
         samples: list[Sample] = []
         was_training = self._model.training
         self._model.eval()
         for start in range(0, len(requests), self._batch_size):
-            samples.extend(self._decode(requests[start : start + self._batch_size], sampling))
+            samples.extend(self._decode(requests[start : start + self._batch_size], sampling, start, hand_over))
+            if hand_over is not None:  # those that reached the limit
+                for index in range(start, len(samples)):
+                    hand_over(index, samples[index])
         self._model.train(was_training)
         return samples
 
@@ -59,7 +64,9 @@ class HfEngine:
         """Nothing to release: the model belongs to the trainer."""
 
     @torch.inference_mode()
-    def _decode(self, requests: Sequence[SampleRequest], sampling: Sampling) -> list[Sample]:
+    def _decode(
+        self, requests: Sequence[SampleRequest], sampling: Sampling, start: int, hand_over: HandOver | None
+    ) -> list[Sample]:
         device = self._model.device
         state = _Decoding(self._model, requests, sampling, self._pad_id)
         ends = torch.tensor(sorted(self._eos_ids), device=device)
@@ -74,19 +81,24 @@ class HfEngine:
             # A finished row goes on decoding until it leaves the batch; only its first end counts.
             first_end = ended & (lengths[state.rows] == sampling.max_new_tokens)
             lengths[state.rows[first_end]] = position + 1
+            if hand_over is not None:
+                for row in state.rows[first_end].tolist():
+                    hand_over(start + row, self._sample(tokens[row, : position + 1], log_probs[row, : position + 1]))
             if state.all_finished(ended) or position + 1 == sampling.max_new_tokens:
                 break
             state.advance(state.compacted(drawn))
-        rows = zip(tokens.tolist(), log_probs.tolist(), lengths.tolist(), strict=True)
-        return [
-            Sample(
-                token_ids=tuple(ids[:length]),
-                log_probs=tuple(values[:length]),
-                finished=ids[length - 1] in self._eos_ids,
-                policy_version=self._policy_version,
-            )
-            for ids, values, length in rows
-        ]
+        tokens, log_probs = tokens.cpu(), log_probs.cpu()
+        rows = zip(tokens, log_probs, lengths.tolist(), strict=True)
+        return [self._sample(ids[:length], values[:length]) for ids, values, length in rows]
+
+    def _sample(self, ids: Tensor, log_probs: Tensor) -> Sample:
+        token_ids = tuple(ids.tolist())
+        return Sample(
+            token_ids=token_ids,
+            log_probs=tuple(log_probs.tolist()),
+            finished=token_ids[-1] in self._eos_ids,
+            policy_version=self._policy_version,
+        )
 
 
 class _Decoding:

@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack
 from itertools import pairwise
 from typing import Any
 
-from skyrl_train.rollout.engine import EngineSetup, Sample, SampleRequest, Sampling, WeightSource
+from skyrl_train.rollout.engine import EngineSetup, HandOver, Sample, SampleRequest, Sampling, WeightSource
 from skyrl_train.rollout.server_answers import given_log_probs, sample_of, version_of
 from skyrl_train.rollout.server_client import Server, ServerError, ServerLostError, all_of
 from skyrl_train.rollout.server_nccl import PASSES, push_over_nccl
@@ -56,7 +56,9 @@ class VllmServerEngine:
         self._policy_version = 0
         self._await_servers(self._settings.start_timeout)
 
-    def generate(self, requests: Sequence[SampleRequest], sampling: Sampling) -> list[Sample]:
+    def generate(
+        self, requests: Sequence[SampleRequest], sampling: Sampling, hand_over: HandOver | None = None
+    ) -> list[Sample]:
         """One sample for each request of this rank, in order. All ranks call it together."""
         prompts = [request.prompt_ids for request in requests]
         asked = [sampling_arguments(request, sampling, self._end_tokens) for request in requests]
@@ -64,6 +66,8 @@ class VllmServerEngine:
 
         def keep(index: int, answer: dict[str, Any]) -> None:
             samples[index] = sample_of(answer, self._end_tokens, self._policy_version)
+            if hand_over is not None:
+                hand_over(index, samples[index])
 
         async def draw() -> None:
             missing = [index for index in range(len(requests)) if index not in samples]

@@ -58,6 +58,13 @@ GLOSSARY: tuple[MetricEntry, ...] = (
         "Groups without signal",
         "Prompts whose samples all got the same reward.",
     ),
+    MetricEntry(
+        "skipped_sequences",
+        "skipped",
+        "percent",
+        "Skipped sequences",
+        "Sequences left out of the update by skip_zero_advantages; metrics of the loss are then of the others.",
+    ),
     MetricEntry("grad_norm", "gradient norm", "number", "Gradient norm", "Norm of the whole gradient before clipping."),
     MetricEntry(
         "effective_tokens",

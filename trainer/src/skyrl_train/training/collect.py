@@ -12,22 +12,24 @@ from skyrl_train.config.schema import RunConfig
 from skyrl_train.data.prompts import encode_prompt
 from skyrl_train.data.source import PromptSource
 from skyrl_train.environments.environment import Completion, Row
-from skyrl_train.environments.scoring import Score, Scorer
+from skyrl_train.environments.score import Score
+from skyrl_train.environments.scoring import Scorer
 from skyrl_train.rollout.engine import RolloutEngine, Sample, SampleRequest, Sampling
 from skyrl_train.rollout.seeds import sampling_seed
 from skyrl_train.training.batching import owner_of_group
+from skyrl_train.training.drawing import Drawing, Samples
 from skyrl_train.training.experience import Experience
 from skyrl_train.training.ranks import Ranks
 
 
 @dataclass(frozen=True, kw_only=True)
 class Drawn:
-    """One rank's samples of a step, not yet rewarded."""
+    """One rank's samples of a step, whose rewards are on their way."""
 
     rows: Sequence[Row]  # of the whole step, by group
     groups: list[int]  # of each sample
     requests: list[SampleRequest]
-    samples: list[Sample]
+    drawn: Samples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +58,7 @@ class Collector:
         self._config = config
         self._source = source
         self._tokenizer = tokenizer
-        self._engine = engine
-        self._scorer = scorer
+        self._drawing = Drawing(engine=engine, tokenizer=tokenizer, scorer=scorer)
         self._ranks = ranks
 
     def draw(self, step: int, temperature: float) -> Drawn:
@@ -78,10 +79,11 @@ class Collector:
             for index, g in enumerate(groups)
         ]
         sampling = Sampling(max_new_tokens=rollout.max_new_tokens, temperature=temperature, top_p=rollout.top_p)
-        return Drawn(rows=rows, groups=groups, requests=requests, samples=self._engine.generate(requests, sampling))
+        drawn = self._drawing.draw(requests, [rows[g] for g in groups], sampling)
+        return Drawn(rows=rows, groups=groups, requests=requests, drawn=drawn)
 
     def reward(self, drawn: Drawn, optimizer_steps: int) -> Rollout:
-        """Reward the samples of a step. All ranks call it together.
+        """Wait for the rewards of a step's samples. All ranks call it together.
 
         Args:
             drawn: its samples.
@@ -90,9 +92,8 @@ class Collector:
         Raises:
             SkyrlError: no sample could be rewarded, or one is staler than the configuration allows.
         """
-        rows, groups, requests, samples = drawn.rows, drawn.groups, drawn.requests, drawn.samples
-        completions = complete(samples, self._tokenizer)
-        scores = self._scorer.score([(c, rows[g]) for c, g in zip(completions, groups, strict=True)])
+        rows, groups, requests = drawn.rows, drawn.groups, drawn.requests
+        samples, completions, scores = drawn.drawn.samples, drawn.drawn.completions, drawn.drawn.scores.scores()
         experience = Experience.build(
             [request.prompt_ids for request in requests],
             samples,
@@ -152,17 +153,6 @@ class Collector:
             "tokens": float(lengths.sum()),
         }
         return metrics | self._staleness(whole["staleness"]), whole["errors"]
-
-
-def complete(samples: Sequence[Sample], tokenizer: PreTrainedTokenizerBase) -> list[Completion]:
-    """The samples with their text, special tokens left out."""
-    if not samples:
-        return []  # batch_decode takes an empty list for one empty text
-    texts = tokenizer.batch_decode([list(sample.token_ids) for sample in samples], skip_special_tokens=True)
-    return [
-        Completion(text=text, token_ids=sample.token_ids, finished=sample.finished)
-        for text, sample in zip(texts, samples, strict=True)
-    ]
 
 
 def _records(

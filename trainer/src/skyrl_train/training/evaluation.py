@@ -11,7 +11,7 @@ from skyrl_train.data.source import PromptSource
 from skyrl_train.environments.scoring import Scorer
 from skyrl_train.rollout.engine import RolloutEngine, SampleRequest, Sampling
 from skyrl_train.rollout.seeds import sampling_seed
-from skyrl_train.training.collect import complete
+from skyrl_train.training.drawing import Drawing
 from skyrl_train.training.ranks import Ranks
 
 SOLVED = 1.0
@@ -50,9 +50,8 @@ class Evaluator:
         ranks: Ranks,
     ) -> None:
         self._config = config
-        self._engine = engine
         self._tokenizer = tokenizer
-        self._scorer = scorer
+        self._drawing = Drawing(engine=engine, tokenizer=tokenizer, scorer=scorer)
         self._ranks = ranks
         wanted = config.evaluation.prompts
         # A file may hold fewer prompts: asking none of them twice keeps the standard error honest.
@@ -71,11 +70,10 @@ class Evaluator:
                 requests.append(SampleRequest(prompt_ids=prompt_ids, seed=seed))
                 indices.append(index)
         sampling = Sampling(max_new_tokens=self._config.rollout.max_new_tokens, temperature=settings.temperature)
-        completions = complete(self._engine.generate(requests, sampling), self._tokenizer)
-        scores = self._scorer.score([(c, self._rows[i]) for c, i in zip(completions, indices, strict=True)])
+        drawn = self._drawing.draw(requests, [self._rows[index] for index in indices], sampling)
         outcomes = [
             (index, completion.text, len(completion.token_ids), score.reward)
-            for index, completion, score in zip(indices, completions, scores, strict=True)
+            for index, completion, score in zip(indices, drawn.completions, drawn.scores.scores(), strict=True)
         ]
         everything = sorted((o for part in self._ranks.gather(outcomes) for o in part), key=lambda outcome: outcome[0])
         return self._summary(everything)

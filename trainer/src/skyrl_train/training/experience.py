@@ -1,6 +1,6 @@
 """The samples of a step as tensors, rank-local and right padded: what the policy is updated on."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -52,10 +52,6 @@ class Experience:
             return tensor if tensor.ndim == 1 else tensor[:, : width if name == "input_ids" else tokens]
 
         return chosen._map(trim)
-
-    def micro_batches(self, size: int) -> Iterator[Tensor]:
-        """Row numbers of each micro-batch: rows of similar length together, so that little padding is computed."""
-        yield from self.lengths.argsort(stable=True).split(size)
 
     @classmethod
     def build(

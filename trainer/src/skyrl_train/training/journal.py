@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from skyrl_core.errors import SkyrlError
 from skyrl_train.observers.observers import Observers
+from skyrl_train.tracking.background_writer import BackgroundWriter
 from skyrl_train.tracking.history import read_history
 from skyrl_train.tracking.report import write_report
 from skyrl_train.tracking.rollouts import save_rollouts
@@ -63,6 +65,7 @@ class Journal:
         self._before = _recalled(run_folder, 0) if run_folder is not None else None
         self._after: Evaluation | None = None
         self._ended = False
+        self._writer = BackgroundWriter()
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """The metrics of one training step."""
@@ -87,8 +90,11 @@ class Journal:
             self._after = _recalled(self._run_folder, self._steps)
 
     def rollout(self, step: int, rollout: Rollout) -> None:
-        """The samples of a step, as tensors and as text."""
-        if self._run_folder is None:
+        """The samples of a step, as tensors and as text; a thread writes them. What failed to be written is raised at
+        the next of them, or by ``settle``.
+        """
+        keep = self._keep_rollouts
+        if self._run_folder is None or keep == 0:
             return
         experience = rollout.experience
         named = {
@@ -106,7 +112,15 @@ class Journal:
         arrays = {n: np.ascontiguousarray(t.detach().cpu().numpy()) for n, t in named.items() if t is not None}
         first = experience.advantages[:, 0].tolist() if experience.advantages.numel() else [0.0] * len(experience)
         records = [record | {"advantage": a} for record, a in zip(rollout.records, first, strict=True)]
-        save_rollouts(self._run_folder.rollouts, step, arrays, records, keep=self._keep_rollouts)
+        self._writer.start(partial(save_rollouts, self._run_folder.rollouts, step, arrays, records, keep=keep))
+
+    def settle(self) -> None:
+        """Wait until all samples are on disk: a checkpoint is to come after them.
+
+        Raises:
+            RunFolderError: they could not be written.
+        """
+        self._writer.wait()
 
     def provenance(self) -> dict[str, Any]:
         """What the run is made of, as run.json says it; empty where this rank writes none."""
@@ -129,19 +143,31 @@ class Journal:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
         """The end of the run, however it ends: run.json, the report, the tables that compare before and after."""
+        unwritten = self._unwritten()
         try:
             if self._run_folder is not None and self._tracker is not None and self._observers is not None:
-                self._finish(self._run_folder, self._tracker, self._observers, error)
+                self._finish(self._run_folder, self._tracker, self._observers, error or unwritten)
+            if unwritten is not None:
+                raise unwritten
         except SkyrlError as problem:
             if error is None:
                 raise
             # What ended the run is what its user has to hear of first.
             logger.warning("the end of the run could not be written down: %s", problem)
         finally:
+            self._writer.close()
             if self._tracker is not None:
                 self._tracker.close()
             if self._run_folder is not None:
                 self._run_folder.close()
+
+    def _unwritten(self) -> SkyrlError | None:
+        """Why the last samples are not on disk."""
+        try:
+            self.settle()
+        except SkyrlError as error:
+            return error
+        return None
 
     def _finish(
         self, run_folder: RunFolder, tracker: Tracker, observers: Observers, error: BaseException | None

@@ -19,6 +19,7 @@ from skyrl_core.schedule import number_at
 from skyrl_core.scheduled_loss import ScheduledLoss
 from skyrl_train.config.number import Number, highest
 from skyrl_train.config.schema import RunConfig
+from skyrl_train.training.skipping import check_skipping
 
 Inputs = Mapping[Need, Tensor | None]
 """Everything that was computed for a micro-batch, whatever the loss declares."""
@@ -40,6 +41,7 @@ class Objective:
     entropy_coef: Number = 0.0
     high_entropy_fraction: float | None = None
     correction: OffPolicyCorrection = field(default_factory=OffPolicyCorrection)
+    skip_zero_advantages: bool = False  # sequences that learn nothing take no part in forward and backward
     drawn_ahead: bool = False  # the samples are of the policy before the last update
     watches_engine: bool = False  # log how far the rollout engine, which has weights of its own, is from the trainer
 
@@ -57,6 +59,7 @@ class Objective:
             entropy_coef=algorithm.entropy_coef,
             high_entropy_fraction=algorithm.high_entropy_fraction,
             correction=OffPolicyCorrection(**algorithm.off_policy.model_dump()),
+            skip_zero_advantages=algorithm.skip_zero_advantages,
             drawn_ahead=config.rollout.async_ == "one_step",
         )
 
@@ -123,6 +126,9 @@ class Objective:
                 f"corrects for it: set trainer.algorithm.off_policy.weight (token, say), or take a loss that reads the "
                 f"log-probs of the rollout engine, which {name!r} does not"
             )
+
+        if self.skip_zero_advantages:
+            check_skipping(self.loss, {"kl_coef": highest(self.kl_coef), "entropy_coef": highest(self.entropy_coef)})
 
     def prepare(self, minibatch: LossBatch, inputs: Inputs) -> dict[str, Tensor]:
         """What is found out about the whole minibatch of all ranks, detached; inputs [N, T] each."""

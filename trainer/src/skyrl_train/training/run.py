@@ -33,6 +33,7 @@ from skyrl_train.rollout.engine import EngineSetup, RolloutEngine
 from skyrl_train.training import checkpoint_folder, conversion, random_state, resume
 from skyrl_train.training.advantages import AdvantagePass
 from skyrl_train.training.background_export import BackgroundExport
+from skyrl_train.training.batching import MicroBatchSize
 from skyrl_train.training.checkpoint import Progress
 from skyrl_train.training.collect import Collector
 from skyrl_train.training.draw_ahead import DrawAhead
@@ -116,6 +117,7 @@ def _build(run: ResolvedRun, own: Session, stack: ExitStack, *, threads: int | s
     if resumed is not None:
         _go_on(resumed, run, ranks, export)
     pad_id = int(tokenizer.pad_token_id)
+    size = MicroBatchSize(sequences=config.trainer.micro_batch_size, tokens=config.trainer.micro_batch_tokens)
     sync = _weight_sync(config, rollout_engine, engine, source, tokenizer, ranks)
     collector = Collector(config, source=source, **shared)
     journal.message(_describe(run, loss_record["id"], ranks, threads))
@@ -126,9 +128,7 @@ def _build(run: ResolvedRun, own: Session, stack: ExitStack, *, threads: int | s
             engine=engine,
             sync=sync,
             objective=objective,
-            update=PolicyUpdate(
-                engine, objective, ranks, micro_batch_size=config.trainer.micro_batch_size, pad_id=pad_id
-            ),
+            update=PolicyUpdate(engine, objective, ranks, micro_batch_size=size, pad_id=pad_id),
             collector=collector,
             ahead=DrawAhead(collector, sync.weights, journal.message),
             advantages=advantages,
@@ -137,6 +137,7 @@ def _build(run: ResolvedRun, own: Session, stack: ExitStack, *, threads: int | s
             journal=journal,
             stop=own.stop,
             pad_id=pad_id,
+            micro_batch_size=size,
             threads=ThreadGuard(threads) if config.trainer.threads == "auto" and isinstance(threads, int) else None,
             export=export,
         ),

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from skyrl_train.policy.policy import Sequences
-from skyrl_train.training.batching import micro_batches
+from skyrl_train.training.batching import MicroBatchSize, micro_batches
 from skyrl_train.training.experience import Experience
 from skyrl_train.training.ranks import Ranks
 
@@ -18,7 +18,7 @@ def score(
     forward: Forward,
     experience: Experience,
     *,
-    micro_batch_size: int,
+    micro_batch_size: MicroBatchSize,
     ranks: Ranks,
     pad_id: int,
     with_entropy: bool = False,

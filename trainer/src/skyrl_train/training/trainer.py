@@ -13,7 +13,7 @@ from skyrl_train.config.schema import RunConfig
 from skyrl_train.training import checkpoint_folder
 from skyrl_train.training.advantages import AdvantagePass
 from skyrl_train.training.background_export import BackgroundExport
-from skyrl_train.training.batching import minibatch_of_group
+from skyrl_train.training.batching import MicroBatchSize, minibatch_of_group
 from skyrl_train.training.checkpoint import Progress
 from skyrl_train.training.collect import Collector, Rollout
 from skyrl_train.training.draw_ahead import DrawAhead
@@ -51,6 +51,7 @@ class Parts:
     journal: Journal
     stop: StopRequest
     pad_id: int
+    micro_batch_size: MicroBatchSize
     threads: ThreadGuard | None  # on a CPU, if the number of threads was measured
     export: BackgroundExport | None  # of each checkpoint, if asked for
 
@@ -120,6 +121,7 @@ class Trainer:
     def save(self) -> Path:
         """Write a checkpoint of the steps done."""
         parts = self.parts
+        parts.journal.settle()
         if parts.export is not None:
             parts.export.wait()  # it writes into a checkpoint that may have to go
         progress = replace(self.progress, loss_state=parts.objective.loss.loss.state_dict())
@@ -202,8 +204,7 @@ class Trainer:
         return numbers | ({"schedule/temperature": temperature} if scheduled else {})
 
     def _score(self, forward: Forward, experience: Experience) -> torch.Tensor:
-        parts = self.parts
-        size = parts.config.trainer.micro_batch_size
+        parts, size = self.parts, self.parts.micro_batch_size
         return score(forward, experience, micro_batch_size=size, ranks=parts.ranks, pad_id=parts.pad_id)[0]
 
     def _update(self, experience: Experience) -> tuple[list[UpdateLog], float]:

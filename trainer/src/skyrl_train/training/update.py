@@ -11,12 +11,13 @@ from skyrl_core.errors import SkyrlError
 from skyrl_core.metric import Kind, Metric, merge
 from skyrl_core.policy_loss import LossBatch, Need
 from skyrl_core.reduction import BatchCounts, count_batch, token_weights
-from skyrl_train.training.batching import MicroBatch, micro_batches
+from skyrl_train.training.batching import MicroBatch, MicroBatchSize, micro_batches
 from skyrl_train.training.experience import Experience
 from skyrl_train.training.objective import Objective
 from skyrl_train.training.preparation import Prepared, prepare
 from skyrl_train.training.ranks import Ranks
 from skyrl_train.training.scoring_pass import score
+from skyrl_train.training.skipping import learning_rows
 from skyrl_train.training.zero import ZeroEngine
 
 
@@ -40,7 +41,7 @@ class PolicyUpdate:
     """Makes optimizer steps on minibatches. The gradient depends on neither micro-batch size nor ranks nor stage."""
 
     def __init__(
-        self, engine: ZeroEngine, objective: Objective, ranks: Ranks, *, micro_batch_size: int, pad_id: int
+        self, engine: ZeroEngine, objective: Objective, ranks: Ranks, *, micro_batch_size: MicroBatchSize, pad_id: int
     ) -> None:
         self._engine = engine
         self._objective = objective
@@ -67,7 +68,7 @@ class PolicyUpdate:
             max_length=self._objective.max_length,
         )
         prepared = self._prepare(minibatch, step)
-        parts = micro_batches(minibatch, self._size, self._ranks, pad_id=self._pad_id)
+        parts = self._parts(minibatch, log)
         for number, micro in enumerate(parts):
             width = micro.experience.mask.shape[1]
             # A filler's mask is all False: its weights are zero whatever they hold.
@@ -80,6 +81,15 @@ class PolicyUpdate:
         self._check_finite("gradient", log.grad_norm, step)
         self._tell_loss(log, step)
         return log
+
+    def _parts(self, minibatch: Experience, log: UpdateLog) -> list[MicroBatch]:
+        rows = None
+        if self._objective.skip_zero_advantages:
+            learns = learning_rows(minibatch)
+            rows = learns.nonzero().squeeze(-1)
+            log.add({}, {"skipped_sequences": Metric.mean(~learns, torch.ones_like(learns))})
+        # Where no rank has a row that learns, a filler brings the gradient of zero that AdamW's moments decay by.
+        return micro_batches(minibatch, self._size, self._ranks, pad_id=self._pad_id, rows=rows, at_least=1)
 
     def _tell_loss(self, log: UpdateLog, step: int) -> None:
         """What the step measured, to a loss that adapts to it. Collective where the loss does."""
