@@ -5,7 +5,9 @@ import os
 import platform
 import shutil
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import nox
 
@@ -107,6 +109,20 @@ def vllm(session: nox.Session) -> None:
     session.run("pytest", "-m", "vllm", "tests/trainer", *session.posargs, env=environment)
 
 
+@nox.session(reuse_venv=True, requires=["workspace"])
+def triton(session: nox.Session) -> None:
+    """The Triton kernels without a GPU: in the interpreter, and compiled for GPUs."""
+    folder = Path(session.virtualenv.location, "triton")  # of its own: torch behaves otherwise where it finds Triton
+    requirements = ROOT / "tests/trainer/policy/requirements/triton.txt"
+    stamp = folder / "installed"
+    if not stamp.exists() or stamp.read_text() != requirements.read_text():
+        shutil.rmtree(folder, ignore_errors=True)
+        session.install("--no-deps", "--target", str(folder), "-r", str(requirements))
+        stamp.write_text(requirements.read_text())
+    environment = {"PYTHONPATH": str(folder), "TRITON_INTERPRET": "1"}
+    _run(session, "pytest", "tests/trainer/policy/test_tile_kernels.py", *session.posargs, environment=environment)
+
+
 @nox.session(venv_backend="none", requires=["workspace"])
 def crash(session: nox.Session) -> None:
     """Runs that are killed a hundred times, at any moment, must end as the one that was not."""
@@ -190,12 +206,15 @@ def _install_wheels(session: nox.Session) -> None:
     session.install(*CONSTRAINTS, *(str(path) for path in sorted(DISTRIBUTIONS.glob("*.whl"))))
 
 
-def _run(session: nox.Session, program: str, *arguments: str) -> None:
+def _run(
+    session: nox.Session, program: str, *arguments: str, environment: Mapping[str, str] = MappingProxyType({})
+) -> None:
     """Run a program of the shared environment, which must come first on PATH for the processes that it starts."""
     search_path = os.pathsep.join([shared_bin, os.environ["PATH"]])
     # One thread: two that share a busy core wait for each other and are far slower than one.
     threads = os.environ.get("OMP_NUM_THREADS", "1")
-    session.run(str(Path(shared_bin, program)), *arguments, env={"PATH": search_path, "OMP_NUM_THREADS": threads})
+    environment = {"PATH": search_path, "OMP_NUM_THREADS": threads, **environment}
+    session.run(str(Path(shared_bin, program)), *arguments, env=environment)
 
 
 def _group(name: str) -> tuple[str, ...]:

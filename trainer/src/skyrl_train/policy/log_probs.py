@@ -6,6 +6,8 @@ order. Of the tiles themselves a bounded part is kept from one to the other, and
 products of matrices instead of three, and no tensor of N x V in either direction.
 """
 
+import importlib.util
+import os
 from collections import deque
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -63,12 +65,22 @@ def token_statistics(
         chunks=_slices(len(token_ids), chunk_size),
         parts=_slices(len(weight), max(TILE.get(hidden.device.type, TILE["cuda"]) // chunk_size, 1)),
         scale=1 / temperature,
-        passes=passes or TorchPasses(),
+        passes=passes or passes_for(hidden),
     )
     with_gradient = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
     kept_bytes = min(KEPT_BYTES, int(KEPT_SHARE * len(hidden) * len(weight) * hidden.element_size()))
     apply: Any = _TokenStatistics.apply  # torch leaves it untyped
     return TokenStatistics(*apply(hidden, weight, token_ids, tiling, with_entropy, with_gradient * kept_bytes))
+
+
+def passes_for(hidden: Tensor) -> TilePasses:
+    """Triton's kernels on CUDA where Triton is installed, torch elsewhere, and where SKYRL_LOG_PROBS=torch says so."""
+    if hidden.is_cuda and os.environ.get("SKYRL_LOG_PROBS") != "torch" and importlib.util.find_spec("triton"):
+        from skyrl_train.policy import tile_kernels
+
+        if hidden.dtype in tile_kernels.TYPES:
+            return tile_kernels.TritonPasses()
+    return TorchPasses()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +139,7 @@ class _TokenStatistics(torch.autograd.Function):
                     grad_hidden[chunk] += product(grad_logits, weight[part].T)
                 if grad_part is not None:
                     grad_part += product(grad_logits.T, hidden[chunk].T)
-            if grad_weight is not None:
+            if grad_weight is not None and grad_part is not None:
                 grad_weight[part] = grad_part
         grad_hidden = None if grad_hidden is None else grad_hidden.to(hidden.dtype)
         return grad_hidden, grad_weight, None, None, None, None

@@ -1,8 +1,8 @@
 """Passes over a tile of logits: the running sums of the forward pass, and the gradient of the backward pass.
 
-Shapes: a tile [n, v] has the logits of n tokens and v entries of the vocabulary, in the type of the output embedding and
-before the temperature; all vectors are [n], float32 (float64 for a float64 tile). ``scale`` is 1 / temperature. There
-are two implementations: torch here, for every device, and Triton kernels in ``tile_kernels`` for CUDA.
+Shapes: a tile [n, v] has the logits of n tokens and v entries of the vocabulary, in the type of the output embedding
+and before the temperature; all vectors are [n], float32 (float64 for a float64 tile). ``scale`` is 1 / temperature.
+There are two implementations: torch here, for every device, and Triton kernels in ``tile_kernels`` for CUDA.
 """
 
 from typing import NamedTuple, Protocol
