@@ -114,6 +114,15 @@ def vllm(session: nox.Session) -> None:
     session.run("pytest", "-m", "vllm", "tests/trainer", *session.posargs, env=environment)
 
 
+@nox.session(reuse_venv=True, requires=["workspace"])
+def triton(session: nox.Session) -> None:
+    """The Triton kernels without a GPU: in the interpreter, and compiled for GPUs."""
+    # Apart from the shared environment: torch behaves otherwise where it finds Triton.
+    folder = _folder_for_each(session, "tests/trainer/policy/requirements/*.txt") / "triton"
+    tests = "tests/trainer/policy/test_tile_kernels.py"
+    _run(session, "pytest", tests, *session.posargs, PYTHONPATH=str(folder), TRITON_INTERPRET="1")
+
+
 @nox.session(venv_backend="none", requires=["workspace"])
 def crash(session: nox.Session) -> None:
     """Runs that are killed a hundred times, at any moment, must end as the one that was not."""

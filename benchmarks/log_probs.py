@@ -1,125 +1,238 @@
 """Log-probs and exact entropy from hidden states, forward and backward: memory and time against materialised logits.
 
-Each measurement is a process of its own: the most memory that it had beyond its inputs and their gradients, and the
-best time of several. The floor is four products of matrices of these sizes, timed in the same run: what remains where
-the backward pass makes the logits of the forward pass anew. ``python benchmarks/log_probs.py``
+Each measurement is a process of its own: the most memory that it held beyond the inputs and their gradients, which are
+the same for all, and the best time of several. *Materialised* is what trainers on transformers do: logits, divided by
+the temperature, log_softmax, gather, entropy. The two losses that are fused with the output embedding are told what the
+gradient of each token is before the forward pass ends; they give neither per-token values nor entropy. The floor is
+four products of matrices of these sizes, timed in the same run with the faster library of the two that torch has.
+
+``python benchmarks/log_probs.py``. Liger's loss is measured where the folder SKYRL_BENCH_PEERS has it, in liger/
+(``pip install --no-deps --target FOLDER/liger -r benchmarks/requirements/liger.txt``).
 """
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from record import Row, record
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-TOKENS, HIDDEN = 4096, 1024
-VOCABULARIES = (32_000, 152_000)
+HIDDEN = 1024
+SIZES = {32_000: (4096, 2), 152_000: (2048, 1)}  # tokens and repeats: materialised logits of 152 000 take long
+TEMPERATURE = 0.7
 MEMORY_GOAL, TIME_GOAL, FLOOR_GOAL = 1 / 12, 0.8, 1.3
 KINDS = {
-    "materialised": "materialised logits, log_softmax",
+    "materialised": "materialised logits",
     "ours": "token_statistics",
     "torch": "F.linear_cross_entropy, chunked (no entropy)",
+    "liger": "Liger's fused GRPO loss (no entropy)",
     "floor": "four products of matrices",
 }
+LIGER = Path(os.environ.get("SKYRL_BENCH_PEERS", "."), "liger")
+
+
+class Measured(NamedTuple):
+    """What one process found."""
+
+    gib: float  # beyond inputs and gradients
+    seconds: float
 
 
 def main() -> int:
-    """Print a table for each vocabulary; 1 if the goal of memory is missed."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--vocabularies", nargs="+", type=int, default=VOCABULARIES)
+    """Print a table for each vocabulary; 1 if a goal is missed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--vocabularies", nargs="+", type=int, default=list(SIZES))
+    parser.add_argument("--tokens", type=int, help="default: 4096, and 2048 for the large vocabulary")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--write", type=Path, help="write the table into this file")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--repeats", type=int)
+    parser.add_argument("--write", action="store_true", help="write the results")
+    parser.add_argument("--worker", choices=KINDS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        print(json.dumps(measure(arguments.worker, arguments.vocabularies[0], arguments.threads, arguments.repeats)))
+        tokens, repeats = arguments.tokens, arguments.repeats
+        print(json.dumps(measure(arguments.worker, tokens, arguments.vocabularies[0], arguments.threads, repeats)))
         return 0
-    lines = ["| vocabulary | what | extra memory | time | memory / materialised | time / materialised | time / floor |"]
-    lines.append("|---|---|---|---|---|---|---|")
-    met = True
+    kinds = dict(KINDS)
+    if not (LIGER / "liger_kernel").is_dir():
+        print(
+            f"no {LIGER}/liger_kernel: Liger's loss is left out (SKYRL_BENCH_PEERS names the folder)", file=sys.stderr
+        )
+        del kinds["liger"]
+    sections, rows, missed = [], [], []
     for size in arguments.vocabularies:
-        found = {kind: _in_a_process(kind, size, arguments) for kind in KINDS}
-        base, floor = found["materialised"], found["floor"]
-        for kind, (memory, seconds) in found.items():
-            of_memory = "" if kind == "floor" else f"{memory / base[0]:.3f}"
-            lines.append(
-                f"| {size:,} | {KINDS[kind]} | {memory:.2f} GiB | {seconds:.2f} s | {of_memory} "
-                f"| {seconds / base[1]:.2f} | {seconds / floor[1]:.2f} |"
-            )
-        met = met and found["ours"][0] <= MEMORY_GOAL * base[0]
-    lines.append(
-        f"\n{TOKENS} tokens, hidden size {HIDDEN}, float32, {arguments.threads} threads. Goals: memory at most 1/12 of "
-        f"materialised, time at most {TIME_GOAL:g} of it and {FLOOR_GOAL:g} of the floor."
-    )
-    text = "\n".join(lines) + "\n"
+        tokens, repeats = SIZES.get(size, (4096, 1))
+        tokens, repeats = arguments.tokens or tokens, arguments.repeats or repeats
+        found = {kind: _in_a_process(kind, tokens, size, arguments.threads, repeats) for kind in kinds}
+        title = f"{tokens} tokens, vocabulary {size:,}, best of {repeats}"
+        sections.append(f"{title}:\n\n{_table(found)}")
+        rows += _rows(found, f"{tokens} tokens x {size:,}")
+        missed += [f"{title}: {goal}" for goal in _missed(found)]
+    text = f"# Log-probs and entropy\n\n{__doc__.strip() if __doc__ else ''}\n\n" + "\n\n".join(sections)
+    text += f"\n\nHidden size {HIDDEN}, float32, temperature {TEMPERATURE:g}, {arguments.threads} threads. "
+    text += "Missed: " + ("; ".join(missed) if missed else "nothing") + "."
     print(text)
     if arguments.write:
-        arguments.write.write_text(f"# Log-probs and entropy\n\n{(__doc__ or '').strip()}\n\n{text}")
-    return 0 if met else 1
+        record("log_probs", rows, text, packages=("torch",))
+    return 1 if missed else 0
 
 
-def _in_a_process(kind: str, vocabulary: int, arguments: argparse.Namespace) -> tuple[float, float]:
-    options = {"--vocabularies": vocabulary, "--threads": arguments.threads, "--repeats": arguments.repeats}
+def _table(found: dict[str, Measured]) -> str:
+    base, floor = found["materialised"], found["floor"]
+    lines = ["| what | memory | time | memory / materialised | time / materialised | time / floor |"]
+    lines.append("|---|---|---|---|---|---|")
+    for kind, (memory, seconds) in found.items():
+        cells = (f"{memory:.2f} GiB", f"{seconds:.2f} s", f"{memory / base.gib:.3f}")
+        if kind == "floor":
+            cells = ("", f"{seconds:.2f} s", "")
+        lines.append(
+            f"| {KINDS[kind]} | {' | '.join(cells)} | {seconds / base.seconds:.2f} | {seconds / floor.seconds:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def _rows(found: dict[str, Measured], size: str) -> list[Row]:
+    """Of the table of all benchmarks."""
+    ours, base, floor = found["ours"], found["materialised"], found["floor"].seconds / found["materialised"].seconds
+    memory = Row(
+        measure=f"memory of log-probs and entropy, {size}, against materialised logits",
+        result=f"{ours.gib / base.gib:.3f}",
+        goal=f"{MEMORY_GOAL:.3f}",
+    )
+    seconds = [
+        Row(
+            measure=f"time of log-probs and entropy, {size}, against {KINDS[kind]}",
+            result=f"{ours.seconds / found[kind].seconds:.2f}",
+            goal=f"{TIME_GOAL if kind == 'materialised' else 1:g}",
+            limit=f"{floor * base.seconds / found[kind].seconds:.2f}",
+        )
+        for kind in ("materialised", "torch", "liger")
+        if kind in found
+    ]
+    return [memory, *seconds]
+
+
+def _missed(found: dict[str, Measured]) -> list[str]:
+    ours, base = found["ours"], found["materialised"]
+    missed = []
+    if ours.gib > MEMORY_GOAL * base.gib:
+        missed.append("memory at most 1/12 of materialised logits")
+    if ours.seconds > TIME_GOAL * base.seconds:
+        missed.append(f"time at most {TIME_GOAL:g} of materialised logits")
+    if ours.seconds > FLOOR_GOAL * found["floor"].seconds:
+        missed.append(f"time at most {FLOOR_GOAL:g} of the floor")
+    return missed + [
+        f"not slower than {KINDS[k]}" for k in ("torch", "liger") if k in found and ours.seconds > found[k].seconds
+    ]
+
+
+def _in_a_process(kind: str, tokens: int, vocabulary: int, threads: int, repeats: int) -> Measured:
+    options = {"--tokens": tokens, "--vocabularies": vocabulary, "--threads": threads, "--repeats": repeats}
     command = [sys.executable, __file__, "--worker", kind, *(str(x) for pair in options.items() for x in pair)]
-    memory, seconds = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
-    return memory, seconds
+    return Measured(*json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout))
 
 
-def measure(kind: str, vocabulary: int, threads: int, repeats: int) -> tuple[float, float]:
-    """GiB beyond inputs and gradients, and the best seconds."""
+def measure(kind: str, tokens: int, vocabulary: int, threads: int, repeats: int) -> Measured:
+    """One kind, in this process."""
     import torch
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    hidden = torch.randn(TOKENS, HIDDEN).requires_grad_()
+    hidden = torch.randn(tokens, HIDDEN).requires_grad_()
     weight = torch.randn(vocabulary, HIDDEN).mul_(0.05).requires_grad_()
-    ids = torch.randint(vocabulary, (TOKENS,))
-    slopes = torch.randn(2, TOKENS)
-    hidden.grad, weight.grad = torch.zeros_like(hidden), torch.zeros_like(weight)
-    work = _work(kind, hidden, weight, ids, slopes)
+    work = _work(kind, hidden, weight, torch.randint(vocabulary, (tokens,)))
     before, best = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, float("inf")
     for _ in range(repeats):
+        hidden.grad = weight.grad = None
         started = time.perf_counter()
         work()
         best = min(best, time.perf_counter() - started)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20, best
+    held = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 2**10
+    return Measured((held - hidden.nbytes - weight.nbytes) / 2**30, best)
 
 
-def _work(kind: str, hidden: "Tensor", weight: "Tensor", ids: "Tensor", slopes: "Tensor") -> Callable[[], object]:
+def _work(kind: str, hidden: "Tensor", weight: "Tensor", ids: "Tensor") -> Callable[[], object]:
     import torch
 
     from skyrl_train.policy.log_probs import token_statistics
 
+    slopes = torch.randn(2, len(ids))
+
     def materialised() -> None:
-        log_p = torch.log_softmax(hidden @ weight.T, dim=-1)
+        logits = hidden @ weight.T
+        logits /= TEMPERATURE
+        log_p = torch.log_softmax(logits, dim=-1)
         entropy = -(log_p.exp() * log_p).sum(-1)
         (log_p.gather(-1, ids[:, None]).squeeze(-1) * slopes[0] + entropy * slopes[1]).sum().backward()
 
     def ours() -> None:
-        log_probs, entropy = token_statistics(hidden, weight, ids, with_entropy=True)
+        log_probs, entropy = token_statistics(hidden, weight, ids, temperature=TEMPERATURE, with_entropy=True)
         assert entropy is not None
         (log_probs * slopes[0] + entropy * slopes[1]).sum().backward()
 
     def torchs() -> None:
         options = torch.nn.LinearCrossEntropyOptions()
-        torch.nn.functional.linear_cross_entropy(hidden, weight, ids, reduction="mean", options=options).backward()
+        torch.nn.functional.linear_cross_entropy(hidden / TEMPERATURE, weight, ids, options=options).backward()
 
-    def floor() -> None:
-        with torch.no_grad():
-            for start in range(0, TOKENS, 1024):
-                logits = hidden[start : start + 1024] @ weight.T
-                logits = torch.mm(hidden[start : start + 1024], weight.T, out=logits)
-                torch.mm(logits, weight)
-                torch.mm(logits.T, hidden[start : start + 1024])
+    if kind == "liger":
+        return _liger(hidden, weight, ids)
+    return {"materialised": materialised, "ours": ours, "torch": torchs, "floor": _floor(hidden, weight)}[kind]
 
-    return {"materialised": materialised, "ours": ours, "torch": torchs, "floor": floor}[kind]
+
+def _liger(hidden: "Tensor", weight: "Tensor", ids: "Tensor") -> Callable[[], object]:
+    sys.path.insert(0, str(LIGER))
+    import torch
+    from liger_kernel.chunked_loss.grpo_loss import LigerFusedLinearGRPOLoss
+
+    loss: Any = LigerFusedLinearGRPOLoss(beta=0.0, compiled=False, use_ref_model=False, temperature=TEMPERATURE)
+    rows = len(ids) // 1024  # sequences of 1024 tokens
+    advantages, mask = torch.randn(rows), torch.ones(rows, 1024)
+
+    def fused() -> None:
+        states = hidden.view(rows, 1024, HIDDEN)
+        loss(states, weight, ids.view(rows, 1024), mask, advantages)[0].backward()
+
+    return fused
+
+
+def _floor(hidden: "Tensor", weight: "Tensor") -> Callable[[], object]:
+    """Four products in parts, with the library that is faster at one of them here."""
+    import torch
+
+    from skyrl_train.policy.product import product
+
+    def mm(a: "Tensor", b: "Tensor") -> "Tensor":
+        return a @ b.T
+
+    def seconds(multiply: Callable[["Tensor", "Tensor"], "Tensor"]) -> float:
+        times = []
+        for _ in range(5):
+            started = time.perf_counter()
+            multiply(hidden[:1024], weight[:2048])
+            times.append(time.perf_counter() - started)
+        return min(times)
+
+    def four() -> None:
+        for start in range(0, len(weight), 1024):
+            part = weight[start : start + 1024]
+            for first in range(0, len(hidden), 1024):
+                states = hidden[first : first + 1024]
+                multiply(states, part)
+                logits = multiply(states, part)
+                multiply(logits, part.T)
+                multiply(logits.T, states.T)
+
+    with torch.no_grad():
+        multiply = min((mm, product), key=seconds)
+    return torch.no_grad()(four)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,12 @@ from skyrl_train.policy.adapters import (
 from skyrl_train.policy.policy import Policy, Sequences
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10], [11, 12, 13, 14, 15, 16]])
+SEQUENCES = Sequences(
+    input_ids=IDS,
+    attention_mask=torch.ones_like(IDS, dtype=torch.bool),
+    response_start=torch.tensor([3, 3]),
+    response_mask=torch.ones(2, 3, dtype=torch.bool),
+)
 
 
 @pytest.fixture(params=[True, False], ids=["tied", "untied"])
@@ -80,19 +86,12 @@ def test_new_adapters_are_a_function_of_the_seed_and_leave_the_generator_alone(b
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_the_policy_reads_adapters_in_the_blocks_and_the_plain_output_embedding(base):
+def test_the_policy_reads_adapters_in_the_blocks(base):
     model = adapted(base)
-    mask = torch.ones(2, 3, dtype=torch.bool)
-    sequences = Sequences(
-        input_ids=IDS,
-        attention_mask=torch.ones_like(IDS, dtype=torch.bool),
-        response_start=torch.tensor([3, 3]),
-        response_mask=mask,
-    )
-    log_probs, _ = Policy(model, chunk_size=4, temperature=1.0).score(sequences, False)
+    log_probs, _ = Policy(model, chunk_size=4, temperature=1.0).score(SEQUENCES, False)
     expected = model(IDS).logits.log_softmax(-1)[:, 2:5].gather(-1, IDS[:, 3:, None]).squeeze(-1)
     torch.testing.assert_close(log_probs, expected)
-    assert (log_probs - Policy(base, chunk_size=4, temperature=1.0).score(sequences, False)[0]).abs().max() > 0.1
+    assert (log_probs - Policy(base, chunk_size=4, temperature=1.0).score(SEQUENCES, False)[0]).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("options", [{}, {"rank_stabilised": True, "alpha": 3}], ids=["plain", "rsLoRA"])
@@ -179,10 +178,45 @@ def test_a_list_of_names_chooses_the_layers(base):
     assert layers == {"q_proj", "v_proj"}
 
 
-@pytest.mark.parametrize("name", ["lm_head", "embed_tokens"])
-def test_an_embedding_with_an_adapter_is_refused(base, name):
-    with pytest.raises(SkyrlError, match=f"{name} cannot have an adapter"):
-        adapted(base, target_modules=["q_proj", name])
+def test_an_input_embedding_with_an_adapter_is_refused(base):
+    with pytest.raises(SkyrlError, match="embed_tokens cannot have an adapter, because it is an embedding"):
+        adapted(base, target_modules=["q_proj", "embed_tokens"])
+
+
+def test_an_output_embedding_that_is_also_the_input_embedding_is_refused_an_adapter(base):
+    if not base.config.tie_word_embeddings:
+        pytest.skip("this one is not")
+    with pytest.raises(SkyrlError, match="lm_head cannot have an adapter, because its weight is also the input"):
+        adapted(base, target_modules=["q_proj", "lm_head"])
+
+
+@pytest.mark.parametrize("modules", [["lm_head"], ["q_proj", "lm_head"]], ids=["alone", "and another"])
+def test_an_output_embedding_of_its_own_may_have_an_adapter(base, modules):
+    if base.config.tie_word_embeddings:
+        pytest.skip("this one is the input embedding")
+    model = adapted(base, target_modules=modules)
+    policy = Policy(model, chunk_size=4, temperature=0.7)
+
+    def gradients(log_probs):
+        model.zero_grad()
+        (log_probs * torch.tensor([[1.0, -2.0, 0.5], [0.0, 3.0, -1.0]])).sum().backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    log_probs, _ = policy.score(SEQUENCES, False)
+    wanted = (model(IDS).logits / 0.7).log_softmax(-1)[:, 2:5].gather(-1, IDS[:, 3:, None]).squeeze(-1)
+    torch.testing.assert_close(log_probs, wanted, rtol=1e-4, atol=1e-4)
+    found, expected = gradients(log_probs), gradients(wanted)
+    assert len(expected) == (2 if modules == ["lm_head"] else 6)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-3)
+    with adapters_off(model), torch.no_grad():
+        plain = Policy(base, chunk_size=4, temperature=0.7).score(SEQUENCES, False)[0]
+        assert torch.equal(policy.score(SEQUENCES, False)[0], plain)
+    merged = copy.deepcopy(model)
+    merge_adapters(merged)
+    assert torch.equal(merged.lm_head.weight, dict(merged_tensors(model))["lm_head.weight"])
+    torch.testing.assert_close(merged(IDS).logits, model(IDS).logits, rtol=1e-4, atol=1e-4)
 
 
 def test_names_that_no_layer_has_are_answered_with_those_that_there_are(base):

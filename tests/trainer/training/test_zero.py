@@ -142,6 +142,24 @@ def test_an_offloaded_optimizer_makes_the_same_steps(build, experience, stage):
         torch.testing.assert_close(ends[1][name], tensor, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_an_adapter_of_the_output_embedding_gets_its_gradient(build, small_model, experience, stage):
+    config = copy.deepcopy(small_model.config)
+    config.tie_word_embeddings = False
+    torch.manual_seed(0)
+    model = type(small_model)(config).eval()
+    add_adapters(model, LoraConfig(rank=2, target_modules=["up_proj", "lm_head"]), seed=0)
+    torch.nn.init.normal_(model.lm_head.lora_B["default"].weight)  # zero would leave A without a gradient
+    found = gradients(build(model=model, zero_stage=stage), experience)
+    log_probs, _ = Policy(model, chunk_size=64, temperature=1.0).score(experience.sequences, False)
+    (-log_probs.sum() / experience.mask.sum()).backward()
+    expected = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+    assert found.keys() == expected.keys()
+    assert expected["lm_head.lora_A.default.weight"].abs().max() > 0
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
 @pytest.mark.parametrize("lora", [False, True], ids=["all weights", "adapters"])
 @pytest.mark.parametrize("stage", STAGES)
 def test_recomputed_activations_give_the_same_gradient(build, small_model, experience, stage, lora):

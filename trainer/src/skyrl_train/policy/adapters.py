@@ -68,13 +68,16 @@ def add_adapters(model: PreTrainedModel, config: LoraConfig, *, seed: int) -> No
 def _check(model: PreTrainedModel, head: nn.Module) -> None:
     from peft.tuners.lora import Linear
 
+    embedding: Any = model.get_input_embeddings()  # adapted, if the mistake below was made
+    tied = head.weight is getattr(embedding, "base_layer", embedding).weight
     for name, layer in _adapted_layers(model).items():
-        # The trainer computes log-probs from the plain output embedding, and merges adapters of linear layers alone.
-        if not isinstance(layer, Linear) or layer.base_layer is head:
-            raise SkyrlError(
-                f"trainer.lora.target_modules: {name} cannot have an adapter, because it is an embedding or no linear "
-                "layer; leave it out"
-            )
+        if not isinstance(layer, Linear):
+            why = "it is an embedding or no linear layer"  # whose adapters the trainer could not merge
+        elif layer.base_layer is head and tied:
+            why = "its weight is also the input embedding, which would change when the adapter is merged"
+        else:
+            continue
+        raise SkyrlError(f"trainer.lora.target_modules: {name} cannot have an adapter, because {why}; leave it out")
 
 
 def has_adapters(model: PreTrainedModel) -> bool:
@@ -106,6 +109,21 @@ def adapters_off(model: PreTrainedModel) -> Iterator[None]:
     finally:
         for layer, scale in zip(layers, scales, strict=True):
             layer.scaling[NAME] = scale
+
+
+def head_factors(head: nn.Module, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """What the output embedding multiplies: hidden states [N, H] and weight [V, H], or [N, H + r] and [V, H + r].
+
+    An adapter of rank r is columns beside them: h Wᵀ + scale · (h Aᵀ) Bᵀ = [h, scale · h Aᵀ] [W, B]ᵀ. No weight is
+    rounded, as in a merged one, and gradients reach A and B. The weight is copied for that.
+    """
+    layer: Any = head
+    weight: Tensor = layer.weight  # of an adapted layer, its base's
+    scale = layer.scaling[NAME] if hasattr(layer, "lora_A") else 0.0
+    if scale == 0.0:  # no adapter, or switched off
+        return hidden, weight
+    a, b = (factor[NAME].weight.to(hidden.dtype) for factor in (layer.lora_A, layer.lora_B))
+    return torch.cat([hidden, scale * (hidden @ a.T)], dim=1), torch.cat([weight, b], dim=1)
 
 
 def merged_tensors(model: PreTrainedModel, gather: Gather = nullcontext) -> Iterator[tuple[str, Tensor]]:

@@ -1,18 +1,29 @@
 """Log-probabilities and exact entropy of given tokens, from hidden states, without [tokens, vocabulary] logits.
 
-Shapes: N tokens, H hidden size, V vocabulary; [n, v] is a tile of logits, some tokens and a part of the vocabulary. One
-tile at a time exists: in the forward pass, which keeps two numbers of each token, and in the backward pass, which makes
-it anew. That is four products of matrices instead of three, and no tensor of N x V in either direction.
+Shapes: N tokens, H hidden size, V vocabulary; [n, v] is a tile of logits, some tokens and a part of the vocabulary. The
+forward pass goes over the tiles and keeps a few numbers of each token; the backward pass goes over them in the same
+order. Of the tiles themselves a bounded part is kept from one to the other, and the rest is made anew: at most four
+products of matrices instead of three, and no tensor of N x V in either direction.
 """
 
-from collections.abc import Iterator
+import importlib.util
+import os
+from collections import deque
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from skyrl_train.policy.product import product
+from skyrl_train.policy.tile import Slopes, Sums, TilePasses, TorchPasses
+
 TILE = {"cpu": 2**20, "cuda": 2**26}
 """Entries of a tile: on a CPU what its caches still help with, on a GPU what keeps it busy."""
+
+KEPT_SHARE, KEPT_BYTES = 1 / 4, 512 * 2**20
+"""Of all logits, what is kept for the backward pass: no more than either. A kept tile saves one product of four. The
+share holds the memory far below that of materialised logits, the bytes hold it down however many tokens there are."""
 
 
 class TokenStatistics(NamedTuple):
@@ -30,6 +41,7 @@ def token_statistics(
     temperature: float = 1.0,
     chunk_size: int = 1024,
     with_entropy: bool = False,
+    passes: TilePasses | None = None,
 ) -> TokenStatistics:
     """Log-probability of each token and entropy of its distribution, softmax(hidden · weightᵀ / temperature).
 
@@ -42,15 +54,43 @@ def token_statistics(
         temperature: of the distribution, above 0.
         chunk_size: tokens of a tile; no influence on the result.
         with_entropy: whether to compute the entropy as well.
+        passes: over the tiles; by default what suits the device.
 
     Raises:
         ValueError: the temperature or the chunk size is not positive.
     """
     if temperature <= 0 or chunk_size <= 0:
         raise ValueError(f"temperature and chunk_size must be positive, got {temperature} and {chunk_size}")
+    tiling = Tiling(
+        chunks=_slices(len(token_ids), chunk_size),
+        parts=_slices(len(weight), max(TILE.get(hidden.device.type, TILE["cuda"]) // chunk_size, 1)),
+        scale=1 / temperature,
+        passes=passes or passes_for(hidden),
+    )
+    with_gradient = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
+    kept_bytes = min(KEPT_BYTES, int(KEPT_SHARE * len(hidden) * len(weight) * hidden.element_size()))
     apply: Any = _TokenStatistics.apply  # torch leaves it untyped
-    log_probs, entropy = apply(hidden, weight, token_ids, temperature, chunk_size, with_entropy)
-    return TokenStatistics(log_probs, entropy if with_entropy else None)
+    return TokenStatistics(*apply(hidden, weight, token_ids, tiling, with_entropy, with_gradient * kept_bytes))
+
+
+def passes_for(hidden: Tensor) -> TilePasses:
+    """Triton's kernels on CUDA where Triton is installed, torch elsewhere, and where SKYRL_LOG_PROBS=torch says so."""
+    if hidden.is_cuda and os.environ.get("SKYRL_LOG_PROBS") != "torch" and importlib.util.find_spec("triton"):
+        from skyrl_train.policy import tile_kernels
+
+        if hidden.dtype in tile_kernels.TYPES:
+            return tile_kernels.TritonPasses()
+    return TorchPasses()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tiling:
+    """The tiles of one call, and what is done with them."""
+
+    chunks: list[slice]  # of the tokens
+    parts: list[slice]  # of the vocabulary
+    scale: float  # 1 / temperature
+    passes: TilePasses
 
 
 class _TokenStatistics(torch.autograd.Function):
@@ -60,111 +100,50 @@ class _TokenStatistics(torch.autograd.Function):
         hidden: Tensor,
         weight: Tensor,
         token_ids: Tensor,
-        temperature: float,
-        chunk_size: int,
+        tiling: Tiling,
         with_entropy: bool,
-    ) -> tuple[Tensor, Tensor]:
-        log_norm = hidden.new_empty(len(token_ids), dtype=_accumulator(hidden))  # log Σ exp(logit)
-        log_probs = torch.empty_like(log_norm)
-        entropy = torch.empty_like(log_norm) if with_entropy else log_norm.new_zeros(0)
-        for chunk in _slices(len(token_ids), chunk_size):
-            sums = _Sums(len(token_ids[chunk]), log_norm)
-            chosen = torch.zeros_like(log_norm[chunk])  # the logit of the token itself
-            for part in _slices(len(weight), _tile_width(hidden, chunk_size)):
-                logits = _logits(hidden[chunk], weight[part], temperature)
-                inside, columns = _tokens_within(token_ids[chunk], part)
-                chosen = torch.where(inside, logits.gather(-1, columns[:, None]).squeeze(-1), chosen)
-                sums.add(logits, with_entropy)
-            log_norm[chunk] = sums.log_norm
-            log_probs[chunk] = chosen - log_norm[chunk]
-            if with_entropy:
-                entropy[chunk] = sums.entropy
+        kept_bytes: int,
+    ) -> tuple[Tensor, Tensor | None]:
+        sums = Sums.before_the_first_tile(len(token_ids), hidden, with_entropy)
+        kept: deque[Tensor] = deque()
+        for part in tiling.parts:
+            for chunk in tiling.chunks:
+                logits = product(hidden[chunk], weight[part])
+                tiling.passes.add(sums.of(chunk), logits, token_ids[chunk] - part.start, tiling.scale)
+                if logits.nbytes <= kept_bytes:
+                    kept.append(logits)
+                    kept_bytes -= logits.nbytes
+                else:
+                    kept_bytes = 0  # the first tiles, without a gap
+        log_norm, entropy = sums.log_norm(), sums.entropy()
         ctx.save_for_backward(hidden, weight, token_ids, log_norm, entropy)
-        ctx.temperature, ctx.chunk_size, ctx.with_entropy = temperature, chunk_size, with_entropy
-        return log_probs, entropy
+        ctx.tiling, ctx.kept = tiling, kept
+        return sums.chosen - log_norm, entropy
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, token_ids, log_norm, entropy = ctx.saved_tensors
-        grad_log_probs, grad_entropy = (grad / ctx.temperature for grad in grads)
-        grad_hidden = torch.zeros_like(hidden, dtype=log_norm.dtype)
-        grad_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None  # a frozen one would cost [V, H]
-        for part in _slices(len(weight), _tile_width(hidden, ctx.chunk_size)):
-            grad_part = torch.zeros_like(weight[part], dtype=log_norm.dtype)
-            for chunk in _slices(len(token_ids), ctx.chunk_size):
-                log_p = _logits(hidden[chunk], weight[part], ctx.temperature).sub_(log_norm[chunk, None])
-                # d log p_y / d logit_v = [v = y] - p_v;  d entropy / d logit_v = -p_v (log p_v + entropy).
-                slope = grad_log_probs[chunk, None]
-                if ctx.with_entropy:
-                    towards = grad_entropy[chunk, None]
-                    slope = torch.addcmul(slope + towards * entropy[chunk, None], log_p, towards)
-                grad_logits = log_p.exp_().mul_(slope).neg_()
-                inside, columns = _tokens_within(token_ids[chunk], part)
-                grad_logits.scatter_add_(-1, columns[:, None], (grad_log_probs[chunk] * inside)[:, None])
-                grad_logits = grad_logits.to(hidden.dtype)
-                grad_hidden[chunk] += grad_logits @ weight[part]
-                if grad_weight is not None:
-                    grad_part += grad_logits.T @ hidden[chunk]
-            if grad_weight is not None:
+        slopes = Slopes(log_norm, entropy, *grads)
+        # The tiles that are kept are handed out once: a second backward pass through this graph makes them anew.
+        tiling, kept, ctx.kept = ctx.tiling, ctx.kept, deque()
+        wants_hidden, wants_weight = ctx.needs_input_grad[:2]  # a frozen one would cost a product, and its memory
+        grad_hidden = torch.zeros_like(hidden, dtype=log_norm.dtype) if wants_hidden else None
+        grad_weight = torch.empty_like(weight) if wants_weight else None
+        for part in tiling.parts:
+            grad_part = torch.zeros_like(weight[part], dtype=log_norm.dtype) if wants_weight else None
+            for chunk in tiling.chunks:
+                logits = kept.popleft() if kept else product(hidden[chunk], weight[part])
+                columns = token_ids[chunk] - part.start
+                grad_logits = tiling.passes.gradient(logits, columns, slopes.of(chunk), tiling.scale)
+                if grad_hidden is not None:
+                    grad_hidden[chunk] += product(grad_logits, weight[part].T)
+                if grad_part is not None:
+                    grad_part += product(grad_logits.T, hidden[chunk].T)
+            if grad_weight is not None and grad_part is not None:
                 grad_weight[part] = grad_part
-        return grad_hidden.to(hidden.dtype), grad_weight, None, None, None, None
+        grad_hidden = None if grad_hidden is None else grad_hidden.to(hidden.dtype)
+        return grad_hidden, grad_weight, None, None, None, None
 
 
-class _Sums:
-    """Σ exp(logit) and Σ exp(logit) · logit of n tokens over the tiles seen so far, relative to the largest logit."""
-
-    def __init__(self, count: int, like: Tensor) -> None:
-        self._largest = like.new_full((count,), -torch.inf)
-        self._sum = like.new_zeros(count)
-        self._weighted = like.new_zeros(count)
-
-    def add(self, logits: Tensor, with_entropy: bool) -> None:
-        """One tile [n, v] more, which is overwritten."""
-        largest = torch.maximum(self._largest, logits.amax(-1))
-        fallen = (self._largest - largest).clamp(min=torch.finfo(logits.dtype).min)  # -inf before the first tile
-        rescale = fallen.exp()
-        logits -= largest[:, None]
-        if with_entropy:
-            exponentials = logits.exp()
-            self._weighted = rescale * (self._weighted + self._sum * fallen)
-            self._weighted += torch.linalg.vecdot(exponentials, logits)
-        else:
-            exponentials = logits.exp_()
-        self._sum = rescale * self._sum + exponentials.sum(-1)
-        self._largest = largest
-
-    @property
-    def log_norm(self) -> Tensor:
-        """log Σ exp(logit), [n]."""
-        return self._largest + self._sum.log()
-
-    @property
-    def entropy(self) -> Tensor:
-        """-Σ p log p, [n], nats."""
-        return self._sum.log() - self._weighted / self._sum
-
-
-def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
-    # The temperature inside the product: it costs no pass over the tile of its own.
-    tile = torch.addmm(hidden.new_zeros(()), hidden, weight.T, beta=0, alpha=1 / temperature)
-    return tile.to(_accumulator(hidden))
-
-
-def _accumulator(hidden: Tensor) -> torch.dtype:
-    return torch.float64 if hidden.dtype == torch.float64 else torch.float32
-
-
-def _tile_width(hidden: Tensor, chunk_size: int) -> int:
-    return max(TILE.get(hidden.device.type, TILE["cuda"]) // chunk_size, 1)
-
-
-def _slices(length: int, size: int) -> Iterator[slice]:
-    for start in range(0, length, size):
-        yield slice(start, min(start + size, length))
-
-
-def _tokens_within(token_ids: Tensor, part: slice) -> tuple[Tensor, Tensor]:
-    """Which tokens lie in this part of the vocabulary, bool [n], and their columns in its tile; else any column."""
-    inside = (token_ids >= part.start) & (token_ids < part.stop)
-    # Not the rows alone: a GPU would have to be waited for to count them.
-    return inside, (token_ids - part.start).clamp(0, part.stop - part.start - 1)
+def _slices(length: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, length)) for start in range(0, length, size)]

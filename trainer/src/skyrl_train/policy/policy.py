@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from skyrl_train.policy.adapters import head_factors
 from skyrl_train.policy.log_probs import token_statistics
 
 
@@ -30,10 +31,10 @@ class Policy(nn.Module):
         self.temperature = temperature
 
     @property
-    def head_weight(self) -> nn.Parameter:
-        """The output embedding [V, H], which may be tied to the input embedding."""
-        weight: nn.Parameter = self.model.get_output_embeddings().weight
-        return weight
+    def head(self) -> nn.Module:
+        """The output embedding, whose weight [V, H] may be tied to the input embedding. Its own forward never runs."""
+        head: nn.Module = self.model.get_output_embeddings()
+        return head
 
     def forward(self, sequences: Sequences, with_entropy: bool) -> Tensor:
         """float32 [1, B, T] log-probs, or [2, B, T] with the entropy in nats; zero where response_mask is False.
@@ -47,8 +48,7 @@ class Policy(nn.Module):
         rows, tokens = sequences.response_mask.nonzero(as_tuple=True)
         positions = sequences.response_start[rows] + tokens
         log_probs, entropy = token_statistics(
-            hidden[rows, positions - 1],
-            self.head_weight,
+            *head_factors(self.head, hidden[rows, positions - 1]),
             sequences.input_ids[rows, positions],
             temperature=self.temperature,
             chunk_size=self.chunk_size,

@@ -76,7 +76,8 @@ class ZeroEngine:
         # The output embedding is read in the policy's own forward, outside the module that owns it.
         import deepspeed
 
-        deepspeed.zero.register_external_parameter(self.policy, self.policy.head_weight)
+        for parameter in self.policy.head.parameters():  # with an adapter three
+            deepspeed.zero.register_external_parameter(self.policy, parameter)
 
     def forward(self, sequences: Sequences, *, with_entropy: bool) -> tuple[Tensor, Tensor | None]:
         """Log-probs [B, T] and, if asked for, entropy [B, T]. All ranks call it equally often."""
