@@ -158,6 +158,11 @@ class TrainerConfig(Section):
         description="Tokens whose logits exist at one time, for a part of the vocabulary; changes memory and speed, "
         "never the result.",
     )
+    share_prompts: bool = Field(
+        default=True,
+        description="Compute a prompt once for all of its samples in a micro-batch, where the model can and it is "
+        "cheaper; changes memory and speed, never the result.",
+    )
     threads: PositiveInt | Literal["auto"] = Field(
         default="auto", description="OpenMP threads of a rank on CPU; auto measures at start."
     )

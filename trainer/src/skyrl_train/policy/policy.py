@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from skyrl_train.policy.adapters import head_factors
 from skyrl_train.policy.log_probs import token_statistics
+from skyrl_train.policy.shared_prompts import Shape, SharedPrompts, hidden_states, pairs_of_a_token
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,12 +24,16 @@ class Sequences:
 class Policy(nn.Module):
     """A causal language model whose output is per-token log-probs and entropy; the logits never exist as a whole."""
 
-    def __init__(self, model: PreTrainedModel, *, chunk_size: int, temperature: float) -> None:
+    def __init__(
+        self, model: PreTrainedModel, *, chunk_size: int, temperature: float, share_prompts: bool = False
+    ) -> None:
+        """``share_prompts``: compute equal prompts of a batch once; only for a model that can."""
         super().__init__()
         self.model = model
         self.config = model.config  # where accelerate and DeepSpeed look for the hidden size
         self.chunk_size = chunk_size
         self.temperature = temperature
+        self._pairs_of_a_token = pairs_of_a_token(model) if share_prompts else None
 
     @property
     def head(self) -> nn.Module:
@@ -42,13 +47,10 @@ class Policy(nn.Module):
         One tensor, because ZeRO-3 records the modules in the order in which gradients reach their outputs: a
         micro-batch that uses one of two outputs would leave its rank out of step with the others, for ever.
         """
-        hidden = self.model.base_model(
-            input_ids=sequences.input_ids, attention_mask=sequences.attention_mask.long(), use_cache=False
-        ).last_hidden_state
         rows, tokens = sequences.response_mask.nonzero(as_tuple=True)
         positions = sequences.response_start[rows] + tokens
         log_probs, entropy = token_statistics(
-            *head_factors(self.head, hidden[rows, positions - 1]),
+            *head_factors(self.head, self._predicting_states(sequences, rows, tokens)),
             sequences.input_ids[rows, positions],
             temperature=self.temperature,
             chunk_size=self.chunk_size,
@@ -57,6 +59,27 @@ class Policy(nn.Module):
         values = log_probs[None] if entropy is None else torch.stack([log_probs, entropy])
         whole = values.new_zeros(len(values), *sequences.response_mask.shape)
         return whole.index_put((torch.arange(len(values), device=rows.device)[:, None], rows, tokens), values)
+
+    def _predicting_states(self, sequences: Sequences, rows: Tensor, tokens: Tensor) -> Tensor:
+        """float [N, H]: the hidden state before each of these response tokens."""
+        layout = self._shared(sequences)
+        if layout is not None:
+            packed = layout.packed()
+            return hidden_states(self.model, packed)[packed.predictors[rows, tokens]]
+        hidden: Tensor = self.model.base_model(
+            input_ids=sequences.input_ids, attention_mask=sequences.attention_mask.long(), use_cache=False
+        ).last_hidden_state
+        return hidden[rows, sequences.response_start[rows] + tokens - 1]
+
+    def _shared(self, sequences: Sequences) -> SharedPrompts | None:
+        """A layout that is cheaper than one row for each sequence, if there is one."""
+        if self._pairs_of_a_token is None:
+            return None
+        lengths = sequences.attention_mask.sum(-1)
+        layout = SharedPrompts(sequences.input_ids, lengths, sequences.response_start, sequences.response_mask.shape[1])
+        count, width = sequences.input_ids.shape
+        plain = Shape(count * width, count * width**2)
+        return layout if layout.shape.cost(self._pairs_of_a_token) < plain.cost(self._pairs_of_a_token) else None
 
     def score(self, sequences: Sequences, with_entropy: bool) -> tuple[Tensor, Tensor | None]:
         """Log-probs [B, T] and, if asked for, entropy [B, T]."""

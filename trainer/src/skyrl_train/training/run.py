@@ -29,6 +29,7 @@ from skyrl_train.policy.loading import (
     resolve_model,
 )
 from skyrl_train.policy.policy import Policy
+from skyrl_train.policy.shared_prompts import can_share_prompts
 from skyrl_train.rollout.engine import EngineSetup, RolloutEngine
 from skyrl_train.training import checkpoint_folder, conversion, random_state, resume
 from skyrl_train.training.advantages import AdvantagePass
@@ -218,6 +219,7 @@ def _policy_and_reference(
     add_adapters(model, trainer.lora, seed=config.seed)
     if trainer.deepspeed.gradient_checkpointing:
         recompute_activations(model)
+    settings["share_prompts"] = trainer.share_prompts and can_share_prompts(model)
     reference: Reference | None = None
     if objective.needs_reference and trainer.lora.rank is None:
         frozen = load_model(config.model, dtype).requires_grad_(False).to(ranks.device)

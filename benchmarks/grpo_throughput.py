@@ -1,0 +1,195 @@
+"""GRPO samples per second of whole training steps, rollout, reward and update, against TRL's GRPOTrainer on a CPU.
+
+Both train the tiny model that ships with the trainer: the same folder, prompts, reward function, group size and token
+limit, temperature 1, AdamW, float32, no KL term, one optimizer step a rollout, two threads, one process of their own.
+TRL draws all samples of a step in one call and updates on them in one micro-batch, and writes no logs; our run writes
+metrics.jsonl. Two settings: *end token*, where a response ends when the model ends it, and *full length*, where the end
+token is one that the model never draws. Steps before the clocks are warm are left out.
+
+*Limit* is the rate at which the matrix products of the model's layers alone, of these shapes, run in torch with the
+same number of threads: prefill of each prompt once, one product for each token that is drawn, forward and backward of
+the update. ``SKYRL_BENCH_PEERS=FOLDER python benchmarks/grpo_throughput.py``; FOLDER/trl is made with
+
+    pip install --no-deps --target FOLDER/trl -r benchmarks/requirements/trl.txt
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+from record import Row, record
+
+from skyrl_train.tiny_model import TINY_MODEL
+
+WORKER = Path(__file__).parent / "workers" / "trl_grpo.py"
+INSTALL = "To make one: pip install --no-deps --target FOLDER/trl -r benchmarks/requirements/trl.txt"
+GOAL = 3.0
+PROMPTS, GROUP, MAX_NEW_TOKENS = 16, 8, 48
+LEARNING_RATE = 1e-6
+"""So small that both models stay what they are, and the lengths of their responses with them."""
+UNUSED_TOKEN = ("@", 33)
+"""A token of the tiny model that no text of its corpus has."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run, without its first steps."""
+
+    seconds: float  # of a step, median, from the end of one to the end of the next
+    length: float  # tokens of a response, mean
+    reward: float  # mean
+
+    @property
+    def samples_per_second(self) -> float:
+        """Whole training steps."""
+        return PROMPTS * GROUP / self.seconds
+
+
+def main() -> int:
+    """Measure and print; 1 if the goal is missed, 2 if TRL is not there."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trl", type=Path, help="folder with TRL; otherwise $SKYRL_BENCH_PEERS/trl")
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--warm-up", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--write", action="store_true", help="record the results")
+    arguments = parser.parse_args()
+    folder = arguments.trl or Path(os.environ.get("SKYRL_BENCH_PEERS", ""), "trl")
+    if not (folder / "trl" / "__init__.py").is_file():
+        print(f"TRL is not in {folder}: give its folder with --trl or SKYRL_BENCH_PEERS.\n{INSTALL}", file=sys.stderr)
+        return 2
+    lines = ["| lengths | trainer | samples/s | tokens/s | step | tokens of a response | reward | ratio to TRL |"]
+    lines.append("|---|---|---|---|---|---|---|---|")
+    rows, met = [], True
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, model in (("end token", TINY_MODEL), ("full length", endless_model(Path(scratch, "endless")))):
+            trl = measure_trl(folder, model, arguments)
+            ours = measure_ours(model, arguments, Path(scratch, name.replace(" ", "_")))
+            limit = PROMPTS * GROUP / matrix_products(round(ours.length), arguments.threads)
+            for trainer, found in (("TRL 1.16 GRPOTrainer", trl), ("skyrl train", ours)):
+                lines.append(_line(name, trainer, found, found.samples_per_second / trl.samples_per_second))
+            ratio, allowed = (rate / trl.samples_per_second for rate in (ours.samples_per_second, limit))
+            lines.append(f"| {name} | matrix products alone | {limit:.0f} | | | | | {allowed:.2f} |")
+            met = met and ratio >= GOAL
+            rows.append(
+                Row(
+                    measure=f"GRPO samples/s ({name}) / TRL 1.16 GRPOTrainer",
+                    result=f"{ratio:.2f}",
+                    goal=f"at least {GOAL:g}",
+                    limit=f"{allowed:.1f}",
+                )
+            )
+    text = "\n".join([*lines, "", _conditions(arguments)])
+    print(text)
+    if arguments.write:
+        heading = f"# GRPO throughput\n\n{(__doc__ or '').strip()}"
+        record("grpo_throughput", rows, f"{heading}\n\n{text}", packages=("torch", "transformers", "deepspeed"))
+    return 0 if met else 1
+
+
+def _line(lengths: str, trainer: str, found: Measured, ratio: float) -> str:
+    rate = found.samples_per_second
+    return (
+        f"| {lengths} | {trainer} | {rate:.1f} | {rate * found.length:.0f} | {found.seconds:.2f} s "
+        f"| {found.length:.1f} | {found.reward:.2f} | {ratio:.2f} |"
+    )
+
+
+def _conditions(arguments: argparse.Namespace) -> str:
+    timed = arguments.steps - arguments.warm_up
+    return (
+        f"{PROMPTS} prompts of {GROUP} samples, at most {MAX_NEW_TOKENS} tokens each, {arguments.threads} threads; "
+        f"median of {timed} steps after {arguments.warm_up} that do not count."
+    )
+
+
+def endless_model(folder: Path) -> Path:
+    """The tiny model with an end token that it never draws."""
+    shutil.copytree(TINY_MODEL, folder)
+    token, number = UNUSED_TOKEN
+    for file, changed in (
+        ("config.json", {"eos_token_id": number}),
+        ("generation_config.json", {"eos_token_id": number}),
+        ("tokenizer_config.json", {"eos_token": token}),
+    ):
+        path = folder / file
+        path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    return folder
+
+
+def measure_trl(folder: Path, model: Path, arguments: argparse.Namespace) -> Measured:
+    """Steps of GRPOTrainer."""
+    wanted = {
+        "model": str(model),
+        "threads": arguments.threads,
+        "steps": arguments.steps,
+        "prompts_per_step": PROMPTS,
+        "samples_per_prompt": GROUP,
+        "max_new_tokens": MAX_NEW_TOKENS,
+        "learning_rate": LEARNING_RATE,
+        "seed": 0,
+    }
+    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    output = _run([str(WORKER), json.dumps(wanted)], arguments.threads, {"PYTHONPATH": path})
+    found: dict[str, Any] = json.loads(output.splitlines()[-1])
+    lengths = [mean(step) for step in found["lengths"]]
+    return _measured(found["ended"], lengths, found["rewards"], arguments.warm_up)
+
+
+def measure_ours(model: Path, arguments: argparse.Namespace, folder: Path) -> Measured:
+    """Steps of `skyrl train`."""
+    options = {
+        "model": model,
+        "run_folder": folder,
+        "trainer.steps": arguments.steps,
+        "trainer.prompts_per_step": PROMPTS,
+        "trainer.samples_per_prompt": GROUP,
+        "trainer.micro_batch_size": PROMPTS * GROUP,
+        "trainer.threads": arguments.threads,
+        "trainer.algorithm.policy_loss_type": "standard",
+        "trainer.algorithm.loss_reduction": "token_mean",
+        "trainer.optimizer.learning_rate": LEARNING_RATE,
+        "rollout.max_new_tokens": MAX_NEW_TOKENS,
+        "evaluation.prompts": 0,
+        "tracking.keep_rollouts": 0,
+    }
+    command = ["-m", "skyrl_core.cli.main", "train", *(f"{key}={value}" for key, value in options.items())]
+    _run(command, arguments.threads, {})
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if line["kind"] == "train"]
+    lengths, rewards = ([step[name] for step in steps] for name in ("response_length/mean", "reward/mean"))
+    return _measured([step["time"] for step in steps], lengths, rewards, arguments.warm_up)
+
+
+def _measured(ended: list[float], lengths: list[float], rewards: list[float], warm_up: int) -> Measured:
+    seconds = [after - before for before, after in zip(ended[warm_up - 1 :], ended[warm_up:], strict=False)]
+    return Measured(median(seconds), mean(lengths[warm_up:]), mean(rewards[warm_up:]))
+
+
+def _run(command: list[str], threads: int, environment: dict[str, str]) -> str:
+    settings = {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", **environment}
+    done = subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, env=os.environ | settings, check=False
+    )
+    if done.returncode:
+        sys.exit(f"{command[:4]} failed:\n{done.stderr[-4000:]}")
+    return done.stdout
+
+
+def matrix_products(length: int, threads: int) -> float:
+    """Seconds of the products of the model's layers for one step: the best of several."""
+    worker = Path(__file__).parent / "workers" / "matrix_products.py"
+    wanted = {"prompts": PROMPTS, "group": GROUP, "length": length, "threads": threads, "model": str(TINY_MODEL)}
+    return float(_run([str(worker), json.dumps(wanted)], threads, {}).splitlines()[-1])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
