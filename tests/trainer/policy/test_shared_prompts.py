@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from skyrl_train.policy.policy import Policy, Sequences
-from skyrl_train.policy.shared_prompts import Shape, SharedPrompts, can_share_prompts, pairs_of_a_token
+from skyrl_train.policy.shared_prompts import LARGEST_MASK, Shape, SharedPrompts, can_share_prompts, pairs_of_a_token
 
 SIZES = {
     "vocab_size": 50,
@@ -153,3 +153,9 @@ def test_a_model_with_another_attention_does_not_share():
     model = build("llama")
     model.set_attn_implementation("eager")
     assert not can_share_prompts(model)
+
+
+def test_a_layout_with_too_large_a_mask_is_not_taken():
+    plain = Shape(tokens=10 * LARGEST_MASK, pairs=10 * LARGEST_MASK)
+    assert Shape(tokens=1, pairs=LARGEST_MASK).is_better(plain, 10.0)
+    assert not Shape(tokens=1, pairs=LARGEST_MASK + 1).is_better(plain, 10.0)

@@ -79,7 +79,7 @@ class Policy(nn.Module):
         layout = SharedPrompts(sequences.input_ids, lengths, sequences.response_start, sequences.response_mask.shape[1])
         count, width = sequences.input_ids.shape
         plain = Shape(count * width, count * width**2)
-        return layout if layout.shape.cost(self._pairs_of_a_token) < plain.cost(self._pairs_of_a_token) else None
+        return layout if layout.shape.is_better(plain, self._pairs_of_a_token) else None
 
     def score(self, sequences: Sequences, with_entropy: bool) -> tuple[Tensor, Tensor | None]:
         """Log-probs [B, T] and, if asked for, entropy [B, T]."""

@@ -15,6 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
+LARGEST_MASK = 2**26
+"""Pairs of a layout, each a number of the mask that attention reads: 256 MiB in float32. Beyond it a batch is laid out
+plainly, where no mask of pairs exists."""
+
 PADDING = -1
 """The piece of a column that holds nothing."""
 
@@ -49,6 +53,10 @@ class Shape:
     def cost(self, pairs_of_a_token: float) -> float:
         """Multiplications, in those of one pair."""
         return pairs_of_a_token * self.tokens + self.pairs
+
+    def is_better(self, other: "Shape", pairs_of_a_token: float) -> bool:
+        """Whether it costs less, and its mask is not too large."""
+        return self.pairs <= LARGEST_MASK and self.cost(pairs_of_a_token) < other.cost(pairs_of_a_token)
 
 
 def pairs_of_a_token(model: PreTrainedModel) -> float:
