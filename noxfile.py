@@ -24,8 +24,10 @@ CONSTRAINTS = ["-c", str(ROOT / "constraints.txt")]
 NO_BENCHMARKS = ("learning.py", "processes.py", "record.py")
 """The first has a session of its own; the others are imported."""
 
-# Files of tests go to processes that work side by side; a machine with many cores is not filled with copies of torch.
-SIDE_BY_SIDE = ["-n", "logical", "--maxprocesses", "4", "--dist", "loadfile"]
+# Tests go to processes that work side by side; a machine with many cores is not filled with copies of torch.
+SIDE_BY_SIDE = ["-n", "logical", "--maxprocesses", "4"]
+BY_FILE = [*SIDE_BY_SIDE, "--dist", "loadfile"]
+"""The tests of a file stay together, because they share what is expensive to make."""
 PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 
 shared_bin = ""  # programs of the environment that `workspace` fills; it runs before every session that requires it
@@ -74,13 +76,13 @@ def tests(session: nox.Session) -> None:
     """The tests, without those that start several processes, build packages or run documents."""
     others = ("crash", "docs", "packages", "peers", "ranks", "vllm")
     chosen = " and ".join(f"not {marker}" for marker in others)
-    _run(session, "pytest", *SIDE_BY_SIDE, "-m", chosen, *session.posargs)
+    _run(session, "pytest", *BY_FILE, "-m", chosen, *session.posargs)
 
 
 @nox.session(venv_backend="none", requires=["workspace"])
 def docs(session: nox.Session) -> None:
     """The commands, the code and the links of the documents."""
-    _run(session, "pytest", "-m", "docs", *session.posargs)
+    _run(session, "pytest", *SIDE_BY_SIDE, "-m", "docs", *session.posargs)
 
 
 @nox.session(venv_backend="none", requires=["workspace"])
@@ -132,7 +134,7 @@ def crash(session: nox.Session) -> None:
 @nox.session(venv_backend="none", requires=["workspace"])
 def packages(session: nox.Session) -> None:
     """The tests that build packages and install them into environments of their own."""
-    _run(session, "pytest", "-m", "packages", *session.posargs)
+    _run(session, "pytest", *BY_FILE, "-m", "packages", *session.posargs)
 
 
 @nox.session(reuse_venv=True)

@@ -73,9 +73,11 @@ def run_skyrl(tmp_path: Path) -> RunSkyrl:
 
     def run(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
         search_path = os.pathsep.join(filter(None, [str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")]))
+        # Of a pipe there is no width; readline has put that of a terminal there where tests run side by side.
+        inherited = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES")}
         return subprocess.run(
             [sys.executable, "-m", "skyrl_core.cli.main", *arguments],
-            env={**os.environ, "PYTHONPATH": search_path, **environment},
+            env={**inherited, "PYTHONPATH": search_path, **environment},
             capture_output=True,
             text=True,
             check=False,

@@ -24,10 +24,9 @@ SOURCES = {
 
 
 def clean_environment(**settings: str) -> dict[str, str]:
-    """Without the settings of pip and Python that this process was started with."""
-    inherited = {
-        key: value for key, value in os.environ.items() if not key.startswith(("PIP_", "PYTHON", "VIRTUAL_ENV"))
-    }
+    """Without the settings of pip and Python that this process was started with, and without a terminal's width."""
+    others = ("PIP_", "PYTHON", "VIRTUAL_ENV", "COLUMNS", "LINES")
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(others)}
     return {**inherited, "PIP_CONFIG_FILE": os.devnull, "PIP_DISABLE_PIP_VERSION_CHECK": "1", **settings}
 
 

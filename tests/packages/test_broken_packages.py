@@ -355,7 +355,11 @@ class Site:
         (self.path / "tested.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
 
     def run(self, *command: str, **settings: str) -> "subprocess.CompletedProcess[str]":
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith(("PIP_", "PYTHON"))}
+        inherited = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(("PIP_", "PYTHON", "COLUMNS", "LINES"))
+        }
         environment = {**inherited, "PIP_CONFIG_FILE": os.devnull, "PIP_DISABLE_PIP_VERSION_CHECK": "1", **settings}
         return subprocess.run(
             [self.python, *command], env=environment, cwd=self.outputs, capture_output=True, text=True, check=False

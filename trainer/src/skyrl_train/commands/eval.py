@@ -14,6 +14,7 @@ from skyrl_train.config.load import resolve_run, run_folder_of
 from skyrl_train.config.problem import raise_problems
 from skyrl_train.config.resolved import ResolvedRun
 from skyrl_train.environments.loading import load_environment
+from skyrl_train.training.imports import many_imports
 
 if TYPE_CHECKING:
     from skyrl_train.training.assessment import Assessment
@@ -29,8 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = _parser().parse_intermixed_args(argv)
     run = _resolve(arguments)
-    from skyrl_train.training.assessment import assess
-
+    with many_imports("skyrl_train.training.assessment"):
+        from skyrl_train.training.assessment import assess
     settings, console = run.config.evaluation, Console(stderr=True)
     what = f"{settings.prompts} problems x {settings.samples_per_prompt}"
     with console.status(f"sampling answers to {what} ..."):

@@ -22,6 +22,7 @@ from skyrl_train.entrypoints.launch import is_launched, launch
 from skyrl_train.entrypoints.leave import leave
 from skyrl_train.entrypoints.plan import write_plan, write_plan_json
 from skyrl_train.environments.loading import load_environment
+from skyrl_train.training.imports import many_imports
 from skyrl_train.training.interruption import Interrupted
 
 INTERRUPTED = 130
@@ -95,8 +96,8 @@ def _dry_run(run: ResolvedRun, *, as_json: bool) -> int:
 
 def _train(run: ResolvedRun) -> int:
     try:
-        from skyrl_train.training.run import run_training
-
+        with many_imports("skyrl_train.training.run"):
+            from skyrl_train.training.run import run_training
         return run_training(run)
     except SkyrlError as error:
         _report(f"error: {error}", every_rank=True)

@@ -53,7 +53,7 @@ from skyrl_train.training.threads import ThreadGuard, choose_threads
 from skyrl_train.training.trainer import Parts, Trainer
 from skyrl_train.training.update import PolicyUpdate
 from skyrl_train.training.weight_sync import TOLERANCE, WeightSync
-from skyrl_train.training.zero import ZeroEngine
+from skyrl_train.training.zero import ZeroEngine, import_deepspeed
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PROBE_SEQUENCES, PROBE_TOKENS = 2, 64
@@ -215,6 +215,7 @@ def _policy_and_reference(
 ) -> tuple[ZeroEngine, Reference | None]:
     trainer, dtype = config.trainer, DTYPES[config.trainer.deepspeed.precision]
     settings: dict[str, Any] = {"chunk_size": trainer.logprob_chunk_size, "temperature": 1.0}  # the trainer sets it
+    import_deepspeed(ranks, trainer.deepspeed.zero_stage)  # before the model is there: see many_imports
     model = load_model(config.model, dtype)
     add_adapters(model, trainer.lora, seed=config.seed)
     if trainer.deepspeed.gradient_checkpointing:

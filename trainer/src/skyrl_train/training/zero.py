@@ -8,7 +8,8 @@ import logging
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,14 @@ from skyrl_core.schedule import number_at
 from skyrl_train.config.schema import DeepSpeedConfig, OptimizerConfig
 from skyrl_train.policy.adapters import merged_tensors
 from skyrl_train.policy.policy import Policy, Sequences, unpack
+from skyrl_train.training.imports import many_imports
 from skyrl_train.training.ranks import Ranks
 
 MICRO_BATCH_SIZE_UNUSED = 1
 """DeepSpeed wants a micro-batch size and uses it for throughput logs alone."""
+
+MUON = "deepspeed.runtime.zero.muon.muon_optimizer"
+"""DeepSpeed imports it when ZeRO starts, and torch's compiler with it; a version without it would start as well."""
 
 
 class ZeroEngine:
@@ -39,8 +44,7 @@ class ZeroEngine:
         loads_converted: bool = False,
     ) -> None:
         """``loads_converted``: what ``load`` reads was converted for another number of ranks."""
-        _prepare_environment(ranks)
-        # Both take seconds to import and read the environment when they do.
+        import_deepspeed(ranks, deepspeed.zero_stage)
         from accelerate import Accelerator, DeepSpeedPlugin
         from accelerate.utils import DistributedType
         from transformers.integrations.deepspeed import unset_hf_deepspeed_config
@@ -193,14 +197,22 @@ def _deepspeed_config(deepspeed: DeepSpeedConfig, optimizer: OptimizerConfig, lo
     }
 
 
-def _prepare_environment(ranks: Ranks) -> None:
+def import_deepspeed(ranks: Ranks, stage: int) -> None:
+    """Import DeepSpeed and accelerate, which takes seconds; both read the environment when they are imported."""
     # With this flag accelerate silently trains with plain DDP instead of DeepSpeed.
     os.environ.pop("ACCELERATE_USE_CPU", None)
     # With this list accelerate refuses a DeepSpeed configuration beside the one of `accelerate config`; ours decides.
     os.environ.pop("ACCELERATE_CONFIG_DS_FIELDS", None)
     if ranks.device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    import deepspeed
+    with many_imports("deepspeed"):
+        import accelerate  # noqa: F401 - imported here, used in the engine
+        import deepspeed
+        import deepspeed.runtime.engine
+
+        if stage:
+            with suppress(ModuleNotFoundError):
+                import_module(MUON)
     from deepspeed.utils import logger
 
     logger.setLevel(logging.ERROR)
