@@ -1,10 +1,15 @@
 """Answers of a vLLM server as samples; test_vllm_server.py gets them from real ones."""
 
+import asyncio
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+
 import pytest
 
+from skyrl_train.rollout.engine import SampleRequest, Sampling
 from skyrl_train.rollout.server_answers import given_log_probs, sample_of, version_of
 from skyrl_train.rollout.server_client import ServerLostError
-from skyrl_train.rollout.vllm_server import shares
+from skyrl_train.rollout.vllm_server import VllmServerEngine, shares
 
 
 def answer(reason="stop", versions=("a",)):
@@ -43,3 +48,52 @@ def test_requests_are_shared_evenly_and_none_is_lost(rank):
     assert sorted(map(len, parts)) == [3, 4, 4]
     assert all(list(part) == list(range(part[0], part[-1] + 1)) for part in parts)
     assert [len(part) for part in shares([0], 3, rank)].count(1) == 1
+
+
+class SlowServer:
+    """Answers the later requests first; goes away once, after so many answers."""
+
+    url = "http://nowhere"
+
+    def __init__(self, engine, goes_after=None):
+        self._engine, self._answers, self._goes_after = engine, 0, goes_after
+
+    @asynccontextmanager
+    async def connected(self):
+        yield
+
+    async def weight_version(self):
+        return self._engine._version
+
+    async def generate(self, token_ids, arguments):
+        await asyncio.sleep(0.02 * (10 - token_ids[0]))
+        if self._answers == self._goes_after:
+            self._goes_after = None
+            raise ServerLostError("the server is gone")
+        self._answers += 1
+        found = answer(versions=(self._engine._version,))
+        found["choices"][0]["token_ids"] = [token_ids[0], 1]
+        return found
+
+
+@pytest.mark.parametrize("goes_after", [None, 2])
+def test_samples_are_handed_over_as_they_come_and_once_each_even_if_a_server_is_lost(goes_after):
+    engine = VllmServerEngine.__new__(VllmServerEngine)
+    given = {"_rank": 0, "_run": "r", "_syncs": 1, "_policy_version": 3, "_end_tokens": {1}, "_current": True}
+    given |= {"_gather": lambda value: [value], "_message": lambda text: None, "_await_servers": lambda limit: None}
+    given["_settings"] = SimpleNamespace(max_concurrency=10, restart_timeout=1.0)
+    for name, value in given.items():
+        setattr(engine, name, value)
+
+    async def push():
+        pass  # the weights are where they belong
+
+    engine._push = push
+    engine._servers = [SlowServer(engine, goes_after)]
+    handed = []
+    asked = [SampleRequest(prompt_ids=(5 + index,), seed=index) for index in range(4)]
+    samples = engine.generate(asked, Sampling(max_new_tokens=4), lambda index, sample: handed.append((index, sample)))
+    assert [sample.token_ids for sample in samples] == [(5 + index, 1) for index in range(4)]
+    order = [index for index, _ in handed]
+    assert order == [3, 2, 1, 0] or (goes_after and order[:2] == [3, 2] and sorted(order) == [0, 1, 2, 3])
+    assert all(samples[index] is sample for index, sample in handed)
