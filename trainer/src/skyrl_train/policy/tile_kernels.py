@@ -16,7 +16,8 @@ TYPES = (torch.float32, torch.bfloat16, torch.float16)
 """Of tiles that the kernels take."""
 
 BLOCK = 2048
-"""Entries of a row that a program holds at one time: 16 for each of its threads. With twice as many a variant spilled registers."""
+"""Entries of a row that a program holds at one time: 16 for each of its threads. With twice as many
+a variant spilled registers."""
 
 WARPS = 4
 
