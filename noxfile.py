@@ -234,7 +234,7 @@ def _run(session: nox.Session, program: str, *arguments: str, **variables: str) 
     # One thread: two that share a busy core wait for each other and are far slower than one.
     threads = os.environ.get("OMP_NUM_THREADS", "1")
     environment = {"PATH": search_path, "OMP_NUM_THREADS": threads, **variables}
-    session.run(str(Path(shared_bin, program)), *arguments, env=environment)
+    session.run(str(Path(shared_bin, program)), *arguments, env=environment, external=True)
 
 
 def _group(name: str) -> tuple[str, ...]:

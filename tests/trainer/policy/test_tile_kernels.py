@@ -107,20 +107,24 @@ from skyrl_train.policy import tile_kernels
 programs = pathlib.Path(triton.__file__).parent / "backends/nvidia/bin"
 binary = pathlib.Path(sys.argv[1])
 usage = {}
-for kernel, logits, capability, with_entropy in itertools.product(*json.loads(sys.argv[2])):
+for kernel, logits, capability, with_entropy, aligned in itertools.product(*json.loads(sys.argv[2])):
     function = getattr(tile_kernels, kernel)
     constants = {"WITH_ENTROPY": with_entropy, "BLOCK": tile_kernels.BLOCK}
     types = {"logits_pointer": "*" + logits, "row_stride": "i32", "columns_pointer": "*i64", "width": "i32"}
     types |= {"scale": "fp32"} | dict.fromkeys(constants, "constexpr")
-    source = ASTSource(function, {name: types.get(name, "*fp32") for name in function.arg_names}, constants)
+    signature = {name: types.get(name, "*fp32") for name in function.arg_names}
+    # What Triton finds out of the arguments when it launches: with rows of a multiple of 16 it reads many at once.
+    multiples = ["logits_pointer", "row_stride", "width"] if aligned else []
+    attributes = {(function.arg_names.index(name),): [["tt.divisibility", 16]] for name in multiples}
+    source = ASTSource(function, signature, constants, attributes)
     target = GPUTarget("cuda", capability, 32)
     compiled = triton.compile(source, target=target, options={"num_warps": tile_kernels.WARPS})
     binary.write_bytes(compiled.asm["cubin"])
     dump = [programs / "cuobjdump", "-res-usage", binary]
-    usage[str((kernel, logits, capability, with_entropy))] = subprocess.check_output(dump, text=True)
+    usage[str((kernel, logits, capability, with_entropy, aligned))] = subprocess.check_output(dump, text=True)
 print(json.dumps(usage))
 """
-VARIANTS = [["_add", "_gradient"], ["fp32", "bf16", "fp16"], [80, 90], [False, True]]
+VARIANTS = [["_add", "_gradient"], ["fp32", "bf16", "fp16"], [80, 90], [False, True], [False, True]]
 
 
 @pytest.fixture(scope="module")

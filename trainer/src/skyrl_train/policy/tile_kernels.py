@@ -15,8 +15,9 @@ from skyrl_train.policy.tile import Slopes, Sums
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
 """Of tiles that the kernels take."""
 
-BLOCK = 4096
-"""Entries of a row that a program holds at one time: 32 for each of its threads."""
+BLOCK = 2048
+"""Entries of a row that a program holds at one time: 16 for each of its threads. With twice as many
+a variant spilled registers."""
 
 WARPS = 4
 
@@ -99,7 +100,8 @@ def _add(
         shifted = logits - new
         exponentials = tl.exp(shifted)  # 0 beyond the row
         if WITH_ENTROPY:
-            weighted = rescale * (weighted + total * fallen) + tl.sum(tl.where(inside, exponentials * shifted, 0.0), 0)
+            weighted = rescale * (weighted + total * fallen)
+            weighted += tl.sum(exponentials * tl.where(inside, shifted, 0.0), 0)  # 0 · -inf would be no number
         total = rescale * total + tl.sum(exponentials, 0)
         largest = new
     tl.store(largest_pointer + row, largest)
