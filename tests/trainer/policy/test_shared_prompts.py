@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from skyrl_train.policy.policy import Policy, Sequences
-from skyrl_train.policy.shared_prompts import Shape, SharedPrompts, can_share_prompts, pairs_of_a_token
+from skyrl_train.policy.shared_prompts import Shape, SharedPrompts, can_share_prompts, cheapest, pairs_of_a_token
 
 SIZES = {
     "vocab_size": 50,
@@ -153,3 +153,15 @@ def test_a_model_with_another_attention_does_not_share():
     model = build("llama")
     model.set_attn_implementation("eager")
     assert not can_share_prompts(model)
+
+
+def test_a_large_group_is_split_where_its_responses_are_long():
+    # Eight responses of 20 tokens, 19 of them computed, to one prompt of 20. All in a tree: 172 columns.
+    ids = torch.arange(8 * 40).reshape(8, 40)
+    ids[:, :20] = 1
+    arguments = (ids, torch.full((8,), 40), torch.full((8,), 20), 20)
+    # Pairs and 30 for each token: 34 744 with 8 in a tree; 2 · 96² + 30 · 192 = 24 192 with 4; with 2,
+    # 4 · 58² + 30 · 232 = 20 416.
+    assert cheapest(*arguments, 30.0).shape == Shape(tokens=232, pairs=4 * 58 * 58)
+    # At 1000 for each token the fewest tokens win: 201 584, 210 432, 245 456.
+    assert cheapest(*arguments, 1000.0).shape == Shape(tokens=172, pairs=172 * 172)
