@@ -18,7 +18,13 @@ from transformers import (
 )
 
 from skyrl_train.policy.policy import Policy, Sequences
-from skyrl_train.policy.shared_prompts import LARGEST_MASK, Shape, SharedPrompts, can_share_prompts, pairs_of_a_token
+from skyrl_train.policy.shared_prompts import (
+    Shape,
+    SharedPrompts,
+    can_share_prompts,
+    cheapest,
+    pairs_of_a_token,
+)
 
 SIZES = {
     "vocab_size": 50,
@@ -155,7 +161,24 @@ def test_a_model_with_another_attention_does_not_share():
     assert not can_share_prompts(model)
 
 
-def test_a_layout_with_too_large_a_mask_is_not_taken():
-    plain = Shape(tokens=10 * LARGEST_MASK, pairs=10 * LARGEST_MASK)
-    assert Shape(tokens=1, pairs=LARGEST_MASK).is_better(plain, 10.0)
-    assert not Shape(tokens=1, pairs=LARGEST_MASK + 1).is_better(plain, 10.0)
+def test_a_large_group_is_split_where_its_responses_are_long():
+    # Eight responses of 20 tokens, 19 of them computed, to one prompt of 20. All in a tree: 172 columns.
+    ids = torch.arange(8 * 40).reshape(8, 40)
+    ids[:, :20] = 1
+    arguments = (ids, torch.full((8,), 40), torch.full((8,), 20), 20)
+    # Pairs and 30 for each token: 34 744 with 8 in a tree; 2 · 96² + 30 · 192 = 24 192 with 4; with 2,
+    # 4 · 58² + 30 · 232 = 20 416.
+    assert cheapest(*arguments, 30.0).shape == Shape(tokens=232, pairs=4 * 58 * 58)
+    # At 1000 for each token the fewest tokens win: 201 584, 210 432, 245 456.
+    assert cheapest(*arguments, 1000.0).shape == Shape(tokens=172, pairs=172 * 172)
+
+
+def test_a_layout_with_too_large_a_mask_is_not_taken(monkeypatch):
+    ids = torch.arange(8 * 40).reshape(8, 40)
+    ids[:, :20] = 1
+    arguments = (ids, torch.full((8,), 40), torch.full((8,), 20), 20)
+    # As above: all in a tree is cheapest, with 172² pairs; four in a tree are next, with 2 · 96².
+    monkeypatch.setattr("skyrl_train.policy.shared_prompts.LARGEST_MASK", 172 * 172 - 1)
+    assert cheapest(*arguments, 1000.0).shape == Shape(tokens=192, pairs=2 * 96 * 96)
+    monkeypatch.setattr("skyrl_train.policy.shared_prompts.LARGEST_MASK", 0)
+    assert cheapest(*arguments, 1000.0) is None

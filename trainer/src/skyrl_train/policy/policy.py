@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from skyrl_train.policy.adapters import head_factors
 from skyrl_train.policy.log_probs import token_statistics
-from skyrl_train.policy.shared_prompts import Shape, SharedPrompts, hidden_states, pairs_of_a_token
+from skyrl_train.policy.shared_prompts import SharedPrompts, cheapest, hidden_states, pairs_of_a_token
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,11 +75,13 @@ class Policy(nn.Module):
         """A layout that is cheaper than one row for each sequence, if there is one."""
         if self._pairs_of_a_token is None:
             return None
-        lengths = sequences.attention_mask.sum(-1)
-        layout = SharedPrompts(sequences.input_ids, lengths, sequences.response_start, sequences.response_mask.shape[1])
-        count, width = sequences.input_ids.shape
-        plain = Shape(count * width, count * width**2)
-        return layout if layout.shape.is_better(plain, self._pairs_of_a_token) else None
+        return cheapest(
+            sequences.input_ids,
+            sequences.attention_mask.sum(-1),
+            sequences.response_start,
+            sequences.response_mask.shape[1],
+            self._pairs_of_a_token,
+        )
 
     def score(self, sequences: Sequences, with_entropy: bool) -> tuple[Tensor, Tensor | None]:
         """Log-probs [B, T] and, if asked for, entropy [B, T]."""

@@ -54,10 +54,6 @@ class Shape:
         """Multiplications, in those of one pair."""
         return pairs_of_a_token * self.tokens + self.pairs
 
-    def is_better(self, other: "Shape", pairs_of_a_token: float) -> bool:
-        """Whether it costs less, and its mask is not too large."""
-        return self.pairs <= LARGEST_MASK and self.cost(pairs_of_a_token) < other.cost(pairs_of_a_token)
-
 
 def pairs_of_a_token(model: PreTrainedModel) -> float:
     """How many pairs in attention cost as much as a token in the weights of the layers. The model is whole."""
@@ -99,15 +95,19 @@ def _agrees(model: PreTrainedModel) -> bool:
 class SharedPrompts:
     """A layout of a batch of sequences, worked out from their token ids and lengths."""
 
-    def __init__(self, input_ids: Tensor, lengths: Tensor, response_start: Tensor, num_tokens: int) -> None:
-        """Prompts that are equal are one; trees go into rows of the width of the widest, the largest first.
+    def __init__(
+        self, input_ids: Tensor, lengths: Tensor, response_start: Tensor, num_tokens: int, most: int | None = None
+    ) -> None:
+        """Trees go into rows of the width of the widest, the largest first.
 
         Args:
             input_ids: int64 [B, S], right padded.
             lengths: int64 [B], of prompt and response.
             response_start: int64 [B], at least 1.
             num_tokens: T, the longest response.
+            most: responses of a tree; more of one prompt make several trees. None has no bound.
         """
+        self._most = most or len(lengths)
         self._input_ids = input_ids
         self._shape = (len(lengths), num_tokens)
         self._starts = response_start.tolist()
@@ -127,8 +127,11 @@ class SharedPrompts:
         members: dict[bytes, list[int]] = {}
         for sequence, start in enumerate(self._starts):
             members.setdefault(rows[sequence, :start].tobytes(), []).append(sequence)
+        self.largest_group = max(map(len, members.values()))
         trees, number = [], 0
-        for sequences in members.values():
+        for sequences in (
+            group[i : i + self._most] for group in members.values() for i in range(0, len(group), self._most)
+        ):
             first = sequences[0]
             tree = [Piece(sequence=first, start=0, length=self._starts[first], parent=number)]
             for sequence in sequences:
@@ -174,6 +177,25 @@ class SharedPrompts:
             visible=visible[:, None],
             predictors=torch.from_numpy(predictors).to(device),
         )
+
+
+def cheapest(
+    input_ids: Tensor, lengths: Tensor, response_start: Tensor, num_tokens: int, pairs_of_a_token: float
+) -> SharedPrompts | None:
+    """The cheapest of the layouts with all, half, a quarter, ... of the largest group in a tree; arguments as above.
+
+    None where one row for each sequence costs less. Narrow rows have fewer pairs of tokens that do not see each other.
+    """
+    count, width = input_ids.shape
+    best, lowest = None, Shape(count * width, count * width**2).cost(pairs_of_a_token)
+    most: int | None = None
+    while most is None or most > 1:
+        layout = SharedPrompts(input_ids, lengths, response_start, num_tokens, most)
+        cost = layout.shape.cost(pairs_of_a_token)
+        if cost < lowest and layout.shape.pairs <= LARGEST_MASK:
+            best, lowest = layout, cost
+        most = (most or layout.largest_group) // 2
+    return best
 
 
 def _fitted(widths: Sequence[int], width: int) -> list[list[int]]:

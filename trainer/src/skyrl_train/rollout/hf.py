@@ -5,12 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from skyrl_train.rollout.engine import EngineSetup, HandOver, Sample, SampleRequest, Sampling, WeightSource
+from skyrl_train.rollout.kv_cache import kv_cache
 
-COMPACT_BELOW = 0.6
-"""Finished rows leave the batch once fewer than this share of it is still being written."""
+COMPACT_BELOW = 0.9
+"""Finished rows leave the batch once fewer than this share of it is still being written: leaving copies the cache."""
 
 
 class HfEngine:
@@ -84,7 +85,7 @@ class HfEngine:
             if hand_over is not None:
                 for row in state.rows[first_end].tolist():
                     hand_over(start + row, self._sample(tokens[row, : position + 1], log_probs[row, : position + 1]))
-            if state.all_finished(ended) or position + 1 == sampling.max_new_tokens:
+            if state.finish(ended) == 0 or position + 1 == sampling.max_new_tokens:
                 break
             state.advance(state.compacted(drawn))
         tokens, log_probs = tokens.cpu(), log_probs.cpu()
@@ -117,7 +118,7 @@ class _Decoding:
         ids = torch.tensor([[pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
         mask = torch.arange(width, device=device) >= width - lengths[:, None]
-        self._cache = DynamicCache(config=model.config)
+        self._cache = kv_cache(model.config)
         output = model(
             input_ids=ids,
             attention_mask=mask.long(),
@@ -134,15 +135,17 @@ class _Decoding:
         self.uniforms = uniforms([request.seed for request in requests], sampling.max_new_tokens).to(device)
         self.rows = torch.arange(len(requests), device=device)
         self._active = torch.ones(len(requests), dtype=torch.bool, device=device)
+        self._left = len(requests)
 
-    def all_finished(self, ended: Tensor) -> bool:
-        """Mark rows as finished. True when none is left to write."""
+    def finish(self, ended: Tensor) -> int:
+        """Mark rows as finished. Returns how many are left to write."""
         self._active &= ~ended
-        return not bool(self._active.any())
+        self._left = int(self._active.sum())  # the one number for which a GPU is waited for
+        return self._left
 
     def compacted(self, drawn: Tensor) -> Tensor:
         """Drop the finished rows if they are many. Returns the drawn tokens of the rows that stay."""
-        if int(self._active.sum()) >= COMPACT_BELOW * len(self._active):
+        if self._left >= COMPACT_BELOW * len(self._active):
             return drawn
         keep = self._active.nonzero().squeeze(-1)
         self._cache.batch_select_indices(keep)
