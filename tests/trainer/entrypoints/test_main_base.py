@@ -89,7 +89,7 @@ def test_the_plan_shows_the_arithmetic_of_a_step():
     assert "5 steps, 30 optimizer steps, 640 samples" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 110
     done = without_torch("--config", QUICKSTART, *arguments, "trainer.micro_batch_tokens=4096", "--dry-run")
-    assert "on 1 rank: 64 sequences in micro-batches of up to 4096 tokens for each" in done.stdout
+    assert "on 1 rank: 64 sequences in micro-batches of up to 4,096 tokens for each" in done.stdout
 
 
 def test_the_plan_says_what_is_missing_here():
