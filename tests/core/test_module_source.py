@@ -71,6 +71,41 @@ def test_the_first_line_of_the_docstring(tmp_path, source, line):
     assert docstring_line(file) == line
 
 
+PLAIN = """Penalises what is far from "home"."""
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        f'"""{PLAIN}"""\n',
+        f'"""{PLAIN}\n\nMore.\n"""\nx = 1\n',
+        f'"""  {PLAIN}  \n"""\n',
+        f'"""{PLAIN}"""',
+        f'"""{PLAIN}""" + x\n',
+        f'"""{PLAIN}""" "more"\n',
+        f'("""{PLAIN}""")\n',
+        f'# {PLAIN}\n"""Other."""\n',
+        f'x = """{PLAIN}"""\n',
+        '"""Tab\\tand \\"""quotes\\""".\n"""\n',
+        '"""Größe."""\n',
+        f'"""\n{PLAIN}"""\n',
+        f'"""{PLAIN}\r\nMore."""\r\n',
+        f'"""{PLAIN}\rMore."""\n',
+        f'"""{PLAIN}\n{"long " * 2000}\n"""\n',
+        '""""""\n"""Other."""\n',
+        f'"""{PLAIN}',
+    ],
+)
+def test_a_docstring_that_is_found_without_parsing_is_that_of_python(tmp_path, source):
+    file = tmp_path / "module.py"
+    file.write_bytes(source.encode())
+    try:
+        wanted = ast.get_docstring(ast.parse(source.encode()), clean=False) or ""
+    except SyntaxError:
+        wanted = ""
+    assert docstring_line(file) == wanted.strip().partition("\n")[0].strip()
+
+
 def test_a_file_that_is_not_there_has_no_docstring(tmp_path):
     assert docstring_line(tmp_path / "no_such.py") == ""
 

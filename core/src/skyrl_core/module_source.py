@@ -14,6 +14,9 @@ from skyrl_core.installed import printable
 MAX_SOURCE_BYTES = 256 * 1024
 """A larger file is not read for its docstring."""
 
+HEAD_BYTES = 4096
+"""What is read of a file whose docstring is plain."""
+
 # Python 3.11 counts the depth of a syntax tree for all threads together, and so do its filters of warnings.
 _ONE_AT_A_TIME = Lock()
 
@@ -46,6 +49,8 @@ def source_file(module: str) -> Path | None:
 
 def docstring_line(file: Path) -> str:
     """First line of the module docstring; empty where there is none that can be read."""
+    if plain := _plain_docstring_line(file):
+        return plain
     tree = _parse(file)
     docstring = ast.get_docstring(tree, clean=False) if tree else None
     return (docstring or "").strip().partition("\n")[0].strip()
@@ -107,6 +112,24 @@ def _package_folders(module: str) -> list[list[Path]] | None:
     for part in module.split(".")[1:]:
         chain.append([folder / part for folder in chain[-1]])
     return chain
+
+
+def _plain_docstring_line(file: Path) -> str:
+    """As most files have it, found without parsing them; empty where the docstring, if there is one, is less plain.
+
+    Plain is a literal in three double quotes at the very beginning, of nothing but itself, without backslashes and
+    carriage returns, whose first line is ASCII.
+    """
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(HEAD_BYTES)
+    except (OSError, ValueError):
+        return ""
+    _, _, rest = head.partition(b'"""')
+    docstring, closed, behind = rest.partition(b'"""')
+    alone = head.startswith(b'"""') and closed and behind[:1] == b"\n" and not set(docstring) & set(b"\\\r")
+    first = docstring.partition(b"\n")[0]
+    return first.decode().strip() if alone and first.isascii() and b"\0" not in head else ""
 
 
 def _parse(file: Path) -> ast.Module | None:
