@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 HIDDEN = 1024
-SIZES = {32_000: (4096, 2), 152_000: (2048, 1)}  # tokens and repeats: materialised logits of 152 000 take long
+SIZES = {32_000: (4096, 2), 152_000: (1024, 1)}  # tokens and repeats: more of the large one would take minutes
 TEMPERATURE = 0.7
 MEMORY_GOAL, TIME_GOAL, FLOOR_GOAL = 1 / 12, 0.8, 1.3
 KINDS = {
@@ -54,7 +54,7 @@ def main() -> int:
     """Print a table for each vocabulary; 1 if a goal is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vocabularies", nargs="+", type=int, default=list(SIZES))
-    parser.add_argument("--tokens", type=int, help="default: 4096, and 2048 for the large vocabulary")
+    parser.add_argument("--tokens", type=int, help="default: 4096, and 1024 for the large vocabulary")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int)
     parser.add_argument("--write", action="store_true", help="write the results")

@@ -3,13 +3,17 @@
 import torch
 from torch import Tensor
 
+ONEDNN_FROM = 2**20
+"""Multiplications from which on a product gains more than its start in oneDNN costs, 10 µs."""
+
 
 def product(a: Tensor, b: Tensor) -> Tensor:
     """[m, k] · [n, k]ᵀ, [m, n], in the type of both; in whatever order their elements lie.
 
     No gradient flows through it.
     """
-    if a.dtype == torch.float32 and a.device.type == "cpu" and _onednn():
+    worth_it = len(a) * len(b) * a.shape[1] >= ONEDNN_FROM
+    if worth_it and a.dtype == torch.float32 and a.device.type == "cpu" and _onednn():
         # torch.mm would ask MKL, which on CPUs of other makers than Intel runs at half the rate of oneDNN.
         tile: Tensor = torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
         return tile

@@ -1,0 +1,36 @@
+import pytest
+import torch
+
+from skyrl_train.policy.product import ONEDNN_FROM, product
+
+
+def matrices(m, n, k, dtype):
+    generator = torch.Generator().manual_seed(0)
+    return (torch.randn(rows, k, generator=generator).to(dtype) for rows in (m, n))
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("shape", [(7, 11, 5), (300, 257, 250)], ids=["small", "large"])
+def test_equals_the_product_in_float64(shape, dtype, transposed):
+    a, b = matrices(*shape, dtype)
+    assert (len(a) * len(b) * shape[2] >= ONEDNN_FROM) == (shape[0] == 300)
+    wanted = torch.einsum("mk,nk->mn", a.double(), b.double())
+    if transposed:  # elements in the order of columns, as a gradient's
+        a, b = a.T.contiguous().T, b.T.contiguous().T
+    found = product(a, b)
+    assert found.dtype == dtype
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-4  # of sums of 250 products of normal numbers
+    torch.testing.assert_close(found.double(), wanted, rtol=0, atol=tolerance)
+
+
+def test_large_float32_products_on_a_cpu_ask_onednn(monkeypatch):
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("this torch is built without oneDNN")
+    asked = []
+    original = torch.ops.mkldnn._linear_pointwise
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", lambda *a: asked.append(a[0].shape) or original(*a))
+    for m in (7, 300):
+        product(*matrices(m, 257, 250, torch.float32))
+    product(*matrices(300, 257, 250, torch.float64))
+    assert asked == [(300, 250)]
