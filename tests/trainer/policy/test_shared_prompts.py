@@ -99,17 +99,18 @@ def test_the_model_reads_each_prompt_once_and_no_last_token():
     Policy(model, chunk_size=8, temperature=1.0, share_prompts=True).score(batch(), False)
     (inputs,) = seen
     # 5 + 2 + 3 + 1 columns of the first prompt and its responses without their last tokens; 2 + 0 + 0 of the second.
-    assert inputs["input_ids"].tolist() == [[7, 8, 9, 10, 11, 20, 21, 24, 25, 26, 28], [12, 13, *[7] * 9]]
-    assert inputs["position_ids"][0].tolist() == [0, 1, 2, 3, 4, 5, 6, 5, 6, 7, 5]
+    assert inputs["input_ids"].tolist() == [[7, 8, 9, 10, 11, 20, 21, 24, 25, 26, 28, 12, 13]]
+    assert inputs["position_ids"].tolist() == [[0, 1, 2, 3, 4, 5, 6, 5, 6, 7, 5, 0, 1]]
 
 
 def test_a_response_sees_its_prompt_and_itself_alone():
-    packed = SharedPrompts(*_layout(batch())).packed()
+    packed = SharedPrompts(*_layout(batch()), 1.0).packed()
     visible = packed.visible[0, 0].int()
-    assert visible[5].tolist() == [1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0]
-    assert visible[8].tolist() == [1, 1, 1, 1, 1, 0, 0, 1, 1, 0, 0]
-    assert visible[10].tolist() == [1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 1]
-    assert visible[2].tolist() == [1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0]
+    assert visible[5].tolist() == [1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0]
+    assert visible[8].tolist() == [1, 1, 1, 1, 1, 0, 0, 1, 1, 0, 0, 0, 0]
+    assert visible[10].tolist() == [1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 1, 0, 0]
+    assert visible[12].tolist() == [0] * 11 + [1, 1]
+    assert visible[2].tolist() == [1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
 
 
 def _layout(sequences):
@@ -117,11 +118,13 @@ def _layout(sequences):
     return sequences.input_ids, lengths, sequences.response_start, sequences.response_mask.shape[1]
 
 
-def test_small_trees_fill_the_rows_of_large_ones():
+def test_small_trees_share_rows_where_padding_costs_more_than_pairs():
     ids = torch.arange(1, 29).reshape(4, 7)
-    layout = SharedPrompts(ids, torch.tensor([7, 4, 4, 3]), torch.tensor([4, 2, 2, 1]), 3)
-    # Widths 6, 3, 3 and 2: two of three share a row.
-    assert layout.shape == Shape(tokens=3 * 6, pairs=3 * 36)
+    arguments = (ids, torch.tensor([7, 4, 4, 3]), torch.tensor([4, 2, 2, 1]), 3)
+    # Widths 6, 3, 3 and 2. In rows of their own 24 columns; in two rows of 8 and 6, 16 columns, or 14 in one row.
+    assert SharedPrompts(*arguments, 30.0).shape == Shape(tokens=16, pairs=2 * 64)
+    assert SharedPrompts(*arguments, 0.0).shape == Shape(tokens=16, pairs=2 * 64)
+    assert SharedPrompts(*arguments, 60.0).shape == Shape(tokens=14, pairs=14 * 14)
 
 
 def test_long_responses_are_computed_apart():

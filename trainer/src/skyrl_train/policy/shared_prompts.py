@@ -6,6 +6,7 @@ gives every token the hidden state that it has alone, and the gradient is the sa
 its responses. Tokens whose hidden state predicts nothing, the last of each response, are left out.
 """
 
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,9 @@ plainly, where no mask of pairs exists."""
 
 PADDING = -1
 """The piece of a column that holds nothing."""
+
+TREES_OF_A_ROW = (1, 2, 3, 4, 6, 8)
+"""On average. With more of them rows are of more equal widths, and have more pairs of tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +89,7 @@ def _agrees(model: PreTrainedModel) -> bool:
     ids = torch.arange(16, device=model.device).reshape(2, 8).remainder(model.config.get_text_config().vocab_size)
     ids[1, :4] = ids[0, :4]
     starts, lengths = torch.tensor([4, 4]), torch.tensor([8, 8])
-    packed = SharedPrompts(ids, lengths, starts, 4).packed()
+    packed = SharedPrompts(ids, lengths, starts, 4, 1.0).packed()
     expected = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[:, 3:7]
     difference = (hidden_states(model, packed)[packed.predictors] - expected).abs().max()
     # Half of the digits: rounding is far below, and a model that does not heed the layout far above.
@@ -96,15 +100,22 @@ class SharedPrompts:
     """A layout of a batch of sequences, worked out from their token ids and lengths."""
 
     def __init__(
-        self, input_ids: Tensor, lengths: Tensor, response_start: Tensor, num_tokens: int, most: int | None = None
+        self,
+        input_ids: Tensor,
+        lengths: Tensor,
+        response_start: Tensor,
+        num_tokens: int,
+        pairs_of_a_token: float,
+        most: int | None = None,
     ) -> None:
-        """Trees go into rows of the width of the widest, the largest first.
+        """The number of rows is the cheapest of a few.
 
         Args:
             input_ids: int64 [B, S], right padded.
             lengths: int64 [B], of prompt and response.
             response_start: int64 [B], at least 1.
             num_tokens: T, the longest response.
+            pairs_of_a_token: what a token costs, in pairs of tokens in attention.
             most: responses of a tree; more of one prompt make several trees. None has no bound.
         """
         self._most = most or len(lengths)
@@ -114,13 +125,10 @@ class SharedPrompts:
         self._ends = lengths.tolist()
         self._trees = self._grown()
         widths = [sum(piece.length for piece in tree) for tree in self._trees]
-        self._width = max(widths)
-        self._rows = _fitted(widths, self._width)
-
-    @property
-    def shape(self) -> Shape:
-        """Of the forward pass on it."""
-        return Shape(len(self._rows) * self._width, len(self._rows) * self._width**2)
+        counts = {-(-len(widths) // trees) for trees in TREES_OF_A_ROW}
+        layouts = [_dealt(widths, count) for count in sorted(counts, reverse=True)]
+        self._rows, self.shape = min(layouts, key=lambda layout: layout[1].cost(pairs_of_a_token))
+        self._width = self.shape.tokens // len(self._rows)
 
     def _grown(self) -> list[list[Piece]]:
         rows = self._input_ids.cpu().numpy()
@@ -190,7 +198,7 @@ def cheapest(
     best, lowest = None, Shape(count * width, count * width**2).cost(pairs_of_a_token)
     most: int | None = None
     while most is None or most > 1:
-        layout = SharedPrompts(input_ids, lengths, response_start, num_tokens, most)
+        layout = SharedPrompts(input_ids, lengths, response_start, num_tokens, pairs_of_a_token, most)
         cost = layout.shape.cost(pairs_of_a_token)
         if cost < lowest and layout.shape.pairs <= LARGEST_MASK:
             best, lowest = layout, cost
@@ -198,18 +206,16 @@ def cheapest(
     return best
 
 
-def _fitted(widths: Sequence[int], width: int) -> list[list[int]]:
-    """Trees into rows of ``width``: the largest first, each into the first row that has room."""
-    rows: list[list[int]] = []
-    room: list[int] = []
+def _dealt(widths: Sequence[int], count: int) -> tuple[list[list[int]], Shape]:
+    """Trees into this many rows, the widest first, each into the emptiest row."""
+    rows: list[list[int]] = [[] for _ in range(count)]
+    filled = [(0, row) for row in range(count)]  # a heap
     for tree in sorted(range(len(widths)), key=lambda tree: -widths[tree]):
-        row = next((number for number, left in enumerate(room) if left >= widths[tree]), len(rows))
-        if row == len(rows):
-            rows.append([])
-            room.append(width)
+        width, row = heapq.heappop(filled)
         rows[row].append(tree)
-        room[row] -= widths[tree]
-    return rows
+        heapq.heappush(filled, (width + widths[tree], row))
+    widest = max(filled)[0]
+    return rows, Shape(count * widest, count * widest**2)
 
 
 def hidden_states(model: PreTrainedModel, packed: PackedSequences) -> Tensor:
