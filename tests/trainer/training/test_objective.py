@@ -113,6 +113,12 @@ def test_the_fraction_of_tokens_is_rounded_up(fraction: float, count: int) -> No
     assert entropy[chosen].min() == entropy[MASK].sort(descending=True).values[count - 1]
 
 
+def test_ties_up_to_rounding_are_chosen_together() -> None:
+    entropy = torch.tensor([[2.0, 2.0 - 1e-6, 1.0, 0.5], [2.0 + 1e-6, 9.0, 1.0 + 1e-3, 9.0]])
+    assert highest_entropy(entropy, MASK, 1 / 6).nonzero().tolist() == [[0, 0], [0, 1], [1, 0]]
+    assert int(highest_entropy(entropy, MASK, 4 / 6).sum()) == 4  # 1.0 is no tie of 1.001
+
+
 def test_no_token_is_chosen_where_there_is_none() -> None:
     assert not highest_entropy(torch.ones(2, 4), torch.zeros(2, 4).bool(), 0.5).any()
 

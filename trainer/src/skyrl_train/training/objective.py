@@ -21,6 +21,9 @@ from skyrl_train.config.number import Number, highest
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.training.skipping import check_skipping
 
+SAME_ENTROPY = 1e-5
+"""Nats by which the float32 entropies of one distribution may differ from batch to batch."""
+
 Inputs = Mapping[Need, Tensor | None]
 """Everything that was computed for a micro-batch, whatever the loss declares."""
 
@@ -201,11 +204,12 @@ class Objective:
 def highest_entropy(entropy: Tensor, mask: Tensor, fraction: float) -> Tensor:
     """The tokens of highest entropy, this fraction of all unmasked ones, rounded up: [N, T] -> bool [N, T].
 
-    arXiv 2506.01939: a fifth of the tokens, the forks of the argument, carries what is learned. Ties all count.
+    arXiv 2506.01939: a fifth of the tokens, the forks of the argument, carries what is learned. Ties all count, up to
+    rounding: the first tokens of a group are such, and must not hang on how a batch was split.
     """
     values = entropy.detach()[mask]
     if not len(values):
         return torch.zeros_like(mask)
     count = math.ceil(fraction * len(values))
     threshold = values.topk(count).values[-1]
-    return mask & (entropy.detach() >= threshold)
+    return mask & (entropy.detach() >= threshold - SAME_ENTROPY)
