@@ -1,11 +1,18 @@
 """One batch ahead: drawn by another thread, of one policy, and never of weights that move."""
 
 import threading
+import time
+from pathlib import Path
 
 import pytest
 
 from skyrl_core.errors import SkyrlError
+from skyrl_train.config.schema import RunConfig
+from skyrl_train.environments.environment import Completion, Row
+from skyrl_train.environments.score import Score
+from skyrl_train.environments.scoring import Scorer
 from skyrl_train.rollout.weights import SettledWeights
+from skyrl_train.training import collect
 from skyrl_train.training.draw_ahead import DrawAhead
 
 
@@ -76,3 +83,34 @@ def test_an_engine_that_asks_for_weights_meanwhile_gets_none_and_the_batch_is_dr
     assert drawing.samples(1, 1.0) == "samples of step 1"
     assert read == [("a", 1), ("b", 2)]
     assert collector.asked == [(1, 1.0, "MainThread")]
+
+
+@pytest.fixture
+def misbehaving(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "environments"))
+    import misbehaving
+
+    return misbehaving.environment()
+
+
+def test_samples_drawn_ahead_are_rewarded_meanwhile_and_others_can_be_rewarded_before_they_are_used(
+    scripted, one_rank, misbehaving, tmp_path
+):
+    parts = scripted({"one?": [f"pid: {tmp_path / 'pid'}", "return: 2"], "two?": ["sleep: 0.3", "return: 4"]})
+    config = RunConfig.model_validate({"trainer": {"prompts_per_step": 2, "samples_per_prompt": 2}})
+    with Scorer({"scripted": misbehaving}, deadline=5.0) as scorer:
+        collector = collect.Collector(config, ranks=one_rank, **(parts | {"scorer": scorer}))
+        drawing, _, _ = ahead(collector)
+        drawing.start(0, 1.0)
+        limit = time.monotonic() + 60
+        while not (tmp_path / "pid").exists():  # rewarded although nobody asked for the samples
+            assert time.monotonic() < limit
+            time.sleep(0.01)
+        drawing.wait()
+        # An evaluation between two steps.
+        row = Row(prompt=({"role": "user", "content": "?"},), ground_truth="", environment="scripted")
+        answer = Completion(text="return: 7", token_ids=(1,), finished=True)
+        assert scorer.score([(answer, row)]) == [Score(reward=7.0)]
+        rollout = collector.reward(drawing.samples(0, 1.0), 0)
+    assert rollout.experience.rewards.tolist() == [1.0, 2.0, 1.0, 4.0]
+    assert rollout.errors == []
