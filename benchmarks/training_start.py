@@ -133,7 +133,7 @@ def _run(command: Sequence[str], *, path: str = "", **variables: str) -> str:
 def main() -> int:
     """Measure and print; exit code 1 if the goal is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="processes of each kind")
     parser.add_argument("--loss", default="standard")
     parser.add_argument("--write", action="store_true", help="write the results, and the table of all")
     arguments = parser.parse_args()
