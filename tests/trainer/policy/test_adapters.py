@@ -183,17 +183,15 @@ def test_an_input_embedding_with_an_adapter_is_refused(base):
         adapted(base, target_modules=["q_proj", "embed_tokens"])
 
 
+@pytest.mark.parametrize("base", [True], ids=["tied"], indirect=True)
 def test_an_output_embedding_that_is_also_the_input_embedding_is_refused_an_adapter(base):
-    if not base.config.tie_word_embeddings:
-        pytest.skip("this one is not")
     with pytest.raises(SkyrlError, match="lm_head cannot have an adapter, because its weight is also the input"):
         adapted(base, target_modules=["q_proj", "lm_head"])
 
 
+@pytest.mark.parametrize("base", [False], ids=["untied"], indirect=True)
 @pytest.mark.parametrize("modules", [["lm_head"], ["q_proj", "lm_head"]], ids=["alone", "and another"])
 def test_an_output_embedding_of_its_own_may_have_an_adapter(base, modules):
-    if base.config.tie_word_embeddings:
-        pytest.skip("this one is the input embedding")
     model = adapted(base, target_modules=modules)
     policy = Policy(model, chunk_size=4, temperature=0.7)
 
