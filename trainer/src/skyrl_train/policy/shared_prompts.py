@@ -114,7 +114,7 @@ class SharedPrompts:
             input_ids: int64 [B, S], right padded.
             lengths: int64 [B], of prompt and response.
             response_start: int64 [B], at least 1.
-            num_tokens: T, the longest response.
+            num_tokens: T, the longest response, at least 1.
             pairs_of_a_token: what a token costs, in pairs of tokens in attention.
             most: responses of a tree; more of one prompt make several trees. None has no bound.
         """
