@@ -6,7 +6,8 @@ logits and without DeepSpeed; all else is float32. The column of plain autograd,
 arithmetic leaves open by itself. The batch has 28 ragged sequences in 7 groups; two ranks have 16 and 12 of them, so
 that one fills up with masked micro-batches. Model, batch and parameters are well conditioned, as
 workers/gradient_inputs.py explains: elsewhere float32 itself blurs more than this. Rows with LoRA are of the gradient
-of adapters; rows with skipping leave out the sequences without an advantage, and the exact gradient has them.
+of adapters; rows with skipping leave out the sequences without an advantage, and the exact gradient has them; rows with
+sharing compute the prompt of a group once.
 """
 
 import argparse
@@ -33,13 +34,16 @@ MICRO_BATCH_TOKENS = (100,)
 SKIPPING_LOSSES = ("dual_clip", "clip_cov")
 """Those of one kind each among the losses that may skip: by token alone, and with statistics of all ranks."""
 
+SHARING_LOSSES = ("entropy_reg", "gspo")
+"""One with an entropy, one with the ratio of a sequence: what is shared is the model's computation, not the loss's."""
+
 LORA_LOSSES = ("entropy_reg", "clip_cov")
 """Adapters change what is differentiated, not the loss: one with an entropy, one with statistics of all ranks."""
 
 BOUND = 1e-6
 WORKER = Path(__file__).parent / "workers" / "gradient.py"
 
-NAMES = ("stages", "sizes", "tokens", "losses", "lora_losses", "skipping_losses")
+NAMES = ("stages", "sizes", "tokens", "losses", "lora_losses", "skipping_losses", "sharing_losses")
 """What gradient.py is given, as the command line has it."""
 
 Cell = dict[str, Any]
@@ -129,6 +133,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", type=int, default=MICRO_BATCH_SIZES, help="micro-batch sizes")
     parser.add_argument("--tokens", nargs="*", type=int, default=MICRO_BATCH_TOKENS, help="micro-batches by tokens")
     parser.add_argument("--skipping-losses", nargs="*", default=SKIPPING_LOSSES, help="with sequences left out, too")
+    parser.add_argument("--sharing-losses", nargs="*", default=SHARING_LOSSES, help="with prompts computed once, too")
     parser.add_argument("--json", action="store_true", help="print the deviations as JSON")
     parser.add_argument("--write", action="store_true", help="write the results, and the table of all")
     arguments = parser.parse_args()

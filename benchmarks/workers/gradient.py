@@ -54,7 +54,7 @@ def measure(
     part = whole.select(torch.tensor(mine).nonzero().squeeze(-1))
     for stage in stages:
         engine = RecordingEngine(
-            Policy(build_model(lora=lora), chunk_size=7, temperature=1.0),
+            Policy(build_model(lora=lora), chunk_size=7, temperature=1.0, share_prompts=variant == "sharing"),
             DeepSpeedConfig(zero_stage=stage),
             OptimizerConfig(max_grad_norm=None),
             ranks,
@@ -73,13 +73,13 @@ def measure(
 
 
 def main(given: dict[str, Any]) -> None:
-    """Print the deviations of all weights' gradient, then of adapters' gradient, then with sequences left out."""
+    """Print the deviations of all weights' gradient, then of each variant."""
     torch.set_num_threads(1)
     ranks = Ranks.start()
     sizes = {str(size): MicroBatchSize(sequences=size) for size in given["sizes"]}
     sizes |= {f"{tokens} tokens": MicroBatchSize(sequences=1, tokens=tokens) for tokens in given["tokens"]}
-    for variant in ("", "LoRA", "skipping"):
-        losses = given[{"": "losses", "LoRA": "lora_losses", "skipping": "skipping_losses"}[variant]]
+    for variant in ("", "LoRA", "skipping", "sharing"):
+        losses = given[f"{variant.lower()}_losses" if variant else "losses"]
         for cell in measure(ranks, given["stages"], sizes, losses, variant):
             print(json.dumps(cell), flush=True)
     ranks.leave()

@@ -74,7 +74,7 @@ def build_model(*, lora: bool) -> PreTrainedModel:
         add_adapters(model, LoraConfig(rank=8), seed=0)
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
-                torch.nn.init.normal_(parameter, std=0.05)
+                torch.nn.init.normal_(parameter, std=0.02)
     return model
 
 

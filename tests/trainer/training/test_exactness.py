@@ -16,9 +16,12 @@ SCRIPT = Path(__file__).parents[3] / "benchmarks" / "exactness.py"
 LOSSES = [claim.name for claim in policy_losses()]
 
 
-def measured(stages, sizes, tokens, losses, lora_losses, skipping_losses):
+def measured(stages, sizes, tokens, losses, **variants):
     command = [sys.executable, SCRIPT, "--json", "--stages", *stages, "--sizes", *sizes, "--tokens", *tokens]
-    command += ["--losses", *losses, "--lora-losses", *lora_losses, "--skipping-losses", *skipping_losses]
+    command += ["--losses", *losses]
+    command += [
+        word for variant in ("lora", "skipping", "sharing") for word in (f"--{variant}-losses", *variants[variant])
+    ]
     result = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=1400, check=False)
     # 1: a deviation is beyond the bound; which one is for the test to say.
     assert result.returncode in (0, 1), result.stdout[-2000:] + result.stderr[-4000:]
@@ -32,16 +35,18 @@ def too_far(cells):
 
 @pytest.mark.parametrize("stage", [0, 1])
 def test_gradient_is_exact_for_all_micro_batches_and_ranks(stage):
-    cells = measured([stage], [1, 4, 5, 64], [20, 100], ["entropy_reg", "gspo"], ["entropy_reg"], ["dual_clip"])
+    variants = {"lora": ["entropy_reg"], "skipping": ["dual_clip"], "sharing": ["gspo"]}
+    cells = measured([stage], [1, 4, 5, 64], [20, 100], ["entropy_reg", "gspo"], **variants)
     assert {(cell["ranks"], cell["ragged"]) for cell in cells if cell["stage"] is not None} == {
         (ranks, ragged) for ranks in (1, 2) for ragged in (False, True)
     }
-    assert len(cells) == 2 * 4 * (4 + 2 + 1)
+    assert len(cells) == 2 * 5 * (4 + 2 + 1)
     assert too_far(cells) == []
 
 
 def test_gradient_of_every_loss_is_exact_where_gradients_or_weights_are_sharded(capsys, monkeypatch):
-    cells = measured([2, 3], [4, 5], [100], LOSSES, ["clip_cov"], ["dual_clip", "clip_cov"])
+    variants = {"lora": ["clip_cov"], "skipping": ["dual_clip", "clip_cov"], "sharing": ["entropy_reg", "gspo"]}
+    cells = measured([2, 3], [4, 5], [100], LOSSES, **variants)
     monkeypatch.syspath_prepend(str(SCRIPT.parent))
     specification = importlib.util.spec_from_file_location("exactness", SCRIPT)
     script = importlib.util.module_from_spec(specification)
@@ -49,5 +54,5 @@ def test_gradient_of_every_loss_is_exact_where_gradients_or_weights_are_sharded(
     with capsys.disabled():
         print(f"\n\nLargest deviation from the exact gradient, ZeRO 2 and 3\n\n{script.summary(cells)}\n")
     assert {cell["loss"] for cell in cells} == set(LOSSES)
-    assert len(cells) == 2 * (len(LOSSES) + 3) * (2 * 3 + 1)
+    assert len(cells) == 2 * (len(LOSSES) + 5) * (2 * 3 + 1)
     assert too_far(cells) == []
