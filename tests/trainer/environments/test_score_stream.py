@@ -92,9 +92,12 @@ def test_more_than_a_pipe_holds_can_wait_for_a_slow_reward(scorer):
     assert [score.reward for score in stream.scores()] == [1.0] * 200
 
 
-def test_a_cancelled_stream_ends_its_workers_and_the_next_one_has_new_ones(scorer, tmp_path):
+@pytest.mark.parametrize("closed", [False, True], ids=["while items come", "with all items there"])
+def test_a_cancelled_stream_ends_its_workers_and_the_next_one_has_new_ones(closed, scorer, tmp_path):
     stream = scorer.stream()
     stream.add(0, item(f"hang: {tmp_path / 'pid'}"))
+    if closed:
+        stream.close()
     wait_for(tmp_path / "pid")
     stream.cancel()
     stream.join(LIMIT)

@@ -159,7 +159,7 @@ class Scorer:
                     batch.add(items)
                 self._drop_dead()
                 self._hand_out(batch)
-                self._collect(batch, inbox if more else None)
+                self._collect(batch, inbox, more=more)
         except BaseException:
             # Ctrl-C, say: what a busy worker sends later belongs to no batch.
             for worker in [worker for worker in self._workers if worker.busy]:
@@ -192,12 +192,13 @@ class Scorer:
             except OSError:
                 self._give_up(worker, batch)
 
-    def _collect(self, batch: _Batch, inbox: Inbox | None) -> None:
-        """Wait for messages, the next deadline or further items, and deal with the first two."""
+    def _collect(self, batch: _Batch, inbox: Inbox | None, *, more: bool) -> None:
+        """Wait for messages, the next deadline, further items or the end of all, and deal with the first two."""
         busy = [worker for worker in self._workers if worker.busy]
-        sources: list[Any] = [worker.connection for worker in busy] + ([inbox.bell] if inbox is not None else [])
-        if not sources:
+        if not busy and not more:
             return  # all were given up while they were handed work
+        # The bell also where no more items come: it rings when nobody wants the scores any more.
+        sources: list[Any] = [worker.connection for worker in busy] + ([inbox.bell] if inbox is not None else [])
         soonest = min((worker.expires(self._deadline) for worker in busy), default=None)
         readable = wait(sources, timeout=None if soonest is None else max(0.0, soonest - time.monotonic()))
         for worker in busy:
