@@ -12,7 +12,7 @@ from skyrl_train.environments.score import Score
 from skyrl_train.environments.scoring import Scorer
 
 HERE = Path(__file__).parent
-LIMIT = 60
+LIMIT = 30
 
 
 def item(text, environment="misbehaving", **extra):
@@ -93,19 +93,20 @@ def test_more_than_a_pipe_holds_can_wait_for_a_slow_reward(scorer):
 
 
 @pytest.mark.parametrize("closed", [False, True], ids=["while items come", "with all items there"])
-def test_a_cancelled_stream_ends_its_workers_and_the_next_one_has_new_ones(closed, scorer, tmp_path):
-    stream = scorer.stream()
-    stream.add(0, item(f"hang: {tmp_path / 'pid'}"))
-    if closed:
-        stream.close()
-    wait_for(tmp_path / "pid")
-    stream.cancel()
-    stream.join(LIMIT)
-    assert not stream.running
-    assert scorer._workers == []
-    following = scorer.stream()
-    following.add(0, item("return: 1"))
-    assert following.scores() == [Score(reward=1.0)]
+def test_a_cancelled_stream_ends_its_workers_and_the_next_one_has_new_ones(closed, environments, tmp_path):
+    with Scorer(environments, deadline=1000.0) as scorer:
+        stream = scorer.stream()
+        stream.add(0, item(f"hang: {tmp_path / 'pid'}"))
+        if closed:
+            stream.close()
+        wait_for(tmp_path / "pid")
+        stream.cancel()
+        stream.join(LIMIT)
+        assert not stream.running
+        assert scorer._workers == []
+        following = scorer.stream()
+        following.add(0, item("return: 1"))
+        assert following.scores() == [Score(reward=1.0)]
 
 
 def test_a_call_waits_for_the_stream_before_it(scorer):
