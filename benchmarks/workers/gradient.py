@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -60,12 +61,13 @@ def measure(
             ranks,
         )
         for name, objective in objectives.items():
-            for label, size in sizes.items():
+            for label, plain in sizes.items():
+                size = replace(plain, cost=engine.policy.cost) if engine.policy.shares_prompts else plain
                 update = PolicyUpdate(engine, objective, ranks, micro_batch_size=size, pad_id=0)
                 # A learning rate of zero leaves the weights as they are for the next measurement.
                 update.step(part, num_groups=GROUPS, learning_rate=0.0, step=0)
                 where = {"stage": stage, "ranks": ranks.world_size, "micro_batch": label}
-                ragged = len({len(rows) for rows in size.split(part.lengths)}) > 1
+                ragged = len({len(rows) for rows in size.split(part, torch.arange(len(part)))}) > 1
                 if ranks.is_main:
                     found = deviation(engine.gradient, references[name])
                     yield {"loss": name, "variant": variant, **where, "ragged": ragged, "deviation": found}

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from skyrl_train.policy.adapters import head_factors
 from skyrl_train.policy.log_probs import token_statistics
-from skyrl_train.policy.shared_prompts import SharedPrompts, cheapest, hidden_states, pairs_of_a_token
+from skyrl_train.policy.shared_prompts import SharedPrompts, cheapest, hidden_states, pairs_of_a_token, plain_shape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +82,21 @@ class Policy(nn.Module):
             sequences.response_mask.shape[1],
             self._pairs_of_a_token,
         )
+
+    @property
+    def shares_prompts(self) -> bool:
+        """Whether what it computes depends on which sequences are in a batch together."""
+        return self._pairs_of_a_token is not None
+
+    def cost(self, sequences: Sequences) -> float:
+        """How much the layers compute for these sequences, in multiplications of a pair of tokens in attention.
+
+        Only of a policy that shares prompts.
+        """
+        assert self._pairs_of_a_token is not None
+        layout = self._shared(sequences)
+        shape = plain_shape(sequences.input_ids) if layout is None else layout.shape
+        return shape.cost(self._pairs_of_a_token)
 
     def score(self, sequences: Sequences, with_entropy: bool) -> tuple[Tensor, Tensor | None]:
         """Log-probs [B, T] and, if asked for, entropy [B, T]."""

@@ -187,6 +187,12 @@ class SharedPrompts:
         )
 
 
+def plain_shape(input_ids: Tensor) -> Shape:
+    """Of the forward pass with one row for each sequence."""
+    count, width = input_ids.shape
+    return Shape(count * width, count * width**2)
+
+
 def cheapest(
     input_ids: Tensor, lengths: Tensor, response_start: Tensor, num_tokens: int, pairs_of_a_token: float
 ) -> SharedPrompts | None:
@@ -194,8 +200,7 @@ def cheapest(
 
     None where one row for each sequence costs less. Narrow rows have fewer pairs of tokens that do not see each other.
     """
-    count, width = input_ids.shape
-    best, lowest = None, Shape(count * width, count * width**2).cost(pairs_of_a_token)
+    best, lowest = None, plain_shape(input_ids).cost(pairs_of_a_token)
     most: int | None = None
     while most is None or most > 1:
         layout = SharedPrompts(input_ids, lengths, response_start, num_tokens, pairs_of_a_token, most)

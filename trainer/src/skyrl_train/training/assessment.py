@@ -4,21 +4,20 @@ import math
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from skyrl_train.config.load import run_folder_of
-from skyrl_train.config.plugins import ENGINE_GROUP, plugin_policy
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.data.source import build_source
 from skyrl_train.environments.loading import load_environments
 from skyrl_train.environments.scoring import Scorer
-from skyrl_train.policy.loading import end_tokens, load_model, load_tokenizer, resolve_model
-from skyrl_train.rollout.engine import EngineSetup, RolloutEngine
+from skyrl_train.policy.loading import load_model, load_tokenizer
+from skyrl_train.rollout.engine import RolloutEngine
 from skyrl_train.rollout.weights import ModelWeights
 from skyrl_train.training import checkpoint
 from skyrl_train.training.checkpoint_folder import find
+from skyrl_train.training.engine_building import build_rollout_engine
 from skyrl_train.training.evaluation import Evaluation, Evaluator
 from skyrl_train.training.export import DTYPES, trained_model
 from skyrl_train.training.quiet import quiet
@@ -80,21 +79,12 @@ def _evaluate(target: str, config: RunConfig, ranks: Ranks) -> Evaluation:
 def _engine(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: RunConfig, ranks: Ranks
 ) -> RolloutEngine:
-    factory: Any = ENGINE_GROUP.load(config.rollout.engine, plugin_policy(config))
-    engine: RolloutEngine = factory(
-        EngineSetup(
-            config=config,
-            model=resolve_model(config.model),
-            tokenizer=tokenizer,
-            end_tokens=end_tokens(model, tokenizer),
-            device=ranks.device,
-            rank=ranks.rank,
-            world_size=ranks.world_size,
-            gather=ranks.gather,
-            message=lambda _: None,  # `skyrl eval` shows already that it works
-            trained=model,
-            load_copy=lambda: model,
-        )
+    engine = build_rollout_engine(
+        config,
+        model,
+        tokenizer,
+        ranks,
+        message=lambda _: None,  # `skyrl eval` shows already that it works
     )
     engine.sync_weights(ModelWeights(model), 0)
     return engine

@@ -1,38 +1,68 @@
 """Splits a rank's experience into minibatches and micro-batches, the same number on every rank."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from skyrl_train.policy.policy import Sequences
 from skyrl_train.training.experience import Experience, filler
 from skyrl_train.training.ranks import Ranks
 
 
 @dataclass(frozen=True, kw_only=True)
 class MicroBatchSize:
-    """How much goes through the model at one time: ``tokens``, padding included, where given, else ``sequences``."""
+    """How much goes through the model at one time: ``tokens``, padding included, where given, else ``sequences``.
+
+    ``cost`` says how much a model computes for some sequences, where that depends on who is among them: one that
+    computes a prompt once for all of its samples.
+    """
 
     sequences: int
     tokens: int | None = None
+    cost: Callable[[Sequences], float] | None = None
 
-    def split(self, lengths: Tensor) -> list[Tensor]:
-        """Row numbers of each micro-batch, int64 [N] -> int64 [B] each: similar lengths together, for less padding.
+    def split(self, experience: Experience, rows: Tensor) -> list[Tensor]:
+        """The rows, int64 [n], of each micro-batch, int64 [B] each: similar lengths together, for less padding.
 
-        A sequence that is longer than ``tokens`` has a micro-batch of its own.
+        Or the samples of a prompt together, where that costs less. A sequence that is longer than ``tokens`` has a
+        micro-batch of its own.
         """
-        if not len(lengths):
+        if not len(rows):
             return []
-        order = lengths.argsort(stable=True)
+        lengths, groups = experience.lengths[rows], experience.groups[rows]
+        parts = self._cut(rows, lengths, lengths.argsort(stable=True))
+        if self.cost is None or len(parts) == 1:
+            return parts
+        together = self._cut(rows, lengths, _groups_together(lengths, groups))
+        return min(parts, together, key=lambda parts: self._cost(experience, parts))
+
+    def _cut(self, rows: Tensor, lengths: Tensor, order: Tensor) -> list[Tensor]:
         if self.tokens is None:
-            return list(order.split(self.sequences))
+            return list(rows[order].split(self.sequences))
         sizes: list[int] = []
+        longest = 0
         for length in lengths[order].tolist():
-            if sizes and (sizes[-1] + 1) * length <= self.tokens:
+            longest = max(longest, length)
+            if sizes and (sizes[-1] + 1) * longest <= self.tokens:
                 sizes[-1] += 1
             else:
                 sizes.append(1)
-        return list(order.split(sizes))
+                longest = length
+        return list(rows[order].split(sizes))
+
+    def _cost(self, experience: Experience, parts: list[Tensor]) -> float:
+        assert self.cost is not None
+        return sum(self.cost(experience.select(part).sequences) for part in parts)
+
+
+def _groups_together(lengths: Tensor, groups: Tensor) -> Tensor:
+    """The order in which groups follow each other by their longest sequence, and each by lengths: int64 [n]."""
+    longest = torch.zeros(int(groups.max()) + 1, dtype=lengths.dtype, device=lengths.device)
+    longest = longest.scatter_reduce(0, groups, lengths, "amax")[groups]
+    keys = [key.tolist() for key in (longest, groups, lengths)]
+    return torch.tensor(sorted(range(len(lengths)), key=lambda row: [key[row] for key in keys]), device=lengths.device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +97,7 @@ def micro_batches(
         at_least: so many micro-batches, even if no rank has a row.
     """
     rows = torch.arange(len(minibatch), device=minibatch.lengths.device) if rows is None else rows
-    parts = [rows[part] for part in size.split(minibatch.lengths[rows])]
-    own = [MicroBatch(rows=part, experience=minibatch.select(part)) for part in parts]
+    own = [MicroBatch(rows=part, experience=minibatch.select(part)) for part in size.split(minibatch, rows)]
     wanted = max(int(ranks.max(torch.tensor([len(own)]))), at_least)
     nothing = MicroBatch(
         rows=torch.empty(0, dtype=torch.long, device=ranks.device), experience=filler(pad_id, ranks.device)

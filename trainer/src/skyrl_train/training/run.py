@@ -6,14 +6,14 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from skyrl_core.conformance import check_policy_loss
 from skyrl_core.entry_points import PluginPolicy
 from skyrl_core.errors import SkyrlError
 from skyrl_core.estimator_registry import load_advantage_estimator
 from skyrl_core.registry import describe_loss, load_scheduled_loss
-from skyrl_train.config.plugins import ENGINE_GROUP, plugin_policy
+from skyrl_train.config.plugins import plugin_policy
 from skyrl_train.config.resolved import ResolvedRun
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.data.prompts import encode_prompt
@@ -22,15 +22,13 @@ from skyrl_train.environments.loading import load_environments
 from skyrl_train.environments.scoring import Scorer
 from skyrl_train.policy.adapters import add_adapters
 from skyrl_train.policy.loading import (
-    end_tokens,
     load_model,
     load_tokenizer,
     recompute_activations,
-    resolve_model,
 )
 from skyrl_train.policy.policy import Policy
 from skyrl_train.policy.shared_prompts import can_share_prompts
-from skyrl_train.rollout.engine import EngineSetup, RolloutEngine
+from skyrl_train.rollout.engine import RolloutEngine
 from skyrl_train.training import checkpoint_folder, conversion, random_state, resume
 from skyrl_train.training.advantages import AdvantagePass
 from skyrl_train.training.background_export import BackgroundExport
@@ -38,7 +36,9 @@ from skyrl_train.training.batching import MicroBatchSize
 from skyrl_train.training.checkpoint import Progress
 from skyrl_train.training.collect import Collector
 from skyrl_train.training.draw_ahead import DrawAhead
+from skyrl_train.training.engine_building import build_rollout_engine
 from skyrl_train.training.evaluation import Evaluator
+from skyrl_train.training.export import DTYPES
 from skyrl_train.training.fingerprint import check_data, check_run
 from skyrl_train.training.journal import Journal
 from skyrl_train.training.objective import Objective
@@ -55,7 +55,6 @@ from skyrl_train.training.update import PolicyUpdate
 from skyrl_train.training.weight_sync import TOLERANCE, WeightSync
 from skyrl_train.training.zero import ZeroEngine, import_deepspeed
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PROBE_SEQUENCES, PROBE_TOKENS = 2, 64
 """The beginnings of the first prompts, by which engine and trainer are compared."""
 
@@ -118,7 +117,7 @@ def _build(run: ResolvedRun, own: Session, stack: ExitStack, *, threads: int | s
     if resumed is not None:
         _go_on(resumed, run, ranks, export)
     pad_id = int(tokenizer.pad_token_id)
-    size = MicroBatchSize(sequences=config.trainer.micro_batch_size, tokens=config.trainer.micro_batch_tokens)
+    size = _micro_batch_size(config, engine.policy)
     sync = _weight_sync(config, rollout_engine, engine, source, tokenizer, ranks)
     collector = Collector(config, source=source, **shared)
     journal.message(_describe(run, loss_record["id"], ranks, threads))
@@ -232,6 +231,14 @@ def _policy_and_reference(
     return engine, reference
 
 
+def _micro_batch_size(config: RunConfig, policy: Policy) -> MicroBatchSize:
+    return MicroBatchSize(
+        sequences=config.trainer.micro_batch_size,
+        tokens=config.trainer.micro_batch_tokens,
+        cost=policy.cost if policy.shares_prompts else None,
+    )
+
+
 def _rollout_engine(
     config: RunConfig,
     engine: ZeroEngine,
@@ -239,25 +246,15 @@ def _rollout_engine(
     ranks: Ranks,
     message: Callable[[str], None],
 ) -> RolloutEngine:
-    def load_copy() -> PreTrainedModel:
-        return load_model(config.model, DTYPES[config.trainer.deepspeed.precision]).to(engine.device)
-
     ahead = config.rollout.async_ == "one_step"
-    factory: Any = ENGINE_GROUP.load(config.rollout.engine, plugin_policy(config))
-    built: RolloutEngine = factory(
-        EngineSetup(
-            config=config,
-            model=resolve_model(config.model),
-            tokenizer=tokenizer,
-            end_tokens=end_tokens(engine.policy.model, tokenizer),
-            device=engine.device,
-            rank=ranks.rank,
-            world_size=ranks.world_size,
-            gather=ranks.gather_aside() if ahead else ranks.gather,
-            message=message,
-            trained=None if engine.stage == 3 else engine.policy.model,  # on stage 3 the module holds shards alone
-            load_copy=load_copy,
-        )
+    built = build_rollout_engine(
+        config,
+        engine.policy.model,
+        tokenizer,
+        ranks,
+        whole=engine.stage != 3,  # there the module holds shards alone
+        gather=ranks.gather_aside() if ahead else None,
+        message=message,
     )
     if ahead and not built.works_elsewhere:
         raise SkyrlError(
