@@ -67,3 +67,18 @@ def test_the_imports_of_a_run_are_not_collected():
 
     assert count("as usual") > 100
     assert count("put off") < 20
+
+
+AT_EXIT = """
+import atexit, gc
+atexit.register(lambda: print(gc.get_freeze_count()))  # the first that is registered is the last that is called
+from skyrl_train.training.imports import many_imports
+with many_imports("no_such_module"):
+    pass
+print(gc.get_freeze_count() > 0)
+"""
+
+
+def test_at_the_end_of_the_process_the_collector_sees_everything_again():
+    done = subprocess.run([sys.executable, "-c", AT_EXIT], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n0\n"
