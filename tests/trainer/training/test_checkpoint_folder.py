@@ -10,7 +10,7 @@ import pytest
 from skyrl_core.errors import SkyrlError
 from skyrl_train.training import checkpoint
 from skyrl_train.training.checkpoint import MANIFEST, Progress
-from skyrl_train.training.checkpoint_folder import candidates, checkpoints, clear, find, recover, save
+from skyrl_train.training.checkpoint_folder import candidates, checkpoints, clear, find, finish, recover, save
 
 
 class WritingEngine:
@@ -49,6 +49,17 @@ def test_a_saved_checkpoint_reads_back_and_nothing_else_is_left(write, tmp_path)
     assert checkpoint.read(path) == progress(3)
     assert names(tmp_path) == ["step_000003"]
     assert names(path) == [MANIFEST, "random", "state"]
+
+
+def test_what_a_killed_run_could_not_do_after_its_checkpoint_is_done(write, tmp_path):
+    for step in (1, 2, 3, 4):
+        write(step, keep=9)
+    (tmp_path / "latest").write_text("step_000002\n")
+    finish(tmp_path, 3, keep=2)
+    assert names(tmp_path) == ["step_000002", "step_000003", "step_000004"]  # a later one goes with the next save
+    assert (tmp_path / "latest").read_text() == "step_000004\n"
+    finish(tmp_path, 0, keep=1)
+    assert names(tmp_path) == ["step_000002", "step_000003", "step_000004"]
 
 
 def test_everything_is_on_disk_before_the_name_is(write, tmp_path, monkeypatch):

@@ -79,7 +79,7 @@ def save(
         raise SkyrlError(problem) from error
     _agree(ranks, None)  # now the files of all ranks are there
     if ranks.is_main:
-        problem = _complete(aside, target, progress, provenance) or _prune(folder, progress.step, keep)
+        problem = _complete(aside, target, progress, provenance) or _prune(folder, progress.step, keep, later=True)
     _agree(ranks, problem)
     return target
 
@@ -227,12 +227,31 @@ def _not_removed(left: Path, error: OSError) -> SkyrlError:
     return SkyrlError(f"cannot remove {left}, the rest of a save: {error.strerror or error}")
 
 
-def _prune(folder: Path, step: int, keep: int) -> str | None:
+def finish(folder: Path, step: int, keep: int) -> None:
+    """What a run that was killed right after its checkpoint could not do: name the newest, remove the oldest.
+
+    Args:
+        folder: as for ``save``.
+        step: of the checkpoint that the run goes on from; later ones stay until the next save.
+        keep: how many stay up to this step.
+
+    Raises:
+        SkyrlError: the folder cannot be written.
+    """
+    there = checkpoints(folder)
+    if there:
+        write_bytes(folder / LATEST, f"{there[-1].name}\n".encode())
+    problem = _prune(folder, step, keep, later=False)
+    if problem is not None:
+        raise SkyrlError(problem)
+
+
+def _prune(folder: Path, step: int, keep: int, *, later: bool) -> str | None:
+    """``later``: also those of later steps, from a part of the run that was abandoned by resuming before them."""
     # Without a manifest it is no use: it neither counts, nor takes the place of one that is older.
-    kept = [path for path in checkpoints(folder) if _step(path) <= step and (path / MANIFEST).is_file()][-keep:]
+    kept = [_step(path) for path in checkpoints(folder) if _step(path) <= step and (path / MANIFEST).is_file()][-keep:]
     for path in checkpoints(folder):
-        # Later steps are left from a part of the run that was abandoned by resuming before them.
-        if not _step(kept[0]) <= _step(path) <= step:
+        if (kept and _step(path) < kept[0]) or (later and _step(path) > step):
             try:
                 removed = _hidden(path, REMOVED)
                 path.rename(removed)

@@ -193,11 +193,10 @@ def _load(resumed: Resumption, run: ResolvedRun, engine: ZeroEngine, ranks: Rank
         checkpoint_folder.clear(journal.checkpoints)
     for note in resumed.notes(run, ranks.world_size):
         journal.message(note)
-    if not resumed.converts:
-        engine.load(resumed.path)
-        return
-    with conversion.converted(resumed.path, ranks) as copy:
-        engine.load(copy)
+    with conversion.converted(resumed.path, ranks) if resumed.converts else nullcontext(resumed.path) as path:
+        engine.load(path)
+    if ranks.is_main:
+        checkpoint_folder.finish(journal.checkpoints, resumed.progress.step, run.config.checkpoint.keep)
 
 
 def _go_on(resumed: Resumption, run: ResolvedRun, ranks: Ranks, export: BackgroundExport | None) -> None:
