@@ -7,6 +7,7 @@ of the time is the most that can be hidden. Median of several turns, which alter
 """
 
 import argparse
+import os
 import statistics
 import sys
 import time
@@ -24,9 +25,10 @@ from skyrl_train.data.source import build_source
 from skyrl_train.environments.environment import Row
 from skyrl_train.environments.scoring import Scorer
 from skyrl_train.policy.loading import load_model, load_tokenizer
-from skyrl_train.rollout.engine import EngineSetup, Sample, SampleRequest, Sampling
-from skyrl_train.rollout.hf import HfEngine
+from skyrl_train.rollout.engine import RolloutEngine, Sample, SampleRequest, Sampling
 from skyrl_train.training.drawing import Drawing
+from skyrl_train.training.engine_building import build_rollout_engine
+from skyrl_train.training.ranks import ALONE, Ranks
 
 PROMPTS, SAMPLES, BATCH_SIZE, TOKENS = 32, 8, 64, 64
 WORKERS, TURNS = 4, 3
@@ -39,7 +41,7 @@ class Late:
 
     shares_weights, works_elsewhere = True, False
 
-    def __init__(self, engine: HfEngine) -> None:
+    def __init__(self, engine: RolloutEngine) -> None:
         self._engine = engine
 
     def generate(self, requests: Sequence[SampleRequest], sampling: Sampling) -> list[Sample]:
@@ -47,25 +49,12 @@ class Late:
         return self._engine.generate(requests, sampling)
 
 
-def build() -> tuple[HfEngine, Any, list[SampleRequest], list[Row]]:
+def build() -> tuple[RolloutEngine, Any, list[SampleRequest], list[Row]]:
     """The engine, its tokenizer, and what is drawn."""
     config = RunConfig(rollout=RolloutConfig(batch_size=BATCH_SIZE))
     tokenizer, model = load_tokenizer("tiny"), load_model("tiny", torch.float32)
-    engine = HfEngine(
-        EngineSetup(
-            config=config,
-            model="tiny",
-            tokenizer=tokenizer,
-            end_tokens=frozenset({tokenizer.eos_token_id}),
-            device=torch.device("cpu"),
-            rank=0,
-            world_size=1,
-            gather=lambda value: [value],
-            message=print,
-            trained=model,
-            load_copy=lambda: model,
-        )
-    )
+    os.environ.update(ALONE)
+    engine = build_rollout_engine(config, model, tokenizer, Ranks(), message=print)
     rows = [row for row in build_source(config, "train").take(0, PROMPTS) for _ in range(SAMPLES)]
     requests = [
         SampleRequest(prompt_ids=encode_prompt(row, tokenizer, 1024), seed=seed) for seed, row in enumerate(rows)

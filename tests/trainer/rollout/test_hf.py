@@ -1,32 +1,12 @@
 import pytest
 import torch
 
-from skyrl_train.config.schema import RolloutConfig, RunConfig
 from skyrl_train.policy.loading import load_model, load_tokenizer
 from skyrl_train.policy.policy import Policy
-from skyrl_train.rollout.engine import EngineSetup, SampleRequest, Sampling
-from skyrl_train.rollout.hf import HfEngine, draw, uniforms
+from skyrl_train.rollout.engine import SampleRequest, Sampling
+from skyrl_train.rollout.hf import draw, uniforms
 from skyrl_train.rollout.weights import ModelWeights
 from skyrl_train.training.experience import Experience
-
-
-def build(tokenizer, *, batch_size=64, trained=None, load_copy=None):
-    config = RunConfig(rollout=RolloutConfig(batch_size=batch_size))
-    return HfEngine(
-        EngineSetup(
-            config=config,
-            model="tiny",
-            tokenizer=tokenizer,
-            end_tokens=frozenset({tokenizer.eos_token_id}),
-            device=torch.device("cpu"),
-            rank=0,
-            world_size=1,
-            gather=lambda value: [value],
-            message=print,
-            trained=trained,
-            load_copy=load_copy,
-        )
-    )
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +20,8 @@ def tokenizer():
 
 
 @pytest.fixture(scope="module")
-def engine(model, tokenizer):
-    return build(tokenizer, trained=model)
+def engine(hf_engine, model, tokenizer):
+    return hf_engine(tokenizer, tokenizer.eos_token_id, batch_size=64, trained=model)
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +66,8 @@ def test_a_sample_depends_on_its_seed_and_not_on_its_neighbours(engine, prompts)
     assert len({s.token_ids for s in together[:4]}) > 1
 
 
-def test_requests_beyond_the_batch_size_are_answered_in_order(engine, model, tokenizer, prompts):
-    small = build(tokenizer, batch_size=5, trained=model)
+def test_requests_beyond_the_batch_size_are_answered_in_order(engine, hf_engine, model, tokenizer, prompts):
+    small = hf_engine(tokenizer, tokenizer.eos_token_id, batch_size=5, trained=model)
     asked = requests(prompts)
     sampling = Sampling(max_new_tokens=16)
     assert [s.token_ids for s in small.generate(asked, sampling)] == [
@@ -107,12 +87,12 @@ def test_the_end_token_ends_a_sample_and_the_limit_cuts_it(engine, tokenizer, pr
     assert all(len(sample.token_ids) == 2 and not sample.finished for sample in cut)
 
 
-def test_weights_of_another_module_arrive_with_the_sync(model, tokenizer, prompts):
+def test_weights_of_another_module_arrive_with_the_sync(hf_engine, model, tokenizer, prompts):
     trained = load_model("tiny", torch.float32)
     with torch.no_grad():
         trained.model.norm.weight.mul_(0.25)
-    follower = build(tokenizer, load_copy=lambda: load_model("tiny", torch.float32))
-    leader = build(tokenizer, trained=trained)
+    follower = hf_engine(tokenizer, tokenizer.eos_token_id, load_copy=lambda: load_model("tiny", torch.float32))
+    leader = hf_engine(tokenizer, tokenizer.eos_token_id, trained=trained)
     asked, sampling = requests(prompts), Sampling(max_new_tokens=16)
     wanted = leader.generate(asked, sampling)
     assert [s.token_ids for s in follower.generate(asked, sampling)] != [s.token_ids for s in wanted]

@@ -18,10 +18,8 @@ from transformers import (
 )
 from transformers.cache_utils import DynamicLayer
 
-from skyrl_train.config.schema import RunConfig
 from skyrl_train.rollout import kv_cache as module
-from skyrl_train.rollout.engine import EngineSetup, SampleRequest, Sampling
-from skyrl_train.rollout.hf import HfEngine
+from skyrl_train.rollout.engine import SampleRequest, Sampling
 from skyrl_train.rollout.kv_cache import RoomyLayer, kv_cache
 
 SIZES = {
@@ -57,32 +55,16 @@ def build(kind):
     return model.eval()
 
 
-def engine(model):
-    return HfEngine(
-        EngineSetup(
-            config=RunConfig(),
-            model="none",
-            tokenizer=SimpleNamespace(pad_token_id=0),
-            end_tokens=frozenset({END}),
-            device=torch.device("cpu"),
-            rank=0,
-            world_size=1,
-            gather=lambda value: [value],
-            message=print,
-            trained=model,
-            load_copy=None,
-        )
-    )
-
-
 @pytest.mark.parametrize("block", [1, 64])
 @pytest.mark.parametrize("kind", ["qwen2", "llama", "mistral", "gemma3", "gpt2"])
-def test_log_probs_are_those_of_the_model_without_a_cache(kind, block, monkeypatch):
+def test_log_probs_are_those_of_the_model_without_a_cache(kind, block, hf_engine, monkeypatch):
     monkeypatch.setattr(module, "BLOCK", block)  # 1: new room for each token
     model = build(kind)
     prompts = [tuple(range(2, 13)), (20, 21, 22), (30,)]
     asked = [SampleRequest(prompt_ids=p, seed=10 * i + s) for i, p in enumerate(prompts) for s in range(6)]
-    samples = engine(model).generate(asked, Sampling(max_new_tokens=24))
+    samples = hf_engine(SimpleNamespace(pad_token_id=0), END, trained=model).generate(
+        asked, Sampling(max_new_tokens=24)
+    )
     lengths = {len(sample.token_ids) for sample in samples}
     assert len(lengths) > 3, "rows have to leave the batch at different times"
     for request, sample in zip(asked, samples, strict=True):
