@@ -209,7 +209,7 @@ class PolicyLoss(ABC):
             raise ValueError(f"{type(self).__name__} keeps no state, but was given {', '.join(sorted(state))}")
 
     @classmethod
-    def components(cls, params: Any) -> tuple[tuple[str, Mapping[str, Any]], ...]:  # noqa: ARG003
+    def components(cls, params: Any) -> tuple[tuple[str, Mapping[str, Any]], ...]:  # noqa: ARG003 - for composed losses
         """The losses that this one is composed of, each as reference and parameters: they belong to its identity."""
         return ()
 

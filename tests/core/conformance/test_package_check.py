@@ -148,7 +148,7 @@ def test_a_package_of_the_same_name_elsewhere_is_not_mistaken_for_it(package, tm
     folder = package()
     shutil.copytree(folder / "src", tmp_path / "elsewhere")
     monkeypatch.syspath_prepend(str(tmp_path / "elsewhere"))
-    import skyrl_loss_scaled.loss  # noqa: F401
+    import skyrl_loss_scaled.loss  # noqa: F401 - that it can be is the test
 
     [failure] = check_loss_package(folder).package.failures
     assert "another package has its name" in failure.failure

@@ -40,7 +40,7 @@ def values(*path: str | int) -> list[object]:
     for params in VARIATIONS[path]:
         value: object = params
         for key in path:
-            value = getattr(value, key) if isinstance(key, str) else value[key]  # type: ignore[index]
+            value = getattr(value, key) if isinstance(key, str) else value[key]  # type: ignore[index]  # a list, by its path
         found.append(value)
     return found
 

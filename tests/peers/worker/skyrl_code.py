@@ -15,8 +15,8 @@ _backends = types.ModuleType("skyrl.backends")
 _backends.__path__ = [f"{importlib.util.find_spec('skyrl').submodule_search_locations[0]}/backends"]
 sys.modules["skyrl.backends"] = _backends
 
-from skyrl.backends.skyrl_train.utils import ppo_utils as MODULE  # noqa: E402
-from skyrl.train.config import AlgorithmConfig  # noqa: E402
+from skyrl.backends.skyrl_train.utils import ppo_utils as MODULE  # noqa: E402 - after the stand-ins
+from skyrl.train.config import AlgorithmConfig  # noqa: E402 - likewise
 
 
 def _algorithm(name, config):

@@ -72,7 +72,7 @@ class Misbehaving(Environment):
 
     def reward(self, completion: Completion, row: Row) -> float:
         action, _, argument = completion.text.partition(": ")
-        return ACTIONS[action](argument)  # type: ignore[no-any-return]
+        return ACTIONS[action](argument)  # type: ignore[no-any-return]  # what is no number is a case, too
 
 
 class BrokenInWorkers(Misbehaving):

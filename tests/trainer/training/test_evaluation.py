@@ -77,5 +77,8 @@ def test_what_could_not_be_rewarded_is_not_correct(scripted, one_rank):
 @pytest.mark.parametrize("world_size", [2, 3, 5])
 def test_every_rank_gets_the_result_of_one_process_even_one_without_a_prompt(scripted, one_rank, on_ranks, world_size):
     alone = Evaluator(config(4, samples=3), ranks=one_rank, **scripted(SEVERAL)).evaluate()
-    work = lambda ranks: Evaluator(config(4, samples=3), ranks=ranks, **scripted(SEVERAL)).evaluate()  # noqa: E731
+
+    def work(ranks):
+        return Evaluator(config(4, samples=3), ranks=ranks, **scripted(SEVERAL)).evaluate()
+
     assert on_ranks(world_size, work) == [alone] * world_size

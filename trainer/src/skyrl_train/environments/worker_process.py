@@ -112,13 +112,13 @@ class WorkerProcess:
             return "closed the connection of its worker process"
         if code >= 0:
             return f"ended its worker process with exit code {code}"
-        with suppress(ValueError):
+        with suppress(ValueError):  # a number without a name here
             return f"ended its worker process with signal {signal.Signals(-code).name}"
         return f"ended its worker process with signal {-code}"
 
     def ask_to_stop(self) -> None:
         """Let an idle worker leave by itself, so that what its environment holds is closed."""
-        with suppress(OSError):
+        with suppress(OSError):  # it has left already
             self.connection.send(None)
 
     def kill(self) -> None:

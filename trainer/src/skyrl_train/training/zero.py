@@ -211,7 +211,7 @@ def import_deepspeed(ranks: Ranks, stage: int) -> None:
         import deepspeed.runtime.engine
 
         if stage:
-            with suppress(ModuleNotFoundError):
+            with suppress(ModuleNotFoundError):  # it is imported ahead only: without it ZeRO starts as well
                 import_module(MUON)
     from deepspeed.utils import logger
 
