@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 from skyrl_core.registry import load_scheduled_loss
 from skyrl_train.config.schema import LoraConfig
 from skyrl_train.policy.adapters import add_adapters
+from skyrl_train.policy.loading import prepare_model
 from skyrl_train.policy.policy import Policy
 from skyrl_train.rollout.engine import Sample
 from skyrl_train.training.experience import Experience
@@ -69,7 +70,8 @@ def build_model(*, lora: bool) -> PreTrainedModel:
         num_key_value_heads=1,
         tie_word_embeddings=True,
     )
-    model = Qwen2ForCausalLM(config).eval()
+    model = Qwen2ForCausalLM(config)
+    prepare_model(model)
     if lora:
         add_adapters(model, LoraConfig(rank=8), seed=0)
         for name, parameter in model.named_parameters():

@@ -1,4 +1,5 @@
-"""Rollout servers for tests: `skyrl serve` for real, each a process group of its own that ends with its tests."""
+"""What tests of several packages share: small models, and rollout servers, which are `skyrl serve` for real, each a
+process group of its own that ends with its tests."""
 
 import os
 import signal
@@ -11,9 +12,68 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from skyrl_train.policy.loading import prepare_model
+
+SMALL = {
+    "vocab_size": 50,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+}
+FAMILIES = {
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+    "llama": (LlamaConfig, LlamaForCausalLM),
+    "mistral": (MistralConfig, MistralForCausalLM),
+    "gemma3": (Gemma3TextConfig, Gemma3ForCausalLM),
+}
 
 START_LIMIT = 400
 """Seconds; 20 on an idle machine."""
+
+
+@pytest.fixture(scope="session")
+def small_model() -> Callable[..., PreTrainedModel]:
+    """Builds one of a family, with random weights that do not depend on the order of tests, as the trainer has it."""
+
+    def build(kind: str, dtype: torch.dtype = torch.float32, **changes: object) -> PreTrainedModel:
+        torch.manual_seed(0)
+        if kind == "gpt2":
+            model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_positions=64, n_embd=32, n_layer=2, n_head=4))
+        elif kind == "bloom":
+            model = BloomForCausalLM(BloomConfig(vocab_size=50, hidden_size=32, n_layer=2, n_head=4))
+        else:
+            config, model_class = FAMILIES[kind]
+            model = model_class(config(**(SMALL | changes)))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.normal_(std=0.2)  # as made, attention would hardly matter
+        prepare_model(model)
+        return model.to(dtype)
+
+    return build
 
 
 class ServerProcess:

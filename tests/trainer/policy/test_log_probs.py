@@ -132,14 +132,14 @@ class Counting(TorchPasses):
 @pytest.mark.parametrize(("limit", "alive"), [(1.0, 1.0), (0.25, 0.25), (0.09, 0.075), (0.0, 0.0)])
 @pytest.mark.parametrize("by", ["share", "bytes"])
 def test_what_is_kept_for_the_backward_pass_is_bounded(limit, alive, by, monkeypatch):
-    tokens, vocabulary = 40, 50  # 40 tiles of 50 entries
-    monkeypatch.setitem(log_probs.TILE, "cpu", 50)
+    tokens, vocabulary = 80, 50  # 40 tiles of 100 entries
+    monkeypatch.setitem(log_probs.TILE, "cpu", 100)
     monkeypatch.setattr(log_probs, "KEPT_SHARE", limit if by == "share" else 1.0)
     monkeypatch.setattr(log_probs, "KEPT_BYTES", 2**30 if by == "share" else int(limit * tokens * vocabulary * 4))
     hidden, weight = torch.randn(tokens, 4, requires_grad=True), torch.randn(vocabulary, 4, requires_grad=True)
     passes = Counting()
     ids = torch.zeros(tokens, dtype=torch.long)
-    values = token_statistics(hidden, weight, ids, chunk_size=10, passes=passes)
+    values = token_statistics(hidden, weight, ids, chunk_size=20, passes=passes)
     assert len(passes.tiles) == 40
     assert passes.alive == alive * tokens * vocabulary
     values.log_probs.sum().backward()

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from skyrl_train.policy.product import ONEDNN_FROM, product
+from skyrl_train.policy.product import ONEDNN_FROM, few_sizes, product
 
 
 def matrices(m, n, k, dtype):
@@ -34,3 +34,10 @@ def test_large_float32_products_on_a_cpu_ask_onednn(monkeypatch):
         product(*matrices(m, 257, 250, torch.float32))
     product(*matrices(300, 257, 250, torch.float64))
     assert asked == [(300, 250)]
+
+
+def test_sizes_are_few_and_little_larger():
+    sizes = {few_sizes(rows) for rows in range(1, 2**16)}
+    assert len(sizes) < 300
+    assert all(rows <= few_sizes(rows) <= max(rows + 15, rows * 33 / 32) for rows in range(1, 2**16))
+    assert [few_sizes(rows) for rows in (1, 16, 17, 2048, 2049, 6700)] == [16, 16, 32, 2048, 2112, 6784]

@@ -160,8 +160,8 @@ class TrainerConfig(Section):
     )
     share_prompts: bool = Field(
         default=True,
-        description="Compute a prompt once for all of its samples in a micro-batch, where the model can and it is "
-        "cheaper; changes memory and speed, never the result.",
+        description="Compute a prompt once for all of its samples in a micro-batch, and no padding, where the model "
+        "can; changes memory and speed, never the result.",
     )
     threads: PositiveInt | Literal["auto"] = Field(
         default="auto", description="OpenMP threads of a rank on CPU; auto measures at start."

@@ -6,6 +6,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from skyrl_core.errors import SkyrlError
+from skyrl_train.policy.attention import use_own_attention
+from skyrl_train.policy.linear import use_fast_linear
 from skyrl_train.tiny_model import TINY_MODEL
 
 
@@ -43,10 +45,17 @@ def load_model(name: str, dtype: torch.dtype) -> PreTrainedModel:
         model = AutoModelForCausalLM.from_pretrained(resolve_model(name), dtype=dtype)
     except Exception as error:
         raise _not_loaded("model", name, error) from error
-    _remove_dropout(model)
-    model.eval()
+    prepare_model(model)
     _check_plain_head(model, name)
     return model
+
+
+def prepare_model(model: PreTrainedModel) -> None:
+    """Make it one that the trainer trains: without dropout, with the trainer's attention and linear layers."""
+    _remove_dropout(model)
+    use_own_attention(model)
+    use_fast_linear(model)
+    model.eval()
 
 
 def recompute_activations(model: PreTrainedModel) -> None:

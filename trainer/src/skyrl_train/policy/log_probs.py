@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from skyrl_train.policy.product import product
+from skyrl_train.policy.product import few_sizes, product, uses_onednn
 from skyrl_train.policy.tile import Slopes, Sums, TilePasses, TorchPasses
 
 TILE = {"cpu": 2**20, "cuda": 2**26}
@@ -61,6 +62,10 @@ def token_statistics(
     """
     if temperature <= 0 or chunk_size <= 0:
         raise ValueError(f"temperature and chunk_size must be positive, got {temperature} and {chunk_size}")
+    count = len(token_ids)
+    if uses_onednn(hidden, weight):
+        filling = few_sizes(count) - count
+        hidden, token_ids = pad(hidden, (0, 0, 0, filling)), pad(token_ids, (0, filling))
     tiling = Tiling(
         chunks=_slices(len(token_ids), chunk_size),
         parts=_slices(len(weight), max(TILE.get(hidden.device.type, TILE["cuda"]) // chunk_size, 1)),
@@ -70,7 +75,8 @@ def token_statistics(
     with_gradient = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
     kept_bytes = min(KEPT_BYTES, int(KEPT_SHARE * len(hidden) * len(weight) * hidden.element_size()))
     apply: Any = _TokenStatistics.apply  # torch leaves it untyped
-    return TokenStatistics(*apply(hidden, weight, token_ids, tiling, with_entropy, with_gradient * kept_bytes))
+    log_probs, entropy = apply(hidden, weight, token_ids, tiling, with_entropy, with_gradient * kept_bytes)
+    return TokenStatistics(log_probs[:count], None if entropy is None else entropy[:count])
 
 
 def passes_for(hidden: Tensor) -> TilePasses:

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from skyrl_train.policy.adapters import head_factors
 from skyrl_train.policy.log_probs import token_statistics
-from skyrl_train.policy.shared_prompts import SharedPrompts, cheapest, hidden_states, pairs_of_a_token, plain_shape
+from skyrl_train.policy.shared_prompts import SharedPrompts, cost, hidden_states, pairs_of_a_token
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class Policy(nn.Module):
     def __init__(
         self, model: PreTrainedModel, *, chunk_size: int, temperature: float, share_prompts: bool = False
     ) -> None:
-        """``share_prompts``: compute equal prompts of a batch once; only for a model that can."""
+        """``share_prompts``: compute equal prompts of a batch once; only for a model that ``can_share_prompts``."""
         super().__init__()
         self.model = model
         self.config = model.config  # where accelerate and DeepSpeed look for the hidden size
@@ -62,26 +62,16 @@ class Policy(nn.Module):
 
     def _predicting_states(self, sequences: Sequences, rows: Tensor, tokens: Tensor) -> Tensor:
         """float [N, H]: the hidden state before each of these response tokens."""
-        layout = self._shared(sequences)
-        if layout is not None:
-            packed = layout.packed()
-            return hidden_states(self.model, packed)[packed.predictors[rows, tokens]]
+        lengths = sequences.attention_mask.sum(-1)
+        if self.shares_prompts and len(lengths) > 1:
+            layout = SharedPrompts.of(
+                sequences.input_ids, lengths, sequences.response_start, sequences.response_mask.shape[1]
+            )
+            return hidden_states(self.model, layout)[layout.predictors[rows, tokens]]
         hidden: Tensor = self.model.base_model(
             input_ids=sequences.input_ids, attention_mask=sequences.attention_mask.long(), use_cache=False
         ).last_hidden_state
         return hidden[rows, sequences.response_start[rows] + tokens - 1]
-
-    def _shared(self, sequences: Sequences) -> SharedPrompts | None:
-        """A layout that is cheaper than one row for each sequence, if there is one."""
-        if self._pairs_of_a_token is None:
-            return None
-        return cheapest(
-            sequences.input_ids,
-            sequences.attention_mask.sum(-1),
-            sequences.response_start,
-            sequences.response_mask.shape[1],
-            self._pairs_of_a_token,
-        )
 
     @property
     def shares_prompts(self) -> bool:
@@ -94,9 +84,8 @@ class Policy(nn.Module):
         Only of a policy that shares prompts.
         """
         assert self._pairs_of_a_token is not None
-        layout = self._shared(sequences)
-        shape = plain_shape(sequences.input_ids) if layout is None else layout.shape
-        return shape.cost(self._pairs_of_a_token)
+        lengths = sequences.attention_mask.sum(-1)
+        return cost(sequences.input_ids, lengths, sequences.response_start, self._pairs_of_a_token)
 
     def score(self, sequences: Sequences, with_entropy: bool) -> tuple[Tensor, Tensor | None]:
         """Log-probs [B, T] and, if asked for, entropy [B, T]."""
