@@ -4,62 +4,28 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import (
-    Gemma3ForCausalLM,
-    Gemma3TextConfig,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-)
 from transformers.cache_utils import DynamicLayer
 
 from skyrl_train.rollout import kv_cache as module
 from skyrl_train.rollout.engine import SampleRequest, Sampling
 from skyrl_train.rollout.kv_cache import RoomyLayer, kv_cache
 
-SIZES = {
-    "vocab_size": 40,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-}
 WINDOW = 6  # shorter than prompt and response
 END = 1
 
 
-def build(kind):
-    torch.manual_seed(0)
-    makers = {
-        "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SIZES, tie_word_embeddings=True)),
-        "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES)),
-        "mistral": lambda: MistralForCausalLM(MistralConfig(**SIZES, sliding_window=WINDOW)),
-        "gemma3": lambda: Gemma3ForCausalLM(
-            Gemma3TextConfig(
-                **SIZES, head_dim=8, sliding_window=WINDOW, layer_types=["sliding_attention", "full_attention"]
-            )
-        ),
-        "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=40, n_positions=64, n_embd=32, n_layer=2, n_head=4)),
-    }
-    model = makers[kind]()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.2)  # as made, attention would hardly matter
-    return model.eval()
+CHANGES = {
+    "qwen2": {"tie_word_embeddings": True},
+    "mistral": {"sliding_window": WINDOW},
+    "gemma3": {"head_dim": 8, "sliding_window": WINDOW, "layer_types": ["sliding_attention", "full_attention"]},
+}
 
 
 @pytest.mark.parametrize("block", [1, 64])
-@pytest.mark.parametrize("kind", ["qwen2", "llama", "mistral", "gemma3", "gpt2"])
-def test_log_probs_are_those_of_the_model_without_a_cache(kind, block, hf_engine, monkeypatch):
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3", "llama", "mistral", "gemma3", "gpt2"])
+def test_log_probs_are_those_of_the_model_without_a_cache(kind, block, small_model, hf_engine, monkeypatch):
     monkeypatch.setattr(module, "BLOCK", block)  # 1: new room for each token
-    model = build(kind)
+    model = small_model(kind, **CHANGES.get(kind, {}))
     prompts = [tuple(range(2, 13)), (20, 21, 22), (30,)]
     asked = [SampleRequest(prompt_ids=p, seed=10 * i + s) for i, p in enumerate(prompts) for s in range(6)]
     samples = hf_engine(SimpleNamespace(pad_token_id=0), END, trained=model).generate(
@@ -76,8 +42,8 @@ def test_log_probs_are_those_of_the_model_without_a_cache(kind, block, hf_engine
         assert sample.log_probs == pytest.approx(expected, abs=2e-4)
 
 
-def test_full_attention_has_room_and_a_sliding_window_stays_as_it_is():
-    full, windowed = kv_cache(build("llama").config), kv_cache(build("gemma3").config)
+def test_full_attention_has_room_and_a_sliding_window_stays_as_it_is(small_model):
+    full, windowed = (kv_cache(small_model(kind, **CHANGES.get(kind, {})).config) for kind in ("llama", "gemma3"))
     assert [type(layer) for layer in full.layers] == [RoomyLayer, RoomyLayer]
     assert type(windowed.layers[0]) is not RoomyLayer
     assert type(windowed.layers[1]) is RoomyLayer

@@ -5,13 +5,44 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
+from skyrl_train.rollout.decoding import Decoding, ModelDecoding, ReadPrompts
+from skyrl_train.rollout.direct_decoding import DirectDecoding, can_decode_directly
 from skyrl_train.rollout.engine import EngineSetup, HandOver, Sample, SampleRequest, Sampling, WeightSource
-from skyrl_train.rollout.kv_cache import kv_cache
 
 COMPACT_BELOW = 0.9
-"""Finished rows leave the batch once fewer than this share of it is still being written: leaving copies the cache."""
+"""Finished rows leave the batch once no more than this share of it is still being written: leaving copies the cache."""
+
+ROWS = 8
+"""A batch that rows have left is a multiple of it, finished ones included: a library that prepares itself for each size
+of a product meets few."""
+
+
+class _Rows:
+    """The rows that are still being written: what decodes them, and their random numbers."""
+
+    def __init__(self, decoding: Decoding, uniforms: Tensor) -> None:
+        self.decoding = decoding
+        self.uniforms = uniforms  # float64 [B, most tokens]
+        self.numbers = torch.arange(len(uniforms), device=uniforms.device)
+        self._active = torch.ones(len(uniforms), dtype=torch.bool, device=uniforms.device)
+        self._left = len(uniforms)
+
+    def finish(self, ended: Tensor) -> int:
+        """Mark rows as finished. Returns how many are left to write."""
+        self._active &= ~ended
+        self._left = int(self._active.sum())  # the one number for which a GPU is waited for
+        return self._left
+
+    def compacted(self, drawn: Tensor) -> Tensor:
+        """Drop finished rows if they are many. Returns the drawn tokens of the rows that stay."""
+        count = -(-self._left // ROWS) * ROWS
+        if count > COMPACT_BELOW * len(self._active):
+            return drawn
+        keep = self._active.argsort(descending=True, stable=True)[:count].sort().values
+        self.decoding.keep(keep)
+        self.uniforms, self.numbers, self._active = self.uniforms[keep], self.numbers[keep], self._active[keep]
+        return drawn[keep]
 
 
 class HfEngine:
@@ -26,6 +57,7 @@ class HfEngine:
         self._eos_ids = setup.end_tokens
         self._batch_size = setup.config.rollout.batch_size
         self._policy_version = 0
+        self._directly = can_decode_directly(self._model)
 
     def generate(
         self, requests: Sequence[SampleRequest], sampling: Sampling, hand_over: HandOver | None = None
@@ -69,28 +101,41 @@ class HfEngine:
         self, requests: Sequence[SampleRequest], sampling: Sampling, start: int, hand_over: HandOver | None
     ) -> list[Sample]:
         device = self._model.device
-        state = _Decoding(self._model, requests, sampling, self._pad_id)
+        rows = self._begin(requests, sampling)
         ends = torch.tensor(sorted(self._eos_ids), device=device)
         tokens = torch.full((len(requests), sampling.max_new_tokens), self._pad_id, device=device)
         log_probs = torch.zeros(tokens.shape, device=device)
         lengths = torch.full((len(requests),), sampling.max_new_tokens, device=device)
         for position in range(sampling.max_new_tokens):
-            drawn, drawn_log_probs = draw(state.logits, sampling, state.uniforms[:, position])
-            tokens[state.rows, position] = drawn
-            log_probs[state.rows, position] = drawn_log_probs
+            drawn, drawn_log_probs = draw(rows.decoding.logits, sampling, rows.uniforms[:, position])
+            tokens[rows.numbers, position] = drawn
+            log_probs[rows.numbers, position] = drawn_log_probs
             ended = torch.isin(drawn, ends)
             # A finished row goes on decoding until it leaves the batch; only its first end counts.
-            first_end = ended & (lengths[state.rows] == sampling.max_new_tokens)
-            lengths[state.rows[first_end]] = position + 1
+            first_end = ended & (lengths[rows.numbers] == sampling.max_new_tokens)
+            lengths[rows.numbers[first_end]] = position + 1
             if hand_over is not None:
-                for row in state.rows[first_end].tolist():
+                for row in rows.numbers[first_end].tolist():
                     hand_over(start + row, self._sample(tokens[row, : position + 1], log_probs[row, : position + 1]))
-            if state.finish(ended) == 0 or position + 1 == sampling.max_new_tokens:
+            if rows.finish(ended) == 0 or position + 1 == sampling.max_new_tokens:
                 break
-            state.advance(state.compacted(drawn))
+            rows.decoding.advance(rows.compacted(drawn))
         tokens, log_probs = tokens.cpu(), log_probs.cpu()
-        rows = zip(tokens, log_probs, lengths.tolist(), strict=True)
-        return [self._sample(ids[:length], values[:length]) for ids, values, length in rows]
+        drawn_rows = zip(tokens, log_probs, lengths.tolist(), strict=True)
+        return [self._sample(ids[:length], values[:length]) for ids, values, length in drawn_rows]
+
+    def _begin(self, requests: Sequence[SampleRequest], sampling: Sampling) -> _Rows:
+        """Equal prompts are read once."""
+        device = self._model.device
+        number = {prompt: index for index, prompt in enumerate(dict.fromkeys(r.prompt_ids for r in requests))}
+        prompt_of = torch.tensor([number[request.prompt_ids] for request in requests], device=device)
+        prompts = ReadPrompts.of(self._model, list(number), self._pad_id)
+        decoding: Decoding
+        if self._directly:
+            decoding = DirectDecoding(self._model, prompts, prompt_of)
+        else:
+            decoding = ModelDecoding(self._model, prompts, prompt_of, sampling.max_new_tokens)
+        return _Rows(decoding, uniforms([r.seed for r in requests], sampling.max_new_tokens).to(device))
 
     def _sample(self, ids: Tensor, log_probs: Tensor) -> Sample:
         token_ids = tuple(ids.tolist())
@@ -100,71 +145,6 @@ class HfEngine:
             finished=token_ids[-1] in self._eos_ids,
             policy_version=self._policy_version,
         )
-
-
-class _Decoding:
-    """The rows that are still being written: their cache, next logits and random numbers."""
-
-    def __init__(
-        self, model: PreTrainedModel, requests: Sequence[SampleRequest], sampling: Sampling, pad_id: int
-    ) -> None:
-        self._model = model
-        device = model.device
-        prompts = list(dict.fromkeys(request.prompt_ids for request in requests))
-        position = {prompt: index for index, prompt in enumerate(prompts)}
-        of_row = torch.tensor([position[request.prompt_ids] for request in requests], device=device)
-        width = max(len(prompt) for prompt in prompts)
-        # Left padded: the last column of every row is the end of its prompt.
-        ids = torch.tensor([[pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)
-        lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-        mask = torch.arange(width, device=device) >= width - lengths[:, None]
-        self._cache = kv_cache(model.config)
-        output = model(
-            input_ids=ids,
-            attention_mask=mask.long(),
-            position_ids=(mask.long().cumsum(-1) - 1).clamp(min=0),
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        self._cache.batch_select_indices(of_row)
-        self.logits = output.logits[of_row, -1]
-        self._mask = torch.cat([mask[of_row], mask.new_ones(len(requests), sampling.max_new_tokens)], dim=1).long()
-        self._next_position = lengths[of_row]
-        self._filled = width
-        self.uniforms = uniforms([request.seed for request in requests], sampling.max_new_tokens).to(device)
-        self.rows = torch.arange(len(requests), device=device)
-        self._active = torch.ones(len(requests), dtype=torch.bool, device=device)
-        self._left = len(requests)
-
-    def finish(self, ended: Tensor) -> int:
-        """Mark rows as finished. Returns how many are left to write."""
-        self._active &= ~ended
-        self._left = int(self._active.sum())  # the one number for which a GPU is waited for
-        return self._left
-
-    def compacted(self, drawn: Tensor) -> Tensor:
-        """Drop the finished rows if they are many. Returns the drawn tokens of the rows that stay."""
-        if self._left >= COMPACT_BELOW * len(self._active):
-            return drawn
-        keep = self._active.nonzero().squeeze(-1)
-        self._cache.batch_select_indices(keep)
-        self._mask, self._next_position = self._mask[keep], self._next_position[keep]
-        self.uniforms, self.rows, self._active = self.uniforms[keep], self.rows[keep], self._active[keep]
-        return drawn[keep]
-
-    def advance(self, drawn: Tensor) -> None:
-        """Feed one token to each row and compute the next logits."""
-        self._filled += 1
-        output = self._model(
-            input_ids=drawn[:, None],
-            attention_mask=self._mask[:, : self._filled],
-            position_ids=self._next_position[:, None],
-            past_key_values=self._cache,
-            use_cache=True,
-        )
-        self._next_position = self._next_position + 1
-        self.logits = output.logits[:, -1]
 
 
 def draw(logits: Tensor, sampling: Sampling, uniform: Tensor) -> tuple[Tensor, Tensor]:

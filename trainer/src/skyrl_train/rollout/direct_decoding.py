@@ -1,0 +1,137 @@
+"""Decodes with the layers of a Llama-like model one after the other, without what transformers does around them.
+
+A token of a small model is little work: most of its time on a CPU goes to masks, modules and tensors that are made
+anew for each. Here a layer is its two norms, its four projections, attention and the feed-forward part. The keys and
+values of a prompt are there once for all rows that follow it, so that much less of them is read.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+from skyrl_train.rollout.decoding import ModelDecoding, ReadPrompts
+from skyrl_train.rollout.kv_cache import RoomyLayer
+
+FAMILIES = {"llama", "mistral", "qwen2", "qwen3"}
+"""Whose layers are the ones below."""
+
+
+class DirectDecoding:
+    """See ``Decoding``. B rows of P prompts; H heads of size D, K heads of keys."""
+
+    def __init__(self, model: PreTrainedModel, prompts: ReadPrompts, prompt_of: Tensor) -> None:
+        """``prompt_of`` int64 [B]: the prompt of each row."""
+        base: Any = model.base_model
+        self._base, self._head = base, model.get_output_embeddings()
+        self.logits = prompts.logits[prompt_of]
+        self._next_position = prompts.mask.sum(-1)[prompt_of]
+        hidden = torch.finfo(self.logits.dtype).min
+        self._mask = torch.zeros(prompts.mask.shape, dtype=self.logits.dtype).masked_fill_(~prompts.mask, hidden)
+        self._prompts = [(layer.keys, layer.values) for layer in prompts.cache.layers]  # [P, K, W, D] each
+        self._own = [RoomyLayer() for _ in base.layers]  # what the rows have added, [B, K, t, D] each
+        self._prompt_of = prompt_of
+        self._groups = _Groups(prompt_of, len(prompts.mask))
+
+    def keep(self, rows: Tensor) -> None:
+        """See ``Decoding``."""
+        for layer in self._own:
+            layer.batch_select_indices(rows)
+        self._next_position = self._next_position[rows]
+        left, self._prompt_of = self._prompt_of[rows].unique(return_inverse=True)
+        if len(left) < len(self._mask):
+            self._mask = self._mask[left]
+            self._prompts = [(keys[left], values[left]) for keys, values in self._prompts]
+        self._groups = _Groups(self._prompt_of, len(left))
+
+    def advance(self, tokens: Tensor) -> None:
+        """See ``Decoding``."""
+        state = self._base.embed_tokens(tokens)
+        rotation = self._base.rotary_emb(state, self._next_position[:, None])
+        for number, layer in enumerate(self._base.layers):
+            state = state + self._attention(number, layer.self_attn, layer.input_layernorm(state), rotation)
+            state = state + layer.mlp(layer.post_attention_layernorm(state))
+        self.logits = self._head(self._base.norm(state))
+        self._next_position = self._next_position + 1
+
+    def _attention(self, number: int, module: Any, state: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+        rows, size = len(state), module.head_dim
+        projections = module.q_proj, module.k_proj, module.v_proj
+        query, key, value = (projection(state).view(rows, -1, 1, size) for projection in projections)
+        if hasattr(module, "q_norm"):
+            query, key = module.q_norm(query), module.k_norm(key)
+        query, key = apply_rotary_pos_emb(query, key, *rotation)
+        keys, values = self._own[number].update(key, value)
+        heads = keys.shape[1]
+        attended = self._attend(number, (query * module.scaling).view(rows, heads, -1, size), keys, values)
+        return module.o_proj(attended.view(rows, -1))  # type: ignore[no-any-return]  # transformers has no types
+
+    def _attend(self, number: int, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """[B, K, H / K, D] to the prompt and to the own tokens, twice [B, K, t, D] -> [B * K, H / K, D]."""
+        groups, query_rows = self._groups, query.flatten(0, 1)
+        prompt_keys, prompt_values = (tensor.flatten(0, 1) for tensor in self._prompts[number])
+        width = prompt_keys.shape[1]
+        mask = self._mask.repeat_interleave(query.shape[1], 0)[:, None]
+        to_prompt = torch.baddbmm(mask, groups.together(query), prompt_keys.transpose(1, 2))
+        to_own = torch.bmm(query_rows, keys.flatten(0, 1).transpose(1, 2))
+        scores = torch.cat([groups.apart(to_prompt, query.shape).flatten(0, 1), to_own], dim=-1)
+        weights = torch.softmax(scores, dim=-1)
+        of_prompt = torch.bmm(groups.together(weights[..., :width].view(*query.shape[:3], width)), prompt_values)
+        return torch.baddbmm(
+            groups.apart(of_prompt, query.shape).flatten(0, 1), weights[..., width:], values.flatten(0, 1)
+        )
+
+
+class _Groups:
+    """The rows that follow the same prompt, next to each other: G places for each of P prompts."""
+
+    def __init__(self, prompt_of: Tensor, prompts: int) -> None:
+        counts = torch.bincount(prompt_of, minlength=prompts)
+        self._shape = prompts, int(counts.max())
+        order = prompt_of.argsort(stable=True)
+        place_in_group = torch.arange(len(order)) - (counts.cumsum(0) - counts)[prompt_of[order]]
+        self._place_of = torch.empty_like(prompt_of)
+        self._place_of[order] = prompt_of[order] * self._shape[1] + place_in_group
+        self._row_at = torch.zeros(prompts * self._shape[1], dtype=torch.long)  # any row where there is none
+        rows = torch.arange(len(prompt_of))
+        self._row_at[self._place_of] = rows
+        self._as_they_are = len(self._row_at) == len(rows) and bool((self._place_of == rows).all())
+
+    def together(self, rows: Tensor) -> Tensor:
+        """[B, K, n, x] -> [P * K, G * n, x]."""
+        if not self._as_they_are:
+            rows = rows.index_select(0, self._row_at)
+        _, heads, each, size = rows.shape
+        prompts, group = self._shape
+        return rows.view(prompts, group, heads, each, size).transpose(1, 2).reshape(prompts * heads, group * each, size)
+
+    def apart(self, grouped: Tensor, like: torch.Size) -> Tensor:
+        """[P * K, G * n, x] -> [B, K, n, x], with K and n of this shape."""
+        (prompts, group), (_, heads, each, _) = self._shape, like
+        rows = grouped.view(prompts, heads, group, each, -1).transpose(1, 2).reshape(-1, heads, each, grouped.shape[-1])
+        return rows if self._as_they_are else rows.index_select(0, self._place_of)
+
+
+def can_decode_directly(model: PreTrainedModel) -> bool:
+    """Whether the layers are the ones that ``DirectDecoding`` knows: of a known family, then tried."""
+    config = model.config
+    full = all(kind == "full_attention" for kind in getattr(config, "layer_types", None) or ())
+    windowed = not full or (not hasattr(config, "layer_types") and getattr(config, "sliding_window", None) is not None)
+    exact = model.dtype in (torch.float32, torch.float64)  # others would round scores before the softmax
+    if config.model_type not in FAMILIES or windowed or not exact or model.device.type != "cpu":
+        return False
+    with torch.no_grad():
+        tokens, prompt_of, logits = torch.tensor([2, 3, 4]).remainder(config.vocab_size), torch.tensor([0, 1, 0]), []
+        for direct in (False, True):
+            prompts = ReadPrompts.of(model, [(0, 1, 2), (3,)], 0)
+            decoding = (
+                DirectDecoding(model, prompts, prompt_of) if direct else ModelDecoding(model, prompts, prompt_of, 2)
+            )
+            decoding.advance(tokens)
+            decoding.keep(torch.tensor([1, 2]))
+            decoding.advance(tokens[:2])
+            logits.append(decoding.logits)
+    # Half of the digits: rounding is far below, and other layers far above.
+    return bool((logits[0] - logits[1]).abs().max() <= torch.finfo(model.dtype).eps ** 0.5 * logits[0].abs().max())
