@@ -63,5 +63,13 @@ def test_a_family_whose_layers_have_become_others_is_left_to_the_model(small_mod
     assert not can_decode_directly(model)
 
 
+def test_it_is_tried_as_it_decodes_also_where_activations_are_recomputed(small_model):
+    model = small_model("qwen2")
+    model.gradient_checkpointing_enable()
+    model.train()
+    assert can_decode_directly(model)
+    assert model.training
+
+
 def test_low_precision_is_left_to_the_model(small_model):
     assert not can_decode_directly(small_model("llama", torch.bfloat16))

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from skyrl_train.rollout.decoding import ModelDecoding, ReadPrompts
+from skyrl_train.rollout.decoding import Decoding, ModelDecoding, ReadPrompts
 from skyrl_train.rollout.kv_cache import RoomyLayer
 
 FAMILIES = {"llama", "mistral", "qwen2", "qwen3"}
@@ -116,22 +116,34 @@ class _Groups:
 
 def can_decode_directly(model: PreTrainedModel) -> bool:
     """Whether the layers are the ones that ``DirectDecoding`` knows: of a known family, then tried."""
-    config = model.config
-    full = all(kind == "full_attention" for kind in getattr(config, "layer_types", None) or ())
-    windowed = not full or (not hasattr(config, "layer_types") and getattr(config, "sliding_window", None) is not None)
+    kinds = getattr(model.config, "layer_types", None)
+    if kinds is None:
+        windowed = getattr(model.config, "sliding_window", None) is not None
+    else:
+        windowed = any(kind != "full_attention" for kind in kinds)
     exact = model.dtype in (torch.float32, torch.float64)  # others would round scores before the softmax
-    if config.model_type not in FAMILIES or windowed or not exact or model.device.type != "cpu":
+    if model.config.model_type not in FAMILIES or windowed or not exact or model.device.type != "cpu":
         return False
-    with torch.no_grad():
-        tokens, prompt_of, logits = torch.tensor([2, 3, 4]).remainder(config.vocab_size), torch.tensor([0, 1, 0]), []
-        for direct in (False, True):
-            prompts = ReadPrompts.of(model, [(0, 1, 2), (3,)], 0)
-            decoding = (
-                DirectDecoding(model, prompts, prompt_of) if direct else ModelDecoding(model, prompts, prompt_of, 2)
-            )
-            decoding.advance(tokens)
-            decoding.keep(torch.tensor([1, 2]))
-            decoding.advance(tokens[:2])
-            logits.append(decoding.logits)
+    was_training = model.training
+    model.eval()  # one that recomputes activations has no cache in training
+    try:
+        return _agrees(model)
+    finally:
+        model.train(was_training)
+
+
+@torch.no_grad()
+def _agrees(model: PreTrainedModel) -> bool:
+    prompt_of, tokens = torch.tensor([0, 1, 0]), torch.tensor([1, 0, 2])
+    read = [ReadPrompts.of(model, [(0, 1, 2), (1,)], 0) for _ in range(2)]  # each cache is used up
+    both: tuple[Decoding, Decoding] = (
+        DirectDecoding(model, read[0], prompt_of),
+        ModelDecoding(model, read[1], prompt_of, 2),
+    )
+    for decoding in both:
+        decoding.advance(tokens)
+        decoding.keep(torch.tensor([1, 2]))
+        decoding.advance(tokens[1:])
+    direct, expected = (decoding.logits for decoding in both)
     # Half of the digits: rounding is far below, and other layers far above.
-    return bool((logits[0] - logits[1]).abs().max() <= torch.finfo(model.dtype).eps ** 0.5 * logits[0].abs().max())
+    return bool((direct - expected).abs().max() <= torch.finfo(model.dtype).eps ** 0.5 * expected.abs().max())
