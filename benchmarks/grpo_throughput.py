@@ -6,8 +6,8 @@ TRL draws all samples of a step in one call and updates on them in one micro-bat
 metrics.jsonl. Two settings: *end token*, where a response ends when the model ends it, and *full length*, where the end
 token is one that the model never draws. Steps before the clocks are warm are left out.
 
-*Limit* is the rate at which the matrix products of the model's layers alone, of these shapes, run in torch with the
-same number of threads: prefill of each prompt once, one product for each token that is drawn, forward and backward of
+*Limit* is the rate at which the matrix products of the model's layers alone, of these shapes, run in the faster of
+torch's two libraries (oneDNN) with the same number of threads: prefill of each prompt once, one product for each token that is drawn, forward and backward of
 the update. ``SKYRL_BENCH_PEERS=FOLDER python benchmarks/grpo_throughput.py``; FOLDER/trl is made with
 
     pip install --no-deps --target FOLDER/trl -r benchmarks/requirements/trl.txt
@@ -57,8 +57,8 @@ def main() -> int:
     """Measure and print; 1 if the goal is missed, 2 if TRL is not there."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trl", type=Path, help="folder with TRL; otherwise $SKYRL_BENCH_PEERS/trl")
-    parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--warm-up", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--warm-up", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--write", action="store_true", help="record the results")
     arguments = parser.parse_args()

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from skyrl_train.environments.arithmetic import Arithmetic
+from skyrl_train.policy.product import product
 
 REPEATS = 5
 
@@ -34,14 +35,15 @@ def _step(layers: list[Tensor], prompt: int, samples: int, length: int, trained:
     """Prefill of ``prompt`` tokens, ``length`` products of ``samples`` rows, forward and backward of ``trained``."""
     started = time.perf_counter()
     for weight in layers:
-        torch.nn.functional.linear(torch.ones(prompt, weight.shape[1]), weight)
+        product(torch.ones(prompt, weight.shape[1]), weight)
         row = torch.ones(samples, weight.shape[1])
         for _ in range(length):
-            torch.nn.functional.linear(row, weight)
+            product(row, weight)
         inputs = torch.ones(trained, weight.shape[1])
-        grads = torch.nn.functional.linear(inputs, weight)
-        grads @ weight
-        grads.T @ inputs
+        grads = product(inputs, weight)
+        product(grads, weight.T)
+        short, long = sorted((grads.T, inputs.T), key=len)
+        product(short, long)
     return time.perf_counter() - started
 
 
