@@ -17,14 +17,14 @@ from skyrl_train.training.zero import ZeroEngine
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def build_model(dtype: torch.dtype) -> PreTrainedModel:
-    """A Qwen2 of 120 million random parameters: large enough that all else is small beside it."""
+def build_model(dtype: torch.dtype, *, layers: int = 12) -> PreTrainedModel:
+    """A Qwen2 of 120 million random parameters, or fewer: large enough that all else is small beside it."""
     torch.manual_seed(0)
     config = Qwen2Config(
         vocab_size=8192,
         hidden_size=768,
         intermediate_size=3072,
-        num_hidden_layers=12,
+        num_hidden_layers=layers,
         num_attention_heads=12,
         num_key_value_heads=12,
         tie_word_embeddings=True,

@@ -61,3 +61,20 @@ def test_an_error_is_raised_once_by_what_is_called_next(writer, then):
     with pytest.raises(RunFolderError, match="the disk is full"):
         writer.wait() if then == "wait" else writer.start(lambda: None)
     writer.wait()
+
+
+def test_another_thread_may_come_after_what_was_begun(writer):
+    may_end = threading.Event()
+
+    def fail():
+        assert may_end.wait(30)
+        raise RunFolderError("the disk is full")
+
+    assert writer.latest().result(0) is None
+    writer.start(fail)
+    latest = writer.latest()
+    assert not latest.done()
+    may_end.set()
+    for wait in (lambda: latest.result(30), writer.wait):  # each of them hears of it
+        with pytest.raises(RunFolderError, match="the disk is full"):
+            wait()

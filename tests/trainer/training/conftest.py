@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,20 +34,33 @@ COLLECTIVE_LIMIT = 20
 """Seconds after which a rank that waits for the others has found a collective that they do not reach."""
 
 
+class Meeting:
+    """Where so many threads tell each other their values."""
+
+    def __init__(self, world_size: int) -> None:
+        self.barrier, self._values = threading.Barrier(world_size), [None] * world_size
+
+    def gather(self, rank: int, value: Any) -> list[Any]:
+        self._values[rank] = copy.deepcopy(value)
+        self.barrier.wait(COLLECTIVE_LIMIT)
+        values = list(self._values)
+        self.barrier.wait(COLLECTIVE_LIMIT)
+        return values
+
+
 class ThreadRanks(Ranks):
     """Ranks that are threads of this process, with the same collectives."""
 
-    def __init__(self, rank: int, world_size: int, barrier: threading.Barrier, box: dict[int, Any]) -> None:
+    def __init__(self, rank: int, world_size: int, meeting: Meeting, aside: Meeting) -> None:
         self.rank, self.world_size, self.local_world_size = rank, world_size, world_size
         self.device = torch.device("cpu")
-        self._waiting, self._box = barrier, box
+        self._meeting, self._aside = meeting, aside
 
     def gather(self, value: Any) -> list[Any]:
-        self._box[self.rank] = copy.deepcopy(value)
-        self._waiting.wait(COLLECTIVE_LIMIT)
-        values = [self._box[rank] for rank in range(self.world_size)]
-        self._waiting.wait(COLLECTIVE_LIMIT)
-        return values
+        return self._meeting.gather(self.rank, value)
+
+    def gather_aside(self) -> Callable[[Any], list[Any]]:
+        return partial(self._aside.gather, self.rank)
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         return torch.stack(self.gather(values.detach())).sum(0)
@@ -63,13 +77,14 @@ def on_ranks() -> Callable[[int, Callable[[Ranks], Any]], list[Any]]:
     """Run a function on so many ranks at once; what each of them returns. The first error is raised."""
 
     def run(world_size: int, work: Callable[[Ranks], Any]) -> list[Any]:
-        barrier, box = threading.Barrier(world_size), {}
+        meetings = [Meeting(world_size) for _ in range(2)]
 
         def one(rank: int) -> Any:
             try:
-                return work(ThreadRanks(rank, world_size, barrier, box))
+                return work(ThreadRanks(rank, world_size, *meetings))
             except BaseException:
-                barrier.abort()  # like a process that ends: the others must not wait
+                for meeting in meetings:
+                    meeting.barrier.abort()  # like a process that ends: the others must not wait
                 raise
 
         with ThreadPoolExecutor(world_size) as pool:

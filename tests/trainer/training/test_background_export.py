@@ -140,6 +140,18 @@ def test_training_goes_on_while_it_writes_and_the_weights_are_those_of_the_check
     assert exporting.said == []
 
 
+def test_what_is_written_are_the_weights_that_were_copied(slow, small_model, tmp_path):
+    exporting, tokenizer = slow
+    tokenizer.room.set()
+    exporting.copy()
+    with torch.no_grad():
+        for parameter in exporting._engine.policy.model.parameters():
+            parameter += 1
+    exporting.write(tmp_path, PROGRESS)  # its checkpoint has become complete
+    exporting.wait()
+    assert_equal_models(loaded(tmp_path / "model"), small_model.state_dict())
+
+
 def test_a_model_that_is_there_stays(slow, tmp_path):
     exporting, tokenizer = slow
     (tmp_path / "model").mkdir()

@@ -1,4 +1,4 @@
-"""Checkpoints as folders. The engine writes plain files here: what DeepSpeed writes is tested in test_run.py."""
+"""Checkpoints as folders, with plain files: what the ranks write into them is tested in test_background_save.py."""
 
 import os
 import re
@@ -8,21 +8,9 @@ from pathlib import Path
 import pytest
 
 from skyrl_core.errors import SkyrlError
-from skyrl_train.training import checkpoint
+from skyrl_train.training import checkpoint, checkpoint_folder
 from skyrl_train.training.checkpoint import MANIFEST, Progress
-from skyrl_train.training.checkpoint_folder import candidates, checkpoints, clear, find, finish, recover, save
-
-
-class WritingEngine:
-    def __init__(self, error: Exception | None = None) -> None:
-        self.error = error
-
-    def save(self, folder: Path) -> None:
-        (folder / "state").mkdir()
-        (folder / "state" / "weights.bin").write_bytes(b"\x00" * 1000)
-        if self.error is not None:
-            raise self.error
-        (folder / "state" / "optimizer.bin").write_bytes(b"\x01" * 1000)
+from skyrl_train.training.checkpoint_folder import candidates, checkpoints, clear, find, finish, recover
 
 
 def progress(step: int, **changes) -> Progress:
@@ -30,13 +18,19 @@ def progress(step: int, **changes) -> Progress:
     return Progress(step=step, **(known | changes))
 
 
-@pytest.fixture
-def write(tmp_path, one_rank):
-    def save_step(step: int, *, keep: int = 2, error: Exception | None = None, **changes) -> Path:
-        engine, stands = WritingEngine(error), progress(step, **changes)
-        return save(tmp_path, engine, stands, one_rank, keep=keep, provenance={"python": "3.11"})
+def save(folder: Path, step: int, *, keep: int = 2, **changes) -> Path:
+    aside = checkpoint_folder.aside(folder, step)
+    checkpoint_folder.begin(aside)
+    (aside / "state").mkdir()
+    (aside / "state" / "weights.bin").write_bytes(b"\x00" * 1000)
+    (aside / "state" / "optimizer.bin").write_bytes(b"\x01" * 1000)
+    checkpoint_folder.complete(aside, progress(step, **changes), {"python": "3.11"}, keep=keep)
+    return checkpoint_folder.target(aside)
 
-    return save_step
+
+@pytest.fixture
+def write(tmp_path):
+    return lambda step, **changes: save(tmp_path, step, **changes)
 
 
 def names(folder: Path) -> list[str]:
@@ -48,7 +42,7 @@ def test_a_saved_checkpoint_reads_back_and_nothing_else_is_left(write, tmp_path)
     assert path == tmp_path / "step_000003"
     assert checkpoint.read(path) == progress(3)
     assert names(tmp_path) == ["step_000003"]
-    assert names(path) == [MANIFEST, "random", "state"]
+    assert names(path) == [MANIFEST, "state"]
 
 
 def test_what_a_killed_run_could_not_do_after_its_checkpoint_is_done(write, tmp_path):
@@ -78,7 +72,7 @@ def test_everything_is_on_disk_before_the_name_is(write, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", noting_fsync)
     monkeypatch.setattr(Path, "rename", noting_rename)
     write(1)
-    inside = ["", MANIFEST, "random", "random/rank_00000.pt", "state", "state/optimizer.bin", "state/weights.bin"]
+    inside = ["", MANIFEST, "state", "state/optimizer.bin", "state/weights.bin"]
     assert renamed == [len(inside)]
     assert sorted(flushed[: len(inside)]) == sorted(f".step_000001.partial/{name}".rstrip("/") for name in inside)
     assert flushed[len(inside)] == "."  # then the new name itself
@@ -143,15 +137,6 @@ def test_a_run_that_dies_while_it_replaces_a_checkpoint_has_the_old_one(write, t
     assert names(tmp_path) == ["step_000003"]
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("PytorchStreamWriter failed")])
-def test_a_save_that_fails_leaves_the_earlier_ones_and_says_so(write, tmp_path, error):
-    write(1)
-    with pytest.raises(SkyrlError, match=r"step_000002: .*MiB are free there\); earlier checkpoints are untouched"):
-        write(2, error=error)
-    assert names(tmp_path) == ["step_000001"]  # nothing half written takes the last room
-    assert checkpoint.read(tmp_path / "step_000001") == progress(1)
-
-
 def test_what_a_killed_run_left_is_removed(write, tmp_path):
     kept = write(2)
     left = [f".step_00000{number}.{ending}" for number, ending in enumerate(["partial", "removed", "converted"], 3)]
@@ -160,19 +145,12 @@ def test_what_a_killed_run_left_is_removed(write, tmp_path):
     assert checkpoints(tmp_path) == [kept]  # none of them was ever visible
     clear(tmp_path)
     assert names(tmp_path) == ["step_000002"]
-    assert names(kept) == [MANIFEST, "random", "state"]
+    assert names(kept) == [MANIFEST, "state"]
 
 
-def test_a_folder_that_cannot_be_made_is_an_error(tmp_path, one_rank):
-    blocked = tmp_path / "file"
-    blocked.write_text("")
-    with pytest.raises(SkyrlError, match="cannot write checkpoint"):
-        save(blocked, WritingEngine(), progress(1), one_rank, keep=1, provenance={})
-
-
-def test_a_run_folder_or_a_checkpoint_may_be_named(tmp_path, one_rank):
+def test_a_run_folder_or_a_checkpoint_may_be_named(tmp_path):
     folder = tmp_path / "checkpoints"
-    first, second = (save(folder, WritingEngine(), progress(step), one_rank, keep=2, provenance={}) for step in (4, 5))
+    first, second = (save(folder, step) for step in (4, 5))
     assert find(tmp_path) == find(folder) == find(second) == second
     assert candidates(tmp_path) == candidates(second) == [second, first]
     assert candidates(first) == [first]  # not the later one
@@ -187,19 +165,3 @@ def test_a_folder_without_checkpoints_says_what_to_give(tmp_path):
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(SkyrlError, match=r"ended before its first checkpoint.*begin again"):
         find(tmp_path)
-
-
-def test_two_ranks_write_one_checkpoint_and_fail_together(tmp_path, on_ranks):
-    class OneRankWrites(WritingEngine):
-        def save(self, folder: Path) -> None:
-            """DeepSpeed's ranks write files of their own; the barrier is in `save`."""
-
-    def both(folder):
-        return lambda ranks: save(folder, OneRankWrites(), progress(1), ranks, keep=1, provenance={})
-
-    assert on_ranks(2, both(tmp_path / "run")) == [tmp_path / "run" / "step_000001"] * 2
-    assert names(tmp_path / "run/step_000001/random") == ["rank_00000.pt", "rank_00001.pt"]
-    assert checkpoint.read(tmp_path / "run/step_000001") == progress(1)
-    (tmp_path / "blocked").write_text("")
-    with pytest.raises(SkyrlError, match="cannot write checkpoint"):
-        on_ranks(2, both(tmp_path / "blocked"))

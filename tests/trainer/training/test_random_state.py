@@ -5,16 +5,23 @@ import numpy as np
 import torch
 
 from skyrl_train.training import random_state
+from skyrl_train.training.snapshot import Snapshot
 
 
 def draw():
     return [random.random(), random.gauss(0, 1), *np.random.randn(3), *torch.randn(3).tolist()]
 
 
+def save(folder, rank):
+    snapshot = Snapshot()
+    random_state.add(snapshot, folder, rank)
+    snapshot.write()
+
+
 def test_every_generator_goes_on_where_it_was(tmp_path):
     random_state.seed(3)
     random.gauss(0, 1), np.random.randn(3)  # both now hold back the second of two normal numbers
-    random_state.save(tmp_path, 0)
+    save(tmp_path, 0)
     wanted = draw()
     random_state.seed(4)
     assert random_state.restore(tmp_path, 0)
@@ -25,7 +32,7 @@ def test_each_rank_has_its_own(tmp_path):
     drawn = {}
     for rank in (0, 1):
         random_state.seed(rank)
-        random_state.save(tmp_path, rank)
+        save(tmp_path, rank)
         drawn[rank] = draw()
     for rank in (1, 0):
         assert random_state.restore(tmp_path, rank)

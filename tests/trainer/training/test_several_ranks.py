@@ -163,16 +163,16 @@ import os
 from skyrl_train.entrypoints.main_base import main
 
 if __name__ == "__main__":
-    from skyrl_train.training.zero import ZeroEngine
+    from skyrl_train.training.snapshot import Snapshot
 
-    save = ZeroEngine.save
+    write = Snapshot.write
 
-    def full_on_one_rank(self, folder):
-        if os.environ["RANK"] == "1" and "000002" in folder.name:
+    def full_on_one_rank(self):
+        if os.environ["RANK"] == "1" and any("000002" in str(path) for path in self.files):
             raise OSError(28, "No space left on device")
-        save(self, folder)
+        write(self)
 
-    ZeroEngine.save = full_on_one_rank
+    Snapshot.write = full_on_one_rank
     main()
 """
 

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
 from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_grad, safe_get_full_optimizer_state
 
 from skyrl_core.errors import SkyrlError
@@ -189,3 +190,37 @@ def test_the_state_of_another_model_is_refused_in_a_sentence(train, build, tmp_p
     engine = build(zero_stage=stage)
     with pytest.raises(SkyrlError, match=r"does not fit this run: .*\n  model, optimizer and precision"):
         engine.load(tmp_path / "run/checkpoints/step_000001")
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["all weights", "adapters"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_snapshot_is_written_as_deepspeed_would_have_written_it_before_training_went_on(
+    build, small_model, experience, tmp_path, stage, precision, lora
+):
+    model = copy.deepcopy(small_model)
+    if lora:
+        add_adapters(model, LoraConfig(rank=2), seed=0)
+    engine = build(model=model, zero_stage=stage, precision=precision)
+    backward(engine, experience)
+    engine.step(1e-2)
+    for name in ("theirs", "ours", "later"):
+        (tmp_path / name).mkdir()
+    snapshot, capture = engine.snapshot(tmp_path / "ours"), engine._engine.checkpoint_engine
+    engine._engine.checkpoint_engine = TorchCheckpointEngine(engine._engine._config)
+    engine.snapshot(tmp_path / "theirs")
+    backward(engine, experience)
+    engine.step(1e-2)
+    engine._engine.checkpoint_engine = capture
+    later = engine.snapshot(tmp_path / "later")
+    snapshot.write()
+    later.write()
+    ours, theirs, after = (contents(tmp_path / name) for name in ("ours", "theirs", "later"))
+    assert ours == theirs
+    assert ours.keys() == after.keys()
+    assert ours != after
+
+
+def contents(folder):
+    """Every file by name."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}

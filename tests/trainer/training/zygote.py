@@ -110,7 +110,9 @@ def reload(source: str, target: str, stage: str, precision: str, lora_rank: str)
     engine = ZeroEngine(policy, deepspeed, OptimizerConfig(), ranks, loads_converted=converts)
     with converted(Path(source), ranks) if converts else nullcontext(Path(source)) as folder:
         engine.load(folder)
-    engine.save(Path(target))
+    if ranks.is_main:
+        Path(target).mkdir()
+    engine.snapshot(Path(target)).write()
     return 0
 
 

@@ -30,6 +30,14 @@ class BackgroundWriter:
         if writing is not None:
             writing.result()
 
+    def latest(self) -> Future[None]:
+        """Done once everything so far is on disk; for another thread, which `wait` is not."""
+        if self._writing is not None:
+            return self._writing
+        nothing: Future[None] = Future()
+        nothing.set_result(None)
+        return nothing
+
     def close(self) -> None:
         """End the thread. Call ``wait`` before."""
         self._thread.shutdown()

@@ -62,26 +62,35 @@ class BackgroundExport:
         self._ranks = ranks
         self._model_name = model_name
         self._tell = tell
+        self._weights: dict[str, Tensor] = {}
         self._writing: _Writing | None = None
 
     def start(self, checkpoint: Path, progress: Progress) -> None:
-        """Export the weights of now as those of the checkpoint, which is complete. Collective.
+        """Export the weights of now as those of a checkpoint that is complete, unless it has its model. Collective.
 
-        It returns once the weights are copied. A model that is there already, of a run that is resumed, stays.
+        It returns once the weights are copied.
         """
-        self.wait()
         # Rank 0 decides: two ranks that see the disk differently would wait for each other.
-        if self._ranks.broadcast((checkpoint / FOLDER).exists()):
-            return
-        weights = self._snapshot()
+        if not self._ranks.broadcast((checkpoint / FOLDER).exists()):
+            self.copy()
+            self.write(checkpoint, progress)
+
+    def copy(self) -> None:
+        """The weights of now, for a checkpoint that is not there yet. Collective."""
+        self.wait()  # so that there is one copy
+        self._weights = self._snapshot()
+
+    def write(self, checkpoint: Path, progress: Progress) -> None:
+        """Begin to write what was copied into the checkpoint, which is complete now."""
+        weights, self._weights = self._weights, {}
         if not self._ranks.is_main:
             return
 
-        def write() -> None:
+        def work() -> None:
             model, source = self._engine.policy.model, origin(self._model_name, checkpoint, progress)
             write_model(checkpoint / FOLDER, model, self._tokenizer, source, weights=weights)
 
-        self._writing = _Writing(checkpoint, write)
+        self._writing = _Writing(checkpoint, work)
 
     def wait(self) -> None:
         """Until nothing is being written; says so if it failed. Before anything removes a checkpoint."""

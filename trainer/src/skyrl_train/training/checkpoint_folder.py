@@ -15,10 +15,7 @@ from typing import Any
 
 from skyrl_core.errors import SkyrlError
 from skyrl_train.tracking.atomic_file import write_bytes
-from skyrl_train.training import random_state
 from skyrl_train.training.checkpoint import MANIFEST, Progress, flush_to_disk, write_manifest
-from skyrl_train.training.ranks import Ranks
-from skyrl_train.training.zero import ZeroEngine
 
 PARTIAL = ".partial"
 """Ends the name of a hidden folder that is being written."""
@@ -34,75 +31,68 @@ PROBE = 4 * 2**20
 _NAME = re.compile(r"step_(\d{6,})")
 
 
-def save(
-    folder: Path,
-    engine: ZeroEngine,
-    progress: Progress,
-    ranks: Ranks,
-    *,
-    keep: int,
-    provenance: Mapping[str, Any],
-) -> Path:
-    """Write ``step_N`` below the folder and remove the oldest beyond ``keep``. All ranks call it together.
+def aside(folder: Path, step: int) -> Path:
+    """The hidden folder in which ``step_N`` is made."""
+    return _hidden(folder / f"step_{step:06d}", PARTIAL)
 
-    Args:
-        folder: ``checkpoints`` of the run folder, on a disk that all ranks share.
-        engine: has the state of model and optimizer.
-        progress: where the run stands.
-        ranks: the processes of the run.
-        keep: how many stay, 1 or more.
-        provenance: what the run is made of, for the manifest.
+
+def target(aside: Path) -> Path:
+    """The checkpoint that such a folder becomes."""
+    return aside.with_name(aside.name.removeprefix(".").removesuffix(PARTIAL))
+
+
+def begin(aside: Path) -> None:
+    """Make the hidden folder, once what a killed run has left is removed.
 
     Raises:
-        SkyrlError: the folder cannot be written; earlier checkpoints stay as they are.
+        OSError, SkyrlError: it cannot be made.
     """
-    target = folder / f"step_{progress.step:06d}"
-    aside = _hidden(target, PARTIAL)
-    problem = None
-    if ranks.is_main:
-        try:
-            clear(folder)
-            _make(aside)
-        except SkyrlError as error:
-            problem = str(error)
-        except OSError as error:
-            problem = _problem(target, error)
-    _agree(ranks, problem)
-    try:
-        engine.save(aside)
-        random_state.save(aside, ranks.rank)
-    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
-        problem = _problem(target, error)
-        if ranks.is_main:
-            shutil.rmtree(aside, ignore_errors=True)  # makes room for what the run still has to say
-        # Not through _agree: the other ranks wait inside DeepSpeed, and learn of it when this one leaves.
-        raise SkyrlError(problem) from error
-    _agree(ranks, None)  # now the files of all ranks are there
-    if ranks.is_main:
-        problem = _complete(aside, target, progress, provenance) or _prune(folder, progress.step, keep, later=True)
-    _agree(ranks, problem)
-    return target
+    folder = aside.parent
+    clear(folder)
+    new = not folder.exists()
+    aside.mkdir(parents=True)
+    if new:
+        flush_to_disk(folder.parent)
+
+
+def complete(aside: Path, progress: Progress, provenance: Mapping[str, Any], *, keep: int) -> None:
+    """Make the hidden folder, now that all files are there, a checkpoint, and remove the oldest beyond ``keep``.
+
+    Args:
+        aside: the hidden folder.
+        progress: where the run stood.
+        provenance: what the run is made of, for the manifest.
+        keep: how many stay, 1 or more.
+
+    Raises:
+        OSError, SkyrlError: the folder cannot be written; earlier checkpoints stay as they are.
+    """
+    path = target(aside)
+    write_manifest(aside, progress, provenance)
+    _put_in_place(aside, path)
+    write_bytes(path.with_name(LATEST), f"{path.name}\n".encode())
+    _prune(path.parent, progress.step, keep, later=True)
+
+
+def give_up(aside: Path) -> None:
+    """Remove what is half written: it makes room for what the run still has to say."""
+    shutil.rmtree(aside, ignore_errors=True)  # what resists is hidden, and goes with the next start
+
+
+def not_written(aside: Path, error: Exception) -> SkyrlError:
+    """What to tell the user: why the checkpoint is not there."""
+    path = target(aside)
+    reason = reason_of(error, path.parent)
+    with suppress(OSError):  # a disk that does not say even that
+        reason += f" ({shutil.disk_usage(path.parent).free / 2**20:,.1f} MiB are free there)"
+    return SkyrlError(
+        f"cannot write checkpoint {path}: {reason}; earlier checkpoints are untouched. Make room or permit writing "
+        "there, then --resume"
+    )
 
 
 def _hidden(target: Path, ending: str) -> Path:
     return target.with_name(f".{target.name}{ending}")
-
-
-def _make(aside: Path) -> None:
-    new = not aside.parent.exists()
-    aside.mkdir(parents=True)
-    if new:
-        flush_to_disk(aside.parent.parent)
-
-
-def _problem(target: Path, error: OSError | RuntimeError) -> str:
-    reason = reason_of(error, target.parent)
-    with suppress(OSError):  # a disk that does not say even that
-        reason += f" ({shutil.disk_usage(target.parent).free / 2**20:,.1f} MiB are free there)"
-    return (
-        f"cannot write checkpoint {target}: {reason}; earlier checkpoints are untouched. Make room or permit writing "
-        "there, then --resume"
-    )
 
 
 def reason_of(error: Exception, folder: Path) -> str:
@@ -115,27 +105,6 @@ def reason_of(error: Exception, folder: Path) -> str:
     except OSError as cause:
         return cause.strerror or str(cause)
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-
-def _agree(ranks: Ranks, problem: str | None) -> None:
-    """Raise on every rank when one of them has a problem, so that none waits for the others in vain."""
-    problems = [found for found in ranks.gather(problem) if found]
-    if problems:
-        raise SkyrlError(problems[0])
-
-
-def _complete(aside: Path, target: Path, progress: Progress, provenance: Mapping[str, Any]) -> str | None:
-    try:
-        write_manifest(aside, progress, provenance)
-        _put_in_place(aside, target)
-    except OSError as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        return _problem(target, error)
-    try:
-        write_bytes(target.with_name(LATEST), f"{target.name}\n".encode())
-    except SkyrlError as error:
-        return str(error)
-    return None
 
 
 def _put_in_place(aside: Path, target: Path) -> None:
@@ -241,12 +210,10 @@ def finish(folder: Path, step: int, keep: int) -> None:
     there = checkpoints(folder)
     if there:
         write_bytes(folder / LATEST, f"{there[-1].name}\n".encode())
-    problem = _prune(folder, step, keep, later=False)
-    if problem is not None:
-        raise SkyrlError(problem)
+    _prune(folder, step, keep, later=False)
 
 
-def _prune(folder: Path, step: int, keep: int, *, later: bool) -> str | None:
+def _prune(folder: Path, step: int, keep: int, *, later: bool) -> None:
     """``later``: also those of later steps, from a part of the run that was abandoned by resuming before them."""
     # Without a manifest it is no use: it neither counts, nor takes the place of one that is older.
     kept = [_step(path) for path in checkpoints(folder) if _step(path) <= step and (path / MANIFEST).is_file()][-keep:]
@@ -257,8 +224,10 @@ def _prune(folder: Path, step: int, keep: int, *, later: bool) -> str | None:
                 path.rename(removed)
                 shutil.rmtree(removed)
             except OSError as error:
-                return f"cannot remove {path}, which is no longer kept: {error.strerror or error}; the others are whole"
-    return None
+                reason = error.strerror or error
+                raise SkyrlError(
+                    f"cannot remove {path}, which is no longer kept: {reason}; the others are whole"
+                ) from error
 
 
 def _is_checkpoint(path: Path) -> bool:

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -115,12 +116,16 @@ class Journal:
         self._writer.start(partial(save_rollouts, self._run_folder.rollouts, step, arrays, records, keep=keep))
 
     def settle(self) -> None:
-        """Wait until all samples are on disk: a checkpoint is to come after them.
+        """Wait until all samples are on disk.
 
         Raises:
             RunFolderError: they could not be written.
         """
         self._writer.wait()
+
+    def samples(self) -> Future[None]:
+        """Done once all samples so far are on disk, for a thread that must come after them."""
+        return self._writer.latest()
 
     def provenance(self) -> dict[str, Any]:
         """What the run is made of, as run.json says it; empty where this rank writes none."""

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from skyrl_train.training.snapshot import Snapshot
+
 FOLDER = "random"
 
 
@@ -20,14 +22,9 @@ def seed(value: int) -> None:
     torch.manual_seed(value)
 
 
-def save(checkpoint: Path, rank: int) -> None:
-    """Write the state of this process below ``random``.
-
-    Raises:
-        OSError, RuntimeError: it cannot be written.
-    """
-    (checkpoint / FOLDER).mkdir(exist_ok=True)
-    torch.save(_state(), _file(checkpoint, rank))
+def add(snapshot: Snapshot, checkpoint: Path, rank: int) -> None:
+    """Add the state of this process to what is to be written into the checkpoint, below ``random``."""
+    snapshot.add(_file(checkpoint, rank), _state())
 
 
 def restore(checkpoint: Path, rank: int) -> bool:

@@ -32,6 +32,7 @@ from skyrl_train.rollout.engine import RolloutEngine
 from skyrl_train.training import checkpoint_folder, conversion, random_state, resume
 from skyrl_train.training.advantages import AdvantagePass
 from skyrl_train.training.background_export import BackgroundExport
+from skyrl_train.training.background_save import BackgroundSave
 from skyrl_train.training.batching import MicroBatchSize
 from skyrl_train.training.checkpoint import Progress
 from skyrl_train.training.collect import Collector
@@ -114,6 +115,7 @@ def _build(run: ResolvedRun, own: Session, stack: ExitStack, *, threads: int | s
     objective = _beside(rollout_engine, objective, config)
     shared: dict[str, Any] = {"tokenizer": tokenizer, "engine": rollout_engine, "scorer": scorer, "ranks": ranks}
     export = stack.enter_context(_export(config, engine, tokenizer, ranks, journal))
+    saves = stack.enter_context(BackgroundSave(engine, ranks, journal, config.checkpoint.keep, export))
     if resumed is not None:
         _go_on(resumed, run, ranks, export)
     pad_id = int(tokenizer.pad_token_id)
@@ -139,7 +141,7 @@ def _build(run: ResolvedRun, own: Session, stack: ExitStack, *, threads: int | s
             pad_id=pad_id,
             micro_batch_size=size,
             threads=ThreadGuard(threads) if config.trainer.threads == "auto" and isinstance(threads, int) else None,
-            export=export,
+            saves=saves,
         ),
         progress,
     )

@@ -4,15 +4,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import torch
 
 from skyrl_core.schedule import number_at
 from skyrl_train.config.schema import RunConfig
-from skyrl_train.training import checkpoint_folder
 from skyrl_train.training.advantages import AdvantagePass
-from skyrl_train.training.background_export import BackgroundExport
+from skyrl_train.training.background_save import BackgroundSave
 from skyrl_train.training.batching import MicroBatchSize, minibatch_of_group
 from skyrl_train.training.checkpoint import Progress
 from skyrl_train.training.collect import Collector, Rollout
@@ -53,7 +51,7 @@ class Parts:
     pad_id: int
     micro_batch_size: MicroBatchSize
     threads: ThreadGuard | None  # on a CPU, if the number of threads was measured
-    export: BackgroundExport | None  # of each checkpoint, if asked for
+    saves: BackgroundSave
 
     def set_temperature(self, temperature: float) -> None:
         """Log-probs from now on are those of the distribution at this temperature, as the samples are."""
@@ -81,7 +79,7 @@ class Trainer:
     def __init__(self, parts: Parts, progress: Progress) -> None:
         self.parts = parts
         self.progress = progress
-        self._saved = progress.step  # what a checkpoint holds
+        self._saved = progress.step  # what the latest checkpoint holds, or will
 
     def train(self) -> None:
         """Every remaining step, with evaluations and checkpoints when they are due."""
@@ -93,17 +91,20 @@ class Trainer:
             parts.journal.recall_end()
         parts.stop.let_steps_end()
         while self.progress.step < config.trainer.steps:
+            parts.saves.settle()
             self._stop_if_asked()
             metrics = self._train_step()
             self.progress = replace(self.progress, step=self.progress.step + 1)
             parts.journal.step(self.progress.step, metrics)
-            if parts.threads is not None and parts.threads.stepped(metrics["time/step"]):
+            quiet = not parts.saves.is_writing  # a step beside a thread that writes tells nothing about other work
+            if parts.threads is not None and quiet and parts.threads.stepped(metrics["time/step"]):
                 parts.journal.message("a step took several times as long as the others: going on with one thread")
             done = self.progress.step == config.trainer.steps
             if parts.evaluator is not None and (done or _due(self.progress.step, config.evaluation.every)):
                 parts.journal.evaluation(self.progress.step, parts.evaluator.evaluate(), final=done)
             if done or _due(self.progress.step, config.checkpoint.every):
-                self.save()
+                self._save()
+        parts.saves.wait()
 
     def _stop_if_asked(self) -> None:
         """Collective.
@@ -115,29 +116,15 @@ class Trainer:
         if asked is None:
             return
         if self.parts.config.checkpoint.on_stop and self.progress.step > self._saved:
-            self.save()
+            self._save()
+        self.parts.saves.wait()
         raise Interrupted(asked, agreed=True)
 
-    def save(self) -> Path:
-        """Write a checkpoint of the steps done."""
-        parts = self.parts
-        parts.journal.settle()
-        if parts.export is not None:
-            parts.export.wait()  # it writes into a checkpoint that may have to go
-        progress = replace(self.progress, loss_state=parts.objective.loss.loss.state_dict())
-        saved = checkpoint_folder.save(
-            parts.journal.checkpoints,
-            parts.engine,
-            progress,
-            parts.ranks,
-            keep=parts.config.checkpoint.keep,
-            provenance=parts.journal.provenance(),
-        )
-        parts.journal.checkpoint(saved)
-        if parts.export is not None:
-            parts.export.start(saved, progress)
-        self._saved = progress.step
-        return saved
+    def _save(self) -> None:
+        """Begin a checkpoint of the steps done; training goes on while it is written."""
+        loss_state = dict(self.parts.objective.loss.loss.state_dict())  # the loss may go on with its own
+        self.parts.saves.start(replace(self.progress, loss_state=loss_state))
+        self._saved = self.progress.step
 
     def _train_step(self) -> dict[str, float]:
         parts, clock, started = self.parts, _Clock(), time.perf_counter()

@@ -1,4 +1,4 @@
-"""DeepSpeed ZeRO through accelerate: sharding, the backward pass, the optimizer step, engine state on disk.
+"""DeepSpeed ZeRO through accelerate: sharding, the backward pass, the optimizer step, the state of both.
 
 Gradients are summed over micro-batches and averaged over ranks, nothing else: DeepSpeed is told of one accumulation
 step, so that it divides by nothing, and the trainer says itself which micro-batch is the last.
@@ -23,6 +23,7 @@ from skyrl_train.policy.adapters import merged_tensors
 from skyrl_train.policy.policy import Policy, Sequences, unpack
 from skyrl_train.training.imports import many_imports
 from skyrl_train.training.ranks import Ranks
+from skyrl_train.training.snapshot import Snapshot
 
 MICRO_BATCH_SIZE_UNUSED = 1
 """DeepSpeed wants a micro-batch size and uses it for throughput logs alone."""
@@ -49,6 +50,8 @@ class ZeroEngine:
         from accelerate.utils import DistributedType
         from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+        from skyrl_train.training.state_capture import StateCapture
+
         self.policy = policy
         self.stage = deepspeed.zero_stage
         self._clip = optimizer.max_grad_norm
@@ -68,6 +71,7 @@ class ZeroEngine:
             # accelerate tells transformers to shard, on stage 3, every model that is loaded from now on: also those
             # that must be whole, the sampler's copy and the next run's policy.
             unset_hf_deepspeed_config()
+        self._capture = self._engine.checkpoint_engine = StateCapture()
         self._accelerator = accelerator
         if self.stage == 3:
             self._declare_head()
@@ -111,8 +115,15 @@ class ZeroEngine:
         """Each parameter of the model, whole, merged, by its transformers name. All ranks iterate to the end."""
         yield from merged_tensors(self.policy.model, _gathered if self.stage == 3 else nullcontext)
 
-    def save(self, folder: Path) -> None:
-        """Write the engine's state, without weights that are not trained. All ranks call it; each writes its shard."""
+    def snapshot(self, folder: Path) -> Snapshot:
+        """A copy of the engine's state, without weights that are not trained. All ranks call it; each has its shard.
+
+        Args:
+            folder: is there; the copy knows the names of its files below it.
+
+        Raises:
+            OSError: DeepSpeed could not write its scripts there, the only files that it writes itself.
+        """
         # DeepSpeed leaves a frozen parameter out under its first name; a tied embedding has two.
         policy: Any = self.policy  # torch leaves the hook untyped
         hook = policy.register_state_dict_post_hook(_leave_out_frozen)
@@ -120,6 +131,7 @@ class ZeroEngine:
             self._engine.save_checkpoint(str(folder), tag="state", save_latest=False, exclude_frozen_parameters=True)
         finally:
             hook.remove()
+        return self._capture.take()
 
     def load(self, folder: Path) -> None:
         """Read the engine's state. All ranks call it.

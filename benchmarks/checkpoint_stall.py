@@ -1,0 +1,169 @@
+"""How long a step waits for a checkpoint: for a copy of the state in memory, while a thread writes it.
+
+A Qwen2 of 63 million random parameters is trained on ZeRO-2 in float32, on one rank and one thread. *Written at once*
+is the same state written, flushed to disk and hashed between two steps. *A step waits* is the time until training goes
+on, for the first checkpoint, for which the system has to clear memory, and for a later one, which has the same memory;
+*complete after* is the time from then until the end of a step finds the checkpoint complete: steps of a second or so.
+*A copy* is a plain copy of as many bytes, into memory that is there or new. *A step beside it* is the time of a
+training step while the thread writes, against one without it: the two share the machine. Medians of several turns,
+which alternate; the disk is the noisiest of it.
+``python benchmarks/checkpoint_stall.py``
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from record import Row, record
+
+from skyrl_train.config.schema import DeepSpeedConfig, OptimizerConfig
+from skyrl_train.policy.policy import Policy, Sequences
+from skyrl_train.training import checkpoint_folder, random_state
+from skyrl_train.training.background_save import BackgroundSave
+from skyrl_train.training.checkpoint import Progress
+from skyrl_train.training.journal import Journal
+from skyrl_train.training.ranks import Ranks
+from skyrl_train.training.snapshot import Snapshot
+from skyrl_train.training.zero import ZeroEngine
+
+LAYERS, STAGE, TURNS, QUIET_STEPS = 6, 2, 3, 5
+GOAL = 0.1
+"""Of the time of writing at once, which a step may wait at most."""
+
+
+class Training:
+    """An engine that trains, and whose state is saved below a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        sys.path.insert(0, str(Path(__file__).parent / "workers"))
+        from footprint import build_model
+
+        self.ranks = Ranks.start()
+        policy = Policy(build_model(torch.float32, layers=LAYERS), chunk_size=64, temperature=1.0)
+        self.engine = ZeroEngine(policy, DeepSpeedConfig(zero_stage=STAGE), OptimizerConfig(), self.ranks)
+        self.saves = BackgroundSave(self.engine, self.ranks, Journal(folder), keep=1)
+        self._folder, self._step = folder / "checkpoints", 0
+        self._sequences = Sequences(
+            input_ids=torch.arange(64)[None],
+            attention_mask=torch.ones(1, 64, dtype=torch.bool),
+            response_start=torch.tensor([32]),
+            response_mask=torch.ones(1, 32, dtype=torch.bool),
+        )
+
+    def step(self) -> None:
+        """Forward, backward and the optimizer's step."""
+        log_probs, _ = self.engine.forward(self._sequences, with_entropy=False)
+        self.engine.backward(-log_probs.mean(), last=True)
+        self.engine.step(1e-5)
+
+    def write_at_once(self) -> None:
+        """A checkpoint with nothing in a thread: DeepSpeed writes files, which are flushed and hashed."""
+        from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
+
+        progress = self._next()
+        aside = checkpoint_folder.aside(self._folder, progress.step)
+        checkpoint_folder.begin(aside)
+        (aside / "state").mkdir()
+        deepspeed = self.engine._engine
+        capture, deepspeed.checkpoint_engine = deepspeed.checkpoint_engine, TorchCheckpointEngine(deepspeed._config)
+        deepspeed.save_checkpoint(str(aside), tag="state", save_latest=False)
+        deepspeed.checkpoint_engine = capture
+        numbers = Snapshot()
+        random_state.add(numbers, aside, 0)
+        numbers.write()
+        checkpoint_folder.complete(aside, progress, {}, keep=1)
+
+    def begin(self) -> None:
+        """A checkpoint of the trainer: what a step waits for."""
+        self.saves.start(self._next())
+
+    def size(self) -> int:
+        """Bytes of the latest checkpoint."""
+        found = checkpoint_folder.find(self._folder)
+        return sum(path.stat().st_size for path in found.rglob("*") if path.is_file())
+
+    def _next(self) -> Progress:
+        self._step += 1
+        return Progress(step=self._step, optimizer_steps=0, world_size=1, zero_stage=STAGE, loss={"id": "none"})
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def measure(training: Training) -> dict[str, float]:
+    """Medians in seconds, and the size in bytes."""
+    training.step()
+    first = timed(training.begin)
+    training.saves.wait()
+    size = training.size()
+    source, target = torch.ones(size, dtype=torch.uint8), torch.ones(size, dtype=torch.uint8)
+    seconds: dict[str, list[float]] = {}
+
+    def note(name: str, value: float) -> None:
+        seconds.setdefault(name, []).append(value)
+
+    for _ in range(TURNS):
+        note("written at once", timed(training.write_at_once))
+        note("a copy, memory there", timed(lambda: target.copy_(source)))
+        note("a copy, new memory", timed(source.clone))
+        for _ in range(QUIET_STEPS):
+            note("a step", timed(training.step))
+        note("a step waits", timed(training.begin))
+        started = time.perf_counter()
+        while training.saves.is_writing:
+            note("a step beside it", timed(training.step))
+            training.saves.settle()
+        note("complete after", time.perf_counter() - started)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    return medians | {"a step waits, first time": first, "bytes": float(size)}
+
+
+def report(found: dict[str, float]) -> str:
+    """Markdown."""
+    whole = found["written at once"]
+    names = ["written at once", "a step waits", "a step waits, first time", "complete after"]
+    names += ["a copy, memory there", "a copy, new memory"]
+    lines = [f"| {found['bytes'] / 1e9:.2f} GB | of written at once |", "|---|---|"]
+    lines += [f"| {name} | {found[name] / whole:.2f} |" for name in names]
+    beside = found["a step beside it"] / found["a step"]
+    return "\n".join([*lines, "", f"A step beside it takes {beside:.2f} times one without it."])
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true", help="write results/checkpoint_stall.md and .json")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        training = Training(Path(folder))
+        with training.saves:
+            found = measure(training)
+    whole, text = found["written at once"], report(found)
+    ratio = found["a step waits"] / whole
+    print(text)
+    if arguments.write:
+        how = (__doc__ or "").strip().split("\n", 2)[2].strip().rsplit("``", 2)[0].strip()
+        row = Row(
+            measure=f"a step waits for a checkpoint of {found['bytes'] / 1e9:.1f} GB / writing it at once",
+            result=f"{ratio:.2f}",
+            goal=f"≤ {GOAL:g}",
+            limit=f"{found['a copy, memory there'] / whole:.2f}",
+        )
+        text = f"# A step and a checkpoint\n\n{how}\n\n{text}"
+        record("checkpoint_stall", [row], text, packages=("torch", "deepspeed", "transformers"))
+    if ratio > GOAL:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

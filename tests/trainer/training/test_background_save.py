@@ -1,0 +1,453 @@
+"""Checkpoints that are written while training goes on, on disks as slow as a test wants them; then in real runs."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import Future
+from pathlib import Path
+
+import pytest
+import torch
+
+from skyrl_core.errors import SkyrlError
+from skyrl_train.training import checkpoint
+from skyrl_train.training.background_save import BackgroundSave
+from skyrl_train.training.checkpoint import MANIFEST, Progress
+from skyrl_train.training.journal import Journal
+from skyrl_train.training.snapshot import Snapshot
+
+LIMIT = 60
+
+
+class Disk:
+    """Has room for a write when a test says so."""
+
+    def __init__(self) -> None:
+        self.writing, self.room = threading.Event(), threading.Event()
+        self.error: Exception | None = None
+
+
+class OnDisk(Snapshot):
+    def __init__(self, disk: Disk) -> None:
+        super().__init__()
+        self._disk = disk
+
+    def write(self) -> None:
+        self._disk.writing.set()
+        assert self._disk.room.wait(LIMIT)
+        if self._disk.error is not None:
+            raise self._disk.error
+        super().write()
+
+
+class Engine:
+    """Stands in for ZeroEngine, whose own snapshots are tested in test_zero.py: a weight, and a disk of this rank."""
+
+    def __init__(self, rank: int = 0) -> None:
+        self.weight, self.disk, self._rank = torch.zeros(1000), Disk(), rank
+
+    def snapshot(self, folder: Path) -> Snapshot:
+        snapshot = OnDisk(self.disk)
+        snapshot.add(folder / "state" / f"{self._rank}.pt", self.weight)
+        return snapshot
+
+
+class Observers:
+    """What is said of checkpoints, with what was there when it was said."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def checkpoint_saved(self, path: Path) -> None:
+        assert (path / MANIFEST).is_file()
+        assert (path.parent / "latest").read_text() == f"{path.name}\n"
+        self.told.append(path.name)
+
+
+def progress(step: int) -> Progress:
+    return Progress(step=step, optimizer_steps=step, world_size=1, zero_stage=2, loss={"id": "a:b@1"})
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "checkpoints").iterdir() if path.name != "latest")
+
+
+@pytest.fixture
+def engine():
+    return Engine()
+
+
+@pytest.fixture
+def observers():
+    return Observers()
+
+
+@pytest.fixture
+def saves(engine, observers, one_rank, tmp_path):
+    made = BackgroundSave(engine, one_rank, Journal(tmp_path, observers=observers), keep=2)
+    yield made
+    engine.disk.room.set()
+    made.__exit__(RuntimeError, RuntimeError("the end of a test"), None)
+
+
+def written(saves, engine, step: int) -> None:
+    engine.disk.room.set()
+    saves.start(progress(step))
+    saves.wait()
+    engine.disk.room.clear()
+    engine.disk.writing.clear()
+
+
+def test_a_step_waits_for_no_disk_and_the_checkpoint_has_the_weights_of_its_own(saves, engine, observers, tmp_path):
+    saves.start(progress(1))  # returns
+    assert engine.disk.writing.wait(LIMIT)
+    for _ in range(3):  # training goes on
+        engine.weight += 1
+        saves.settle()
+    assert names(tmp_path) == [".step_000001.partial"]
+    assert (observers.told, saves.is_writing) == ([], True)
+    engine.disk.room.set()
+    saves.wait()
+    found = tmp_path / "checkpoints/step_000001"
+    assert (observers.told, names(tmp_path), saves.is_writing) == (["step_000001"], ["step_000001"], False)
+    assert checkpoint.read(found) == progress(1)
+    assert torch.equal(torch.load(found / "state/0.pt"), torch.zeros(1000))
+    assert (found / "random/rank_00000.pt").is_file()
+
+
+def test_the_end_of_a_step_finds_that_it_is_there(saves, engine, observers):
+    engine.disk.room.set()
+    saves.start(progress(1))
+    deadline = time.monotonic() + LIMIT
+    while saves.is_writing:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+        saves.settle()
+    assert observers.told == ["step_000001"]
+
+
+def test_one_is_written_at_a_time(saves, engine, observers, tmp_path):
+    saves.start(progress(1))
+    second = threading.Thread(target=lambda: saves.start(progress(2)))
+    second.start()
+    second.join(0.2)
+    assert second.is_alive()
+    assert names(tmp_path) == [".step_000001.partial"]
+    engine.disk.room.set()
+    second.join(LIMIT)
+    saves.wait()
+    assert observers.told == ["step_000001", "step_000002"]
+
+
+ERRORS = [OSError(28, "No space left on device"), RuntimeError("PytorchStreamWriter failed"), MemoryError()]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("raises", ["settle", "wait", "start", "exit"])
+def test_a_failure_ends_the_run_at_its_next_word_with_checkpoints(saves, engine, observers, tmp_path, error, raises):
+    written(saves, engine, 1)
+    engine.disk.error = error
+    engine.disk.room.set()
+    saves.start(progress(2))
+    saves._writing[1].exception(LIMIT)
+    words = {
+        "settle": saves.settle,
+        "wait": saves.wait,
+        "start": lambda: saves.start(progress(3)),
+        "exit": lambda: saves.__exit__(None, None, None),
+    }
+    with pytest.raises(SkyrlError, match=r"step_000002: .*MiB are free there\); earlier checkpoints are untouched"):
+        words[raises]()
+    assert names(tmp_path) == ["step_000001"]  # nothing half written takes the last room
+    assert checkpoint.read(tmp_path / "checkpoints/step_000001") == progress(1)
+    assert observers.told == ["step_000001"]
+    saves.wait()  # said once
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_at_once(engine, one_rank, tmp_path):
+    (tmp_path / "checkpoints").write_text("")
+    with BackgroundSave(engine, one_rank, Journal(tmp_path), keep=1) as saves:
+        with pytest.raises(SkyrlError, match="cannot write checkpoint"):
+            saves.start(progress(1))
+        assert not engine.disk.writing.is_set()
+
+
+def broken_run(saves):
+    with saves:
+        saves.start(progress(1))
+        raise ZeroDivisionError
+
+
+def test_the_end_of_the_run_waits_for_it_however_it_ends(saves, engine, observers):
+    threading.Timer(0.2, engine.disk.room.set).start()
+    with pytest.raises(ZeroDivisionError):
+        broken_run(saves)
+    assert observers.told == ["step_000001"]
+
+
+def test_a_failure_beside_another_is_a_warning(saves, engine, caplog):
+    engine.disk.error = OSError(28, "No space left on device")
+    engine.disk.room.set()
+    with pytest.raises(ZeroDivisionError):
+        broken_run(saves)
+    assert "step_000001: No space left on device" in caplog.text
+
+
+def test_one_that_is_not_waited_for_does_not_appear_later(saves, engine, observers, tmp_path):
+    """Its run has left, and the run folder may be another process's."""
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    saves.start(progress(1))
+    assert engine.disk.writing.wait(LIMIT)
+    writing = saves._writing[1]
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            saves.wait()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    engine.disk.room.set()
+    assert "was abandoned" in str(writing.exception(LIMIT))
+    assert (names(tmp_path), observers.told) == ([], [])
+
+
+def test_it_comes_after_the_samples_of_its_steps(saves, engine, tmp_path):
+    samples = Future()
+    saves._journal.samples = lambda: samples
+    engine.disk.room.set()
+    saves.start(progress(1))
+    with pytest.raises(TimeoutError):
+        saves._writing[1].result(0.2)
+    samples.set_exception(SkyrlError("cannot write rollouts"))
+    with pytest.raises(SkyrlError, match="cannot write rollouts"):
+        saves.wait()
+    assert names(tmp_path) == []
+
+
+@pytest.fixture
+def two_ranks(on_ranks, tmp_path):
+    """Run a function of saves, engine and rank on two ranks."""
+
+    def run(work):
+        def one(ranks):
+            engine = Engine(ranks.rank)
+            with BackgroundSave(engine, ranks, Journal(tmp_path), keep=1) as saves:
+                return work(saves, engine, ranks)
+
+        return on_ranks(2, one)
+
+    return run
+
+
+def test_two_ranks_write_one_checkpoint_and_the_faster_one_trains_on(two_ranks, tmp_path):
+    seen = []
+
+    def work(saves, engine, ranks):
+        if ranks.is_main:
+            engine.disk.room.set()
+        saves.start(progress(1))
+        for _ in range(3):
+            saves.settle()
+        seen.append(names(tmp_path))
+        ranks.gather(None)
+        engine.disk.room.set()
+        while saves.is_writing:
+            saves.settle()
+        return names(tmp_path)
+
+    assert two_ranks(work) == [["step_000001"]] * 2
+    assert seen == [[".step_000001.partial"]] * 2
+    found = tmp_path / "checkpoints/step_000001"
+    assert checkpoint.read(found) == progress(1)
+    files = sorted(path.relative_to(found).as_posix() for path in found.rglob("*.pt"))
+    assert files == ["random/rank_00000.pt", "random/rank_00001.pt", "state/0.pt", "state/1.pt"]
+
+
+class Late:
+    """A future that a rank sees done at its third look."""
+
+    def __init__(self, future: Future) -> None:
+        self.result, self._looks = future.result, iter((False, False, True))
+
+    def done(self) -> bool:
+        return next(self._looks, True)
+
+
+def test_all_ranks_find_it_complete_after_the_same_step(two_ranks):
+    def work(saves, engine, ranks):
+        engine.disk.room.set()
+        saves.start(progress(1))
+        checkpoint, writing = saves._writing
+        writing.result(LIMIT)
+        if ranks.rank == 1:
+            saves._writing = checkpoint, Late(writing)
+        steps = 0
+        while saves.is_writing:
+            saves.settle()
+            steps += 1
+        return steps
+
+    assert two_ranks(work) == [3, 3]
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_what_one_rank_cannot_write_is_the_error_of_all(two_ranks, tmp_path, failing):
+    heard = []
+
+    def work(saves, engine, ranks):
+        engine.disk.room.set()
+        saves.start(progress(1))
+        saves.wait()
+        if ranks.rank == failing:
+            engine.disk.error = OSError(28, "No space left on device")
+        saves.start(progress(2))
+        try:
+            while True:
+                saves.settle()
+        except SkyrlError as error:
+            heard.append(str(error))
+        return names(tmp_path)
+
+    assert two_ranks(work) == [["step_000001"]] * 2
+    assert len(set(heard)) == 1
+    assert len(heard) == 2
+    assert "step_000002: No space left on device" in heard[0]
+
+
+def test_what_rank_0_cannot_begin_is_the_error_of_all(two_ranks, tmp_path):
+    (tmp_path / "checkpoints").write_text("")
+    with pytest.raises(SkyrlError, match="cannot write checkpoint"):
+        two_ranks(lambda saves, engine, ranks: saves.start(progress(1)))
+
+
+SLOW = """\
+import os
+import time
+from pathlib import Path
+
+from skyrl_train.entrypoints.main_base import main
+from skyrl_train.training.snapshot import Snapshot
+
+write = Snapshot.write
+place = Path(os.environ["PLACE"])
+
+
+def slow(self):
+    if any("step_000002" in str(path) for path in self.files) and os.environ.get("RANK", "0") in os.environ["SLOW"]:
+        place.with_suffix(".reached").touch()
+        while not place.exists():
+            time.sleep(0.01)
+    write(self)
+
+
+Snapshot.write = slow
+if __name__ == "__main__":
+    main()
+"""
+RUN = {
+    "trainer.steps": 7,
+    "trainer.minibatches": 2,
+    "evaluation.prompts": 0,
+    "rollout.max_new_tokens": 8,
+    "checkpoint.every": 2,
+    "checkpoint.keep": 9,
+}
+
+
+@pytest.fixture
+def slow(start, tmp_path):
+    """Starts a run whose second checkpoint waits for its disk, on some ranks, until there is `room`."""
+
+    class Slow:
+        room, reached = tmp_path / "room", tmp_path / "room.reached"
+
+        def start(self, options, ranks, *, resume=None, slow="01"):
+            script = tmp_path / "slow.py"
+            script.write_text(SLOW)
+            command = [sys.executable, str(script), *(["--num-processes", str(ranks)] if ranks > 1 else [])]
+            command += [] if resume is None else ["--resume", str(resume)]
+            return start(command, [] if resume else options, PLACE=str(self.room), SLOW=slow)
+
+    return Slow()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(zygote, tiny_run, tmp_path_factory):
+    """The same run on a fast disk."""
+
+    def run(stage, ranks):
+        folder = tmp_path_factory.mktemp("undisturbed") / "run"
+        options = RUN | {"trainer.deepspeed.zero_stage": stage, "run_folder": str(folder)}
+        zygote.train(tiny_run(options), ranks=ranks)
+        return folder
+
+    return run
+
+
+def kill_all(process: int) -> None:
+    """With all its descendants: the ranks of a launcher are in sessions of their own."""
+    os.kill(process, signal.SIGSTOP)
+    children = subprocess.run(["pgrep", "-P", str(process)], capture_output=True, text=True, check=False)
+    for child in children.stdout.split():
+        kill_all(int(child))
+    os.kill(process, signal.SIGKILL)
+
+
+CASES = [
+    pytest.param(stage, ranks, marks=pytest.mark.ranks if ranks > 1 else pytest.mark.train)
+    for stage, ranks in [(0, 1), (2, 1), (3, 1), (2, 2), (3, 2)]
+]
+
+
+@pytest.mark.parametrize(("stage", "ranks"), CASES)
+def test_the_state_is_that_of_its_step_and_one_that_a_kill_meets_was_never_there(
+    slow, undisturbed, tiny_run, train_rows, assert_same_state, stage, ranks
+):
+    whole = undisturbed(stage, ranks)
+    run = slow.start(tiny_run(RUN | {"trainer.deepspeed.zero_stage": stage, "checkpoint.every": 1}), ranks)
+    run.until(slow.reached.exists)
+    run.until_step(3)  # which changes every weight
+    assert names(run.folder) == [".step_000002.partial", "step_000001"]
+    kill_all(run.process.pid)
+    run.ended()
+    slow.reached.unlink()
+    again = slow.start([], ranks, resume=run.folder)  # from step 1
+    again.until(slow.reached.exists)
+    again.until_step(3)
+    slow.room.touch()
+    assert again.ended() == 0, again.said[-3000:]
+    assert names(run.folder) == [f"step_{step:06d}" for step in range(1, 8)]
+    assert train_rows(run.folder) == train_rows(whole)
+    for step in (2, 4, 6, 7):
+        name = f"checkpoints/step_{step:06d}"
+        assert_same_state(run.folder / name, whole / name)
+
+
+SIGNALS = [pytest.param(1, marks=pytest.mark.train), pytest.param(2, marks=pytest.mark.ranks)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("ranks", SIGNALS)
+def test_a_signal_lets_the_write_end_and_the_last_step_be_saved(slow, tiny_run, ranks, number):
+    run = slow.start(tiny_run(RUN | {"trainer.steps": 50, "checkpoint.every": 2}), ranks, slow="0")
+    run.until(slow.reached.exists)
+    run.until_step(3)
+    run.send(number)
+    run.until_said("stopping after this step")
+    with pytest.raises(subprocess.TimeoutExpired):
+        run.process.wait(2)
+    assert names(run.folder) == [".step_000002.partial"]
+    slow.room.touch()
+    assert run.ended() == 128 + number
+    last = run.run["last_step"]
+    assert last in (3, 4)
+    assert names(run.folder) == ["step_000002", f"step_{last:06d}"]
+    assert run.run["checkpoint"] == str(run.folder / f"checkpoints/step_{last:06d}")
+    assert run.run["outcome"] == "interrupted"
+    assert run.last_line == f"  {run.run['resume_command']}"
