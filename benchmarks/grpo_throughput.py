@@ -6,9 +6,10 @@ TRL draws all samples of a step in one call and updates on them in one micro-bat
 metrics.jsonl. Two settings: *end token*, where a response ends when the model ends it, and *full length*, where the end
 token is one that the model never draws. Steps before the clocks are warm are left out.
 
-*Limit* is the rate at which the matrix products of the model's layers alone, of these shapes, run in the faster of
-torch's two libraries (oneDNN) with the same number of threads: prefill of each prompt once, one product for each token that is drawn, forward and backward of
-the update. ``SKYRL_BENCH_PEERS=FOLDER python benchmarks/grpo_throughput.py``; FOLDER/trl is made with
+*Limit* is the rate at which the matrix products of the model's layers alone, of these shapes, run in oneDNN, the faster
+of torch's two libraries here, with the same number of threads: prefill of each prompt once, one product for each token
+that is drawn, forward and backward of the update. ``SKYRL_BENCH_PEERS=FOLDER python benchmarks/grpo_throughput.py``;
+FOLDER/trl is made with
 
     pip install --no-deps --target FOLDER/trl -r benchmarks/requirements/trl.txt
 """

@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from skyrl_train.config.schema import DeepSpeedConfig, OptimizerConfig
+from skyrl_train.policy.loading import prepare_model
 from skyrl_train.policy.policy import Policy, Sequences
 from skyrl_train.training.ranks import Ranks
 from skyrl_train.training.zero import ZeroEngine
@@ -29,7 +30,9 @@ def build_model(dtype: torch.dtype, *, layers: int = 12) -> PreTrainedModel:
         num_key_value_heads=12,
         tie_word_embeddings=True,
     )
-    return Qwen2ForCausalLM(config).to(dtype).eval()
+    model = Qwen2ForCausalLM(config).to(dtype)
+    prepare_model(model)
+    return model
 
 
 def resident() -> int:
