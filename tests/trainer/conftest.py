@@ -55,7 +55,7 @@ START_LIMIT = 400
 
 
 @pytest.fixture(scope="session")
-def small_model() -> Callable[..., PreTrainedModel]:
+def model_of() -> Callable[..., PreTrainedModel]:
     """Builds one of a family, with random weights that do not depend on the order of tests, as the trainer has it."""
 
     def build(kind: str, dtype: torch.dtype = torch.float32, **changes: object) -> PreTrainedModel:

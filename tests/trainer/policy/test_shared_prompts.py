@@ -24,8 +24,8 @@ def batch():
 
 # The norms of all but GPT-2 compute in float32 whatever the model is in, and so does their part of the gradient.
 @pytest.mark.parametrize(("kind", "rounding"), [("qwen2", 1e-6), ("qwen3", 1e-6), ("llama", 1e-6), ("gpt2", 1e-12)])
-def test_a_shared_prompt_changes_neither_values_nor_gradients(kind, rounding, small_model):
-    model, sequences = small_model(kind, torch.float64), batch()
+def test_a_shared_prompt_changes_neither_values_nor_gradients(kind, rounding, model_of):
+    model, sequences = model_of(kind, torch.float64), batch()
     assert can_share_prompts(model)
     slopes = torch.randn(2, 5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     found = []
@@ -41,8 +41,8 @@ def test_a_shared_prompt_changes_neither_values_nor_gradients(kind, rounding, sm
         torch.testing.assert_close(own, other, rtol=0, atol=rounding * float(other.abs().max()) + 1e-12)
 
 
-def test_the_model_reads_each_prompt_once_and_no_last_token(small_model):
-    model, seen = small_model("qwen2", torch.float64), []
+def test_the_model_reads_each_prompt_once_and_no_last_token(model_of):
+    model, seen = model_of("qwen2", torch.float64), []
     model.base_model.register_forward_pre_hook(lambda _, __, inputs: seen.append(inputs), with_kwargs=True)
     Policy(model, chunk_size=8, temperature=1.0, share_prompts=True).score(batch(), False)
     (inputs,) = seen
@@ -52,8 +52,8 @@ def test_the_model_reads_each_prompt_once_and_no_last_token(small_model):
     assert inputs["position_ids"].tolist() == [[0, 1, 2, 3, 4, 0, 1, 5, 6, 5, 6, 7, 5, 0, 0, 0]]
 
 
-def test_a_batch_whose_responses_are_all_one_token_has_prompts_alone(small_model):
-    model, plain = small_model("qwen2", torch.float64), batch()
+def test_a_batch_whose_responses_are_all_one_token_has_prompts_alone(model_of):
+    model, plain = model_of("qwen2", torch.float64), batch()
     sequences = Sequences(
         input_ids=plain.input_ids,
         attention_mask=torch.arange(9) < plain.response_start[:, None] + 1,
@@ -67,8 +67,8 @@ def test_a_batch_whose_responses_are_all_one_token_has_prompts_alone(small_model
     torch.testing.assert_close(shared, alone, rtol=0, atol=1e-12)
 
 
-def test_one_sequence_is_computed_as_it_is(small_model):
-    model, shapes = small_model("qwen2", torch.float64), []
+def test_one_sequence_is_computed_as_it_is(model_of):
+    model, shapes = model_of("qwen2", torch.float64), []
     model.base_model.register_forward_pre_hook(
         lambda _, __, inputs: shapes.append(tuple(inputs["input_ids"].shape)), with_kwargs=True
     )
@@ -93,11 +93,11 @@ def test_the_cost_of_a_token_is_that_of_the_weights_of_the_layers():
 
 
 @pytest.mark.parametrize(("kind", "changes"), [("gemma3", {}), ("mistral", {"sliding_window": 4}), ("bloom", {})])
-def test_models_that_see_less_or_know_no_positions_do_not_share(kind, changes, small_model):
-    assert not can_share_prompts(small_model(kind, **changes))
+def test_models_that_see_less_or_know_no_positions_do_not_share(kind, changes, model_of):
+    assert not can_share_prompts(model_of(kind, **changes))
 
 
-def test_a_model_with_another_attention_does_not_share(small_model):
-    model = small_model("llama")
+def test_a_model_with_another_attention_does_not_share(model_of):
+    model = model_of("llama")
     model.set_attn_implementation("eager")
     assert not can_share_prompts(model)

@@ -9,8 +9,8 @@ PROMPT_OF = [0, 2, 0, 1, 0, 2]  # the rows of a prompt need not be neighbours
 
 
 @pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "qwen3"])
-def test_logits_are_those_of_the_model_without_a_cache(kind, small_model):
-    model = small_model(kind, torch.float64, sliding_window=None)
+def test_logits_are_those_of_the_model_without_a_cache(kind, model_of):
+    model = model_of(kind, torch.float64, sliding_window=None)
     assert can_decode_directly(model)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -31,8 +31,8 @@ def test_logits_are_those_of_the_model_without_a_cache(kind, small_model):
                 row.append(token)
 
 
-def test_it_computes_what_the_decoding_through_the_model_does(small_model):
-    model, prompt_of = small_model("qwen2"), torch.tensor(PROMPT_OF)
+def test_it_computes_what_the_decoding_through_the_model_does(model_of):
+    model, prompt_of = model_of("qwen2"), torch.tensor(PROMPT_OF)
     with torch.no_grad():
         direct = DirectDecoding(model, ReadPrompts.of(model, PROMPTS, 0), prompt_of)
         through = ModelDecoding(model, ReadPrompts.of(model, PROMPTS, 0), prompt_of, 3)
@@ -52,24 +52,24 @@ def test_it_computes_what_the_decoding_through_the_model_does(small_model):
         ("qwen2", {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}),
     ],
 )
-def test_other_layers_are_left_to_the_model(kind, changes, small_model):
-    assert not can_decode_directly(small_model(kind, **changes))
+def test_other_layers_are_left_to_the_model(kind, changes, model_of):
+    assert not can_decode_directly(model_of(kind, **changes))
 
 
-def test_a_family_whose_layers_have_become_others_is_left_to_the_model(small_model):
-    model = small_model("llama")
+def test_a_family_whose_layers_have_become_others_is_left_to_the_model(model_of):
+    model = model_of("llama")
     assert can_decode_directly(model)
     model.base_model.layers[0].register_forward_hook(lambda _, __, output: output * 1.01)
     assert not can_decode_directly(model)
 
 
-def test_it_is_tried_as_it_decodes_also_where_activations_are_recomputed(small_model):
-    model = small_model("qwen2")
+def test_it_is_tried_as_it_decodes_also_where_activations_are_recomputed(model_of):
+    model = model_of("qwen2")
     model.gradient_checkpointing_enable()
     model.train()
     assert can_decode_directly(model)
     assert model.training
 
 
-def test_low_precision_is_left_to_the_model(small_model):
-    assert not can_decode_directly(small_model("llama", torch.bfloat16))
+def test_low_precision_is_left_to_the_model(model_of):
+    assert not can_decode_directly(model_of("llama", torch.bfloat16))

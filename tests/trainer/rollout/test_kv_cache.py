@@ -23,9 +23,9 @@ CHANGES = {
 
 @pytest.mark.parametrize("block", [1, 64])
 @pytest.mark.parametrize("kind", ["qwen2", "qwen3", "llama", "mistral", "gemma3", "gpt2"])
-def test_log_probs_are_those_of_the_model_without_a_cache(kind, block, small_model, hf_engine, monkeypatch):
+def test_log_probs_are_those_of_the_model_without_a_cache(kind, block, model_of, hf_engine, monkeypatch):
     monkeypatch.setattr(module, "BLOCK", block)  # 1: new room for each token
-    model = small_model(kind, **CHANGES.get(kind, {}))
+    model = model_of(kind, **CHANGES.get(kind, {}))
     prompts = [tuple(range(2, 13)), (20, 21, 22), (30,)]
     asked = [SampleRequest(prompt_ids=p, seed=10 * i + s) for i, p in enumerate(prompts) for s in range(6)]
     samples = hf_engine(SimpleNamespace(pad_token_id=0), END, trained=model).generate(
@@ -42,8 +42,8 @@ def test_log_probs_are_those_of_the_model_without_a_cache(kind, block, small_mod
         assert sample.log_probs == pytest.approx(expected, abs=2e-4)
 
 
-def test_full_attention_has_room_and_a_sliding_window_stays_as_it_is(small_model):
-    full, windowed = (kv_cache(small_model(kind, **CHANGES.get(kind, {})).config) for kind in ("llama", "gemma3"))
+def test_full_attention_has_room_and_a_sliding_window_stays_as_it_is(model_of):
+    full, windowed = (kv_cache(model_of(kind, **CHANGES.get(kind, {})).config) for kind in ("llama", "gemma3"))
     assert [type(layer) for layer in full.layers] == [RoomyLayer, RoomyLayer]
     assert type(windowed.layers[0]) is not RoomyLayer
     assert type(windowed.layers[1]) is RoomyLayer
