@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 HIDDEN = 1024
-SIZES = {32_000: (4096, 2), 152_000: (1024, 1)}  # tokens and repeats: more of the large one would take minutes
 TEMPERATURE = 0.7
 MEMORY_GOAL, TIME_GOAL, FLOOR_GOAL = 1 / 12, 0.8, 1.3
 KINDS = {
@@ -40,6 +39,23 @@ KINDS = {
     "mm": "four products of matrices, torch.mm",
     "floor": "the floor: four products of matrices",
 }
+REFERENCES = ("materialised", "ours", "floor")
+
+
+class Case(NamedTuple):
+    """What is measured together."""
+
+    vocabulary: int
+    tokens: int
+    repeats: int
+    kinds: tuple[str, ...] = tuple(KINDS)
+
+
+CASES = (
+    Case(32_000, 4096, 2),
+    Case(152_000, 4096, 1, tuple(kind for kind in KINDS if kind != "torch")),  # which would take minutes
+    Case(152_000, 1024, 1, (*REFERENCES, "torch")),
+)
 LIGER = Path(os.environ.get("SKYRL_BENCH_PEERS", "."), "liger")
 
 
@@ -51,33 +67,32 @@ class Measured(NamedTuple):
 
 
 def main() -> int:
-    """Print a table for each vocabulary; 1 if a goal is missed."""
+    """Print a table for each case; 1 if a goal is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--vocabularies", nargs="+", type=int, default=list(SIZES))
-    parser.add_argument("--tokens", type=int, help="default: 4096, and 1024 for the large vocabulary")
+    parser.add_argument("--vocabulary", type=int, help="measure this size alone")
+    parser.add_argument("--tokens", type=int, default=4096, help="for --vocabulary")
+    parser.add_argument("--repeats", type=int, default=1, help="for --vocabulary")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int)
     parser.add_argument("--write", action="store_true", help="write the results")
     parser.add_argument("--worker", choices=KINDS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        tokens, repeats = arguments.tokens, arguments.repeats
-        print(json.dumps(measure(arguments.worker, tokens, arguments.vocabularies[0], arguments.threads, repeats)))
+        case = Case(arguments.vocabulary, arguments.tokens, arguments.repeats)
+        print(json.dumps(measure(arguments.worker, case, arguments.threads)))
         return 0
-    kinds = dict(KINDS)
+    cases = [Case(arguments.vocabulary, arguments.tokens, arguments.repeats)] if arguments.vocabulary else CASES
+    left_out: set[str] = set()
     if not (LIGER / "liger_kernel").is_dir():
         print(
             f"no {LIGER}/liger_kernel: Liger's loss is left out (SKYRL_BENCH_PEERS names the folder)", file=sys.stderr
         )
-        del kinds["liger"]
+        left_out = {"liger"}
     sections, rows, missed = [], [], []
-    for size in arguments.vocabularies:
-        tokens, repeats = SIZES.get(size, (4096, 1))
-        tokens, repeats = arguments.tokens or tokens, arguments.repeats or repeats
-        found = {kind: _in_a_process(kind, tokens, size, arguments.threads, repeats) for kind in kinds}
-        title = f"{tokens} tokens, vocabulary {size:,}, best of {repeats}"
+    for case in cases:
+        found = {kind: _in_a_process(kind, case, arguments.threads) for kind in case.kinds if kind not in left_out}
+        title = f"{case.tokens} tokens, vocabulary {case.vocabulary:,}, best of {case.repeats}"
         sections.append(f"{title}:\n\n{_table(found)}")
-        rows += _rows(found, f"{tokens} tokens x {size:,}")
+        rows += _rows(found, f"{case.tokens} tokens x {case.vocabulary:,}")
         missed += [f"{title}: {goal}" for goal in _missed(found)]
     text = f"# Log-probs and entropy\n\n{__doc__.strip() if __doc__ else ''}\n\n" + "\n\n".join(sections)
     text += f"\n\nHidden size {HIDDEN}, float32, temperature {TEMPERATURE:g}, {arguments.threads} threads. "
@@ -137,23 +152,28 @@ def _missed(found: dict[str, Measured]) -> list[str]:
     ]
 
 
-def _in_a_process(kind: str, tokens: int, vocabulary: int, threads: int, repeats: int) -> Measured:
-    options = {"--tokens": tokens, "--vocabularies": vocabulary, "--threads": threads, "--repeats": repeats}
+def _in_a_process(kind: str, case: Case, threads: int) -> Measured:
+    options = {
+        "--tokens": case.tokens,
+        "--vocabulary": case.vocabulary,
+        "--threads": threads,
+        "--repeats": case.repeats,
+    }
     command = [sys.executable, __file__, "--worker", kind, *(str(x) for pair in options.items() for x in pair)]
     return Measured(*json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout))
 
 
-def measure(kind: str, tokens: int, vocabulary: int, threads: int, repeats: int) -> Measured:
+def measure(kind: str, case: Case, threads: int) -> Measured:
     """One kind, in this process."""
     import torch
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    hidden = torch.randn(tokens, HIDDEN).requires_grad_()
-    weight = torch.randn(vocabulary, HIDDEN).mul_(0.05).requires_grad_()
-    work = _work(kind, hidden, weight, torch.randint(vocabulary, (tokens,)))
+    hidden = torch.randn(case.tokens, HIDDEN).requires_grad_()
+    weight = torch.randn(case.vocabulary, HIDDEN).mul_(0.05).requires_grad_()
+    work = _work(kind, hidden, weight, torch.randint(case.vocabulary, (case.tokens,)))
     before, best = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, float("inf")
-    for _ in range(repeats):
+    for _ in range(case.repeats):
         hidden.grad = weight.grad = None
         started = time.perf_counter()
         work()

@@ -88,6 +88,14 @@ def test_packed_responses_see_their_prompt_and_themselves():
     torch.testing.assert_close(found, formula(query, key, value, visible, 0.7), rtol=0, atol=1e-12)
 
 
+def test_scores_of_low_precision_are_not_rounded():
+    query, key, value = (tensor.detach().bfloat16() for tensor in tensors(2, 1, 500))
+    found, _ = attention(Layer(), 8 * query, key, value, None, scaling=0.7)
+    exact = formula(8 * query.double(), key.double(), value.double(), torch.ones(2, 1, 500), 0.7)
+    # One rounding, of the result; scores of up to 40 are rounded to 1/8, which alone would change weights by 12 %.
+    torch.testing.assert_close(found.double(), exact, rtol=2**-7, atol=2**-9)
+
+
 def test_settings_that_it_does_not_know_go_to_transformers():
     query, key, value = tensors(2, 1, 5)
     with pytest.raises(ValueError, match="softcap"):

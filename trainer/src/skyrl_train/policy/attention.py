@@ -21,6 +21,9 @@ NAME = "skyrl"
 LARGEST_SCORES = 2**21
 """Numbers that plain operations may keep for the backward pass of a layer: 8 MiB in float32."""
 
+EXACT = (torch.float32, torch.float64)
+"""In any other type plain operations would round the scores; torch's kernel keeps them in float32."""
+
 UNUSUAL = ("softcap", "position_bias", "s_aux")
 """Settings of some models that plain operations do not know."""
 
@@ -69,9 +72,9 @@ def _attend(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, settings: dict[str, Any]
 ) -> Tensor:
     rows, heads, tokens, _ = query.shape
-    few = rows * heads * tokens * key.shape[2] <= LARGEST_SCORES
+    few = rows * heads * tokens * key.shape[2] <= LARGEST_SCORES and (mask is not None or tokens == 1)
     usual = not settings.get("dropout") and all(settings.get(name) is None for name in UNUSUAL)
-    if query.device.type == "cpu" and few and usual and (mask is not None or tokens == 1):
+    if query.device.type == "cpu" and query.dtype in EXACT and few and usual:
         return _plainly(query, key, value, mask, settings.get("scaling"))
     attended: Tensor = sdpa_attention_forward(module, query, key, value, mask, **settings)[0]
     return attended
