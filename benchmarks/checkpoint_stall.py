@@ -25,7 +25,7 @@ from skyrl_train.config.schema import DeepSpeedConfig, OptimizerConfig
 from skyrl_train.policy.policy import Policy, Sequences
 from skyrl_train.training import checkpoint_folder, random_state
 from skyrl_train.training.background_save import BackgroundSave
-from skyrl_train.training.checkpoint import Progress
+from skyrl_train.training.checkpoint import Progress, write_manifest
 from skyrl_train.training.journal import Journal
 from skyrl_train.training.ranks import Ranks
 from skyrl_train.training.snapshot import Snapshot
@@ -76,7 +76,8 @@ class Training:
         numbers = Snapshot()
         random_state.add(numbers, aside, 0)
         numbers.write()
-        checkpoint_folder.complete(aside, progress, {}, keep=1)
+        write_manifest(aside, progress, {})
+        checkpoint_folder.prune(checkpoint_folder.publish(aside).parent, progress.step, keep=1)
 
     def begin(self) -> None:
         """A checkpoint of the trainer: what a step waits for."""

@@ -1,12 +1,34 @@
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AttentionInterface, DeepseekV32Config, DeepseekV32ForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from skyrl_train.policy import attention as module
-from skyrl_train.policy.attention import NAME, attention, use_own_attention
+from skyrl_train.policy.attention import attention, has_own_attention, use_own_attention
 from skyrl_train.policy.packing import Packing
 
 HEADS, KEY_HEADS, SIZE = 4, 2, 3
+INDEXED = {
+    "vocab_size": 32,
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "moe_intermediate_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 8,
+    "index_topk": 4,  # of 12 tokens
+    "index_n_heads": 2,
+    "index_head_dim": 16,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_group": 1,
+    "topk_group": 1,
+}
 
 
 class Layer(torch.nn.Module):
@@ -78,7 +100,7 @@ def test_without_a_mask_it_is_causal():
 def test_packed_responses_see_their_prompt_and_themselves():
     packing = Packing.of(torch.tensor([3, 1]), torch.tensor([2, 0, 1]), torch.tensor([1, 0, 0]))
     query, key, value = tensors(1, 7, 7)
-    mask = torch.zeros(packing.mask.shape, dtype=torch.float64).masked_fill_(~packing.mask, -1e300)
+    mask = torch.zeros(packing.visible().shape, dtype=torch.float64).masked_fill_(~packing.visible(), -1e300)
     found, _ = attention(Layer(), query, key, value, mask, packing=packing, dropout=0.0, scaling=0.7)
     # Tokens 0 to 2 and 3 are the prompts, 4 and 5 a response to the second, 6 one to the first.
     seen = {0: [0], 1: [0, 1], 2: [0, 1, 2], 3: [3], 4: [3, 4], 5: [3, 4, 5], 6: [0, 1, 2, 6]}
@@ -102,13 +124,32 @@ def test_settings_that_it_does_not_know_go_to_transformers():
         attention(Layer(), query, key, value, None, scaling=0.7, softcap=50.0)
 
 
-def test_only_torchs_attention_is_replaced_and_no_saved_model_names_it(tmp_path):
+@pytest.fixture
+def llama():
     config = LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
-    model = LlamaForCausalLM(config)
-    use_own_attention(model)
-    assert model.config._attn_implementation == NAME
-    model.save_pretrained(tmp_path)
-    assert NAME not in (tmp_path / "config.json").read_text()
-    model.set_attn_implementation("eager")
-    use_own_attention(model)
-    assert model.config._attn_implementation == "eager"
+    return LlamaForCausalLM(config)
+
+
+def test_it_takes_the_place_of_torchs_under_its_name(llama):
+    use_own_attention()
+    assert has_own_attention(llama)
+    # Some models ask for the name, and compute something else where it is another one.
+    assert llama.config._attn_implementation == "sdpa"
+
+
+def test_a_model_with_another_attention_keeps_it(llama):
+    use_own_attention()
+    llama.set_attn_implementation("eager")
+    assert not has_own_attention(llama)
+
+
+def test_a_model_that_selects_what_it_attends_to_computes_what_it_did():
+    config = DeepseekV32Config(**INDEXED)
+    torch.manual_seed(0)
+    model = DeepseekV32ForCausalLM(config).eval()
+    ids = torch.arange(12)[None]
+    with torch.no_grad():
+        AttentionInterface.register("sdpa", sdpa_attention_forward)
+        before = model(input_ids=ids, use_cache=False).logits
+        use_own_attention()
+        torch.testing.assert_close(model(input_ids=ids, use_cache=False).logits, before, rtol=0, atol=1e-5)

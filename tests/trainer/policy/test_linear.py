@@ -20,8 +20,8 @@ def layers(inputs, outputs, bias):
 def test_values_and_gradients_are_those_of_torch_in_float64(inputs, outputs, bias):
     reference, fast = layers(inputs, outputs, bias)
     assert type(fast) is FastLinear
-    x = torch.randn(4, 65, inputs)  # 260 rows of at least 70 x 130: large enough for oneDNN
-    slope = torch.randn(4, 65, outputs)
+    x = torch.randn(4, 64, inputs)  # 256 rows of at least 70 x 130: large enough for oneDNN
+    slope = torch.randn(4, 64, outputs)
     found = []
     for layer, dtype in ((reference, torch.float64), (fast, torch.float32)):
         own = x.to(dtype).requires_grad_()
@@ -29,7 +29,7 @@ def test_values_and_gradients_are_those_of_torch_in_float64(inputs, outputs, bia
         found.append((result, *torch.autograd.grad(result, [own, *layer.parameters()], slope.to(dtype))))
     for wanted, got in zip(*found, strict=True):
         assert got.dtype == torch.float32
-        # Sums of up to 260 products of float32 numbers.
+        # Sums of up to 256 products of float32 numbers.
         torch.testing.assert_close(got.double(), wanted, rtol=0, atol=1e-5 * float(wanted.detach().abs().max()))
     with torch.no_grad():
         torch.testing.assert_close(fast(x), found[1][0], rtol=0, atol=1e-5)
@@ -38,11 +38,32 @@ def test_values_and_gradients_are_those_of_torch_in_float64(inputs, outputs, bia
 def test_what_is_frozen_gets_no_gradient():
     _, fast = layers(130, 70, True)
     fast.weight.requires_grad_(False)
-    x = torch.randn(200, 130, requires_grad=True)
+    x = torch.randn(208, 130, requires_grad=True)
     fast(x).sum().backward()
     assert fast.weight.grad is None
-    torch.testing.assert_close(x.grad, fast.weight.sum(0).expand(200, -1), rtol=0, atol=1e-5)
-    torch.testing.assert_close(fast.bias.grad, torch.full((70,), 200.0), rtol=0, atol=0)
+    torch.testing.assert_close(x.grad, fast.weight.sum(0).expand(208, -1), rtol=0, atol=1e-5)
+    torch.testing.assert_close(fast.bias.grad, torch.full((70,), 208.0), rtol=0, atol=0)
+
+
+def test_products_of_few_sizes_alone_are_asked_of_another_library(monkeypatch):
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("this torch is built without oneDNN")
+    asked = []
+    original = torch.ops.mkldnn._linear_pointwise
+    monkeypatch.setattr(
+        torch.ops.mkldnn, "_linear_pointwise", lambda *a: asked.append(tuple(a[0].shape)) or original(*a)
+    )
+    _, fast = layers(130, 70, True)
+    for rows in range(240, 280):
+        fast(torch.randn(rows, 130, requires_grad=True)).sum().backward()
+    # Forward, then the gradients of the rows and of the weight, of which the shorter side comes first.
+    assert asked == [shape for n in (240, 256, 272) for shape in ((n, 130), (n, 70), (70, n))]
+
+
+def test_no_rows_give_no_rows():
+    _, fast = layers(130, 70, True)
+    assert fast(torch.randn(0, 130)).shape == (0, 70)
+    assert fast(torch.randn(2, 0, 130)).shape == (2, 0, 70)
 
 
 def test_other_types_are_left_to_torch():

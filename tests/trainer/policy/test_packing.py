@@ -20,10 +20,11 @@ def test_tokens_follow_each_other_without_padding(packing):
 
 def test_a_response_sees_its_prompt_and_itself_alone(packing):
     prompt_of_the_first, nothing = [True, False, False], [False, False, False]
-    assert packing.mask.shape == (3, 1, 2, 5)
-    assert packing.mask[0, 0].tolist() == [[*prompt_of_the_first, True, False], [*prompt_of_the_first, True, True]]
-    assert packing.mask[2, 0, 0].tolist() == [True, True, True, True, False]
-    assert nothing not in packing.mask[:, 0, :, :3].flatten(0, 1).tolist()
+    visible = packing.visible()
+    assert visible.shape == (3, 1, 2, 5)
+    assert visible[0, 0].tolist() == [[*prompt_of_the_first, True, False], [*prompt_of_the_first, True, True]]
+    assert visible[2, 0, 0].tolist() == [True, True, True, True, False]
+    assert nothing not in visible[:, 0, :, :3].flatten(0, 1).tolist()
 
 
 def test_unpacked_tensors_hold_each_token_in_its_place_and_zeros_elsewhere(packing):

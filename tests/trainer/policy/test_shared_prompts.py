@@ -85,6 +85,38 @@ def test_the_cost_counts_prompts_once_and_what_responses_see():
     assert cost(*arguments, 10.0) == 10 * 13 + 2 * 5 * 5 + 5 * 3 * (5 + 3)
 
 
+def test_long_prompts_beside_long_responses_of_others_are_computed_as_they_are(model_of):
+    model, shapes = model_of("qwen2"), []
+    model.base_model.register_forward_pre_hook(
+        lambda _, __, inputs: shapes.append(tuple(inputs["input_ids"].shape)), with_kwargs=True
+    )
+    policy = Policy(model, chunk_size=8, temperature=1.0, share_prompts=True)
+    policy._pairs_of_a_token = 1.0  # attention is nearly all there is
+    starts = torch.tensor([30, 2])
+    sequences = Sequences(
+        input_ids=torch.arange(64).remainder(50).reshape(2, 32),
+        attention_mask=torch.ones(2, 32, dtype=torch.bool),
+        response_start=starts,
+        response_mask=torch.arange(30) < 32 - starts[:, None],
+    )
+    policy.score(sequences, False)
+    assert shapes == [(2, 32)]
+    # 64 tokens and 2 x 32 x 32 pairs, against two prompts of up to 30 and two responses of up to 29 that see 30 more.
+    assert policy.cost(sequences) == 64 + 2 * 32 * 32 < 62 + 2 * 30 * 30 + 2 * 29 * 59
+
+
+def test_sequences_without_responses_have_no_values(model_of):
+    plain = batch()
+    sequences = Sequences(
+        input_ids=plain.input_ids,
+        attention_mask=torch.arange(9) < plain.response_start[:, None],
+        response_start=plain.response_start,
+        response_mask=torch.ones(5, 0, dtype=torch.bool),
+    )
+    values, _ = Policy(model_of("qwen2"), chunk_size=8, temperature=1.0, share_prompts=True).score(sequences, False)
+    assert values.shape == (5, 0)
+
+
 def test_the_cost_of_a_token_is_that_of_the_weights_of_the_layers():
     model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_positions=64, n_embd=32, n_layer=2, n_head=4))
     # 12 h² + 13 h for each layer, 2 h of the last norm, and the 64 h of the positions; a pair takes 2 h in each layer.

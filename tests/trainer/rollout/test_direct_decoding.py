@@ -31,6 +31,21 @@ def test_logits_are_those_of_the_model_without_a_cache(kind, model_of):
                 row.append(token)
 
 
+def test_rows_of_one_prompt_beside_many_others_get_no_empty_places(model_of):
+    model = model_of("qwen2")
+    prompts = [(number,) for number in range(8)]
+    prompt_of = torch.tensor([0] * 9 + list(range(1, 8)))  # groups of up to 9: 72 places for 16 rows
+    with torch.no_grad():
+        direct = DirectDecoding(model, ReadPrompts.of(model, prompts, 0), prompt_of)
+        through = ModelDecoding(model, ReadPrompts.of(model, prompts, 0), prompt_of, 2)
+        assert direct._groups._shape == (16, 1)
+        for rows in (list(range(16)), [15, 3, 1]):
+            for decoding in (direct, through):
+                decoding.keep(torch.tensor(rows))
+                decoding.advance(torch.arange(len(rows)))
+            torch.testing.assert_close(direct.logits, through.logits, rtol=0, atol=1e-4)
+
+
 def test_it_computes_what_the_decoding_through_the_model_does(model_of):
     model, prompt_of = model_of("qwen2"), torch.tensor(PROMPT_OF)
     with torch.no_grad():

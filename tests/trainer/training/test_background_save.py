@@ -6,16 +6,18 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 
 from skyrl_core.errors import SkyrlError
-from skyrl_train.training import checkpoint
+from skyrl_train.training import background_save, checkpoint, checkpoint_folder
 from skyrl_train.training.background_save import BackgroundSave
-from skyrl_train.training.checkpoint import MANIFEST, Progress
+from skyrl_train.training.checkpoint import MANIFEST, Progress, write_manifest
 from skyrl_train.training.journal import Journal
 from skyrl_train.training.snapshot import Snapshot
 
@@ -35,12 +37,12 @@ class OnDisk(Snapshot):
         super().__init__()
         self._disk = disk
 
-    def write(self) -> None:
+    def write(self, before_each: Callable[[], None]) -> None:
         self._disk.writing.set()
         assert self._disk.room.wait(LIMIT)
         if self._disk.error is not None:
             raise self._disk.error
-        super().write()
+        super().write(before_each)
 
 
 class Engine:
@@ -197,24 +199,80 @@ def test_a_failure_beside_another_is_a_warning(saves, engine, caplog):
 
 
 def test_one_that_is_not_waited_for_does_not_appear_later(saves, engine, observers, tmp_path):
-    """Its run has left, and the run folder may be another process's."""
+    """Its run has left, and the run folder may be another process's: it writes no file more, and removes none."""
+    saves.start(progress(1))
+    assert engine.disk.writing.wait(LIMIT)
+    writing = saves._writing[1]
+    with interrupted_after(0.1):
+        saves.wait()
+    engine.disk.room.set()
+    assert "was abandoned" in str(writing.exception(LIMIT))
+    assert (names(tmp_path), observers.told) == ([".step_000001.partial"], [])
+    assert list((tmp_path / "checkpoints" / ".step_000001.partial").iterdir()) == []
+
+
+def test_one_that_is_abandoned_while_it_is_hashed_does_not_appear(saves, engine, tmp_path, monkeypatch):
+    hashing, go_on = threading.Event(), threading.Event()
+
+    def slow(*arguments):
+        hashing.set()
+        assert go_on.wait(LIMIT)
+        write_manifest(*arguments)
+
+    monkeypatch.setattr(background_save, "write_manifest", slow)
+    engine.disk.room.set()
+    saves.start(progress(1))
+    assert hashing.wait(LIMIT)
+    writing = saves._writing[1]
+    with interrupted_after(0.1):
+        saves.wait()
+    go_on.set()
+    assert "was abandoned" in str(writing.exception(LIMIT))
+    assert names(tmp_path) == [".step_000001.partial"]
+
+
+def test_a_signal_while_it_appears_waits_until_it_is_there(saves, engine, tmp_path, monkeypatch):
+    publish, publishing = checkpoint_folder.publish, threading.Event()
+
+    def slow(aside):
+        publishing.set()
+        time.sleep(0.5)
+        return publish(aside)
+
+    monkeypatch.setattr(checkpoint_folder, "publish", slow)
+    engine.disk.room.set()
+    saves.start(progress(1))
+    assert publishing.wait(LIMIT)
+    with interrupted_after(0.1):
+        saves.wait()
+    assert names(tmp_path) == ["step_000001"]
+    assert saves._journal.last_checkpoint.name == "step_000001"
+
+
+@contextmanager
+def interrupted_after(seconds):
+    """What is done inside is ended by a signal's exception."""
 
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    saves.start(progress(1))
-    assert engine.disk.writing.wait(LIMIT)
-    writing = saves._writing[1]
     before = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         with pytest.raises(KeyboardInterrupt):
-            saves.wait()
+            yield
     finally:
         signal.signal(signal.SIGALRM, before)
-    engine.disk.room.set()
-    assert "was abandoned" in str(writing.exception(LIMIT))
-    assert (names(tmp_path), observers.told) == ([], [])
+
+
+def test_no_memory_for_the_copy_is_said_and_leaves_nothing(saves, engine, tmp_path, monkeypatch):
+    def without_memory(_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 12 bytes")
+
+    monkeypatch.setattr(engine, "snapshot", without_memory)
+    with pytest.raises(SkyrlError, match=r"cannot write checkpoint .*step_000001: .*can't allocate memory"):
+        saves.start(progress(1))
+    assert names(tmp_path) == []
 
 
 def test_it_comes_after_the_samples_of_its_steps(saves, engine, tmp_path):
@@ -338,12 +396,12 @@ write = Snapshot.write
 place = Path(os.environ["PLACE"])
 
 
-def slow(self):
+def slow(self, before_each):
     if any("step_000002" in str(path) for path in self.files) and os.environ.get("RANK", "0") in os.environ["SLOW"]:
         place.with_suffix(".reached").touch()
         while not place.exists():
             time.sleep(0.01)
-    write(self)
+    write(self, before_each)
 
 
 Snapshot.write = slow

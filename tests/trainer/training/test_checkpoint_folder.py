@@ -9,7 +9,7 @@ import pytest
 
 from skyrl_core.errors import SkyrlError
 from skyrl_train.training import checkpoint, checkpoint_folder
-from skyrl_train.training.checkpoint import MANIFEST, Progress
+from skyrl_train.training.checkpoint import MANIFEST, Progress, write_manifest
 from skyrl_train.training.checkpoint_folder import candidates, checkpoints, clear, find, finish, recover
 
 
@@ -24,8 +24,10 @@ def save(folder: Path, step: int, *, keep: int = 2, **changes) -> Path:
     (aside / "state").mkdir()
     (aside / "state" / "weights.bin").write_bytes(b"\x00" * 1000)
     (aside / "state" / "optimizer.bin").write_bytes(b"\x01" * 1000)
-    checkpoint_folder.complete(aside, progress(step, **changes), {"python": "3.11"}, keep=keep)
-    return checkpoint_folder.target(aside)
+    write_manifest(aside, progress(step, **changes), {"python": "3.11"})
+    path = checkpoint_folder.publish(aside)
+    checkpoint_folder.prune(folder, step, keep)
+    return path
 
 
 @pytest.fixture

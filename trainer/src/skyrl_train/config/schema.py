@@ -161,7 +161,7 @@ class TrainerConfig(Section):
     share_prompts: bool = Field(
         default=True,
         description="Compute a prompt once for all of its samples in a micro-batch, and no padding, where the model "
-        "can; changes memory and speed, never the result.",
+        "can and it costs no more; changes memory and speed, never the result.",
     )
     threads: PositiveInt | Literal["auto"] = Field(
         default="auto", description="OpenMP threads of a rank on CPU; auto measures at start."

@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from skyrl_train.policy.packing import Packing
 
-NAME = "skyrl"
-"""What transformers calls it. A model that is saved does not name its attention."""
+NAME = "sdpa"
+"""Torch's, in transformers. Some models ask whether their attention has this name, and compute other things if not."""
 
 LARGEST_SCORES = 2**21
 """Numbers that plain operations may keep for the backward pass of a layer: 8 MiB in float32."""
@@ -28,12 +28,14 @@ UNUSUAL = ("softcap", "position_bias", "s_aux")
 """Settings of some models that plain operations do not know."""
 
 
-def use_own_attention(model: PreTrainedModel) -> None:
-    """Instead of torch's; a model with any other keeps it."""
-    if model.config._attn_implementation == "sdpa":
-        AttentionInterface.register(NAME, attention)
-        AttentionMaskInterface.register(NAME, sdpa_mask)
-        model.set_attn_implementation(NAME)
+def use_own_attention() -> None:
+    """Instead of torch's, in every model of this process. One with any other attention keeps it."""
+    AttentionInterface.register(NAME, attention)
+
+
+def has_own_attention(model: PreTrainedModel) -> bool:
+    """Whether its layers call ``attention``."""
+    return model.config._attn_implementation == NAME and ALL_ATTENTION_FUNCTIONS[NAME] is attention
 
 
 def attention(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from skyrl_train.policy.product import product, uses_onednn
+from skyrl_train.policy.product import few_sizes, product, uses_onednn
 
 
 class FastLinear(nn.Linear):
@@ -14,12 +14,14 @@ class FastLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """float [..., in] -> [..., out]."""
-        if not uses_onednn(input, self.weight):
+        count = input.shape[:-1].numel()
+        # Any number of rows would be one more that oneDNN prepares itself for, and keeps.
+        if count != few_sizes(count) or not uses_onednn(input, self.weight):
             return super().forward(input)
-        rows = input.reshape(-1, input.shape[-1])
+        rows = input.reshape(count, self.in_features)
         apply: Any = _Linear.apply if torch.is_grad_enabled() else product
         result: Tensor = apply(rows, self.weight, self.bias)
-        return result.view(*input.shape[:-1], -1)
+        return result.view(*input.shape[:-1], self.out_features)
 
 
 def use_fast_linear(model: nn.Module) -> None:

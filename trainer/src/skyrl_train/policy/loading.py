@@ -53,7 +53,7 @@ def load_model(name: str, dtype: torch.dtype) -> PreTrainedModel:
 def prepare_model(model: PreTrainedModel) -> None:
     """Make it one that the trainer trains: without dropout, with the trainer's attention and linear layers."""
     _remove_dropout(model)
-    use_own_attention(model)
+    use_own_attention()
     use_fast_linear(model)
     model.eval()
 

@@ -23,9 +23,9 @@ class Packing:
     tokens: Tensor  # int64 [N]: the place of each token in the padded tensors, P * L + B * T for the filling
     places: Tensor  # int64 [P * L + B * T]: the token at each place, N where there is none
     prompt_of: Tensor  # int64 [B]: the prompt of each response
+    prompt_lengths: Tensor  # int64 [B]: of that prompt
     prompts: tuple[int, int]  # P, L
     responses: tuple[int, int]  # B, T
-    mask: Tensor  # bool [B, 1, T, L + T]: what a token of a response sees of its prompt and of its response
 
     @classmethod
     def of(cls, prompt_lengths: Tensor, response_lengths: Tensor, prompt_of: Tensor, *, filling: int = 0) -> "Packing":
@@ -47,10 +47,19 @@ class Packing:
             tokens=torch.cat([tokens, tokens.new_full((filling,), len(places))]),
             places=places,
             prompt_of=prompt_of,
+            prompt_lengths=prompt_lengths[prompt_of],
             prompts=prompts,
             responses=responses,
-            mask=_visible(prompt_lengths[prompt_of], prompts[1], responses[1]),
         )
+
+    def visible(self) -> Tensor:
+        """bool [B, 1, T, L + T]: what a token of a response sees of its prompt and of its response."""
+        device, (_, prompt_width), (count, width) = self.tokens.device, self.prompts, self.responses
+        columns, own = torch.arange(prompt_width, device=device), torch.arange(width, device=device)
+        of_prompt = (columns < self.prompt_lengths[:, None])[:, None].expand(-1, width, -1)
+        # The padding of a response comes after its tokens: none of them sees it.
+        of_response = (own <= own[:, None]).expand(count, -1, -1)
+        return torch.cat([of_prompt, of_response], dim=2)[:, None]
 
     def unpacked(self, tokens: Tensor) -> Unpacked:
         """[N, H, D] -> padded, by heads."""
@@ -63,14 +72,6 @@ class Packing:
         """[P, L, H, D] and [B, T, H, D] -> [N, H, D]."""
         padded = torch.cat([prompts.flatten(0, 1), responses.flatten(0, 1)])
         return _picked(padded, self.tokens, self.places)
-
-
-def _visible(prompt_lengths: Tensor, prompt_width: int, response_width: int) -> Tensor:
-    """bool [B, 1, T, L + T]. The padding of a response comes after its tokens: none of them sees it."""
-    columns, own = (torch.arange(width, device=prompt_lengths.device) for width in (prompt_width, response_width))
-    of_prompt = (columns < prompt_lengths[:, None])[:, None].expand(-1, response_width, -1)
-    of_response = (own <= own[:, None]).expand(len(prompt_lengths), -1, -1)
-    return torch.cat([of_prompt, of_response], dim=2)[:, None]
 
 
 def _picked(rows: Tensor, picked: Tensor, back: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
-from skyrl_train.policy import attention
+from skyrl_train.policy.attention import has_own_attention
 from skyrl_train.policy.packing import Packing
 from skyrl_train.policy.product import few_sizes
 
@@ -36,7 +36,7 @@ class SharedPrompts:
             input_ids: int64 [B, S], right padded.
             lengths: int64 [B], of prompt and response.
             response_start: int64 [B], at least 1.
-            num_tokens: T, the longest response, at least 1.
+            num_tokens: T, the longest response.
         """
         firsts, prompt_of = _prompts(input_ids, response_start)
         prompts, responses = response_start[firsts], (lengths - response_start - 1).clamp(min=0)
@@ -74,9 +74,10 @@ def _prompts(input_ids: Tensor, response_start: Tensor) -> tuple[Tensor, Tensor]
 
 def _predictors(packing: Packing, prompt_lengths: Tensor, computed: Tensor, num_tokens: int) -> Tensor:
     last_of_prompt = (packing.offsets[: len(prompt_lengths)] + prompt_lengths - 1)[packing.prompt_of]
-    before = torch.arange(num_tokens - 1, device=computed.device)
+    before = torch.arange(max(num_tokens - 1, 0), device=computed.device)
     of_response = packing.offsets[len(prompt_lengths) :, None] + before
-    return torch.cat([last_of_prompt[:, None], of_response.where(before < computed[:, None], 0)], dim=1)
+    predictors = torch.cat([last_of_prompt[:, None], of_response.where(before < computed[:, None], 0)], dim=1)
+    return predictors[:, :num_tokens]
 
 
 def pairs_of_a_token(model: PreTrainedModel) -> float:
@@ -88,8 +89,17 @@ def pairs_of_a_token(model: PreTrainedModel) -> float:
     return float(weights / (2 * config.hidden_size * config.num_hidden_layers))
 
 
+def plain_cost(input_ids: Tensor, pairs_of_a_token: float) -> float:
+    """As ``cost``, with a row for each sequence."""
+    count, width = input_ids.shape
+    return pairs_of_a_token * count * width + count * width**2
+
+
 def cost(input_ids: Tensor, lengths: Tensor, response_start: Tensor, pairs_of_a_token: float) -> float:
-    """How much the layers compute for a batch, in multiplications of a pair of tokens in attention."""
+    """How much the layers compute for a batch in this layout, in multiplications of a pair of tokens in attention.
+
+    Long prompts beside long responses of others can make it more than that of the plain one: padding in attention.
+    """
     firsts, _ = _prompts(input_ids, response_start)
     prompts, responses = response_start[firsts], (lengths - response_start - 1).clamp(min=0)
     width, length = int(prompts.max()), int(responses.max())
@@ -99,18 +109,22 @@ def cost(input_ids: Tensor, lengths: Tensor, response_start: Tensor, pairs_of_a_
 
 def hidden_states(model: PreTrainedModel, layout: SharedPrompts) -> Tensor:
     """float [N, H], of every token."""
-    dtype, seen = next(model.parameters()).dtype, layout.packing.mask
-    # As numbers that are added, once for all layers. Of this form transformers takes it as it is.
-    mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)
     output = model.base_model(
         input_ids=layout.input_ids,
-        attention_mask=mask,
+        attention_mask=_mask(layout.packing, next(model.parameters()).dtype),
         position_ids=layout.position_ids,
         use_cache=False,
         packing=layout.packing,
     )
     states: Tensor = output.last_hidden_state
     return states[0]
+
+
+def _mask(packing: Packing, dtype: torch.dtype) -> Tensor:
+    """As numbers that are added, once for all layers. Of this form transformers takes it as it is."""
+    visible = packing.visible()
+    hidden = torch.full(visible.shape, torch.finfo(dtype).min, dtype=dtype, device=visible.device)
+    return hidden.masked_fill_(visible, 0.0)
 
 
 def can_share_prompts(model: PreTrainedModel) -> bool:
@@ -121,7 +135,7 @@ def can_share_prompts(model: PreTrainedModel) -> bool:
         windowed = getattr(config, "sliding_window", None) is not None
     else:
         windowed = any(kind != "full_attention" for kind in kinds)
-    if windowed or model.config._attn_implementation != attention.NAME:
+    if windowed or not has_own_attention(model):
         return False
     try:
         return _agrees(model)

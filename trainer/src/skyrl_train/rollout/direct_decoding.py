@@ -19,6 +19,10 @@ FAMILIES = {"llama", "mistral", "qwen2", "qwen3"}
 """Whose layers are the ones below."""
 
 
+MOST_PLACES = 2
+"""Times the rows: of the places for them, a group as large as the largest for each prompt."""
+
+
 class DirectDecoding:
     """See ``Decoding``. B rows of P prompts; H heads of size D, K heads of keys."""
 
@@ -33,7 +37,7 @@ class DirectDecoding:
         self._prompts = [(layer.keys, layer.values) for layer in prompts.cache.layers]  # [P, K, W, D] each
         self._own = [RoomyLayer() for _ in base.layers]  # what the rows have added, [B, K, t, D] each
         self._prompt_of = prompt_of
-        self._groups = _Groups(prompt_of, len(prompts.mask))
+        self._groups = self._grouped()
 
     def keep(self, rows: Tensor) -> None:
         """See ``Decoding``."""
@@ -44,7 +48,16 @@ class DirectDecoding:
         if len(left) < len(self._mask):
             self._mask = self._mask[left]
             self._prompts = [(keys[left], values[left]) for keys, values in self._prompts]
-        self._groups = _Groups(self._prompt_of, len(left))
+        self._groups = self._grouped()
+
+    def _grouped(self) -> "_Groups":
+        counts = torch.bincount(self._prompt_of, minlength=len(self._mask))
+        if len(counts) * int(counts.max()) > MOST_PLACES * len(self._prompt_of):
+            # One prompt has many rows and others few: a copy of its prompt for each row costs less than empty places.
+            self._mask = self._mask[self._prompt_of]
+            self._prompts = [(keys[self._prompt_of], values[self._prompt_of]) for keys, values in self._prompts]
+            self._prompt_of = torch.arange(len(self._prompt_of))
+        return _Groups(self._prompt_of, len(self._mask))
 
     def advance(self, tokens: Tensor) -> None:
         """See ``Decoding``."""

@@ -13,7 +13,7 @@ from skyrl_train.rollout.engine import EngineSetup, HandOver, Sample, SampleRequ
 COMPACT_BELOW = 0.9
 """Finished rows leave the batch once no more than this share of it is still being written: leaving copies the cache."""
 
-ROWS = 8
+ROWS = 16
 """A batch that rows have left is a multiple of it, finished ones included: a library that prepares itself for each size
 of a product meets few."""
 

@@ -1,9 +1,10 @@
 """Writes checkpoints while training goes on: a step waits for a copy of the state in memory, not for its files."""
 
 import logging
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -13,7 +14,7 @@ import torch
 from skyrl_core.errors import SkyrlError
 from skyrl_train.training import checkpoint_folder, random_state
 from skyrl_train.training.background_export import BackgroundExport
-from skyrl_train.training.checkpoint import Progress
+from skyrl_train.training.checkpoint import Progress, write_manifest
 from skyrl_train.training.journal import Journal
 from skyrl_train.training.ranks import Ranks
 from skyrl_train.training.snapshot import Snapshot
@@ -31,6 +32,12 @@ class _Checkpoint:
     snapshot: Snapshot  # of this rank
     samples: Future[None]
     abandoned: bool = False  # the run has left without it
+    publishing: threading.Lock = field(default_factory=threading.Lock)  # held while it appears and others go
+
+    def check(self) -> None:
+        """Raise where nobody waits any more: the run folder may soon be another process's."""
+        if self.abandoned:
+            raise SkyrlError(f"{self.aside} was abandoned")
 
 
 class BackgroundSave:
@@ -97,8 +104,8 @@ class BackgroundSave:
         try:
             path = written.result()
         finally:
-            # Not through yet: a signal. The run folder may soon be another process's.
-            checkpoint.abandoned = not written.done()
+            with checkpoint.publishing:  # a signal may not leave it half visible
+                checkpoint.abandoned = not written.done()
         self._journal.checkpoint(path)
         if self._export is not None:
             self._export.write(path, checkpoint.progress)
@@ -128,8 +135,10 @@ class BackgroundSave:
     def _snapshot(self, aside: Path) -> Snapshot:
         try:
             snapshot = self._engine.snapshot(aside)
-        except OSError as error:  # of rank 0; the others wait inside DeepSpeed, and learn of it when this one leaves
-            checkpoint_folder.give_up(aside)
+        except (OSError, RuntimeError) as error:  # torch says with the latter that there is no memory for the copy
+            # The other ranks wait inside DeepSpeed, and learn of it when this one leaves.
+            if self._ranks.is_main:
+                checkpoint_folder.give_up(aside)
             raise checkpoint_folder.not_written(aside, error) from error
         random_state.add(snapshot, aside, self._ranks.rank)
         return snapshot
@@ -137,12 +146,12 @@ class BackgroundSave:
     def _write(self, checkpoint: _Checkpoint) -> Path:
         """In the thread of each rank. How it went is the same on all of them."""
         aside, main = checkpoint.aside, self._ranks.is_main
-        problem = _problem_of(checkpoint.snapshot.write, aside)
+        problem = _problem_of(lambda: checkpoint.snapshot.write(checkpoint.check), aside)
         # A rank that fails must not be waited for in vain.
         problem = next((found for found in self._gather(problem) if found is not None), None)
         if main and problem is None:
             problem = _problem_of(lambda: self._complete(checkpoint), aside)
-        if main and problem is not None:
+        if main and problem is not None and not checkpoint.abandoned:
             checkpoint_folder.give_up(aside)  # the threads of all ranks are through with it
         problem = self._gather(problem)[0]
         if problem is not None:
@@ -150,12 +159,13 @@ class BackgroundSave:
         return checkpoint_folder.target(aside)
 
     def _complete(self, checkpoint: _Checkpoint) -> None:
-        aside = checkpoint.aside
         checkpoint.samples.result()  # a checkpoint comes after the samples of its steps
-        if checkpoint.abandoned:
-            raise SkyrlError(f"{aside} was abandoned")
-        checkpoint_folder.complete(aside, checkpoint.progress, self._journal.provenance(), keep=self._keep)
-        self._journal.last_checkpoint = checkpoint_folder.target(aside)  # should this process be ended before `wait`
+        write_manifest(checkpoint.aside, checkpoint.progress, self._journal.provenance())
+        with checkpoint.publishing:
+            checkpoint.check()
+            path = checkpoint_folder.publish(checkpoint.aside)
+            self._journal.last_checkpoint = path  # should this process be ended before `wait`
+            checkpoint_folder.prune(path.parent, checkpoint.progress.step, self._keep)
 
 
 def _problem_of(work: Callable[[], None], aside: Path) -> str | None:

@@ -8,14 +8,12 @@ by a rename before its files are removed. So a folder ``step_N`` was complete on
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from skyrl_core.errors import SkyrlError
 from skyrl_train.tracking.atomic_file import write_bytes
-from skyrl_train.training.checkpoint import MANIFEST, Progress, flush_to_disk, write_manifest
+from skyrl_train.training.checkpoint import MANIFEST, flush_to_disk
 
 PARTIAL = ".partial"
 """Ends the name of a hidden folder that is being written."""
@@ -55,23 +53,16 @@ def begin(aside: Path) -> None:
         flush_to_disk(folder.parent)
 
 
-def complete(aside: Path, progress: Progress, provenance: Mapping[str, Any], *, keep: int) -> None:
-    """Make the hidden folder, now that all files are there, a checkpoint, and remove the oldest beyond ``keep``.
-
-    Args:
-        aside: the hidden folder.
-        progress: where the run stood.
-        provenance: what the run is made of, for the manifest.
-        keep: how many stay, 1 or more.
+def publish(aside: Path) -> Path:
+    """Make the hidden folder, now that all files and the manifest are there, the newest checkpoint.
 
     Raises:
         OSError, SkyrlError: the folder cannot be written; earlier checkpoints stay as they are.
     """
     path = target(aside)
-    write_manifest(aside, progress, provenance)
     _put_in_place(aside, path)
     write_bytes(path.with_name(LATEST), f"{path.name}\n".encode())
-    _prune(path.parent, progress.step, keep, later=True)
+    return path
 
 
 def give_up(aside: Path) -> None:
@@ -200,7 +191,7 @@ def finish(folder: Path, step: int, keep: int) -> None:
     """What a run that was killed right after its checkpoint could not do: name the newest, remove the oldest.
 
     Args:
-        folder: as for ``save``.
+        folder: ``checkpoints`` of the run folder.
         step: of the checkpoint that the run goes on from; later ones stay until the next save.
         keep: how many stay up to this step.
 
@@ -210,11 +201,17 @@ def finish(folder: Path, step: int, keep: int) -> None:
     there = checkpoints(folder)
     if there:
         write_bytes(folder / LATEST, f"{there[-1].name}\n".encode())
-    _prune(folder, step, keep, later=False)
+    prune(folder, step, keep, later=False)
 
 
-def _prune(folder: Path, step: int, keep: int, *, later: bool) -> None:
-    """``later``: also those of later steps, from a part of the run that was abandoned by resuming before them."""
+def prune(folder: Path, step: int, keep: int, *, later: bool = True) -> None:
+    """Remove the oldest checkpoints up to this step, beyond ``keep``, 1 or more.
+
+    ``later``: also those of later steps, from a part of the run that was abandoned by resuming before them.
+
+    Raises:
+        SkyrlError: one cannot be removed.
+    """
     # Without a manifest it is no use: it neither counts, nor takes the place of one that is older.
     kept = [_step(path) for path in checkpoints(folder) if _step(path) <= step and (path / MANIFEST).is_file()][-keep:]
     for path in checkpoints(folder):

@@ -21,6 +21,7 @@ from skyrl_train.data.source import PromptSource, build_source
 from skyrl_train.environments.loading import load_environments
 from skyrl_train.environments.scoring import Scorer
 from skyrl_train.policy.adapters import add_adapters
+from skyrl_train.policy.linear import use_fast_linear
 from skyrl_train.policy.loading import (
     load_model,
     load_tokenizer,
@@ -218,6 +219,7 @@ def _policy_and_reference(
     import_deepspeed(ranks, trainer.deepspeed.zero_stage)  # before the model is there: see many_imports
     model = load_model(config.model, dtype)
     add_adapters(model, trainer.lora, seed=config.seed)
+    use_fast_linear(model)  # the adapters, too
     if trainer.deepspeed.gradient_checkpointing:
         recompute_activations(model)
     settings["share_prompts"] = trainer.share_prompts and can_share_prompts(model)

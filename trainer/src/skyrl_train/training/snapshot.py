@@ -3,6 +3,7 @@
 import io
 import pickle
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +53,16 @@ class Snapshot:
         """Copy what the file is to hold: anything that ``torch.save`` takes."""
         self._states[file] = copied(state, self._memory)
 
-    def write(self) -> None:
+    def write(self, before_each: Callable[[], None] = lambda: None) -> None:
         """Write the files; each is on disk, and its memory given back, before the next one.
+
+        What ``before_each`` raises ends it.
 
         Raises:
             OSError, RuntimeError: one cannot be written; ``torch.save`` reports a full disk as a RuntimeError.
         """
         for file in self.files:
+            before_each()
             file.parent.mkdir(parents=True, exist_ok=True)
             state, copies = self._states.pop(file)
             torch.save(state, file)
