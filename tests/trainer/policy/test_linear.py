@@ -60,6 +60,13 @@ def test_products_of_few_sizes_alone_are_asked_of_another_library(monkeypatch):
     assert asked == [shape for n in (240, 256, 272) for shape in ((n, 130), (n, 70), (70, n))]
 
 
+def test_what_is_differentiated_does_not_depend_on_the_number_of_rows():
+    """Ranks with different batches would reduce their gradients in different orders."""
+    _, fast = layers(130, 70, True)
+    names = {type(fast(torch.randn(rows, 130)).grad_fn.next_functions[0][0]).__name__ for rows in (1, 240, 241)}
+    assert names == {"_LinearBackward"}
+
+
 def test_no_rows_give_no_rows():
     _, fast = layers(130, 70, True)
     assert fast(torch.randn(0, 130)).shape == (0, 70)

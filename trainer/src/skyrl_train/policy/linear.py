@@ -14,12 +14,12 @@ class FastLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """float [..., in] -> [..., out]."""
-        count = input.shape[:-1].numel()
-        # Any number of rows would be one more that oneDNN prepares itself for, and keeps.
-        if count != few_sizes(count) or not uses_onednn(input, self.weight):
+        # Not a question of the number of rows: what a rank differentiates must not depend on its batch, because
+        # DeepSpeed reduces gradients in the order in which they come.
+        if not uses_onednn(input, self.weight):
             return super().forward(input)
-        rows = input.reshape(count, self.in_features)
-        apply: Any = _Linear.apply if torch.is_grad_enabled() else product
+        rows = input.reshape(input.shape[:-1].numel(), self.in_features)
+        apply: Any = _Linear.apply if torch.is_grad_enabled() else _with_bias
         result: Tensor = apply(rows, self.weight, self.bias)
         return result.view(*input.shape[:-1], self.out_features)
 
@@ -37,7 +37,7 @@ class _Linear(torch.autograd.Function):
         """[n, in], [out, in], [out] -> [n, out]."""
         # The parameter itself: on ZeRO-3 it holds nothing between the passes, and is whole again in the second.
         ctx.save_for_backward(rows, weight)
-        return product(rows, weight, bias)
+        return _with_bias(rows, weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -45,11 +45,23 @@ class _Linear(torch.autograd.Function):
         """[n, out]."""
         rows, weight = ctx.saved_tensors
         wanted = ctx.needs_input_grad
-        of_rows = product(slope, weight.T) if wanted[0] else None
-        of_weight = _over_tokens(slope, rows) if wanted[1] else None
+        of_rows = _with_bias(slope, weight.T, None) if wanted[0] else None
+        of_weight = _over_rows(slope, rows) if wanted[1] else None
         return of_rows, of_weight, slope.sum(0) if wanted[2] else None
 
 
-def _over_tokens(a: Tensor, b: Tensor) -> Tensor:
-    """[n, i] and [n, j] -> [i, j]. oneDNN is faster at this with the longer side second."""
+def _with_bias(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """[n, i] · [o, i]ᵀ + [o]."""
+    return product(rows, weight, bias) if _is_usual(rows) else nn.functional.linear(rows, weight, bias)
+
+
+def _over_rows(a: Tensor, b: Tensor) -> Tensor:
+    """[n, i]ᵀ · [n, j]. oneDNN is faster at this with the longer side second."""
+    if not _is_usual(a):
+        return a.T @ b
     return product(a.T, b.T) if a.shape[1] <= b.shape[1] else product(b.T, a.T).T
+
+
+def _is_usual(rows: Tensor) -> bool:
+    """Whether so many rows come often: oneDNN prepares itself for any other number, too, and keeps what it made."""
+    return len(rows) == few_sizes(len(rows))
