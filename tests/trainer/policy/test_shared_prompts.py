@@ -3,7 +3,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from skyrl_train.policy.policy import Policy, Sequences
-from skyrl_train.policy.shared_prompts import can_share_prompts, cost, pairs_of_a_token
+from skyrl_train.policy.shared_prompts import SharedPrompts, can_share_prompts, pairs_of_a_token
 
 PROMPTS = ((7, 8, 9, 10, 11), (12, 13))
 RESPONSES = ((20, 21, 22), (23,), (24, 25, 26, 27), (), (28, 29))
@@ -80,9 +80,10 @@ def test_one_sequence_is_computed_as_it_is(model_of):
 
 def test_the_cost_counts_prompts_once_and_what_responses_see():
     sequences = batch()
-    arguments = sequences.input_ids, sequences.attention_mask.sum(-1), sequences.response_start
-    # 5 + 2 tokens of prompts and 2 + 0 + 3 + 0 + 1 of responses; two prompts of up to 5, five responses of up to 3.
-    assert cost(*arguments, 10.0) == 10 * 13 + 2 * 5 * 5 + 5 * 3 * (5 + 3)
+    layout = SharedPrompts.of(sequences.input_ids, sequences.attention_mask.sum(-1), sequences.response_start, 4)
+    # 5 + 2 tokens of prompts and 2 + 0 + 3 + 0 + 1 of responses, filled up to 16; two prompts of up to 5, five
+    # responses of up to 3.
+    assert layout.cost(10.0) == 10 * 16 + 2 * 5 * 5 + 5 * 3 * (5 + 3)
 
 
 def test_long_prompts_beside_long_responses_of_others_are_computed_as_they_are(model_of):
@@ -102,7 +103,7 @@ def test_long_prompts_beside_long_responses_of_others_are_computed_as_they_are(m
     policy.score(sequences, False)
     assert shapes == [(2, 32)]
     # 64 tokens and 2 x 32 x 32 pairs, against two prompts of up to 30 and two responses of up to 29 that see 30 more.
-    assert policy.cost(sequences) == 64 + 2 * 32 * 32 < 62 + 2 * 30 * 30 + 2 * 29 * 59
+    assert policy.cost(sequences) == 64 + 2 * 32 * 32 < 64 + 2 * 30 * 30 + 2 * 29 * 59
 
 
 def test_sequences_without_responses_have_no_values(model_of):

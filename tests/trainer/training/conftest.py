@@ -495,6 +495,11 @@ class Started:
         return self.said.splitlines()[-1]
 
     @property
+    def checkpoints(self) -> list[str]:
+        """Their names, those of hidden folders too."""
+        return sorted(path.name for path in (self.folder / "checkpoints").iterdir() if path.name != "latest")
+
+    @property
     def run(self) -> dict[str, Any]:
         return json.loads((self.folder / "run.json").read_text())
 

@@ -63,8 +63,7 @@ def token_statistics(
     if temperature <= 0 or chunk_size <= 0:
         raise ValueError(f"temperature and chunk_size must be positive, got {temperature} and {chunk_size}")
     count = len(token_ids)
-    if uses_onednn(hidden, weight):
-        filling = few_sizes(count) - count
+    if uses_onednn(hidden, weight) and (filling := few_sizes(count) - count):
         hidden, token_ids = pad(hidden, (0, 0, 0, filling)), pad(token_ids, (0, filling))
     tiling = Tiling(
         chunks=_slices(len(token_ids), chunk_size),

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from skyrl_train.policy.adapters import head_factors
 from skyrl_train.policy.log_probs import token_statistics
-from skyrl_train.policy.shared_prompts import SharedPrompts, cost, hidden_states, pairs_of_a_token, plain_cost
+from skyrl_train.policy.shared_prompts import SharedPrompts, hidden_states, pairs_of_a_token, plain_cost
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,27 +62,22 @@ class Policy(nn.Module):
 
     def _predicting_states(self, sequences: Sequences, rows: Tensor, tokens: Tensor) -> Tensor:
         """float [N, H]: the hidden state before each of these response tokens."""
-        lengths = sequences.attention_mask.sum(-1)
-        if self._is_packed(sequences):
-            layout = SharedPrompts.of(
-                sequences.input_ids, lengths, sequences.response_start, sequences.response_mask.shape[1]
-            )
+        layout = self._layout(sequences)
+        if layout is not None:
             return hidden_states(self.model, layout)[layout.predictors[rows, tokens]]
         hidden: Tensor = self.model.base_model(
             input_ids=sequences.input_ids, attention_mask=sequences.attention_mask.long(), use_cache=False
         ).last_hidden_state
         return hidden[rows, sequences.response_start[rows] + tokens - 1]
 
-    def _is_packed(self, sequences: Sequences) -> bool:
-        """Whether it shares prompts and that costs no more; of one sequence there is nothing to share."""
+    def _layout(self, sequences: Sequences) -> SharedPrompts | None:
+        """One that shares prompts, where that costs no more; of one sequence there is nothing to share."""
         if self._pairs_of_a_token is None or len(sequences.input_ids) == 1:
-            return False
-        return self._packed_cost(sequences) <= plain_cost(sequences.input_ids, self._pairs_of_a_token)
-
-    def _packed_cost(self, sequences: Sequences) -> float:
-        assert self._pairs_of_a_token is not None
-        lengths = sequences.attention_mask.sum(-1)
-        return cost(sequences.input_ids, lengths, sequences.response_start, self._pairs_of_a_token)
+            return None
+        lengths, longest = sequences.attention_mask.sum(-1), sequences.response_mask.shape[1]
+        layout = SharedPrompts.of(sequences.input_ids, lengths, sequences.response_start, longest)
+        plain = plain_cost(sequences.input_ids, self._pairs_of_a_token)
+        return layout if layout.cost(self._pairs_of_a_token) <= plain else None
 
     @property
     def shares_prompts(self) -> bool:
@@ -95,7 +90,10 @@ class Policy(nn.Module):
         Only of a policy that shares prompts.
         """
         assert self._pairs_of_a_token is not None
-        return min(self._packed_cost(sequences), plain_cost(sequences.input_ids, self._pairs_of_a_token))
+        layout = self._layout(sequences)
+        if layout is None:
+            return plain_cost(sequences.input_ids, self._pairs_of_a_token)
+        return layout.cost(self._pairs_of_a_token)
 
     def score(self, sequences: Sequences, with_entropy: bool) -> tuple[Tensor, Tensor | None]:
         """Log-probs [B, T] and, if asked for, entropy [B, T]."""

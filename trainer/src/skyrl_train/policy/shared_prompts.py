@@ -56,6 +56,15 @@ class SharedPrompts:
             predictors=_predictors(packing, prompts, responses, num_tokens),
         )
 
+    def cost(self, pairs_of_a_token: float) -> float:
+        """How much the layers compute, in multiplications of a pair of tokens in attention.
+
+        Long prompts beside long responses of others, padded in attention, can make it more than the plain layout's.
+        """
+        (prompts, width), (responses, length) = self.packing.prompts, self.packing.responses
+        pairs = prompts * width**2 + responses * length * (width + length)
+        return pairs_of_a_token * self.input_ids.numel() + pairs
+
 
 def _prompts(input_ids: Tensor, response_start: Tensor) -> tuple[Tensor, Tensor]:
     """A sequence that begins with each different prompt, int64 [P], and the prompt of each sequence, int64 [B]."""
@@ -90,21 +99,9 @@ def pairs_of_a_token(model: PreTrainedModel) -> float:
 
 
 def plain_cost(input_ids: Tensor, pairs_of_a_token: float) -> float:
-    """As ``cost``, with a row for each sequence."""
+    """As ``SharedPrompts.cost``, with a row for each sequence."""
     count, width = input_ids.shape
     return pairs_of_a_token * count * width + count * width**2
-
-
-def cost(input_ids: Tensor, lengths: Tensor, response_start: Tensor, pairs_of_a_token: float) -> float:
-    """How much the layers compute for a batch in this layout, in multiplications of a pair of tokens in attention.
-
-    Long prompts beside long responses of others can make it more than that of the plain one: padding in attention.
-    """
-    firsts, _ = _prompts(input_ids, response_start)
-    prompts, responses = response_start[firsts], (lengths - response_start - 1).clamp(min=0)
-    width, length = int(prompts.max()), int(responses.max())
-    pairs = len(prompts) * width**2 + len(responses) * length * (width + length)
-    return pairs_of_a_token * int(prompts.sum() + responses.sum()) + pairs
 
 
 def hidden_states(model: PreTrainedModel, layout: SharedPrompts) -> Tensor:

@@ -9,8 +9,9 @@ from transformers import DynamicCache, PreTrainedModel
 
 from skyrl_train.rollout.kv_cache import kv_cache
 
-COLUMNS = 16
-"""Prompts are padded to a multiple of it: a library that prepares itself for each size of a product meets few."""
+SIZES = 16
+"""Prompts are padded to a multiple of it, and a batch that rows have left is one: a library that prepares itself for
+each size of a product meets few."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,7 @@ class ReadPrompts:
     @torch.no_grad()
     def of(cls, model: PreTrainedModel, prompts: list[tuple[int, ...]], pad_id: int) -> "ReadPrompts":
         """The prompts, of at least one token each."""
-        device, width = model.device, -(-max(map(len, prompts)) // COLUMNS) * COLUMNS
+        device, width = model.device, -(-max(map(len, prompts)) // SIZES) * SIZES
         ids = torch.tensor([[pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
         mask = torch.arange(width, device=device) >= width - lengths[:, None]

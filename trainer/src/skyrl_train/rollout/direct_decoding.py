@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from skyrl_train.rollout.decoding import Decoding, ModelDecoding, ReadPrompts
-from skyrl_train.rollout.kv_cache import RoomyLayer
+from skyrl_train.rollout.kv_cache import RoomyLayer, kv_cache
 
 FAMILIES = {"llama", "mistral", "qwen2", "qwen3"}
 """Whose layers are the ones below."""
@@ -37,7 +37,7 @@ class DirectDecoding:
         self._prompts = [(layer.keys, layer.values) for layer in prompts.cache.layers]  # [P, K, W, D] each
         self._own = [RoomyLayer() for _ in base.layers]  # what the rows have added, [B, K, t, D] each
         self._prompt_of = prompt_of
-        self._groups = self._grouped()
+        self._group()
 
     def keep(self, rows: Tensor) -> None:
         """See ``Decoding``."""
@@ -48,16 +48,20 @@ class DirectDecoding:
         if len(left) < len(self._mask):
             self._mask = self._mask[left]
             self._prompts = [(keys[left], values[left]) for keys, values in self._prompts]
-        self._groups = self._grouped()
+        self._group()
 
-    def _grouped(self) -> "_Groups":
+    def _group(self) -> None:
+        """Once for all layers and tokens, until rows leave."""
         counts = torch.bincount(self._prompt_of, minlength=len(self._mask))
         if len(counts) * int(counts.max()) > MOST_PLACES * len(self._prompt_of):
             # One prompt has many rows and others few: a copy of its prompt for each row costs less than empty places.
             self._mask = self._mask[self._prompt_of]
             self._prompts = [(keys[self._prompt_of], values[self._prompt_of]) for keys, values in self._prompts]
             self._prompt_of = torch.arange(len(self._prompt_of))
-        return _Groups(self._prompt_of, len(self._mask))
+            counts = torch.ones_like(self._prompt_of)
+        self._groups = _Groups(self._prompt_of, counts)
+        heads = self._prompts[0][0].shape[1]
+        self._hidden = self._mask.repeat_interleave(heads, 0)[:, None]  # [P * K, 1, W], added to scores
 
     def advance(self, tokens: Tensor) -> None:
         """See ``Decoding``."""
@@ -86,8 +90,7 @@ class DirectDecoding:
         groups, query_rows = self._groups, query.flatten(0, 1)
         prompt_keys, prompt_values = (tensor.flatten(0, 1) for tensor in self._prompts[number])
         width = prompt_keys.shape[1]
-        mask = self._mask.repeat_interleave(query.shape[1], 0)[:, None]
-        to_prompt = torch.baddbmm(mask, groups.together(query), prompt_keys.transpose(1, 2))
+        to_prompt = torch.baddbmm(self._hidden, groups.together(query), prompt_keys.transpose(1, 2))
         to_own = torch.bmm(query_rows, keys.flatten(0, 1).transpose(1, 2))
         scores = torch.cat([groups.apart(to_prompt, query.shape).flatten(0, 1), to_own], dim=-1)
         weights = torch.softmax(scores, dim=-1)
@@ -100,14 +103,14 @@ class DirectDecoding:
 class _Groups:
     """The rows that follow the same prompt, next to each other: G places for each of P prompts."""
 
-    def __init__(self, prompt_of: Tensor, prompts: int) -> None:
-        counts = torch.bincount(prompt_of, minlength=prompts)
-        self._shape = prompts, int(counts.max())
+    def __init__(self, prompt_of: Tensor, counts: Tensor) -> None:
+        """``prompt_of`` int64 [B]; ``counts`` int64 [P], the rows of each."""
+        prompts, group = self._shape = len(counts), int(counts.max())
         order = prompt_of.argsort(stable=True)
         place_in_group = torch.arange(len(order)) - (counts.cumsum(0) - counts)[prompt_of[order]]
         self._place_of = torch.empty_like(prompt_of)
-        self._place_of[order] = prompt_of[order] * self._shape[1] + place_in_group
-        self._row_at = torch.zeros(prompts * self._shape[1], dtype=torch.long)  # any row where there is none
+        self._place_of[order] = prompt_of[order] * group + place_in_group
+        self._row_at = torch.zeros(prompts * group, dtype=torch.long)  # any row where there is none
         rows = torch.arange(len(prompt_of))
         self._row_at[self._place_of] = rows
         self._as_they_are = len(self._row_at) == len(rows) and bool((self._place_of == rows).all())
@@ -129,13 +132,11 @@ class _Groups:
 
 def can_decode_directly(model: PreTrainedModel) -> bool:
     """Whether the layers are the ones that ``DirectDecoding`` knows: of a known family, then tried."""
-    kinds = getattr(model.config, "layer_types", None)
-    if kinds is None:
-        windowed = getattr(model.config, "sliding_window", None) is not None
-    else:
-        windowed = any(kind != "full_attention" for kind in kinds)
+    if model.config.model_type not in FAMILIES:
+        return False
+    full = all(type(layer) is RoomyLayer for layer in kv_cache(model.config).layers)
     exact = model.dtype in (torch.float32, torch.float64)  # others would round scores before the softmax
-    if model.config.model_type not in FAMILIES or windowed or not exact or model.device.type != "cpu":
+    if not full or not exact or model.device.type != "cpu":
         return False
     was_training = model.training
     model.eval()  # one that recomputes activations has no cache in training

@@ -6,16 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skyrl_train.rollout.decoding import Decoding, ModelDecoding, ReadPrompts
+from skyrl_train.rollout.decoding import SIZES, Decoding, ModelDecoding, ReadPrompts
 from skyrl_train.rollout.direct_decoding import DirectDecoding, can_decode_directly
 from skyrl_train.rollout.engine import EngineSetup, HandOver, Sample, SampleRequest, Sampling, WeightSource
 
 COMPACT_BELOW = 0.9
 """Finished rows leave the batch once no more than this share of it is still being written: leaving copies the cache."""
-
-ROWS = 16
-"""A batch that rows have left is a multiple of it, finished ones included: a library that prepares itself for each size
-of a product meets few."""
 
 
 class _Rows:
@@ -35,8 +31,8 @@ class _Rows:
         return self._left
 
     def compacted(self, drawn: Tensor) -> Tensor:
-        """Drop finished rows if they are many. Returns the drawn tokens of the rows that stay."""
-        count = -(-self._left // ROWS) * ROWS
+        """Drop finished rows if they are many, but for a few. Returns the drawn tokens of the rows that stay."""
+        count = -(-self._left // SIZES) * SIZES
         if count > COMPACT_BELOW * len(self._active):
             return drawn
         keep = self._active.argsort(descending=True, stable=True)[:count].sort().values
