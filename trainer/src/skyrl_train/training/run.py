@@ -42,6 +42,7 @@ from skyrl_train.training.engine_building import build_rollout_engine
 from skyrl_train.training.evaluation import Evaluator
 from skyrl_train.training.export import DTYPES
 from skyrl_train.training.fingerprint import check_data, check_run
+from skyrl_train.training.freed_memory import keep_freed_memory
 from skyrl_train.training.journal import Journal
 from skyrl_train.training.objective import Objective
 from skyrl_train.training.opening import open_journal
@@ -81,6 +82,7 @@ def _run(run: ResolvedRun, own: Session) -> None:
         if own.ranks.device.type == "cpu":
             threads = choose_threads(own.ranks.local_world_size) if threads == "auto" else threads
             torch.set_num_threads(threads)
+            keep_freed_memory()
         random_state.seed(run.config.seed)
         with own.announced():
             _build(run, own, stack, threads=threads).train()
