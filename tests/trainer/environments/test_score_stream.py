@@ -10,6 +10,7 @@ from skyrl_core.errors import PluginLoadError, SkyrlError, UnknownPluginError
 from skyrl_train.environments.environment import Completion, Row
 from skyrl_train.environments.score import Score
 from skyrl_train.environments.scoring import Scorer
+from skyrl_train.environments.worker_process import WorkerProcess
 
 HERE = Path(__file__).parent
 LIMIT = 30
@@ -58,6 +59,21 @@ def test_scores_are_in_the_order_of_the_samples_whenever_they_came(environments,
                 stream.add(index, item(f"return: {index}"))
                 stream.add(index, item("return: -1"))  # known already
             assert [score.reward for score in stream.scores()] == [float(index) for index in range(60)]
+
+
+@pytest.mark.parametrize(("workers", "most"), [(1, 2), (3, 12)])
+def test_what_came_while_all_workers_were_busy_is_handed_over_in_few_messages(environments, workers, most, monkeypatch):
+    sizes = []
+    give = WorkerProcess.give
+    monkeypatch.setattr(
+        WorkerProcess, "give", lambda self, tasks, load: sizes.append(len(tasks)) or give(self, tasks, load)
+    )
+    with Scorer(environments, workers=workers) as scorer:
+        stream = scorer.stream()
+        for index in range(60):  # the processes are not there yet
+            stream.add(index, item("return: 1"))
+        assert len(stream.scores()) == sum(sizes) == 60
+    assert len(sizes) <= workers * most
 
 
 def test_a_stream_without_samples_has_no_scores_and_starts_no_worker(scorer):

@@ -19,7 +19,7 @@ from skyrl_train.environments.score_stream import Inbox, Item, ScoreStream
 from skyrl_train.environments.worker_process import MARK, START_LIMIT, WorkerProcess
 
 _ROUNDS = 4
-"""Chunks for each worker: fewer messages against a better balance between workers."""
+"""Shares of a worker in what waits, where there are several: fewer messages against a better balance between them."""
 
 _CLOSE_LIMIT = 1.0
 """Seconds that idle workers have to leave by themselves."""
@@ -28,19 +28,21 @@ _CLOSE_LIMIT = 1.0
 class _Batch:
     """The items of one call or stream, what is still to be handed out, and the scores so far."""
 
-    def __init__(self, num_chunks: int) -> None:
-        self._num_chunks = num_chunks
+    def __init__(self) -> None:
         self.items: list[Item] = []
         self.scores: dict[int, Score] = {}
         self.tried_again: set[int] = set()  # items at which a worker ended
-        self.waiting: deque[range] = deque()
+        self.waiting: deque[int] = deque()
 
     def add(self, items: Sequence[Item]) -> None:
-        """Items more, cut into chunks."""
-        first, size = len(self.items), -(-len(items) // self._num_chunks)
+        """Items more."""
+        self.waiting.extend(range(len(self.items), len(self.items) + len(items)))
         self.items.extend(items)
-        for start in range(first, len(self.items), size or 1):
-            self.waiting.append(range(start, min(start + size, len(self.items))))
+
+    def share(self, workers: int) -> list[int]:
+        """What one of so many idle or busy workers is given next: all, or a part of what waits."""
+        parts = 1 if workers == 1 else workers * _ROUNDS
+        return [self.waiting.popleft() for _ in range(-(-len(self.waiting) // parts))]
 
     @property
     def in_order(self) -> list[Score]:
@@ -109,7 +111,7 @@ class Scorer:
             SkyrlError: a row cannot be sent to a worker, or no process can be started.
         """
         self._check_names(items)
-        batch = _Batch(self._size * _ROUNDS)
+        batch = _Batch()
         batch.add(items)
         with self._turn:
             self._work(batch, None)
@@ -143,7 +145,7 @@ class Scorer:
 
     def _drive(self, inbox: Inbox) -> list[Score]:
         """What the thread of a stream does."""
-        batch = _Batch(self._size * _ROUNDS)
+        batch = _Batch()
         with self._turn:
             self._work(batch, inbox)
         return batch.in_order
@@ -185,7 +187,7 @@ class Scorer:
         for worker in [worker for worker in self._workers if not worker.busy]:
             if not batch.waiting:
                 return
-            tasks = batch.waiting.popleft()
+            tasks = batch.share(self._size)
             payload = batch.payload(tasks)
             try:
                 worker.give(tasks, payload)
@@ -244,7 +246,7 @@ class Scorer:
             # The worker may have died before it looked at the item: another one decides whose fault it is.
             batch.tried_again.add(index)
         if worker.tasks:
-            batch.waiting.appendleft(range(worker.tasks[0], worker.tasks[-1] + 1))
+            batch.waiting.extendleft(reversed(worker.tasks))
         self._discard(worker)
 
     def _discard(self, worker: WorkerProcess) -> None:
