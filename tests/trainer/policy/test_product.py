@@ -24,6 +24,22 @@ def test_equals_the_product_in_float64(shape, dtype, transposed):
     torch.testing.assert_close(found.double(), wanted, rtol=0, atol=tolerance)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("shape", [(7, 11, 5), (300, 257, 250)], ids=["small", "large"])
+def test_what_follows_is_done_to_the_sum(shape, dtype):
+    a, b = matrices(*shape, dtype)
+    bias, other = torch.randn(shape[1], dtype=dtype), torch.randn(shape[:2], dtype=dtype)
+    wanted = a.double() @ b.double().T + bias.double()
+    found = {
+        "silu": (product(a, b, bias, silu=True), wanted / (1 + (-wanted).exp())),
+        "times": (product(a, b, bias, times=other), wanted * other.double()),
+        "plus": (product(a, b, bias, plus=other), wanted + other.double()),
+    }
+    for got, expected in found.values():
+        assert got.dtype == dtype
+        torch.testing.assert_close(got.double(), expected, rtol=0, atol=1e-4 if dtype == torch.float32 else 1e-12)
+
+
 def test_large_float32_products_on_a_cpu_ask_onednn(monkeypatch):
     if not torch.backends.mkldnn.is_available():
         pytest.skip("this torch is built without oneDNN")

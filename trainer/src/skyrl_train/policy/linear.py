@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from skyrl_train.policy.product import few_sizes, product, uses_onednn
+from skyrl_train.policy.product import few_sizes, followed, product, uses_onednn
 
 
 class FastLinear(nn.Linear):
@@ -19,7 +19,7 @@ class FastLinear(nn.Linear):
         if not uses_onednn(input, self.weight):
             return super().forward(input)
         rows = input.reshape(input.shape[:-1].numel(), self.in_features)
-        apply: Any = _Linear.apply if torch.is_grad_enabled() else _with_bias
+        apply: Any = _Linear.apply if torch.is_grad_enabled() else linear
         result: Tensor = apply(rows, self.weight, self.bias)
         return result.view(*input.shape[:-1], self.out_features)
 
@@ -31,13 +31,28 @@ def use_fast_linear(model: nn.Module) -> None:
             module.__class__ = FastLinear
 
 
+def linear(
+    rows: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    silu: bool = False,
+    times: Tensor | None = None,
+    plus: Tensor | None = None,
+) -> Tensor:
+    """[n, i] · [o, i]ᵀ + [o], and what follows it: as ``product``, but oneDNN only where it knows so many rows."""
+    if _is_usual(rows):
+        return product(rows, weight, bias, silu=silu, times=times, plus=plus)
+    return followed(nn.functional.linear(rows, weight, bias), silu=silu, times=times, plus=plus)
+
+
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """[n, in], [out, in], [out] -> [n, out]."""
         # The parameter itself: on ZeRO-3 it holds nothing between the passes, and is whole again in the second.
         ctx.save_for_backward(rows, weight)
-        return _with_bias(rows, weight, bias)
+        return linear(rows, weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -45,14 +60,9 @@ class _Linear(torch.autograd.Function):
         """[n, out]."""
         rows, weight = ctx.saved_tensors
         wanted = ctx.needs_input_grad
-        of_rows = _with_bias(slope, weight.T, None) if wanted[0] else None
+        of_rows = linear(slope, weight.T, None) if wanted[0] else None
         of_weight = _over_rows(slope, rows) if wanted[1] else None
         return of_rows, of_weight, slope.sum(0) if wanted[2] else None
-
-
-def _with_bias(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """[n, i] · [o, i]ᵀ + [o]."""
-    return product(rows, weight, bias) if _is_usual(rows) else nn.functional.linear(rows, weight, bias)
 
 
 def _over_rows(a: Tensor, b: Tensor) -> Tensor:
@@ -64,4 +74,4 @@ def _over_rows(a: Tensor, b: Tensor) -> Tensor:
 
 def _is_usual(rows: Tensor) -> bool:
     """Whether so many rows come often: oneDNN prepares itself for any other number, too, and keeps what it made."""
-    return len(rows) == few_sizes(len(rows))
+    return rows.shape[0] == few_sizes(rows.shape[0])

@@ -1,7 +1,8 @@
 """Decodes with the layers of a Llama-like model one after the other, without what transformers does around them.
 
 A token of a small model is little work: most of its time on a CPU goes to masks, modules and tensors that are made
-anew for each. Here a layer is its two norms, its four projections, attention and the feed-forward part. The keys and
+anew for each. Here a layer is its two norms, its projections, attention and the feed-forward part, in as few operations
+as there are: queries, keys and values are one product, and what follows a product is done in its pass. The keys and
 values of a prompt are there once for all rows that follow it, so that much less of them is read.
 """
 
@@ -9,15 +10,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import rms_norm
 from transformers import PreTrainedModel
-from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from skyrl_train.rollout.decoding import Decoding, ModelDecoding, ReadPrompts
 from skyrl_train.rollout.kv_cache import RoomyLayer, kv_cache
+from skyrl_train.rollout.own_tokens import OwnTokens
+from skyrl_train.rollout.projection import Projection
 
 FAMILIES = {"llama", "mistral", "qwen2", "qwen3"}
 """Whose layers are the ones below."""
 
+LARGEST_COPY = 64 * 2**20
+"""Bytes of weights up to which a rollout has a copy of its own in the order that products like best."""
 
 MOST_PLACES = 2
 """Times the rows: of the places for them, a group as large as the largest for each prompt."""
@@ -29,20 +34,23 @@ class DirectDecoding:
     def __init__(self, model: PreTrainedModel, prompts: ReadPrompts, prompt_of: Tensor) -> None:
         """``prompt_of`` int64 [B]: the prompt of each row."""
         base: Any = model.base_model
-        self._base, self._head = base, model.get_output_embeddings()
+        copy = sum(weight.nbytes for weight in base.parameters()) <= LARGEST_COPY
+        self._embedding, self._rotary = base.embed_tokens, base.rotary_emb
+        self._layers = [_Layer(layer, copy=copy) for layer in base.layers]
+        self._norm, self._head = base.norm, Projection(model.get_output_embeddings(), copy=copy)
         self.logits = prompts.logits[prompt_of]
         self._next_position = prompts.mask.sum(-1)[prompt_of]
         hidden = torch.finfo(self.logits.dtype).min
         self._mask = torch.zeros(prompts.mask.shape, dtype=self.logits.dtype).masked_fill_(~prompts.mask, hidden)
         self._prompts = [(layer.keys, layer.values) for layer in prompts.cache.layers]  # [P, K, W, D] each
-        self._own = [RoomyLayer() for _ in base.layers]  # what the rows have added, [B, K, t, D] each
+        self._own = [OwnTokens() for _ in self._layers]
         self._prompt_of = prompt_of
         self._group()
 
     def keep(self, rows: Tensor) -> None:
         """See ``Decoding``."""
-        for layer in self._own:
-            layer.batch_select_indices(rows)
+        for own in self._own:
+            own.keep(rows)
         self._next_position = self._next_position[rows]
         left, self._prompt_of = self._prompt_of[rows].unique(return_inverse=True)
         if len(left) < len(self._mask):
@@ -65,39 +73,77 @@ class DirectDecoding:
 
     def advance(self, tokens: Tensor) -> None:
         """See ``Decoding``."""
-        state = self._base.embed_tokens(tokens)
-        rotation = self._base.rotary_emb(state, self._next_position[:, None])
-        for number, layer in enumerate(self._base.layers):
-            state = state + self._attention(number, layer.self_attn, layer.input_layernorm(state), rotation)
-            state = state + layer.mlp(layer.post_attention_layernorm(state))
-        self.logits = self._head(self._base.norm(state))
+        state = self._embedding(tokens)
+        rotation = self._rotation(state)
+        for number, layer in enumerate(self._layers):
+            state = layer.attention_output(self._attention(number, _normed(layer.norm, state), rotation), plus=state)
+            rows = _normed(layer.second_norm, state)
+            state = layer.down(layer.up(rows, times=layer.gate(rows, silu=True)), plus=state)
+        self.logits = self._head(_normed(self._norm, state))
         self._next_position = self._next_position + 1
 
-    def _attention(self, number: int, module: Any, state: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-        rows, size = len(state), module.head_dim
-        projections = module.q_proj, module.k_proj, module.v_proj
-        query, key, value = (projection(state).view(rows, -1, 1, size) for projection in projections)
-        if hasattr(module, "q_norm"):
-            query, key = module.q_norm(query), module.k_norm(key)
-        query, key = apply_rotary_pos_emb(query, key, *rotation)
-        keys, values = self._own[number].update(key, value)
-        heads = keys.shape[1]
-        attended = self._attend(number, (query * module.scaling).view(rows, heads, -1, size), keys, values)
-        return module.o_proj(attended.view(rows, -1))  # type: ignore[no-any-return]  # transformers has no types
+    def _rotation(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Of queries and keys of the next tokens, twice [B, H + K, D]: cosines, and sines of halves that change places.
+
+        Queries are scaled with it (arXiv 2104.09864, equation 34).
+        """
+        cosines, sines = self._rotary(state, self._next_position[:, None])
+        sines[..., : sines.shape[-1] // 2].neg_()
+        scales = self._layers[0].scales
+        return cosines * scales, sines * scales
+
+    def _attention(self, number: int, rows: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+        layer = self._layers[number]
+        heads = layer.heads(rows).view(len(rows), -1, layer.size)  # [B, H + K + K, D]
+        count, of_keys = len(layer.scales), layer.key_heads
+        turned = layer.normed_heads(heads[:, :count])
+        torch.addcmul(turned * rotation[0], turned.roll(layer.size // 2, -1), rotation[1], out=heads[:, :count])
+        query = heads[:, : count - of_keys].reshape(len(rows), of_keys, -1, layer.size)
+        keys, values = self._own[number].add(heads[:, count - of_keys :])
+        return self._attend(number, query, keys, values).view(len(rows), -1)
 
     def _attend(self, number: int, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """[B, K, H / K, D] to the prompt and to the own tokens, twice [B, K, t, D] -> [B * K, H / K, D]."""
+        """[B, K, H / K, D] to the prompt and to the own tokens, twice [B * K, t, D] -> [B * K, H / K, D]."""
         groups, query_rows = self._groups, query.flatten(0, 1)
         prompt_keys, prompt_values = (tensor.flatten(0, 1) for tensor in self._prompts[number])
         width = prompt_keys.shape[1]
         to_prompt = torch.baddbmm(self._hidden, groups.together(query), prompt_keys.transpose(1, 2))
-        to_own = torch.bmm(query_rows, keys.flatten(0, 1).transpose(1, 2))
+        to_own = torch.bmm(query_rows, keys.transpose(1, 2))
         scores = torch.cat([groups.apart(to_prompt, query.shape).flatten(0, 1), to_own], dim=-1)
         weights = torch.softmax(scores, dim=-1)
         of_prompt = torch.bmm(groups.together(weights[..., :width].view(*query.shape[:3], width)), prompt_values)
-        return torch.baddbmm(
-            groups.apart(of_prompt, query.shape).flatten(0, 1), weights[..., width:], values.flatten(0, 1)
+        return torch.baddbmm(groups.apart(of_prompt, query.shape).flatten(0, 1), weights[..., width:], values)
+
+
+class _Layer:
+    """What decoding needs of a layer of the model."""
+
+    def __init__(self, layer: Any, *, copy: bool) -> None:
+        attention, mlp = layer.self_attn, layer.mlp
+        self.norm, self.second_norm = layer.input_layernorm, layer.post_attention_layernorm
+        self.heads = Projection(attention.q_proj, attention.k_proj, attention.v_proj, copy=copy)
+        self.attention_output = Projection(attention.o_proj, copy=copy)
+        self.gate, self.up, self.down = (
+            Projection(part, copy=copy) for part in (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
         )
+        self.size = attention.head_dim
+        query_heads, self.key_heads = (part.out_features // self.size for part in (attention.q_proj, attention.k_proj))
+        self.scales = torch.tensor([[attention.scaling]] * query_heads + [[1.0]] * self.key_heads)
+        self._head_norms = (attention.q_norm, attention.k_norm) if hasattr(attention, "q_norm") else None
+
+    def normed_heads(self, heads: Tensor) -> Tensor:
+        """[B, H + K, D], as they are in most families."""
+        if self._head_norms is None:
+            return heads
+        parts = heads.split([heads.shape[1] - self.key_heads, self.key_heads], dim=1)
+        return torch.cat([_normed(norm, part) for norm, part in zip(self._head_norms, parts, strict=True)], dim=1)
+
+
+def _normed(norm: Any, state: Tensor) -> Tensor:
+    """In one operation where it can be: norms of these families compute in float32 whatever the type is."""
+    if state.dtype != torch.float32:
+        return norm(state)  # type: ignore[no-any-return]  # transformers has no types
+    return rms_norm(state, norm.weight.shape, norm.weight, norm.variance_epsilon)
 
 
 class _Groups:
