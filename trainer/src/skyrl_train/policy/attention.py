@@ -65,9 +65,15 @@ def attention(
         return _attend(module, query, key, value, attention_mask, settings), None
     queries, keys, values = (packing.unpacked(tensor[0].transpose(0, 1)) for tensor in (query, key, value))
     prompts = _attend(module, queries.prompts, keys.prompts, values.prompts, None, settings)
-    seen = [torch.cat([part.prompts.index_select(0, packing.prompt_of), part.responses], 2) for part in (keys, values)]
+    seen = [torch.cat([_repeated(part.prompts, packing.prompt_of), part.responses], 2) for part in (keys, values)]
     responses = _attend(module, queries.responses, seen[0], seen[1], attention_mask, settings)
     return packing.packed(prompts, responses)[None], None
+
+
+def _repeated(prompts: Tensor, prompt_of: Tensor) -> Tensor:
+    """[P, ...] by int64 [B] -> [B, ...]: an embedding is fast at adding up gradients."""
+    rows = nn.functional.embedding(prompt_of, prompts.flatten(1))
+    return rows.view(len(prompt_of), *prompts.shape[1:])
 
 
 def _attend(

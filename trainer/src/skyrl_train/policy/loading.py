@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from skyrl_core.errors import SkyrlError
 from skyrl_train.policy.attention import use_own_attention
 from skyrl_train.policy.linear import use_fast_linear
+from skyrl_train.policy.norm import use_fast_norm
 from skyrl_train.tiny_model import TINY_MODEL
 
 
@@ -51,10 +52,11 @@ def load_model(name: str, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def prepare_model(model: PreTrainedModel) -> None:
-    """Make it one that the trainer trains: without dropout, with the trainer's attention and linear layers."""
+    """Make it one that the trainer trains: without dropout, with the trainer's attention, linear layers and norms."""
     _remove_dropout(model)
     use_own_attention()
     use_fast_linear(model)
+    use_fast_norm(model)
     model.eval()
 
 

@@ -64,7 +64,8 @@ class Policy(nn.Module):
         """float [N, H]: the hidden state before each of these response tokens."""
         layout = self._layout(sequences)
         if layout is not None:
-            return hidden_states(self.model, layout)[layout.predictors[rows, tokens]]
+            # The last state of a prompt predicts a token of each response: an embedding is fast at adding up gradients.
+            return nn.functional.embedding(layout.predictors[rows, tokens], hidden_states(self.model, layout))
         hidden: Tensor = self.model.base_model(
             input_ids=sequences.input_ids, attention_mask=sequences.attention_mask.long(), use_cache=False
         ).last_hidden_state

@@ -112,12 +112,12 @@ class HfEngine:
             lengths[rows.numbers[first_end]] = position + 1
             if hand_over is not None:
                 for row in rows.numbers[first_end].tolist():
-                    hand_over(start + row, self._sample(tokens[row, : position + 1], log_probs[row, : position + 1]))
+                    written = (of_row[row, : position + 1].tolist() for of_row in (tokens, log_probs))
+                    hand_over(start + row, self._sample(*written))
             if rows.finish(ended) == 0 or position + 1 == sampling.max_new_tokens:
                 break
             rows.decoding.advance(rows.compacted(drawn))
-        tokens, log_probs = tokens.cpu(), log_probs.cpu()
-        drawn_rows = zip(tokens, log_probs, lengths.tolist(), strict=True)
+        drawn_rows = zip(tokens.tolist(), log_probs.tolist(), lengths.tolist(), strict=True)
         return [self._sample(ids[:length], values[:length]) for ids, values, length in drawn_rows]
 
     def _begin(self, requests: Sequence[SampleRequest], sampling: Sampling) -> _Rows:
@@ -133,11 +133,10 @@ class HfEngine:
             decoding = ModelDecoding(self._model, prompts, prompt_of, sampling.max_new_tokens)
         return _Rows(decoding, uniforms([r.seed for r in requests], sampling.max_new_tokens).to(device))
 
-    def _sample(self, ids: Tensor, log_probs: Tensor) -> Sample:
-        token_ids = tuple(ids.tolist())
+    def _sample(self, token_ids: list[int], log_probs: list[float]) -> Sample:
         return Sample(
-            token_ids=token_ids,
-            log_probs=tuple(log_probs.tolist()),
+            token_ids=tuple(token_ids),
+            log_probs=tuple(log_probs),
             finished=token_ids[-1] in self._eos_ids,
             policy_version=self._policy_version,
         )
@@ -156,9 +155,9 @@ def draw(logits: Tensor, sampling: Sampling, uniform: Tensor) -> tuple[Tensor, T
         log_p = torch.log_softmax(logits.float() / sampling.temperature, dim=-1)
         if sampling.top_p < 1:
             log_p = _keep_nucleus(log_p, sampling.top_p)
-        # Inverse of the distribution function, in float64: a float32 sum over a large vocabulary is off by more than
-        # the smallest probabilities. The first entry above u has positive probability by construction.
-        cumulative = log_p.double().exp().cumsum(-1)
+        # Inverse of the distribution function, summed in float64: a float32 sum over a large vocabulary is off by more
+        # than the smallest probabilities. The first entry above u has positive probability by construction.
+        cumulative = log_p.exp().cumsum(-1, dtype=torch.float64)
         target = (uniform * cumulative[:, -1])[:, None]
         tokens = torch.searchsorted(cumulative, target, right=True).squeeze(-1).clamp(max=log_p.shape[-1] - 1)
     return tokens, log_p.gather(-1, tokens[:, None]).squeeze(-1)

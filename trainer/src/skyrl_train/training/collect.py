@@ -93,7 +93,7 @@ class Collector:
             SkyrlError: no sample could be rewarded, or one is staler than the configuration allows.
         """
         rows, groups, requests = drawn.rows, drawn.groups, drawn.requests
-        samples, completions, scores = drawn.drawn.samples, drawn.drawn.completions, drawn.drawn.scores.scores()
+        samples, completions = drawn.drawn.samples, drawn.drawn.completions
         experience = Experience.build(
             [request.prompt_ids for request in requests],
             samples,
@@ -101,6 +101,7 @@ class Collector:
             pad_id=int(self._tokenizer.pad_token_id),
             device=self._ranks.device,
         )
+        scores = drawn.drawn.scores.scores()
         rewards = torch.tensor([score.reward for score in scores], dtype=torch.float32, device=self._ranks.device)
         experience = replace(experience, rewards=rewards)
         metrics, errors = self._metrics(samples, scores, experience, optimizer_steps)

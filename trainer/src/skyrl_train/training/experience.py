@@ -68,18 +68,15 @@ class Experience:
         starts = torch.tensor([len(prompt) for prompt in prompts], dtype=torch.long)
         sizes = torch.tensor([len(sample.token_ids) for sample in samples], dtype=torch.long)
         width, tokens = (int((starts + sizes).max()), int(sizes.max())) if count else (0, 0)
-        input_ids = torch.full((count, width), pad_id)
-        log_probs = torch.zeros(count, tokens)
-        for row, (prompt, sample) in enumerate(zip(prompts, samples, strict=True)):
-            ids = [*prompt, *sample.token_ids]
-            input_ids[row, : len(ids)] = torch.tensor(ids)
-            log_probs[row, : len(sample.log_probs)] = torch.tensor(sample.log_probs)
+        sequences = [(*prompt, *sample.token_ids) for prompt, sample in zip(prompts, samples, strict=True)]
+        ids = [(*sequence, *[pad_id] * (width - len(sequence))) for sequence in sequences]
+        log_probs = [(*sample.log_probs, *[0.0] * (tokens - len(sample.log_probs))) for sample in samples]
         experience = cls(
-            input_ids=input_ids,
+            input_ids=torch.tensor(ids, dtype=torch.long).reshape(count, width),
             lengths=starts + sizes,
             response_start=starts,
             mask=torch.arange(tokens) < sizes[:, None],
-            rollout_log_probs=log_probs,
+            rollout_log_probs=torch.tensor(log_probs, dtype=torch.float32).reshape(count, tokens),
             advantages=torch.zeros(count, tokens),
             rewards=torch.zeros(count),
             groups=torch.tensor(groups, dtype=torch.long),
