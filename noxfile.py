@@ -21,8 +21,8 @@ PLUGINS = sorted(path.parent.relative_to(ROOT).as_posix() for path in ROOT.glob(
 PACKAGES = ["core", "trainer", *PLUGINS]
 DISTRIBUTIONS = ROOT / "dist"
 CONSTRAINTS = ["-c", str(ROOT / "constraints.txt")]
-NO_BENCHMARKS = ("learning.py", "processes.py", "record.py")
-"""The first has a session of its own; the others are imported."""
+NO_BENCHMARKS = ("alternation.py", "learning.py", "processes.py", "record.py")
+"""The learning curves have a session of their own; the others are imported."""
 
 # Tests go to processes that work side by side; a machine with many cores is not filled with copies of torch.
 SIDE_BY_SIDE = ["-n", "logical", "--maxprocesses", "4"]

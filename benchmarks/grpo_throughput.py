@@ -4,7 +4,9 @@ Both train the tiny model that ships with the trainer: the same folder, prompts,
 limit, temperature 1, AdamW, float32, no KL term, one optimizer step a rollout, two threads, one process of their own.
 TRL draws all samples of a step in one call and updates on them in one micro-batch, and writes no logs; our run writes
 metrics.jsonl. Two settings: *end token*, where a response ends when the model ends it, and *full length*, where the end
-token is one that the model never draws. Steps before the clocks are warm are left out.
+token is one that the model never draws. The two run by turns of a few seconds, one stopped while the other computes, so
+that other load on the machine meets both; steps that a stop interrupted, and those before the clocks are warm, are left
+out.
 
 *Limit* is the rate at which the matrix products of the model's layers alone, of these shapes, run in oneDNN, the faster
 of torch's two libraries here, with the same number of threads: prefill of each prompt once, one product for each token
@@ -26,6 +28,7 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
+from alternation import Alternating, alternate
 from record import Row, record
 
 from skyrl_train.tiny_model import TINY_MODEL
@@ -34,6 +37,10 @@ WORKER = Path(__file__).parent / "workers" / "trl_grpo.py"
 INSTALL = "To make one: pip install --no-deps --target FOLDER/trl -r benchmarks/requirements/trl.txt"
 GOAL = 3.0
 PROMPTS, GROUP, MAX_NEW_TOKENS = 16, 8, 48
+OURS = 2
+"""Steps of ours for each of TRL's, which take longer."""
+TURN = 4.0
+"""Seconds of a turn of TRL's; ours is half of it."""
 LEARNING_RATE = 1e-6
 """So small that both models stay what they are, and the lengths of their responses with them."""
 UNUSED_TOKEN = ("@", 33)
@@ -44,7 +51,8 @@ UNUSED_TOKEN = ("@", 33)
 class Measured:
     """One run, without its first steps."""
 
-    seconds: float  # of a step, median, from the end of one to the end of the next
+    seconds: float  # of a step that ran alone, median, from the end of one to the end of the next
+    steps: int  # of which that is the median
     length: float  # tokens of a response, mean
     reward: float  # mean
 
@@ -72,8 +80,7 @@ def main() -> int:
     rows, met = [], True
     with tempfile.TemporaryDirectory() as scratch:
         for name, model in (("end token", TINY_MODEL), ("full length", endless_model(Path(scratch, "endless")))):
-            trl = measure_trl(folder, model, arguments)
-            ours = measure_ours(model, arguments, Path(scratch, name.replace(" ", "_")))
+            trl, ours = measure(folder, model, arguments, Path(scratch, name.replace(" ", "_")))
             limit = PROMPTS * GROUP / matrix_products(round(ours.length), arguments.threads)
             for trainer, found in (("TRL 1.16 GRPOTrainer", trl), ("skyrl train", ours)):
                 lines.append(_line(name, trainer, found, found.samples_per_second / trl.samples_per_second))
@@ -105,10 +112,10 @@ def _line(lengths: str, trainer: str, found: Measured, ratio: float) -> str:
 
 
 def _conditions(arguments: argparse.Namespace) -> str:
-    timed = arguments.steps - arguments.warm_up
     return (
         f"{PROMPTS} prompts of {GROUP} samples, at most {MAX_NEW_TOKENS} tokens each, {arguments.threads} threads; "
-        f"median of {timed} steps after {arguments.warm_up} that do not count."
+        f"medians of the steps that ran alone, of {arguments.steps} of TRL's and {OURS * arguments.steps} of ours, the "
+        f"first {arguments.warm_up} of each left out."
     )
 
 
@@ -126,9 +133,24 @@ def endless_model(folder: Path) -> Path:
     return folder
 
 
-def measure_trl(folder: Path, model: Path, arguments: argparse.Namespace) -> Measured:
-    """Steps of GRPOTrainer."""
-    wanted = {
+def measure(folder: Path, model: Path, arguments: argparse.Namespace, run: Path) -> tuple[Measured, Measured]:
+    """TRL and ours on the same model, by turns."""
+    threads, path = arguments.threads, os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    worker = [sys.executable, str(WORKER), json.dumps(trl_settings(model, arguments))]
+    trl = Alternating(worker, _environment(threads, PYTHONPATH=path), TURN)
+    ours = Alternating([sys.executable, *our_command(model, arguments, run)], _environment(threads), TURN / OURS)
+    alternate([trl, ours])
+    found: dict[str, Any] = json.loads(trl.output.splitlines()[-1])
+    found["lengths"] = [mean(step) for step in found["lengths"]]
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    names = {"ended": "time", "lengths": "response_length/mean", "rewards": "reward/mean"}
+    own = {ours_name: [line[name] for line in lines if line["kind"] == "train"] for ours_name, name in names.items()}
+    return _measured(trl, found, arguments.warm_up), _measured(ours, own, arguments.warm_up)
+
+
+def trl_settings(model: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the worker is told."""
+    return {
         "model": str(model),
         "threads": arguments.threads,
         "steps": arguments.steps,
@@ -138,19 +160,14 @@ def measure_trl(folder: Path, model: Path, arguments: argparse.Namespace) -> Mea
         "learning_rate": LEARNING_RATE,
         "seed": 0,
     }
-    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
-    output = _run([str(WORKER), json.dumps(wanted)], arguments.threads, {"PYTHONPATH": path})
-    found: dict[str, Any] = json.loads(output.splitlines()[-1])
-    lengths = [mean(step) for step in found["lengths"]]
-    return _measured(found["ended"], lengths, found["rewards"], arguments.warm_up)
 
 
-def measure_ours(model: Path, arguments: argparse.Namespace, folder: Path) -> Measured:
-    """Steps of `skyrl train`."""
+def our_command(model: Path, arguments: argparse.Namespace, run: Path) -> list[str]:
+    """`skyrl train`."""
     options = {
         "model": model,
-        "run_folder": folder,
-        "trainer.steps": arguments.steps,
+        "run_folder": run,
+        "trainer.steps": OURS * arguments.steps,
         "trainer.prompts_per_step": PROMPTS,
         "trainer.samples_per_prompt": GROUP,
         "trainer.micro_batch_size": PROMPTS * GROUP,
@@ -162,34 +179,30 @@ def measure_ours(model: Path, arguments: argparse.Namespace, folder: Path) -> Me
         "evaluation.prompts": 0,
         "tracking.keep_rollouts": 0,
     }
-    command = ["-m", "skyrl_core.cli.main", "train", *(f"{key}={value}" for key, value in options.items())]
-    _run(command, arguments.threads, {})
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    steps = [line for line in lines if line["kind"] == "train"]
-    lengths, rewards = ([step[name] for step in steps] for name in ("response_length/mean", "reward/mean"))
-    return _measured([step["time"] for step in steps], lengths, rewards, arguments.warm_up)
+    return ["-m", "skyrl_core.cli.main", "train", *(f"{key}={value}" for key, value in options.items())]
 
 
-def _measured(ended: list[float], lengths: list[float], rewards: list[float], warm_up: int) -> Measured:
-    seconds = [after - before for before, after in zip(ended[warm_up - 1 :], ended[warm_up:], strict=False)]
-    return Measured(median(seconds), mean(lengths[warm_up:]), mean(rewards[warm_up:]))
+def _measured(process: Alternating, found: dict[str, list[float]], warm_up: int) -> Measured:
+    steps = zip(found["ended"][warm_up - 1 :], found["ended"][warm_up:], strict=False)
+    alone = [ended - started for started, ended in steps if process.alone(started, ended)]
+    if not alone:
+        sys.exit(f"no step of {' '.join(process.command[:4])} ran alone: give more --steps")
+    return Measured(median(alone), len(alone), mean(found["lengths"][warm_up:]), mean(found["rewards"][warm_up:]))
 
 
-def _run(command: list[str], threads: int, environment: dict[str, str]) -> str:
-    settings = {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", **environment}
-    done = subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, env=os.environ | settings, check=False
-    )
-    if done.returncode:
-        sys.exit(f"{command[:4]} failed:\n{done.stderr[-4000:]}")
-    return done.stdout
+def _environment(threads: int, **variables: str) -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", **variables}
 
 
 def matrix_products(length: int, threads: int) -> float:
     """Seconds of the products of the model's layers for one step: the best of several."""
     worker = Path(__file__).parent / "workers" / "matrix_products.py"
     wanted = {"prompts": PROMPTS, "group": GROUP, "length": length, "threads": threads, "model": str(TINY_MODEL)}
-    return float(_run([str(worker), json.dumps(wanted)], threads, {}).splitlines()[-1])
+    command = [sys.executable, str(worker), json.dumps(wanted)]
+    done = subprocess.run(command, capture_output=True, text=True, env=_environment(threads), check=False)
+    if done.returncode:
+        sys.exit(f"{command[:2]} failed:\n{done.stderr[-4000:]}")
+    return float(done.stdout.splitlines()[-1])
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-IMPORTED = ("processes", "record")
+IMPORTED = ("alternation", "processes", "record")
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in IMPORTED)
 
 
