@@ -31,6 +31,7 @@ def oracle(hidden, weight, token_ids, temperature):
 def test_values_and_gradients_equal_those_of_materialised_logits(chunk_size, temperature, tile, share, monkeypatch):
     monkeypatch.setitem(log_probs.TILE, "cpu", tile)
     monkeypatch.setattr(log_probs, "KEPT_SHARE", share)
+    monkeypatch.setattr(log_probs, "KEPT_ANYWAY", 0)
     hidden, weight, ids = inputs()
     coefficients = torch.linspace(-1, 2, N, dtype=torch.float64)
     expected = oracle(hidden, weight, ids, temperature)
@@ -50,6 +51,7 @@ def test_values_and_gradients_equal_those_of_materialised_logits(chunk_size, tem
 def test_gradient_is_right_by_finite_differences(share, monkeypatch):
     monkeypatch.setitem(log_probs.TILE, "cpu", 6)
     monkeypatch.setattr(log_probs, "KEPT_SHARE", share)
+    monkeypatch.setattr(log_probs, "KEPT_ANYWAY", 0)
     hidden, weight, ids = inputs()
     assert torch.autograd.gradcheck(
         lambda h, w: tuple(token_statistics(h, w, ids, temperature=0.8, chunk_size=2, with_entropy=True)),
@@ -135,6 +137,7 @@ def test_what_is_kept_for_the_backward_pass_is_bounded(limit, alive, by, monkeyp
     tokens, vocabulary = 80, 50  # 40 tiles of 100 entries
     monkeypatch.setitem(log_probs.TILE, "cpu", 100)
     monkeypatch.setattr(log_probs, "KEPT_SHARE", limit if by == "share" else 1.0)
+    monkeypatch.setattr(log_probs, "KEPT_ANYWAY", 0)
     monkeypatch.setattr(log_probs, "KEPT_BYTES", 2**30 if by == "share" else int(limit * tokens * vocabulary * 4))
     hidden, weight = torch.randn(tokens, 4, requires_grad=True), torch.randn(vocabulary, 4, requires_grad=True)
     passes = Counting()

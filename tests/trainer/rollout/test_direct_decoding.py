@@ -46,8 +46,11 @@ def test_rows_of_one_prompt_beside_many_others_get_no_empty_places(model_of):
             torch.testing.assert_close(direct.logits, through.logits, rtol=0, atol=1e-4)
 
 
-def test_it_computes_what_the_decoding_through_the_model_does(model_of):
-    model, prompt_of = model_of("qwen2"), torch.tensor(PROMPT_OF)
+@pytest.mark.parametrize("kind", ["default", "linear", "dynamic"])
+def test_it_computes_what_the_decoding_through_the_model_does(kind, model_of):
+    rope = {"rope_type": kind, "rope_theta": 100.0, "factor": 4.0}
+    model = model_of("qwen2", rope_parameters=rope, max_position_embeddings=6)  # prompts of up to 5 tokens
+    prompt_of = torch.tensor(PROMPT_OF)
     with torch.no_grad():
         direct = DirectDecoding(model, ReadPrompts.of(model, PROMPTS, 0), prompt_of)
         through = ModelDecoding(model, ReadPrompts.of(model, PROMPTS, 0), prompt_of, 3)

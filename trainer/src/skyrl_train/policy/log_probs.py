@@ -22,9 +22,10 @@ from skyrl_train.policy.tile import Slopes, Sums, TilePasses, TorchPasses
 TILE = {"cpu": 2**20, "cuda": 2**26}
 """Entries of a tile: on a CPU what its caches still help with, on a GPU what keeps it busy."""
 
-KEPT_SHARE, KEPT_BYTES = 1 / 4, 512 * 2**20
-"""Of all logits, what is kept for the backward pass: no more than either. A kept tile saves one product of four. The
-share holds the memory far below that of materialised logits, the bytes hold it down however many tokens there are."""
+KEPT_SHARE, KEPT_BYTES, KEPT_ANYWAY = 1 / 4, 512 * 2**20, 16 * 2**20
+"""Of all logits, what is kept for the backward pass: no more than either of the first two, and what is little anyway. A
+kept tile saves one product of four. The share holds the memory far below that of materialised logits, the bytes hold it
+down however many tokens there are."""
 
 
 class TokenStatistics(NamedTuple):
@@ -72,7 +73,8 @@ def token_statistics(
         passes=passes or passes_for(hidden),
     )
     with_gradient = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
-    kept_bytes = min(KEPT_BYTES, int(KEPT_SHARE * len(hidden) * len(weight) * hidden.element_size()))
+    share = int(KEPT_SHARE * len(hidden) * len(weight) * hidden.element_size())
+    kept_bytes = min(KEPT_BYTES, max(share, KEPT_ANYWAY))
     apply: Any = _TokenStatistics.apply  # torch leaves it untyped
     log_probs, entropy = apply(hidden, weight, token_ids, tiling, with_entropy, with_gradient * kept_bytes)
     return TokenStatistics(log_probs[:count], None if entropy is None else entropy[:count])

@@ -10,11 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import rms_norm
 from transformers import PreTrainedModel
 
 from skyrl_train.rollout.decoding import Decoding, ModelDecoding, ReadPrompts
-from skyrl_train.rollout.kv_cache import RoomyLayer, kv_cache
+from skyrl_train.rollout.kv_cache import BLOCK, RoomyLayer, kv_cache
 from skyrl_train.rollout.own_tokens import OwnTokens
 from skyrl_train.rollout.projection import Projection
 
@@ -37,9 +36,13 @@ class DirectDecoding:
         copy = sum(weight.nbytes for weight in base.parameters()) <= LARGEST_COPY
         self._embedding, self._rotary = base.embed_tokens, base.rotary_emb
         self._layers = [_Layer(layer, copy=copy) for layer in base.layers]
-        self._norm, self._head = base.norm, Projection(model.get_output_embeddings(), copy=copy)
+        self._norm, self._head = _Norm(base.norm), Projection(model.get_output_embeddings(), copy=copy)
         self.logits = prompts.logits[prompt_of]
         self._next_position = prompts.mask.sum(-1)[prompt_of]
+        self._longest = int(self._next_position.max())
+        self._turns: tuple[Tensor, Tensor] | None = None  # of the positions from 0 on
+        kind = str(getattr(base.rotary_emb, "rope_type", "dynamic"))
+        self._ahead = 0 if "dynamic" in kind or kind == "longrope" else BLOCK  # those depend on the last position
         hidden = torch.finfo(self.logits.dtype).min
         self._mask = torch.zeros(prompts.mask.shape, dtype=self.logits.dtype).masked_fill_(~prompts.mask, hidden)
         self._prompts = [(layer.keys, layer.values) for layer in prompts.cache.layers]  # [P, K, W, D] each
@@ -52,6 +55,7 @@ class DirectDecoding:
         for own in self._own:
             own.keep(rows)
         self._next_position = self._next_position[rows]
+        self._longest = int(self._next_position.max())
         left, self._prompt_of = self._prompt_of[rows].unique(return_inverse=True)
         if len(left) < len(self._mask):
             self._mask = self._mask[left]
@@ -76,21 +80,26 @@ class DirectDecoding:
         state = self._embedding(tokens)
         rotation = self._rotation(state)
         for number, layer in enumerate(self._layers):
-            state = layer.attention_output(self._attention(number, _normed(layer.norm, state), rotation), plus=state)
-            rows = _normed(layer.second_norm, state)
+            state = layer.attention_output(self._attention(number, layer.norm(state), rotation), plus=state)
+            rows = layer.second_norm(state)
             state = layer.down(layer.up(rows, times=layer.gate(rows, silu=True)), plus=state)
-        self.logits = self._head(_normed(self._norm, state))
+        self.logits = self._head(self._norm(state))
         self._next_position = self._next_position + 1
+        self._longest += 1
 
     def _rotation(self, state: Tensor) -> tuple[Tensor, Tensor]:
         """Of queries and keys of the next tokens, twice [B, H + K, D]: cosines, and sines of halves that change places.
 
         Queries are scaled with it (arXiv 2104.09864, equation 34).
         """
-        cosines, sines = self._rotary(state, self._next_position[:, None])
-        sines[..., : sines.shape[-1] // 2].neg_()
-        scales = self._layers[0].scales
-        return cosines * scales, sines * scales
+        if self._turns is None or self._longest >= len(self._turns[0]):
+            positions = torch.arange(self._longest + 1 + self._ahead)
+            cosines, sines = (turns[0][:, None] for turns in self._rotary(state, positions[None]))
+            sines[..., : sines.shape[-1] // 2].neg_()
+            scales = self._layers[0].scales
+            self._turns = cosines * scales, sines * scales
+        cosines, sines = (turns.index_select(0, self._next_position) for turns in self._turns)
+        return cosines, sines
 
     def _attention(self, number: int, rows: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
         layer = self._layers[number]
@@ -120,7 +129,7 @@ class _Layer:
 
     def __init__(self, layer: Any, *, copy: bool) -> None:
         attention, mlp = layer.self_attn, layer.mlp
-        self.norm, self.second_norm = layer.input_layernorm, layer.post_attention_layernorm
+        self.norm, self.second_norm = _Norm(layer.input_layernorm), _Norm(layer.post_attention_layernorm)
         self.heads = Projection(attention.q_proj, attention.k_proj, attention.v_proj, copy=copy)
         self.attention_output = Projection(attention.o_proj, copy=copy)
         self.gate, self.up, self.down = (
@@ -129,21 +138,31 @@ class _Layer:
         self.size = attention.head_dim
         query_heads, self.key_heads = (part.out_features // self.size for part in (attention.q_proj, attention.k_proj))
         self.scales = torch.tensor([[attention.scaling]] * query_heads + [[1.0]] * self.key_heads)
-        self._head_norms = (attention.q_norm, attention.k_norm) if hasattr(attention, "q_norm") else None
+        norms = (attention.q_norm, attention.k_norm) if hasattr(attention, "q_norm") else ()
+        self._head_norms = [_Norm(norm) for norm in norms]
 
     def normed_heads(self, heads: Tensor) -> Tensor:
         """[B, H + K, D], as they are in most families."""
-        if self._head_norms is None:
+        if not self._head_norms:
             return heads
         parts = heads.split([heads.shape[1] - self.key_heads, self.key_heads], dim=1)
-        return torch.cat([_normed(norm, part) for norm, part in zip(self._head_norms, parts, strict=True)], dim=1)
+        return torch.cat([norm(part) for norm, part in zip(self._head_norms, parts, strict=True)], dim=1)
 
 
-def _normed(norm: Any, state: Tensor) -> Tensor:
-    """In one operation where it can be: norms of these families compute in float32 whatever the type is."""
-    if state.dtype != torch.float32:
-        return norm(state)  # type: ignore[no-any-return]  # transformers has no types
-    return rms_norm(state, norm.weight.shape, norm.weight, norm.variance_epsilon)
+class _Norm:
+    """An RMS norm of these families, in as few operations as there are."""
+
+    def __init__(self, norm: Any) -> None:
+        self._norm, self._weight = norm, norm.weight
+        self._epsilon = norm.weight.new_tensor(norm.variance_epsilon)
+
+    def __call__(self, state: Tensor) -> Tensor:
+        """[..., H] -> [..., H]."""
+        if state.dtype != torch.float32:
+            return self._norm(state)  # type: ignore[no-any-return]  # it computes in float32 whatever the type is
+        norms = torch.linalg.vector_norm(state, dim=-1, keepdim=True)
+        scale = torch.addcmul(self._epsilon, norms, norms, value=1 / state.shape[-1]).rsqrt_()
+        return (state * scale).mul_(self._weight)
 
 
 class _Groups:

@@ -22,17 +22,20 @@ class _Rows:
         self.uniforms = uniforms  # float64 [B, most tokens]
         self.numbers = torch.arange(len(uniforms), device=uniforms.device)
         self._active = torch.ones(len(uniforms), dtype=torch.bool, device=uniforms.device)
-        self._left = len(uniforms)
+        self.left = len(uniforms)
+        """How many are not finished. One that is goes on being written until it leaves the batch."""
 
-    def finish(self, ended: Tensor) -> int:
-        """Mark rows as finished. Returns how many are left to write."""
-        self._active &= ~ended
-        self._left = int(self._active.sum())  # the one number for which a GPU is waited for
-        return self._left
+    def finish(self, ended: Tensor) -> list[int]:
+        """Mark rows as finished, bool [B]. Returns the numbers of those that were not before."""
+        finished: list[int] = self.numbers[ended & self._active].tolist()  # what a GPU is waited for
+        if finished:
+            self._active &= ~ended
+            self.left -= len(finished)
+        return finished
 
     def compacted(self, drawn: Tensor) -> Tensor:
         """Drop finished rows if they are many, but for a few. Returns the drawn tokens of the rows that stay."""
-        count = -(-self._left // SIZES) * SIZES
+        count = -(-self.left // SIZES) * SIZES
         if count > COMPACT_BELOW * len(self._active):
             return drawn
         keep = self._active.argsort(descending=True, stable=True)[:count].sort().values
@@ -99,25 +102,23 @@ class HfEngine:
         device = self._model.device
         rows = self._begin(requests, sampling)
         ends = torch.tensor(sorted(self._eos_ids), device=device)
-        tokens = torch.full((len(requests), sampling.max_new_tokens), self._pad_id, device=device)
+        # A row for each position, because a column would be written in as many places as there are samples.
+        tokens = torch.full((sampling.max_new_tokens, len(requests)), self._pad_id, device=device)
         log_probs = torch.zeros(tokens.shape, device=device)
-        lengths = torch.full((len(requests),), sampling.max_new_tokens, device=device)
+        lengths = [sampling.max_new_tokens] * len(requests)
         for position in range(sampling.max_new_tokens):
             drawn, drawn_log_probs = draw(rows.decoding.logits, sampling, rows.uniforms[:, position])
-            tokens[rows.numbers, position] = drawn
-            log_probs[rows.numbers, position] = drawn_log_probs
-            ended = torch.isin(drawn, ends)
-            # A finished row goes on decoding until it leaves the batch; only its first end counts.
-            first_end = ended & (lengths[rows.numbers] == sampling.max_new_tokens)
-            lengths[rows.numbers[first_end]] = position + 1
-            if hand_over is not None:
-                for row in rows.numbers[first_end].tolist():
-                    written = (of_row[row, : position + 1].tolist() for of_row in (tokens, log_probs))
+            tokens[position].scatter_(0, rows.numbers, drawn)
+            log_probs[position].scatter_(0, rows.numbers, drawn_log_probs)
+            for row in rows.finish(torch.isin(drawn, ends)):
+                lengths[row] = position + 1
+                if hand_over is not None:
+                    written = (of_all[: position + 1, row].tolist() for of_all in (tokens, log_probs))
                     hand_over(start + row, self._sample(*written))
-            if rows.finish(ended) == 0 or position + 1 == sampling.max_new_tokens:
+            if rows.left == 0 or position + 1 == sampling.max_new_tokens:
                 break
             rows.decoding.advance(rows.compacted(drawn))
-        drawn_rows = zip(tokens.tolist(), log_probs.tolist(), lengths.tolist(), strict=True)
+        drawn_rows = zip(tokens.T.tolist(), log_probs.T.tolist(), lengths, strict=True)
         return [self._sample(ids[:length], values[:length]) for ids, values, length in drawn_rows]
 
     def _begin(self, requests: Sequence[SampleRequest], sampling: Sampling) -> _Rows:
