@@ -22,7 +22,7 @@ from skyrl_train.policy.tile import Slopes, Sums, TilePasses, TorchPasses
 TILE = {"cpu": 2**20, "cuda": 2**26}
 """Entries of a tile: on a CPU what its caches still help with, on a GPU what keeps it busy."""
 
-KEPT_SHARE, KEPT_BYTES, KEPT_ANYWAY = 1 / 4, 512 * 2**20, 16 * 2**20
+KEPT_SHARE, KEPT_BYTES, KEPT_ANYWAY = 1 / 5, 512 * 2**20, 16 * 2**20
 """Of all logits, what is kept for the backward pass: no more than either of the first two, and what is little anyway. A
 kept tile saves one product of four. The share holds the memory far below that of materialised logits, the bytes hold it
 down however many tokens there are."""
