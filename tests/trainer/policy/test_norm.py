@@ -76,6 +76,12 @@ def test_norms_that_compute_something_else_stay_what_they_are():
     assert type(norm(Gemma3RMSNorm)) is Gemma3RMSNorm
 
 
+def test_a_norm_of_low_precision_stays_what_it_is_also_when_it_becomes_float32():
+    own = LlamaRMSNorm(12, eps=EPSILON).bfloat16()
+    use_fast_norm(own)
+    assert type(own.float()) is LlamaRMSNorm
+
+
 def test_a_copy_of_a_model_computes_with_its_own_weights():
     fast = norm()
     other, x = copy.deepcopy(fast), torch.randn(3, 12)

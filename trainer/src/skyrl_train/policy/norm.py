@@ -19,28 +19,29 @@ class FastNorm(nn.Module):
         if hidden_states.device.type != "cpu" or not hidden_states.dtype == self.weight.dtype == torch.float32:
             result: Tensor = super().forward(hidden_states)
             return result
-        apply: Any = _Norm.apply  # torch leaves it untyped
-        result = apply(hidden_states, self.weight, self.variance_epsilon)
-        return result
+        return _normed(hidden_states, self.weight, self.variance_epsilon)
 
 
 def use_fast_norm(model: nn.Module) -> None:
-    """For every norm with a weight and an epsilon that computes what ``FastNorm`` does: tried on a few numbers."""
+    """For every norm in float32 with a weight and an epsilon that computes this: it is tried on a few numbers."""
     for module in model.modules():
         weight = getattr(module, "weight", None)
-        if hasattr(module, "variance_epsilon") and isinstance(weight, Tensor) and weight.ndim == 1:
-            original = type(module)
-            expected = _tried(module)
-            module.__class__ = _fast(original)  # type: ignore[arg-type]  # a class is hashable, which mypy does not see
-            if not torch.allclose(_tried(module), expected, rtol=1e-4, atol=1e-5):
-                module.__class__ = original
+        if not hasattr(module, "variance_epsilon") or not isinstance(weight, Tensor) or weight.ndim != 1:
+            continue
+        if weight.dtype == torch.float32 and _agrees(module, weight, module.variance_epsilon):
+            module.__class__ = _fast(type(module))  # type: ignore[arg-type]  # a class is hashable, which mypy misses
 
 
 @torch.no_grad()
-def _tried(norm: nn.Module) -> Tensor:
-    weight = norm.get_parameter("weight")
-    rows = torch.linspace(-1, 2, 3 * len(weight), dtype=weight.dtype, device=weight.device).view(3, -1)
-    result: Tensor = norm(rows)
+def _agrees(norm: nn.Module, weight: Tensor, epsilon: Any) -> bool:
+    rows = torch.linspace(-1, 2, 3 * len(weight), device=weight.device).view(3, -1)
+    expected: Tensor = norm(rows)
+    return torch.allclose(_normed(rows, weight, epsilon), expected, rtol=1e-4, atol=1e-5)
+
+
+def _normed(rows: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    apply: Any = _Norm.apply  # torch leaves it untyped
+    result: Tensor = apply(rows, weight, epsilon)
     return result
 
 
