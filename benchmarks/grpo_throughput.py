@@ -52,7 +52,6 @@ class Measured:
     """One run, without its first steps."""
 
     seconds: float  # of a step that ran alone, median, from the end of one to the end of the next
-    steps: int  # of which that is the median
     length: float  # tokens of a response, mean
     reward: float  # mean
 
@@ -144,7 +143,7 @@ def measure(folder: Path, model: Path, arguments: argparse.Namespace, run: Path)
     found["lengths"] = [mean(step) for step in found["lengths"]]
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     names = {"ended": "time", "lengths": "response_length/mean", "rewards": "reward/mean"}
-    own = {ours_name: [line[name] for line in lines if line["kind"] == "train"] for ours_name, name in names.items()}
+    own = {key: [line[name] for line in lines if line["kind"] == "train"] for key, name in names.items()}
     return _measured(trl, found, arguments.warm_up), _measured(ours, own, arguments.warm_up)
 
 
@@ -187,7 +186,7 @@ def _measured(process: Alternating, found: dict[str, list[float]], warm_up: int)
     alone = [ended - started for started, ended in steps if process.alone(started, ended)]
     if not alone:
         sys.exit(f"no step of {' '.join(process.command[:4])} ran alone: give more --steps")
-    return Measured(median(alone), len(alone), mean(found["lengths"][warm_up:]), mean(found["rewards"][warm_up:]))
+    return Measured(median(alone), mean(found["lengths"][warm_up:]), mean(found["rewards"][warm_up:]))
 
 
 def _environment(threads: int, **variables: str) -> dict[str, str]:

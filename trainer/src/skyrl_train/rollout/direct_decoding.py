@@ -160,6 +160,7 @@ class _Norm:
         """[..., H] -> [..., H]."""
         if state.dtype != torch.float32:
             return self._norm(state)  # type: ignore[no-any-return]  # it computes in float32 whatever the type is
+        # The square of a root rounds once more than ``policy.norm`` does: nothing is differentiated here.
         norms = torch.linalg.vector_norm(state, dim=-1, keepdim=True)
         scale = torch.addcmul(self._epsilon, norms, norms, value=1 / state.shape[-1]).rsqrt_()
         return (state * scale).mul_(self._weight)
