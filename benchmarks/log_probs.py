@@ -54,7 +54,7 @@ class Case(NamedTuple):
 CASES = (
     Case(32_000, 4096, 2),
     Case(152_000, 4096, 2, REFERENCES),
-    Case(152_000, 1024, 1, (*REFERENCES, "liger")),  # torch's loss takes most of a minute even here
+    Case(152_000, 1024, 2, (*REFERENCES, "liger")),  # torch's loss takes most of a minute even here
 )
 LIGER = Path(os.environ.get("SKYRL_BENCH_PEERS", "."), "liger")
 
