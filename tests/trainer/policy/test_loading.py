@@ -81,8 +81,9 @@ def test_training_mode_draws_no_dropout(saved, model):
     torch.testing.assert_close(loaded(ids).logits, expected)
 
 
-def test_a_model_with_soft_capped_logits_is_refused(saved):
-    path = saved(Gemma2ForCausalLM(Gemma2Config(**SIZES, **HEADS, head_dim=8, final_logit_softcapping=1.0)))
+@pytest.mark.parametrize("cap", [1.0, 50.0])  # what fresh weights reach, and far above
+def test_a_model_with_soft_capped_logits_is_refused(saved, cap):
+    path = saved(Gemma2ForCausalLM(Gemma2Config(**SIZES, **HEADS, head_dim=8, final_logit_softcapping=cap)))
     with pytest.raises(SkyrlError, match=r"changes its logits .* choose another architecture"):
         load_model(path, torch.float32)
 

@@ -23,8 +23,7 @@ class FastRotation:
         self, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *others: Any, **named: Any
     ) -> tuple[Tensor, Tensor]:
         """float [B, H, T, D] and [B, K, T, D], [B, T, D] twice -> queries and keys."""
-        usual = all(tensor.dtype == torch.float32 and tensor.device.type == "cpu" for tensor in (q, k, cos, sin))
-        if others or named or not usual:
+        if others or named or not _is_usual(q, k, cos, sin):
             return self.original(q, k, cos, sin, *others, **named)
         cos, sin = cos[:, None], sin[:, None]
         return _rotated(q, cos, sin), _rotated(k, cos, sin)
@@ -36,6 +35,12 @@ def use_fast_rotation(model: nn.Module) -> None:
         original = getattr(module, NAME, None)
         if original is not None and not isinstance(original, FastRotation) and _agrees(original):
             setattr(module, NAME, FastRotation(original))
+
+
+def _is_usual(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> bool:
+    # Some models turn a part of each head alone: the cosines are of that part then.
+    whole = cos.ndim == 3 and cos.shape == sin.shape and cos.shape[1:] == q.shape[2:] == k.shape[2:]
+    return whole and all(tensor.dtype == torch.float32 and tensor.device.type == "cpu" for tensor in (q, k, cos, sin))
 
 
 def _agrees(original: Callable[..., tuple[Tensor, Tensor]]) -> bool:

@@ -1,0 +1,145 @@
+"""Models of many families, small and random: the trainer computes what transformers does by itself, to rounding."""
+
+import sys
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from skyrl_train.policy.loading import prepare_model
+from skyrl_train.policy.policy import Policy, Sequences
+from skyrl_train.policy.rotation import NAME, FastRotation
+from skyrl_train.policy.shared_prompts import can_share_prompts
+from skyrl_train.rollout.direct_decoding import can_decode_directly
+
+SHARED = (
+    *("apertus", "arcee", "deepseek_v3", "ernie4_5", "gemma", "glm", "glm4", "glm4_moe", "gpt2", "gpt_neox", "granite"),
+    *("granitemoe", "hunyuan_v1_dense", "internlm3", "llama", "minimax_m2", "mixtral", "olmo", "olmo2", "olmoe"),
+    *("persimmon", "phi3", "phimoe", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "seed_oss", "smollm3", "starcoder2"),
+)
+"""Families whose samples share the computation of a prompt."""
+
+APART = (
+    *("bamba", "exaone4", "falcon", "falcon_h1", "gemma3_text", "gpt_oss", "granitemoehybrid", "minimax", "ministral"),
+    *("mistral", "nemotron", "olmo3", "olmo_hybrid", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_next"),
+)
+"""Those with windows, states of their own or another attention: one row for each sample."""
+
+DIRECT = {"llama", "qwen2", "qwen3"}
+
+PARTIAL = ("glm4_moe", "gpt_neox", "nemotron", "phi3")
+"""Turn a part of each head alone, if they are told so."""
+
+VOCABULARY = 97
+SIZES = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": VOCABULARY,
+    "max_position_embeddings": 128,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+EXPERTS = dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), 4) | {
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "shared_expert_intermediate_size": 32,
+    "n_group": 1,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+}
+LATENT = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 16}
+STATES = {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_ssm": 128, "mamba_d_state": 16, "mamba_n_groups": 1}
+OPTIONAL = EXPERTS | LATENT | STATES | {"head_dim": 16}
+
+
+def models(kind, **changes):
+    """As transformers has it, with the attention that is a formula in Python, and as the trainer prepares it."""
+    known = AutoConfig.for_model(kind).to_dict()
+    sizes = SIZES | {name: value for name, value in OPTIONAL.items() if name in known} | changes
+    if "kv_lora_rank" in sizes:  # every head has keys, and the size of a head is that of the part that is turned
+        sizes |= {"num_key_value_heads": sizes["num_attention_heads"], "head_dim": sizes["qk_rope_head_dim"]}
+    torch.manual_seed(0)
+    plain = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes), attn_implementation="eager").eval()
+    with torch.no_grad():
+        for parameter in plain.parameters():
+            # Far from where training begins: attention has to matter, and a norm's weight to differ from one.
+            parameter.copy_(0.1 * torch.randn_like(parameter) + (parameter if parameter.ndim == 1 else 0.0))
+    prepared = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes)).eval()
+    prepared.load_state_dict(plain.state_dict())
+    prepare_model(prepared)
+    return plain, prepared
+
+
+@pytest.fixture(scope="module")
+def sequences():
+    """Two samples each for three prompts, padded."""
+    generator = torch.Generator().manual_seed(0)
+
+    def tokens(count):
+        return torch.randint(3, VOCABULARY, (count,), generator=generator).tolist()
+
+    prompts = [tokens(length) for length in (5, 3, 4)]
+    responses = [tokens(length) for length in (2, 6, 1, 4, 3, 5)]
+    rows = [[*prompts[number // 2], *response] for number, response in enumerate(responses)]
+    width, longest = max(map(len, rows)), max(map(len, responses))
+    return Sequences(
+        input_ids=torch.tensor([row + [0] * (width - len(row)) for row in rows]),
+        attention_mask=torch.tensor([[True] * len(row) + [False] * (width - len(row)) for row in rows]),
+        response_start=torch.tensor([len(prompts[number // 2]) for number in range(len(rows))]),
+        response_mask=torch.tensor([[True] * len(r) + [False] * (longest - len(r)) for r in responses]),
+    )
+
+
+def gradient(model, log_probs):
+    model.zero_grad()
+    (log_probs * torch.linspace(-1, 1, len(log_probs))).sum().backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def expected(model, sequences, monkeypatch):
+    """Log-probs of the response tokens and their gradient, by transformers alone."""
+    with monkeypatch.context() as patched:
+        for module in {sys.modules[type(part).__module__] for part in model.modules()}:
+            if isinstance(getattr(module, NAME, None), FastRotation):
+                patched.setattr(module, NAME, getattr(module, NAME).original)
+        logits = model(
+            input_ids=sequences.input_ids, attention_mask=sequences.attention_mask.long(), use_cache=False
+        ).logits
+        rows, tokens = sequences.response_mask.nonzero(as_tuple=True)
+        positions = sequences.response_start[rows] + tokens
+        log_p = torch.log_softmax(logits[rows, positions - 1], dim=-1)
+        log_probs = log_p.gather(-1, sequences.input_ids[rows, positions][:, None]).squeeze(-1)
+        return log_probs.detach(), gradient(model, log_probs)
+
+
+def assert_same(policy, sequences, wanted):
+    log_probs = policy.score(sequences, False)[0][sequences.response_mask]
+    torch.testing.assert_close(log_probs.detach(), wanted[0], rtol=0, atol=2e-5)
+    largest = max(float(slope.abs().max()) for slope in wanted[1].values())
+    found = gradient(policy.model, log_probs)
+    assert found.keys() == wanted[1].keys()
+    for name, slope in wanted[1].items():
+        torch.testing.assert_close(found[name], slope, rtol=0, atol=1e-5 * largest, msg=lambda m, name=name: name + m)
+
+
+@pytest.mark.parametrize("kind", [*SHARED, *APART])
+def test_log_probs_and_gradients_are_those_of_transformers(kind, sequences, monkeypatch):
+    plain, prepared = models(kind)
+    wanted = expected(plain, sequences, monkeypatch)
+    assert can_share_prompts(prepared) == (kind in SHARED)
+    for share in {False, kind in SHARED}:
+        assert_same(Policy(prepared, chunk_size=64, temperature=1.0, share_prompts=share), sequences, wanted)
+    assert can_decode_directly(prepared) == (kind in DIRECT)
+
+
+@pytest.mark.parametrize("kind", PARTIAL)
+def test_heads_that_are_turned_in_part_are_as_well(kind, sequences, monkeypatch):
+    rotation = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
+    plain, prepared = models(kind, rope_parameters=rotation)
+    wanted = expected(plain, sequences, monkeypatch)
+    policy = Policy(prepared, chunk_size=64, temperature=1.0, share_prompts=can_share_prompts(prepared))
+    assert_same(policy, sequences, wanted)
