@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from string import ascii_lowercase
 
 FOLDER = Path(__file__).parent
 BEGIN, END = "<!-- table: written by record.py -->", "<!-- end of table -->"
@@ -50,16 +51,17 @@ def machine() -> str:
 
 
 def table() -> str:
-    """All results, by script, and below them where each was measured."""
-    lines = ["| measure | result | goal | limit | figures |", "|---|---|---|---|---|"]
-    places: dict[str, list[str]] = {}
+    """All results, by script, each with its command and a letter for where it ran, which is below the table."""
+    lines = ["| measure | result | goal | limit | command, all figures | on |", "|---|---|---|---|---|---|"]
+    places: dict[str, str] = {}
     for path in sorted((FOLDER / "results").glob("*.json")):
         content = json.loads(path.read_text())
-        places.setdefault(_where(content), []).append(path.stem)
+        place = places.setdefault(_where(content), ascii_lowercase[len(places)])
+        command = f"[`python benchmarks/{path.stem}.py`](results/{path.stem}.md)"
         for row in content["rows"]:
-            cells = (row["measure"], row["result"], row["goal"], row["limit"])
-            lines.append(f"| {' | '.join(cells)} | [{path.stem}](results/{path.stem}.md) |")
-    return "\n".join([*lines, "", *(f"- {', '.join(names)}: {where}" for where, names in places.items())])
+            cells = (row["measure"], row["result"], row["goal"], row["limit"], command, place)
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", *(f"- {place}: {where}" for where, place in places.items())])
 
 
 def write_table() -> None:
@@ -73,7 +75,7 @@ def write_table() -> None:
 def _where(facts: dict[str, object]) -> str:
     versions = facts["versions"]
     assert isinstance(versions, dict)
-    return f"{facts['machine']}, " + ", ".join(f"{name} {number}" for name, number in versions.items()) + "."
+    return f"{facts['machine']}, " + ", ".join(f"{name} {number}" for name, number in sorted(versions.items())) + "."
 
 
 if __name__ == "__main__":

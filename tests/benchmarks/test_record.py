@@ -46,14 +46,20 @@ def test_what_is_recorded_is_on_the_page_in_the_file_and_in_the_table(empty, tmp
     assert content["rows"] == [{"measure": "one / other", "result": "1.25", "goal": "≤ 2", "limit": "1.10"}]
     assert content["versions"].keys() == {"numpy"}
     readme = (tmp_path / "README.md").read_text()
-    assert "| one / other | 1.25 | ≤ 2 | 1.10 | [listing](results/listing.md) |" in readme
+    command = "[`python benchmarks/listing.py`](results/listing.md)"
+    assert f"| one / other | 1.25 | ≤ 2 | 1.10 | {command} | a |" in readme
+    assert f"- a: {empty.machine()}, numpy " in readme
     assert readme.startswith("# Before\n")
     assert readme.endswith("After.\n")
 
 
-def test_results_of_one_place_share_its_line(empty):
-    for name in ("one", "two"):
-        empty.record(name, [empty.Row(measure=name, result="1")], "# Title", packages=("numpy",))
-    last = empty.table().splitlines()[-1]
-    assert last.startswith("- one, two: ")
-    assert empty.machine() in last
+def test_results_of_one_place_share_its_letter(empty):
+    for name, packages in {"one": ("numpy", "torch"), "other": ("numpy",), "two": ("torch", "numpy")}.items():
+        empty.record(name, [empty.Row(measure=name, result="1")], "# Title", packages=packages)
+    lines = empty.table().splitlines()
+    assert [line.rsplit("| ", 1)[1] for line in lines if line.startswith(("| one", "| other", "| two"))] == [
+        "a |",
+        "b |",
+        "a |",
+    ]
+    assert [line[:4] for line in lines[-2:]] == ["- a:", "- b:"]
