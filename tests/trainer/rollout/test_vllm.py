@@ -252,13 +252,44 @@ def test_a_prompt_beyond_the_model_is_refused_before_it_is_sampled(engine: Any, 
     assert engine.generate([], STEADY) == []
 
 
-def test_an_error_inside_vllm_has_a_name(engine: Any, requests: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("where", ["add_request", "step"])
+def test_an_error_inside_vllm_has_a_name(
+    engine: Any, requests: Any, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
     def fails(*_: Any, **__: Any) -> None:
         raise RuntimeError("out of something")
 
-    monkeypatch.setattr(engine._llm, "generate", fails)
-    with pytest.raises(SkyrlError, match="vLLM could not generate: out of something"):
-        engine.generate(requests(1, 1), STEADY)
+    with monkeypatch.context() as patched:
+        patched.setattr(engine._llm.llm_engine, where, fails)
+        with pytest.raises(SkyrlError, match="vLLM could not generate: out of something"):
+            engine.generate(requests(2, 1), STEADY)
+    assert engine._llm.llm_engine.get_num_unfinished_requests() == 0
+
+
+def test_a_sample_is_handed_over_while_others_are_drawn(engine: Any, requests: Any) -> None:
+    asked = requests(24, 2)
+    left, handed_over = [], {}
+
+    def hand_over(index: int, sample: Sample) -> None:
+        left.append(engine._llm.llm_engine.get_num_unfinished_requests())
+        handed_over[index] = sample
+
+    samples = engine.generate(asked, STEADY, hand_over)
+    assert handed_over == dict(enumerate(samples))
+    assert left[0] > 0
+    assert left[-1] == 0
+    assert samples == engine.generate(asked, STEADY)
+
+
+def test_what_was_not_drawn_when_handing_over_failed_is_forgotten(engine: Any, requests: Any) -> None:
+    def fails(*_: Any) -> None:
+        raise ValueError("no worker")
+
+    asked = requests(24, 2)
+    expected = engine.generate(asked, STEADY)
+    with pytest.raises(ValueError, match="no worker"):
+        engine.generate(asked, STEADY, fails)
+    assert engine.generate(asked, STEADY) == expected
 
 
 def test_autograd_of_the_trainer_is_unharmed(engine: Any, model: Any, requests: Any) -> None:

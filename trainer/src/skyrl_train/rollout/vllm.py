@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from skyrl_core.errors import SkyrlError
-from skyrl_train.rollout.engine import EngineSetup, Sample, SampleRequest, Sampling, WeightSource
+from skyrl_train.rollout.engine import EngineSetup, HandOver, Sample, SampleRequest, Sampling, WeightSource
 from skyrl_train.rollout.vllm_process import as_it_was, import_vllm, silence
 from skyrl_train.rollout.vllm_sampling import (
     CPU_BATCHED_TOKENS,
@@ -41,6 +41,7 @@ class VllmEngine:
         setup.message("starting vLLM on every rank, which may take a minute ...")
         vllm = import_vllm()
         self._sampling_params: Callable[..., Any] = vllm.SamplingParams
+        self._whole = vllm.sampling_params.RequestOutputKind.FINAL_ONLY
         with _named("start"), as_it_was(), silence():
             self._llm = vllm.LLM(**_arguments(setup, vllm))
         self._longest = int(self._llm.llm_engine.model_config.max_model_len)
@@ -48,7 +49,9 @@ class VllmEngine:
         self._asleep = False
         self._sleep()
 
-    def generate(self, requests: Sequence[SampleRequest], sampling: Sampling) -> list[Sample]:
+    def generate(
+        self, requests: Sequence[SampleRequest], sampling: Sampling, hand_over: HandOver | None = None
+    ) -> list[Sample]:
         """One sample for each request, in order.
 
         Raises:
@@ -56,16 +59,24 @@ class VllmEngine:
         """
         for request in requests:
             self._check_length(len(request.prompt_ids), sampling.max_new_tokens)
-        params = [self._sampling_params(**sampling_arguments(r, sampling, self._end_tokens)) for r in requests]
-        outputs = self._run([request.prompt_ids for request in requests], params)
-        return [self._sample(output.outputs[0]) for output in outputs]
+        arguments = [sampling_arguments(request, sampling, self._end_tokens) for request in requests]
+        samples: dict[int, Sample] = {}
+
+        def take(index: int, output: Any) -> None:
+            samples[index] = self._sample(output.outputs[0])
+            if hand_over is not None:
+                hand_over(index, samples[index])
+
+        self._run([request.prompt_ids for request in requests], arguments, take)
+        return [samples[index] for index in range(len(requests))]
 
     def log_probs(self, sequences: Sequence[Sequence[int]]) -> list[tuple[float, ...]]:
         """Log-probabilities of the tokens of each sequence but its first, in nats, at temperature 1."""
         for ids in sequences:
             self._check_length(len(ids), 1)
-        outputs = self._run(sequences, [self._sampling_params(**scoring_arguments()) for _ in sequences])
-        return [log_probs_of(ids, output.prompt_logprobs) for ids, output in zip(sequences, outputs, strict=True)]
+        outputs: dict[int, Any] = {}
+        self._run(sequences, [scoring_arguments()] * len(sequences), outputs.__setitem__)
+        return [log_probs_of(ids, outputs[index].prompt_logprobs) for index, ids in enumerate(sequences)]
 
     def sync_weights(self, weights: WeightSource, policy_version: int) -> None:
         """Take over the policy's weights without a copy through disk, and forget what was computed with the old ones.
@@ -88,15 +99,30 @@ class VllmEngine:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _run(self, prompts: Sequence[Sequence[int]], params: Sequence[Any]) -> list[Any]:
+    def _run(
+        self, prompts: Sequence[Sequence[int]], arguments: Sequence[dict[str, Any]], take: Callable[[int, Any], None]
+    ) -> None:
+        """``take`` gets the place of each prompt and vLLM's answer, once it is complete."""
         if not prompts:
-            return []
+            return
+        engine = self._llm.llm_engine
         self._wake()
-        tokens = [{"prompt_token_ids": list(ids)} for ids in prompts]
-        with _named("generate"), as_it_was():
-            outputs: list[Any] = self._llm.generate(tokens, list(params), use_tqdm=False)
+        try:
+            with _named("generate"), as_it_was():
+                for index, ids in enumerate(prompts):
+                    params = self._sampling_params(**arguments[index], output_kind=self._whole)
+                    engine.add_request(str(index), {"prompt_token_ids": list(ids)}, params)
+            while engine.has_unfinished_requests():
+                with _named("generate"), as_it_was():
+                    outputs = engine.step()
+                for output in outputs:
+                    if output.finished:
+                        take(int(output.request_id), output)
+        except BaseException:
+            # Or the rest of the answers would come among those of the next call.
+            engine.abort_request([str(index) for index in range(len(prompts))])
+            raise
         self._sleep()
-        return outputs
 
     def _sample(self, output: Any) -> Sample:
         positions = log_probs_of(output.token_ids, output.logprobs)
