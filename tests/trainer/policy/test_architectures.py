@@ -6,22 +6,25 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from skyrl_train.policy.loading import prepare_model
+from skyrl_core.errors import SkyrlError
+from skyrl_train.policy.loading import prepare_model, recompute_activations
 from skyrl_train.policy.policy import Policy, Sequences
 from skyrl_train.policy.rotation import NAME, FastRotation
 from skyrl_train.policy.shared_prompts import can_share_prompts
+from skyrl_train.rollout.decoding import ModelDecoding, ReadPrompts, check_decoding
 from skyrl_train.rollout.direct_decoding import can_decode_directly
 
 SHARED = (
     *("apertus", "arcee", "deepseek_v3", "ernie4_5", "gemma", "glm", "glm4", "glm4_moe", "gpt2", "gpt_neox", "granite"),
-    *("granitemoe", "hunyuan_v1_dense", "internlm3", "llama", "minimax_m2", "mixtral", "olmo", "olmo2", "olmoe"),
-    *("persimmon", "phi3", "phimoe", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "seed_oss", "smollm3", "starcoder2"),
+    *("granitemoe", "hunyuan_v1_dense", "internlm3", "jetmoe", "llama", "minimax_m2", "mixtral", "olmo", "olmo2"),
+    *("olmoe", "persimmon", "phi3", "phimoe", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "seed_oss", "smollm3"),
+    "starcoder2",
 )
 """Families whose samples share the computation of a prompt."""
 
 APART = (
-    *("bamba", "exaone4", "falcon", "falcon_h1", "gemma3_text", "gpt_oss", "granitemoehybrid", "minimax", "ministral"),
-    *("mistral", "nemotron", "olmo3", "olmo_hybrid", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_next"),
+    *("afmoe", "bamba", "exaone4", "falcon", "falcon_h1", "gemma3_text", "gpt_oss", "granitemoehybrid", "minimax"),
+    *("ministral", "mistral", "nemotron", "olmo3", "olmo_hybrid", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_next"),
 )
 """Those with windows, states of their own or another attention: one row for each sample."""
 
@@ -31,6 +34,15 @@ PARTIAL = ("glm4_moe", "gpt_neox", "nemotron", "phi3")
 """Turn a part of each head alone, if they are told so."""
 
 VOCABULARY = 97
+LAYERS = {
+    "bamba": {"attn_layer_indices": [1]},
+    "granitemoehybrid": {"layer_types": ["mamba", "attention"]},
+} | {
+    kind: {"layer_types": ["linear_attention", "full_attention"]}
+    for kind in ("olmo_hybrid", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_next")
+}
+"""Both of their kinds."""
+
 SIZES = {
     "hidden_size": 64,
     "intermediate_size": 96,
@@ -59,7 +71,7 @@ OPTIONAL = EXPERTS | LATENT | STATES | {"head_dim": 16}
 def models(kind, **changes):
     """As transformers has it, with the attention that is a formula in Python, and as the trainer prepares it."""
     known = AutoConfig.for_model(kind).to_dict()
-    sizes = SIZES | {name: value for name, value in OPTIONAL.items() if name in known} | changes
+    sizes = SIZES | {name: value for name, value in OPTIONAL.items() if name in known} | LAYERS.get(kind, {}) | changes
     if "kv_lora_rank" in sizes:  # every head has keys, and the size of a head is that of the part that is turned
         sizes |= {"num_key_value_heads": sizes["num_attention_heads"], "head_dim": sizes["qk_rope_head_dim"]}
     torch.manual_seed(0)
@@ -134,6 +146,39 @@ def test_log_probs_and_gradients_are_those_of_transformers(kind, sequences, monk
     for share in {False, kind in SHARED}:
         assert_same(Policy(prepared, chunk_size=64, temperature=1.0, share_prompts=share), sequences, wanted)
     assert can_decode_directly(prepared) == (kind in DIRECT)
+
+
+def test_a_family_with_a_cache_of_its_own_is_refused_by_the_engine():
+    with pytest.raises(SkyrlError, match=r"engine hf cannot decode a model of type minimax: .*\n.*vllm"):
+        check_decoding(models("minimax")[1])
+
+
+@pytest.mark.parametrize("kind", sorted({*SHARED, *APART} - {"minimax"}))
+def test_decoding_gives_the_logits_of_whole_sequences(kind):
+    _, model = models(kind)
+    prompts, prompt_of = [(5, 6, 7, 8, 9), (11, 12)], [0, 1, 0]
+    drawn = torch.tensor([[20, 21, 22], [30, 31, 32]])
+    with torch.no_grad():
+        decoding = ModelDecoding(model, ReadPrompts.of(model, prompts, 0), torch.tensor(prompt_of), 2)
+        decoding.advance(drawn[0])
+        decoding.keep(torch.tensor([1, 2]))
+        decoding.advance(drawn[1, 1:])
+        for logits, row in zip(decoding.logits, (1, 2), strict=True):
+            ids = torch.tensor([[*prompts[prompt_of[row]], *drawn[:, row]]])
+            torch.testing.assert_close(logits, model(input_ids=ids, use_cache=False).logits[0, -1], rtol=0, atol=1e-4)
+
+
+NOISY = {"mixtral": {"router_jitter_noise": 0.1}}
+"""In training mode; phimoe chooses experts at random there whatever it is told."""
+
+
+@pytest.mark.parametrize("kind", ["llama", "mixtral", "phimoe", "qwen3_next"])
+def test_activations_that_are_computed_again_change_nothing(kind, sequences, monkeypatch):
+    plain, prepared = models(kind, **NOISY.get(kind, {}))
+    wanted = expected(plain, sequences, monkeypatch)
+    recompute_activations(prepared)
+    assert any(part.training for part in prepared.modules())
+    assert_same(Policy(prepared, chunk_size=64, temperature=1.0), sequences, wanted)
 
 
 @pytest.mark.parametrize("kind", PARTIAL)

@@ -35,6 +35,18 @@ def test_values_and_gradients_are_those_of_torch_in_float64(inputs, outputs, bia
         torch.testing.assert_close(fast(x), found[1][0], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(("weight", "rows"), [(True, True), (False, True), (True, False)])
+def test_nothing_is_kept_that_no_gradient_needs(weight, rows):
+    layer = nn.Linear(96, 96)
+    use_fast_linear(layer)
+    layer.requires_grad_(weight)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
+        layer(torch.randn(320, 96, requires_grad=rows))
+    assert (torch.Size([320, 96]) in kept) == weight
+    assert (torch.Size([96, 96]) in kept) == rows
+
+
 def test_what_is_frozen_gets_no_gradient():
     _, fast = layers(130, 70, True)
     fast.weight.requires_grad_(False)

@@ -88,6 +88,12 @@ def test_a_model_with_soft_capped_logits_is_refused(saved, cap):
         load_model(path, torch.float32)
 
 
+def test_a_head_of_zeros_is_no_cap(saved):
+    model = LlamaForCausalLM(LlamaConfig(**SIZES, **HEADS))
+    torch.nn.init.zeros_(model.lm_head.weight)
+    load_model(saved(model), torch.float32)
+
+
 def test_a_model_whose_output_embedding_has_a_bias_is_refused(saved):
     path = saved(PhiForCausalLM(PhiConfig(**SIZES, num_attention_heads=2)))
     with pytest.raises(SkyrlError, match="no output embedding without bias"):

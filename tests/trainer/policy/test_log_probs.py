@@ -209,3 +209,12 @@ def test_meaningless_settings_are_refused(temperature, chunk_size):
     hidden, weight, ids = inputs()
     with pytest.raises(ValueError, match="positive"):
         token_statistics(hidden, weight, ids, temperature=temperature, chunk_size=chunk_size)
+
+
+def test_a_second_derivative_is_refused_instead_of_wrong():
+    hidden = torch.randn(4, 8, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(12, 8, dtype=torch.float64, requires_grad=True)
+    log_probs, _ = token_statistics(hidden, weight, torch.arange(4), temperature=1.0, with_entropy=False)
+    (slope,) = torch.autograd.grad(log_probs.square().sum(), hidden, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.sum().backward()

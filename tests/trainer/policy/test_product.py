@@ -40,6 +40,13 @@ def test_what_follows_is_done_to_the_sum(shape, dtype):
         torch.testing.assert_close(got.double(), expected, rtol=0, atol=1e-4 if dtype == torch.float32 else 1e-12)
 
 
+def test_a_bias_may_lie_anywhere():
+    a, b = matrices(300, 256, 250, torch.float32)
+    for bias in (torch.ones(1).expand(256), torch.arange(512.0)[::2], torch.arange(256.0).flip(0)):
+        wanted = a.double() @ b.double().T + bias.double()
+        torch.testing.assert_close(product(a, b, bias).double(), wanted, rtol=1e-5, atol=1e-4)
+
+
 def test_large_float32_products_on_a_cpu_ask_onednn(monkeypatch):
     if not torch.backends.mkldnn.is_available():
         pytest.skip("this torch is built without oneDNN")

@@ -48,7 +48,7 @@ def test_the_model_reads_each_prompt_once_and_no_last_token(model_of):
     (inputs,) = seen
     # Both prompts; then the responses without their last tokens, of which two are left with nothing; then filling,
     # up to a multiple of 16.
-    assert inputs["input_ids"].tolist() == [[7, 8, 9, 10, 11, 12, 13, 20, 21, 24, 25, 26, 28, 7, 7, 7]]
+    assert inputs["input_ids"].tolist() == [[7, 8, 9, 10, 11, 12, 13, 20, 21, 24, 25, 26, 28, 0, 0, 0]]
     assert inputs["position_ids"].tolist() == [[0, 1, 2, 3, 4, 0, 1, 5, 6, 5, 6, 7, 5, 0, 0, 0]]
 
 

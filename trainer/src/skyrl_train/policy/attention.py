@@ -62,7 +62,8 @@ def attention(
         float [B, T, H, D], and no weights.
     """
     if packing is None:
-        return _attend(module, query, key, value, attention_mask, settings), None
+        # As torch's is: some models take a view of it.
+        return _attend(module, query, key, value, attention_mask, settings).contiguous(), None
     queries, keys, values = (packing.unpacked(tensor[0].transpose(0, 1)) for tensor in (query, key, value))
     prompts = _attend(module, queries.prompts, keys.prompts, values.prompts, None, settings)
     seen = [torch.cat([_repeated(part.prompts, packing.prompt_of), part.responses], 2) for part in (keys, values)]

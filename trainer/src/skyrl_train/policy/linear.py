@@ -53,8 +53,9 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """[n, in], [out, in], [out] -> [n, out]."""
+        wanted = ctx.needs_input_grad
         # The parameter itself: on ZeRO-3 it holds nothing between the passes, and is whole again in the second.
-        ctx.save_for_backward(rows, weight)
+        ctx.save_for_backward(rows if wanted[1] else None, weight if wanted[0] else None)
         return linear(rows, weight, bias)
 
     @staticmethod

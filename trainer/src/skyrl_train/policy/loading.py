@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from skyrl_core.errors import SkyrlError
 from skyrl_train.policy.attention import use_own_attention
@@ -14,6 +15,8 @@ from skyrl_train.tiny_model import TINY_MODEL
 
 LARGE_LOGIT = 1000.0
 """Far above what models cap their logits at, 15 to 50."""
+SMALL_LOGIT = 1e-6
+"""Rounding, beside a hidden state."""
 
 
 def resolve_model(name: str) -> str:
@@ -69,7 +72,10 @@ def recompute_activations(model: PreTrainedModel) -> None:
     """Keep the inputs of each block alone, and compute the rest again in the backward pass."""
     # The reentrant way gives no gradient where the inputs need none: behind an embedding that adapters leave frozen.
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    model.train()  # transformers recomputes in training mode only; dropout is off
+    # transformers recomputes in training mode only. Nothing else is in it: some experts are chosen at random there.
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.training = True
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
@@ -94,11 +100,16 @@ def _check_plain_head(model: PreTrainedModel, name: str) -> None:
     head = model.get_output_embeddings()
     if head is None or getattr(head, "bias", None) is not None:
         raise SkyrlError(f"model {name!r} has no output embedding without bias; the trainer computes logits from one")
+    if model.base_model is model:
+        raise SkyrlError(
+            f"model {name!r} gives no hidden states before its output embedding: choose another architecture"
+        )
     ids = torch.arange(8).remainder(head.weight.shape[0])[None]
     hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
     plain = torch.nn.functional.linear(hidden, head.weight)
     # As large as a cap would be felt, which a model with few or fresh weights does not reach by itself.
-    factor = float(LARGE_LOGIT / plain.abs().max().clamp(min=torch.finfo(torch.float32).tiny))
+    largest = float(plain.abs().max())
+    factor = LARGE_LOGIT / largest if largest > SMALL_LOGIT else 1.0  # a head of zeros has nothing to cap
     with head.register_forward_pre_hook(lambda _, arguments: (arguments[0] * factor, *arguments[1:])):
         logits = model(input_ids=ids, use_cache=False).logits
     if not torch.allclose(plain.float() * factor, logits.float(), rtol=1e-2, atol=1e-2 * LARGE_LOGIT):

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
 from skyrl_train.policy.product import few_sizes, product, uses_onednn
@@ -128,6 +129,7 @@ class _TokenStatistics(torch.autograd.Function):
         return sums.chosen - log_norm, entropy
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, token_ids, log_norm, entropy = ctx.saved_tensors
         slopes = Slopes(log_norm, entropy, *grads)

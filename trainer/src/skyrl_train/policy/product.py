@@ -33,6 +33,7 @@ def product(
     """
     if a.shape[0] * b.shape[0] * a.shape[1] < ONEDNN_FROM or not uses_onednn(a, b):
         return followed(nn.functional.linear(a, b, bias), silu=silu, times=times, plus=plus)
+    bias = None if bias is None else bias.contiguous()  # it is read as if it were
     onednn: Any = torch.ops.mkldnn._linear_pointwise
     other = times if times is not None else plus
     result: Tensor

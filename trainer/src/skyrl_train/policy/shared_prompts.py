@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from skyrl_train.policy.attention import has_own_attention
 from skyrl_train.policy.packing import Packing
 from skyrl_train.policy.product import few_sizes
+from skyrl_train.policy.rotation import has_rotation_of_a_batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,7 @@ class SharedPrompts:
         position = position + (starts - packing.offsets).repeat_interleave(counts)
         ids = input_ids[sequences.repeat_interleave(counts), position]
         return cls(
-            input_ids=pad(ids, (0, filling), value=int(ids[0]))[None],
+            input_ids=pad(ids, (0, filling))[None],
             position_ids=pad(position, (0, filling))[None],
             packing=packing,
             predictors=_predictors(packing, prompts, responses, num_tokens),
@@ -132,7 +133,7 @@ def can_share_prompts(model: PreTrainedModel) -> bool:
         windowed = getattr(config, "sliding_window", None) is not None
     else:
         windowed = any(kind != "full_attention" for kind in kinds)
-    if windowed or not has_own_attention(model):
+    if windowed or not has_own_attention(model) or has_rotation_of_a_batch(model):
         return False
     try:
         return _agrees(model)

@@ -1,13 +1,16 @@
 """Token by token with a KV cache: rows that are written, and the logits of what comes next in each."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from skyrl_train.rollout.kv_cache import kv_cache
+from skyrl_core.errors import SkyrlError
+from skyrl_train.rollout.kv_cache import kv_cache, select_rows
 
 SIZES = 16
 """Prompts are padded to a multiple of it, and a batch that rows have left is one: a library that prepares itself for
@@ -42,6 +45,18 @@ class ReadPrompts:
         return cls(cache=cache, logits=output.logits[:, -1], mask=mask)
 
 
+@contextmanager
+def evaluated(model: nn.Module) -> Iterator[None]:
+    """In evaluation mode: a module that computes activations again is in training mode, and has no cache there."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
 class Decoding(Protocol):
     """B rows, each a prompt and what is drawn for it."""
 
@@ -61,7 +76,7 @@ class ModelDecoding:
     def __init__(self, model: PreTrainedModel, prompts: ReadPrompts, prompt_of: Tensor, most: int) -> None:
         """``prompt_of`` int64 [B]: the prompt of each row. At most ``most`` tokens are added to it."""
         self._model, self._cache = model, prompts.cache
-        self._cache.batch_select_indices(prompt_of)
+        select_rows(self._cache, prompt_of)
         self.logits = prompts.logits[prompt_of]
         mask = prompts.mask[prompt_of]
         self._filled = mask.shape[1]
@@ -70,7 +85,7 @@ class ModelDecoding:
 
     def keep(self, rows: Tensor) -> None:
         """See ``Decoding``."""
-        self._cache.batch_select_indices(rows)
+        select_rows(self._cache, rows)
         self._mask, self._next_position = self._mask[rows], self._next_position[rows]
 
     def advance(self, tokens: Tensor) -> None:
@@ -85,3 +100,22 @@ class ModelDecoding:
         )
         self._next_position = self._next_position + 1
         self.logits = output.logits[:, -1]
+
+
+def check_decoding(model: PreTrainedModel) -> None:
+    """Decode a few tokens through the model.
+
+    Raises:
+        SkyrlError: it has a cache of its own kind, or none.
+    """
+    try:
+        with torch.no_grad(), evaluated(model):
+            decoding = ModelDecoding(model, ReadPrompts.of(model, [(0, 1, 2), (1,)], 0), torch.tensor([0, 1, 0]), 2)
+            decoding.advance(torch.tensor([1, 0, 2]))
+            decoding.keep(torch.tensor([1, 2]))
+            decoding.advance(torch.tensor([0, 2]))
+    except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        raise SkyrlError(
+            f"the rollout engine hf cannot decode a model of type {model.config.model_type}: {error}\n"
+            "  take rollout.engine: vllm or vllm_server, or another architecture"
+        ) from error

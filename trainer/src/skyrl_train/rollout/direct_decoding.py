@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from skyrl_train.rollout.decoding import Decoding, ModelDecoding, ReadPrompts
+from skyrl_train.policy.rotation import has_rotation_of_a_batch
+from skyrl_train.rollout.decoding import Decoding, ModelDecoding, ReadPrompts, evaluated
 from skyrl_train.rollout.kv_cache import BLOCK, RoomyLayer, kv_cache
 from skyrl_train.rollout.own_tokens import OwnTokens
 from skyrl_train.rollout.projection import Projection
@@ -41,8 +42,6 @@ class DirectDecoding:
         self._next_position = prompts.mask.sum(-1)[prompt_of]
         self._longest = int(self._next_position.max())
         self._turns: tuple[Tensor, Tensor] | None = None  # of the positions from 0 on
-        kind = str(getattr(base.rotary_emb, "rope_type", "dynamic"))
-        self._ahead = 0 if "dynamic" in kind or kind == "longrope" else BLOCK  # those depend on the last position
         hidden = torch.finfo(self.logits.dtype).min
         self._mask = torch.zeros(prompts.mask.shape, dtype=self.logits.dtype).masked_fill_(~prompts.mask, hidden)
         self._prompts = [(layer.keys, layer.values) for layer in prompts.cache.layers]  # [P, K, W, D] each
@@ -93,7 +92,7 @@ class DirectDecoding:
         Queries are scaled with it (arXiv 2104.09864, equation 34).
         """
         if self._turns is None or self._longest >= len(self._turns[0]):
-            positions = torch.arange(self._longest + 1 + self._ahead)
+            positions = torch.arange(self._longest + 1 + BLOCK)
             cosines, sines = (turns[0][:, None] for turns in self._rotary(state, positions[None]))
             sines[..., : sines.shape[-1] // 2].neg_()
             scales = self._layers[0].scales
@@ -198,18 +197,16 @@ class _Groups:
 
 def can_decode_directly(model: PreTrainedModel) -> bool:
     """Whether the layers are the ones that ``DirectDecoding`` knows: of a known family, then tried."""
-    if model.config.model_type not in FAMILIES:
+    config = model.config
+    usual = config.model_type in FAMILIES and config.hidden_act in ("silu", "swish")
+    if not usual or has_rotation_of_a_batch(model):
         return False
-    full = all(type(layer) is RoomyLayer for layer in kv_cache(model.config).layers)
+    full = all(type(layer) is RoomyLayer for layer in kv_cache(config).layers)
     exact = model.dtype in (torch.float32, torch.float64)  # others would round scores before the softmax
     if not full or not exact or model.device.type != "cpu":
         return False
-    was_training = model.training
-    model.eval()  # one that recomputes activations has no cache in training
-    try:
+    with evaluated(model):
         return _agrees(model)
-    finally:
-        model.train(was_training)
 
 
 @torch.no_grad()

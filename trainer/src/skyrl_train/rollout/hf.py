@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skyrl_train.rollout.decoding import SIZES, Decoding, ModelDecoding, ReadPrompts
+from skyrl_train.rollout.decoding import SIZES, Decoding, ModelDecoding, ReadPrompts, check_decoding, evaluated
 from skyrl_train.rollout.direct_decoding import DirectDecoding, can_decode_directly
 from skyrl_train.rollout.engine import EngineSetup, HandOver, Sample, SampleRequest, Sampling, WeightSource
 
@@ -57,20 +57,20 @@ class HfEngine:
         self._batch_size = setup.config.rollout.batch_size
         self._policy_version = 0
         self._directly = can_decode_directly(self._model)
+        if not self._directly:
+            check_decoding(self._model)
 
     def generate(
         self, requests: Sequence[SampleRequest], sampling: Sampling, hand_over: HandOver | None = None
     ) -> list[Sample]:
         """One sample for each request, in order. Requests with equal prompts are read once."""
         samples: list[Sample] = []
-        was_training = self._model.training
-        self._model.eval()
-        for start in range(0, len(requests), self._batch_size):
-            samples.extend(self._decode(requests[start : start + self._batch_size], sampling, start, hand_over))
-            if hand_over is not None:  # those that reached the limit
-                for index in range(start, len(samples)):
-                    hand_over(index, samples[index])
-        self._model.train(was_training)
+        with evaluated(self._model):
+            for start in range(0, len(requests), self._batch_size):
+                samples.extend(self._decode(requests[start : start + self._batch_size], sampling, start, hand_over))
+                if hand_over is not None:  # those that reached the limit
+                    for index in range(start, len(samples)):
+                        hand_over(index, samples[index])
         return samples
 
     @torch.inference_mode()

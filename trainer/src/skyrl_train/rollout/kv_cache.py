@@ -64,3 +64,11 @@ def kv_cache(config: PreTrainedConfig) -> DynamicCache:
     cache = DynamicCache(config=config)
     cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
+
+
+def select_rows(cache: DynamicCache, rows: Tensor) -> None:
+    """Go on with these rows, int64 [n], in this order; one may be there several times."""
+    for layer in cache.layers:
+        # Layers of transformers with states of their own know how to reorder them, and no other selection.
+        select = layer.batch_select_indices if isinstance(layer, RoomyLayer) else layer.reorder_cache
+        select(rows)
