@@ -45,6 +45,24 @@ def _interrupt_itself(_: str) -> float:
     return 1.0
 
 
+def _fork(value: str) -> float:
+    child = os.fork()
+    if child == 0:
+        sys.exit(0)  # as many would write it, instead of os._exit
+    os.waitpid(child, 0)
+    return float(value)
+
+
+def _leave_an_alarm(_: str) -> float:
+    signal.signal(signal.SIGALRM, _late)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    return 1.0
+
+
+def _late(*_: object) -> None:
+    raise TimeoutError("late alarm")
+
+
 ACTIONS: dict[str, Callable[[str], Any]] = {
     "return": float,
     "text": lambda value: value,
@@ -61,6 +79,9 @@ ACTIONS: dict[str, Callable[[str], Any]] = {
     "hang with child": _write_child_pid_then_hang,
     "hold": _write_pid_then_hold_the_interpreter,
     "interrupt": _interrupt_itself,
+    "fork": _fork,
+    "alarm": _leave_an_alarm,
+    "print": lambda text: print(text) or 1.0,
     "loaded": lambda modules: float(any(module in sys.modules for module in modules.split())),
 }
 

@@ -66,3 +66,10 @@ def test_a_long_message_is_cut_and_put_on_one_line():
     error = verdict(ValueError("word\n" * 10_000))[1]
     assert "\n" not in error
     assert len(error) < 450
+
+
+@pytest.mark.parametrize("value", [1e39, -1e39, float("inf"), 10**400])
+def test_a_reward_that_float32_cannot_hold_is_an_error_of_its_sample(value):
+    reward, error = verdict(value)
+    assert reward == 0.0
+    assert error.startswith(("ValueError: mine:task reward returned", "OverflowError"))

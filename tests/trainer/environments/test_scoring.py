@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -323,3 +324,39 @@ def test_a_batch_of_quick_rewards_takes_milliseconds(scorer):
         scorer.score(items)
         seconds.append(time.perf_counter() - start)
     assert min(seconds) < 0.02
+
+
+def test_the_child_of_a_reward_that_forks_answers_nothing(scorer):
+    for _ in range(2):  # nor in the next batch
+        scores = scorer.score([item(f"fork: {number}") for number in range(6)])
+        assert [(score.reward, score.error) for score in scores] == [(float(number), None) for number in range(6)]
+
+
+def test_an_alarm_that_a_reward_has_left_is_not_the_next_one_s(misbehaving):
+    with Scorer({"misbehaving": misbehaving.environment()}, workers=1, deadline=5.0) as scorer:
+        scores = scorer.score([item("alarm"), item("sleep: 0.2")])
+    assert [score.error for score in scores] == [None, None]
+
+
+def test_what_a_reward_prints_is_no_part_of_what_the_command_prints(misbehaving, capfd):
+    with Scorer({"misbehaving": misbehaving.environment()}, deadline=5.0) as scorer:
+        assert scorer.score([item("print: checking")])[0].reward == 1.0
+    said = capfd.readouterr()
+    assert "checking" not in said.out
+    assert "checking" in said.err
+
+
+def test_streams_that_are_opened_at_once_are_different(scorer):
+    opened = []
+
+    def work():
+        opened.extend(scorer.stream() for _ in range(40))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(map(id, opened))) == 160
+    for stream in opened:
+        stream.cancel()

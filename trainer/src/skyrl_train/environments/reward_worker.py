@@ -15,6 +15,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from numbers import Real
@@ -39,6 +40,9 @@ _REARM = 1.0
 
 _MAX_MESSAGE = 300
 
+LARGEST = 3.4028234e38
+"""Rewards are kept in float32."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
@@ -59,6 +63,8 @@ def serve(descriptor: int, parent: int) -> None:
         parent: its process id.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with suppress(OSError):  # stderr was closed
+        os.dup2(2, 1)  # what a reward prints is no part of what the command prints
     connection: Connection[Any, Any] = Connection(descriptor)
     try:
         setup = connection.recv()
@@ -91,19 +97,23 @@ def _verdicts(count: int, pickled: bytes, setup: Setup, environments: Mapping[st
     except Exception as error:  # noqa: BLE001 - columns may hold objects of any class
         yield from [(0.0, f"the row cannot be unpickled in the reward worker: {_describe(error)}")] * count
         return
-    armed = -math.inf
+    armed, own = -math.inf, os.getpid()
     with open(os.devnull, "w") as discarded:
         for completion, row in items:
             if time.monotonic() > armed + _REARM:
                 # Ends the process even if the reward never lets go of the interpreter and the trainer is gone.
                 faulthandler.dump_traceback_later(setup.deadline + _GRACE, exit=True, file=discarded)
                 armed = time.monotonic()
-            yield judge(environments[row.environment], completion, row)
+            verdict = judge(environments[row.environment], completion, row)
+            if os.getpid() != own:
+                os._exit(0)  # a reward has forked, and its child came back: only one may answer
+            signal.setitimer(signal.ITIMER_REAL, 0)  # an alarm that a reward has left is not the next one's
+            yield verdict
         faulthandler.cancel_dump_traceback_later()
 
 
 def judge(environment: Environment, completion: Completion, row: Row) -> Verdict:
-    """The reward, if it is a finite number; else 0.0 and a named error. Never raises."""
+    """The reward, if it is a number that is finite in float32; else 0.0 and a named error. Never raises."""
     try:
         value: object = environment.reward(completion, row)
         if isinstance(value, bool) or not isinstance(value, Real):
@@ -112,17 +122,17 @@ def judge(environment: Environment, completion: Completion, row: Row) -> Verdict
         reward = float(value)
     except BaseException as error:  # noqa: BLE001 - whatever a reward does, sys.exit included, ends this sample only
         return 0.0, f"{_describe(error)}, raised by the {row.environment} reward{_place(error)}"
-    if not math.isfinite(reward):
-        return 0.0, f"ValueError: {row.environment} reward returned {reward}, not a finite number"
+    if not abs(reward) <= LARGEST:
+        return 0.0, f"ValueError: {row.environment} reward returned {reward}, not a finite number in float32"
     return reward, None
 
 
 def _describe(error: BaseException) -> str:
     try:
         message = " ".join(str(error).split())
-    except Exception:  # noqa: BLE001 - __str__ of somebody's exception
+    except BaseException:  # noqa: BLE001 - __str__ of somebody's exception
         message = "(its message cannot be shown)"
-    name = type(error).__name__
+    name = type(error).__name__[:_MAX_MESSAGE]
     return f"{name}: {message[:_MAX_MESSAGE]}" if message else name
 
 

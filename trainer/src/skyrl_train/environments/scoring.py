@@ -122,9 +122,9 @@ class Scorer:
 
         It asks for its ``scores`` or cancels it. Streams have their turns one after the other.
         """
-        self._streams = [stream for stream in self._streams if stream.running]
-        self._streams.append(ScoreStream(self._drive))
-        return self._streams[-1]
+        stream = ScoreStream(self._drive)
+        self._streams = [*(other for other in self._streams if other.running), stream]
+        return stream
 
     def close(self) -> None:
         """End the workers, busy or not, and the streams. Takes a second at most."""
