@@ -10,6 +10,9 @@ from torch import Tensor
 
 Kind = Literal["mean", "max", "min", "norm"]
 
+TRAINERS_OWN = frozenset({"step", "time", "kind", "final", "tokens", "tokens_per_second", "grad_norm", "learning_rate"})
+"""Names of what a trainer logs itself beside the metrics of a loss."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:

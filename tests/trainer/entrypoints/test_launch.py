@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -77,7 +78,8 @@ PARENT = """\
 import sys
 from skyrl_train.entrypoints import launch
 child = (
-    "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(9));"
+    "import signal, sys, time\\n"
+    "for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP): signal.signal(number, lambda n, _: sys.exit(n))\\n"
     "print('up', flush=True); time.sleep(60)"
 )
 launch.launch_command = lambda *_: [sys.executable, "-c", child]
@@ -85,10 +87,32 @@ sys.exit(launch.launch([], 2))
 """
 
 
-def test_a_request_to_end_is_passed_on():
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_request_to_end_is_passed_on_whoever_sends_it(number):
     with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True, env=os.environ) as parent:
         assert parent.stdout.readline() == "up\n"
         started = time.monotonic()
-        parent.send_signal(signal.SIGTERM)
-        assert parent.wait(timeout=30) == 9
+        parent.send_signal(number)  # to this process alone, not from a terminal
+        assert parent.wait(timeout=30) == number
         assert time.monotonic() - started < 30
+
+
+def test_who_suspends_the_command_suspends_its_processes():
+    def state(process):
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
+
+    def until(wanted, *processes):
+        limit = time.monotonic() + 30
+        while {state(process) for process in processes} != {wanted}:
+            assert time.monotonic() < limit
+            time.sleep(0.02)
+
+    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True, env=os.environ) as parent:
+        assert parent.stdout.readline() == "up\n"
+        child = int(Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text())
+        parent.send_signal(signal.SIGTSTP)
+        until("T", parent.pid, child)
+        parent.send_signal(signal.SIGCONT)
+        until("S", parent.pid, child)
+        parent.send_signal(signal.SIGTERM)
+        assert parent.wait(timeout=30) == signal.SIGTERM

@@ -8,7 +8,7 @@ import pytest
 
 from skyrl_train.tracking.atomic_file import RunFolderError
 from skyrl_train.tracking.jsonl import Jsonl
-from skyrl_train.tracking.tracker import RunInfo
+from skyrl_train.tracking.tracker import RunInfo, TrackerError
 
 
 def started(folder, start_step=0):
@@ -61,9 +61,31 @@ def test_resuming_cuts_off_later_steps_and_torn_lines(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
+def test_a_resumed_run_that_comes_to_no_step_has_lost_no_line(tmp_path):
+    tracker = started(tmp_path)
+    for step in range(1, 4):
+        tracker.log_step(step, {})
+    tracker.close()
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    started(tmp_path, start_step=1).close()
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_line_that_lacks_its_end_alone_is_whole_again(tmp_path):
+    tracker = started(tmp_path)
+    tracker.log_step(1, {})
+    tracker.close()
+    file = tmp_path / "metrics.jsonl"
+    file.write_bytes(file.read_bytes().rstrip(b"\n"))
+    resumed = started(tmp_path, start_step=1)
+    resumed.log_step(2, {})
+    resumed.close()
+    assert [entry["step"] for entry in entries(tmp_path)] == [1, 2]
+
+
 def test_metric_with_the_name_of_an_own_key_is_refused(tmp_path):
     tracker = started(tmp_path)
-    with pytest.raises(ValueError, match="metrics cannot be named step, time"):
+    with pytest.raises(TrackerError, match="metrics cannot be named step, time"):
         tracker.log_step(1, {"step": 2, "time": 3, "ok": 1})
     tracker.close()
 

@@ -37,3 +37,12 @@ def test_git_state_is_the_commit_and_whether_files_were_changed(tmp_path):
 def test_machine_without_git_has_no_git_state(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert collect_provenance(folder=tmp_path)["git"] is None
+
+
+def test_a_working_folder_that_is_gone_is_no_reason_not_to_train(tmp_path, monkeypatch):
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    found = collect_provenance()
+    assert (found["working_folder"], found["git"]) == (None, None)

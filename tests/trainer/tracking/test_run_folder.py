@@ -161,3 +161,44 @@ def test_paths_lie_in_the_folder(tmp_path):
     assert [os.path.relpath(path, tmp_path) for path in paths] == [
         "config.yaml", "run.json", "metrics.jsonl", "rollouts", "checkpoints", "report.html",
     ]  # fmt: skip
+
+
+def test_what_a_killed_process_left_aside_goes_when_the_run_is_resumed(tmp_path):
+    folder = RunFolder.create(tmp_path / "run", title="t")
+    folder.start_run({})
+    folder.close()
+    left, kept = folder.path / ".metrics.jsonl.4711.0123abcd", folder.path / ".notes"
+    left.touch()
+    kept.touch()
+    RunFolder.resume(folder.path).close()
+    assert kept.exists()
+    assert not left.exists()
+
+
+def test_a_start_that_is_refused_changes_nothing(tmp_path):
+    def begin(folder, value):
+        with folder.unless_refused():
+            folder.write_config({"a": value})
+            folder.start_run({"title": str(value)})
+            folder.metrics.touch()
+            raise KeyboardInterrupt
+
+    folder = RunFolder.create(tmp_path / "run", title="t")
+    with pytest.raises(KeyboardInterrupt):
+        begin(folder, 1)
+    folder.close()
+    again = RunFolder.create(tmp_path / "run", title="t")  # as if nothing had been there
+    again.write_config({"a": 1})
+    again.start_run({})
+    again.metrics.write_text("{}\n")
+    before = {path.name: path.read_bytes() for path in again.path.iterdir()}
+    with pytest.raises(KeyboardInterrupt):
+        begin(again, 2)
+    assert {path.name: path.read_bytes() for path in again.path.iterdir()} == before
+    again.close()
+
+
+def test_a_home_folder_is_meant_by_its_sign(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with RunFolder.create("~/runs/x", title="t") as folder:
+        assert folder.path == tmp_path / "runs/x"

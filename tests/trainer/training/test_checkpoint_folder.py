@@ -52,10 +52,8 @@ def test_what_a_killed_run_could_not_do_after_its_checkpoint_is_done(write, tmp_
         write(step, keep=9)
     (tmp_path / "latest").write_text("step_000002\n")
     finish(tmp_path, 3, keep=2)
-    assert names(tmp_path) == ["step_000002", "step_000003", "step_000004"]  # a later one goes with the next save
-    assert (tmp_path / "latest").read_text() == "step_000004\n"
-    finish(tmp_path, 0, keep=1)
-    assert names(tmp_path) == ["step_000002", "step_000003", "step_000004"]
+    assert checkpoints(tmp_path) == [tmp_path / "step_000002", tmp_path / "step_000003"]
+    assert (tmp_path / "latest").read_text() == "step_000003\n"
 
 
 def test_everything_is_on_disk_before_the_name_is(write, tmp_path, monkeypatch):
@@ -110,6 +108,18 @@ def test_a_checkpoint_of_an_abandoned_future_is_removed(write, tmp_path):
     write(5)
     write(3)
     assert names(tmp_path) == ["step_000003"]
+
+
+def test_nobody_goes_on_from_a_future_that_was_abandoned_by_resuming_before_it(write, tmp_path):
+    for step in (1, 2, 3):
+        write(step, keep=5)
+    finish(tmp_path, 1, 5)
+    assert checkpoints(tmp_path) == [tmp_path / "step_000001"]
+    assert find(tmp_path) == tmp_path / "step_000001"
+    assert (tmp_path / "latest").read_text() == "step_000001\n"
+    assert names(tmp_path) == [".step_000002.removed", ".step_000003.removed", "step_000001"]
+    write(2, keep=5)
+    assert names(tmp_path) == ["step_000001", "step_000002"]
 
 
 def test_a_checkpoint_of_the_same_step_is_replaced(write, tmp_path):

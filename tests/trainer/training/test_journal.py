@@ -141,6 +141,42 @@ def test_the_folder_is_given_back_and_every_tracker_closed_even_if_the_end_canno
         pass
 
 
+def test_who_insists_while_samples_are_written_still_finds_how_the_run_ended(opened, tmp_path, monkeypatch):
+    make, watcher = opened
+    journal = make()
+
+    def insists():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(journal, "settle", insists)
+    with pytest.raises(KeyboardInterrupt), journal:
+        pass
+    assert run_json(tmp_path)["outcome"] == "interrupted"
+    assert watcher.closed == 1
+    assert not RunFolder(tmp_path / "run").is_owned()
+
+
+def test_a_report_that_cannot_be_drawn_costs_nothing_else(opened, tmp_path, monkeypatch, caplog):
+    def fails(_):
+        raise ZeroDivisionError("no ticks")
+
+    monkeypatch.setattr("skyrl_train.training.journal.write_report", fails)
+    make, watcher = opened
+    with caplog.at_level(logging.WARNING), make():
+        pass
+    assert "report.html could not be written: ZeroDivisionError: no ticks" in caplog.text
+    assert watcher.summaries[0].outcome == run_json(tmp_path)["outcome"] == "finished"
+
+
+def test_a_changed_loss_is_accepted_in_the_command_until_a_checkpoint_has_it(opened, tmp_path):
+    make, _ = opened
+    journal = make()
+    journal.last_checkpoint, journal.accepts_loss_change = tmp_path / "step_000001", True
+    assert journal.how_to_go_on().endswith("\n  go on --accept-loss-change")
+    journal.checkpoint(tmp_path / "step_000002")
+    assert journal.how_to_go_on().endswith("\n  go on")
+
+
 def test_the_journal_of_another_rank_writes_nothing(tmp_path):
     with Journal(tmp_path / "run") as journal:
         journal.step(1, {"a": 1.0})

@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM, with real signals: what they end, what is saved, and the command that goes on."""
 
+import json
 import os
 import shlex
 import signal
@@ -244,3 +245,25 @@ def test_a_run_that_is_ending_can_be_hurried_by_its_user_alone(one_rank, monkeyp
             signal.raise_signal(signal.SIGTERM)
         monkeypatch.setattr(one_rank, "world_size", 2)
         signal.raise_signal(signal.SIGTERM)  # of a launcher, because another rank is done already
+
+
+@pytest.mark.train
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_run_whose_terminal_is_gone_saves_all_the_same(number, tiny_run, tmp_path):
+    folder = tmp_path / "run"
+    options = tiny_run({"trainer.steps": 200, "evaluation.prompts": 0, "run_folder": str(folder)})
+    reader, writer = os.pipe()
+    with subprocess.Popen(
+        [*ALONE, *options], stdout=writer, stderr=writer, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    ) as run:
+        os.close(writer)
+        metrics, limit = folder / "metrics.jsonl", time.monotonic() + 300
+        while not metrics.exists() or metrics.read_bytes().count(b"\n") < 2:
+            assert time.monotonic() < limit
+            time.sleep(0.05)
+        os.close(reader)  # as `tee` does, which the same Ctrl-C has ended
+        run.send_signal(number)
+        assert run.wait(timeout=300) == 128 + number
+    found = json.loads((folder / "run.json").read_text())
+    assert found["outcome"] == "interrupted"
+    assert checkpoints(folder) == [f"step_{found['last_step']:06d}"]

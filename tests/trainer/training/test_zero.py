@@ -36,13 +36,13 @@ def build(ranks, small_model):
         while engines:
             engines.pop().close()
 
-    def make(*, model=None, clip=None, **deepspeed):
+    def make(*, model=None, clip=None, optimizer=None, **deepspeed):
         close()
         deepspeed = DeepSpeedConfig(**deepspeed)
         dtype = torch.bfloat16 if deepspeed.precision == "bf16" else torch.float32
         model = copy.deepcopy(small_model if model is None else model).to(dtype)
         policy = Policy(model, chunk_size=64, temperature=1.0)
-        engines.append(ZeroEngine(policy, deepspeed, OptimizerConfig(max_grad_norm=clip), ranks))
+        engines.append(ZeroEngine(policy, deepspeed, OptimizerConfig(max_grad_norm=clip, **optimizer or {}), ranks))
         return engines[-1]
 
     yield make
@@ -190,6 +190,25 @@ def test_the_state_of_another_model_is_refused_in_a_sentence(train, build, tmp_p
     engine = build(zero_stage=stage)
     with pytest.raises(SkyrlError, match=r"does not fit this run: .*\n  model, optimizer and precision"):
         engine.load(tmp_path / "run/checkpoints/step_000001")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_options_of_the_optimizer_are_those_of_now_and_not_of_the_checkpoint(build, experience, tmp_path, stage):
+    saved = build(zero_stage=stage)
+    backward(saved, experience)
+    saved.step(1e-3)
+    saved.snapshot(tmp_path).write()
+    weights = []
+    for weight_decay in (0.0, 0.5):
+        engine = build(zero_stage=stage, optimizer={"weight_decay": weight_decay, "betas": (0.5, 0.6)})
+        engine.load(tmp_path)
+        assert {(*group["betas"], group["weight_decay"]) for group in engine._engine.optimizer.param_groups} == {
+            (0.5, 0.6, weight_decay)
+        }
+        backward(engine, experience)
+        engine.step(1e-3)
+        weights.append({name: tensor.clone() for name, tensor in engine.named_tensors()})
+    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["all weights", "adapters"])

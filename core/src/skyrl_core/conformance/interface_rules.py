@@ -11,7 +11,7 @@ from skyrl_core.conformance.rule import Rule, Violation
 from skyrl_core.conformance.trial import loss_batch, needs_of, prepare
 from skyrl_core.errors import UndeclaredInputError
 from skyrl_core.evaluation import scalar_loss
-from skyrl_core.metric import Metric
+from skyrl_core.metric import TRAINERS_OWN, Metric
 from skyrl_core.params import LossParams
 from skyrl_core.policy_loss import LOSS_API_VERSION, LossBatch, Need, PolicyLoss, TokenLosses, is_scalar_form
 
@@ -126,6 +126,8 @@ def _check_log(output: TokenLosses, mask: Tensor) -> None:
     for name, metric in output.metrics.items():
         if not isinstance(metric, Metric):
             raise Violation(f"metrics[{name!r}] is {_kind(metric)}", remedy="use Metric.mean(values, batch.mask)")
+        if name in TRAINERS_OWN:
+            raise Violation(f"metrics[{name!r}] has a name of what the trainer logs itself", remedy="rename it")
 
 
 def _check_tensor(what: str, values: Any, log_probs: Tensor, shape: tuple[int, ...]) -> None:

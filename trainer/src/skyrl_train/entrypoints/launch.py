@@ -7,12 +7,17 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 
 from skyrl_train.training import farewell
 
 MAIN = "skyrl_train.entrypoints.main_base"
 OPTION = "--num-processes"
+
+
+PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP)
 
 
 def is_launched() -> bool:
@@ -27,7 +32,7 @@ PATIENCE = "600"
 def launch(argv: Sequence[str], processes: int) -> int:
     """Run the same command line on that many processes; returns the exit code when all have ended.
 
-    Ctrl-C reaches the launcher through the terminal; SIGTERM is passed on, so that they end in order.
+    Signals are passed on, whoever sends them, so that they end in order.
     """
     with tempfile.TemporaryDirectory(prefix="skyrl-") as folder:
         words = Path(folder, "farewell")
@@ -42,16 +47,43 @@ def launch(argv: Sequence[str], processes: int) -> int:
 
 def _run(command: Sequence[str], environment: dict[str, str]) -> int:
     settings = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": PATIENCE} | os.environ | environment
-    with subprocess.Popen(command, env=settings) as launcher:
-        before = signal.signal(signal.SIGTERM, lambda number, _: launcher.send_signal(number))
-        try:
-            while True:
-                try:
-                    return launcher.wait()
-                except KeyboardInterrupt:
-                    continue  # the processes have heard it too, and say what they do about it
-        finally:
-            signal.signal(signal.SIGTERM, before)
+    launcher: subprocess.Popen[bytes] | None = None
+    early: list[int] = []
+
+    def hear(number: int, _: FrameType | None) -> None:
+        if launcher is None:
+            early.append(number)
+        else:
+            _pass_on(number, launcher)
+
+    before = {number: signal.signal(number, hear) for number in PASSED_ON if _is_heard(number)}
+    try:
+        # In a group of its own: what the terminal sends reaches this process alone, and the others once, from here.
+        with subprocess.Popen(command, env=settings, process_group=0) as launcher:
+            for number in early:
+                _pass_on(number, launcher)
+            return launcher.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _is_heard(number: int) -> bool:
+    """Whether nobody has switched it off, as `nohup` does."""
+    return signal.getsignal(number) not in (signal.SIG_IGN, None)
+
+
+def _pass_on(number: int, launcher: "subprocess.Popen[bytes]") -> None:
+    """As a terminal would, to all processes; SIGTERM to the launcher, which ends the others in order."""
+    with suppress(ProcessLookupError):  # they have just ended
+        if number == signal.SIGTERM:
+            launcher.send_signal(number)
+        elif number == signal.SIGTSTP:
+            os.killpg(launcher.pid, signal.SIGSTOP)
+            os.kill(os.getpid(), signal.SIGSTOP)  # until `fg` or `bg`
+            os.killpg(launcher.pid, signal.SIGCONT)
+        else:
+            os.killpg(launcher.pid, number)
 
 
 def launch_command(argv: Sequence[str], processes: int) -> list[str]:

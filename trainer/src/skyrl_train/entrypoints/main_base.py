@@ -22,6 +22,7 @@ from skyrl_train.entrypoints.launch import is_launched, launch
 from skyrl_train.entrypoints.leave import leave
 from skyrl_train.entrypoints.plan import write_plan, write_plan_json
 from skyrl_train.environments.loading import load_environment
+from skyrl_train.tracking.stderr import say
 from skyrl_train.training.imports import many_imports
 from skyrl_train.training.interruption import Interrupted
 
@@ -109,7 +110,7 @@ def _report(message: str, *, every_rank: bool) -> None:
     if every_rank and _world_size() > 1:
         message = f"[rank {_rank()}] {message}"
     if every_rank or _local_rank() == 0:
-        sys.stderr.write(message + "\n")
+        say(message)
 
 
 def _rank() -> int:

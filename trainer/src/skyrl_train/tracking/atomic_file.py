@@ -1,12 +1,17 @@
 """A file that is complete or not there: written aside, flushed to disk, renamed."""
 
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from skyrl_core.errors import SkyrlError
+
+MARK = 4
+"""Random bytes in the name of a temporary file."""
+_LEFT = re.compile(rf"\..+\.\d+\.[0-9a-f]{{{2 * MARK}}}")
 
 
 class RunFolderError(SkyrlError):
@@ -20,7 +25,7 @@ def written_aside(path: Path) -> Iterator[Path]:
     Raises:
         RunFolderError: the folder cannot be written or the disk is full; names the path and the reason.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    aside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(MARK)}")
     try:
         yield aside
         _flush_to_disk(aside)
@@ -31,6 +36,14 @@ def written_aside(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # where it cannot be removed either, the first error says why
             aside.unlink(missing_ok=True)
+
+
+def remove_what_was_left_aside(folder: Path) -> None:
+    """Files that a killed process had not put in their places. Only for the owner of the folder."""
+    for left in folder.iterdir():
+        if _LEFT.fullmatch(left.name):
+            with suppress(OSError):  # it costs room, nothing else
+                left.unlink()
 
 
 def write_bytes(path: Path, content: bytes) -> None:

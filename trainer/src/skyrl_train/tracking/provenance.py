@@ -36,14 +36,19 @@ def collect_provenance(distributions: Iterable[str] = (), *, folder: Path | None
             left out.
         folder: whose git state counts; None takes the working folder.
     """
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:  # it was removed
+        here = None
+    place = folder or here
     return {
         "packages": _versions(sorted({*DISTRIBUTIONS, *distributions})),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
-        "git": _git_state(folder or Path.cwd()),
+        "git": _git_state(place) if place is not None else None,
         "command": shlex.join(sys.argv),
-        "working_folder": str(Path.cwd()),
+        "working_folder": str(here) if here is not None else None,
     }
 
 
@@ -70,7 +75,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
     # Without optional locks, so that a run never gets in the way of the user's own git commands.
     command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=GIT_SECONDS, check=True)
+        answer = subprocess.run(command, capture_output=True, timeout=GIT_SECONDS, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    return answer.stdout.strip()
+    return answer.stdout.decode(errors="replace").strip()

@@ -7,14 +7,20 @@ import json
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
 import yaml
 
-from skyrl_train.tracking.atomic_file import RunFolderError, write_bytes, write_error
+from skyrl_train.tracking.atomic_file import (
+    RunFolderError,
+    remove_what_was_left_aside,
+    write_bytes,
+    write_error,
+)
 from skyrl_train.tracking.jsonl import METRICS_FILE
 from skyrl_train.tracking.strict_json import encode
 from skyrl_train.tracking.tracker import RunSummary
@@ -46,7 +52,7 @@ class RunFolder:
         Raises:
             RunFolderError: it holds a run already, another process owns it, or it cannot be written.
         """
-        folder = cls(_make(Path(path)) if path is not None else _make_unique(root, title))
+        folder = cls(_make(Path(path).expanduser()) if path is not None else _make_unique(root, title))
         folder._acquire()
         if any(entry.name != LOCK_FILE for entry in folder.path.iterdir()):
             folder.close()
@@ -67,6 +73,7 @@ class RunFolder:
         if not folder.run_file.exists():
             raise RunFolderError(f"there is no run to resume in {folder.path}: {folder.run_file.name} is missing.")
         folder._acquire()
+        remove_what_was_left_aside(folder.path)
         return folder
 
     @property
@@ -152,6 +159,25 @@ class RunFolder:
                 "resume_command": summary.resume_command,
             }
         )
+
+    @contextmanager
+    def unless_refused(self) -> Iterator[None]:
+        """If the body raises, config.yaml and run.json are as before, and there is no metrics.jsonl that was not there.
+
+        So a run that does not come to its start can be begun, or gone on with, once its trouble is over.
+        """
+        files = (self.config_file, self.run_file)
+        before = {file: file.read_bytes() for file in files if file.exists()}
+        made = [file for file in (*files, self.metrics) if not file.exists()]
+        try:
+            yield
+        except BaseException:
+            with suppress(OSError, RunFolderError):  # what the body raised is what the user has to hear of
+                for file, content in before.items():
+                    write_bytes(file, content)
+                for file in made:
+                    file.unlink(missing_ok=True)
+            raise
 
     def is_owned(self) -> bool:
         """Whether a running process owns the folder."""

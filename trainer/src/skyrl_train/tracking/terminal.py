@@ -10,11 +10,16 @@ from rich.console import Console
 PLAIN_WIDTH = 100
 
 
+def _nowhere() -> TextIO:
+    """For a process whose standard output was closed when it was started."""
+    return open(os.devnull, "w", encoding="utf-8")
+
+
 class Terminal(Console):
     """A rich console that never ends the program and writes no escape sequence to anything but a terminal."""
 
     def __init__(self, file: TextIO | None = None) -> None:
-        stream = file if file is not None else sys.stdout
+        stream = file or sys.stdout or _nowhere()
         self.live = stream.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown")
         if isinstance(stream, io.TextIOWrapper):
             # An answer with a character that the stream cannot encode must not end the training.

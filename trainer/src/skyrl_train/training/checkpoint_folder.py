@@ -192,22 +192,24 @@ def finish(folder: Path, step: int, keep: int) -> None:
 
     Args:
         folder: ``checkpoints`` of the run folder.
-        step: of the checkpoint that the run goes on from; later ones stay until the next save.
+        step: of the checkpoint that the run goes on from; later ones, of the part that is abandoned by that, are hidden
+            now, so that nobody goes on from them, and removed at the next save.
         keep: how many stay up to this step.
 
     Raises:
         SkyrlError: the folder cannot be written.
     """
+    for path in checkpoints(folder):
+        if _step(path) > step:
+            _hide(path)
     there = checkpoints(folder)
     if there:
         write_bytes(folder / LATEST, f"{there[-1].name}\n".encode())
-    prune(folder, step, keep, later=False)
+    prune(folder, step, keep)
 
 
-def prune(folder: Path, step: int, keep: int, *, later: bool = True) -> None:
-    """Remove the oldest checkpoints up to this step, beyond ``keep``, 1 or more.
-
-    ``later``: also those of later steps, from a part of the run that was abandoned by resuming before them.
+def prune(folder: Path, step: int, keep: int) -> None:
+    """Remove the oldest checkpoints up to this step, beyond ``keep``, 1 or more, and all of later steps.
 
     Raises:
         SkyrlError: one cannot be removed.
@@ -215,16 +217,27 @@ def prune(folder: Path, step: int, keep: int, *, later: bool = True) -> None:
     # Without a manifest it is no use: it neither counts, nor takes the place of one that is older.
     kept = [_step(path) for path in checkpoints(folder) if _step(path) <= step and (path / MANIFEST).is_file()][-keep:]
     for path in checkpoints(folder):
-        if (kept and _step(path) < kept[0]) or (later and _step(path) > step):
+        if (kept and _step(path) < kept[0]) or _step(path) > step:
+            hidden = _hide(path)
             try:
-                removed = _hidden(path, REMOVED)
-                path.rename(removed)
-                shutil.rmtree(removed)
+                shutil.rmtree(hidden)
             except OSError as error:
-                reason = error.strerror or error
-                raise SkyrlError(
-                    f"cannot remove {path}, which is no longer kept: {reason}; the others are whole"
-                ) from error
+                raise _not_kept(path, error) from error
+
+
+def _hide(checkpoint: Path) -> Path:
+    """``clear`` removes it, if nobody else does."""
+    hidden = _hidden(checkpoint, REMOVED)
+    try:
+        checkpoint.rename(hidden)
+    except OSError as error:
+        raise _not_kept(checkpoint, error) from error
+    return hidden
+
+
+def _not_kept(checkpoint: Path, error: OSError) -> SkyrlError:
+    reason = error.strerror or error
+    return SkyrlError(f"cannot remove {checkpoint}, which is no longer kept: {reason}; the others are whole")
 
 
 def _is_checkpoint(path: Path) -> bool:

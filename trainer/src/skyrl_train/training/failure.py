@@ -1,11 +1,11 @@
 """How the end of one rank ends all: its reason is said once, in full, and the others leave with it in one line."""
 
-import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from skyrl_core.errors import SkyrlError
+from skyrl_train.tracking.stderr import say
 from skyrl_train.training.interruption import Interrupted
 from skyrl_train.training.notice import Notice, NoticeBoard
 from skyrl_train.training.ranks import LOST, RankLost, Ranks, is_broken_collective
@@ -85,5 +85,4 @@ def _message(error: BaseException) -> str:
 
 
 def _say(ranks: Ranks, text: str) -> None:
-    sys.stderr.write(f"[rank {ranks.rank}] {text}\n")
-    sys.stderr.flush()
+    say(f"[rank {ranks.rank}] {text}")

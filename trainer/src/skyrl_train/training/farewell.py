@@ -6,9 +6,10 @@ them, after the launcher, and leaves rank 0 a file for them. Imports no torch.
 
 import json
 import os
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from skyrl_train.tracking.stderr import say
 
 FILE = "SKYRL_FAREWELL"
 """Environment variable with the path of that file."""
@@ -27,8 +28,7 @@ class Farewell:
         if path:
             Path(path).write_text(json.dumps(asdict(self)))
         elif self.words:
-            sys.stderr.write(f"{self.words}\n")
-            sys.stderr.flush()
+            say(self.words)
 
 
 def heard(path: Path) -> Farewell | None:

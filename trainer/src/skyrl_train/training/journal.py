@@ -56,6 +56,7 @@ class Journal:
         self.folder = folder
         self.checkpoints = folder / "checkpoints"
         self.last_checkpoint: Path | None = None
+        self.accepts_loss_change = False  # until a checkpoint is of the loss of now
         self._run_folder = run_folder
         self._tracker = tracker
         self._observers = observers
@@ -134,7 +135,7 @@ class Journal:
 
     def checkpoint(self, path: Path) -> None:
         """A checkpoint is complete."""
-        self.last_checkpoint = path
+        self.last_checkpoint, self.accepts_loss_change = path, False
         if self._observers is not None:
             self._observers.checkpoint_saved(path)
 
@@ -148,8 +149,8 @@ class Journal:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
         """The end of the run, however it ends: run.json, the report, the tables that compare before and after."""
-        unwritten = self._unwritten()
         try:
+            unwritten = self._unwritten()
             if self._run_folder is not None and self._tracker is not None and self._observers is not None:
                 self._finish(self._run_folder, self._tracker, self._observers, error or unwritten)
             if unwritten is not None:
@@ -159,6 +160,9 @@ class Journal:
                 raise
             # What ended the run is what its user has to hear of first.
             logger.warning("the end of the run could not be written down: %s", problem)
+        except KeyboardInterrupt:  # whoever insists need not wait for the disk, but has to find how the run ended
+            self.abandon("interrupted", None)
+            raise
         finally:
             self._writer.close()
             if self._tracker is not None:
@@ -186,7 +190,12 @@ class Journal:
         summary = self._summary(outcome, reason)
         run_folder.end_run(summary)
         self._ended = True
-        write_report(self.folder)
+        try:
+            write_report(self.folder)
+        except SkyrlError:
+            raise
+        except Exception as problem:  # noqa: BLE001 - a picture must not cost the end of a run
+            logger.warning("report.html could not be written: %s: %s", type(problem).__name__, problem)
         observers.train_end(outcome)
         tracker.finish(summary)
 
@@ -200,7 +209,11 @@ class Journal:
         done = f" after step {self._steps}"
         if self.last_checkpoint is None:
             return f"{done}; no checkpoint was saved, so there is nothing to go on from"
-        return f"{done}; to go on from {self.last_checkpoint}:\n  {self._resume_command}"
+        return f"{done}; to go on from {self.last_checkpoint}:\n  {self._command}"
+
+    @property
+    def _command(self) -> str | None:
+        return f"{self._resume_command} --accept-loss-change" if self.accepts_loss_change else self._resume_command
 
     def _summary(self, outcome: Outcome, reason: str | None) -> RunSummary:
         resumable = outcome != "finished" and self.last_checkpoint is not None
@@ -212,7 +225,7 @@ class Journal:
             after=self._after.metrics if self._after else None,
             answers=self._answer_pairs(),
             checkpoint=self.last_checkpoint,
-            resume_command=self._resume_command if resumable else None,
+            resume_command=self._command if resumable else None,
             outcome=outcome,
             error=reason,
         )

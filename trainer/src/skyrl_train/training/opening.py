@@ -56,33 +56,34 @@ def _open_journal(
         observers = load_observers(config.plugins.observers, policy)
         tracker = load_trackers(config.tracking.trackers, policy)
         undo.callback(tracker.close)
-        folder.write_config(run.as_dict())
-        folder.start_run(
-            {
-                "title": folder.path.name,
-                "loss": loss_record,
-                "loss_changes": progress.loss_changes,
-                "model": config.model,
-                "seeds": {"run": config.seed},
-                "total_steps": config.trainer.steps,
-                "world_size": ranks.world_size,
-            }
-            | collect_provenance([loss_record["distribution"]])
-        )
-        if found is not None:
-            observers.checkpoint_loading(found)
-        tracker.start(
-            RunInfo(
-                run_folder=folder.path,
-                title=folder.path.name,
-                loss=loss_record["id"],
-                total_steps=config.trainer.steps,
-                config=run.as_dict(),
-                world_size=ranks.world_size,
-                start_step=progress.step,
+        with folder.unless_refused():
+            folder.write_config(run.as_dict())
+            folder.start_run(
+                {
+                    "title": folder.path.name,
+                    "loss": loss_record,
+                    "loss_changes": progress.loss_changes,
+                    "model": config.model,
+                    "seeds": {"run": config.seed},
+                    "total_steps": config.trainer.steps,
+                    "world_size": ranks.world_size,
+                }
+                | collect_provenance([loss_record["distribution"]])
             )
-        )
-        observers.train_start(folder.read_run())
+            if found is not None:
+                observers.checkpoint_loading(found)
+            tracker.start(
+                RunInfo(
+                    run_folder=folder.path,
+                    title=folder.path.name,
+                    loss=loss_record["id"],
+                    total_steps=config.trainer.steps,
+                    config=run.as_dict(),
+                    world_size=ranks.world_size,
+                    start_step=progress.step,
+                )
+            )
+            observers.train_start(folder.read_run())
         undo.pop_all()
     journal = Journal(
         folder.path,
@@ -94,4 +95,5 @@ def _open_journal(
         resume_command=resume_command(folder, ranks),
     )
     journal.last_checkpoint = found
+    journal.accepts_loss_change = any(change["step"] == progress.step for change in progress.loss_changes[-1:])
     return journal

@@ -1,6 +1,5 @@
 """Requests to stop: SIGINT, SIGTERM and SIGHUP. The first lets the step be finished, a second one does not."""
 
-import os
 import signal
 import threading
 import time
@@ -10,6 +9,7 @@ from typing import Any, Self
 
 import torch
 
+from skyrl_train.tracking.stderr import say_in_a_handler
 from skyrl_train.training.interruption import Interrupted
 from skyrl_train.training.ranks import Ranks
 
@@ -85,5 +85,4 @@ class StopRequest:
     def _answer(self, number: int) -> None:
         if self._ranks.is_main:
             name = signal.Signals(number).name
-            # Not sys.stderr: the signal may have come in the middle of a line to it.
-            os.write(2, f"\n{name}: stopping after this step; once more to abandon it\n".encode())
+            say_in_a_handler(f"\n{name}: stopping after this step; once more to abandon it")

@@ -143,9 +143,10 @@ class Trainer:
         with clock.phase("sync"):
             probe = parts.sync.update(self.progress.optimizer_steps)
         parts.journal.rollout(self.progress.step + 1, replace(rollout, experience=experience))
-        metrics = rollout.metrics | penalty | scheduled | summarise(logs, parts.ranks) | probe | clock.seconds
-        seconds = time.perf_counter() - started
+        metrics = dict(rollout.metrics)
         tokens = metrics.pop("tokens")
+        metrics |= penalty | scheduled | summarise(logs, parts.ranks) | probe | clock.seconds
+        seconds = time.perf_counter() - started
         return metrics | {
             "grad_norm": sum(log.grad_norm for log in logs) / len(logs),
             "learning_rate": rate,

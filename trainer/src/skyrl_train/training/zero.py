@@ -54,7 +54,7 @@ class ZeroEngine:
 
         self.policy = policy
         self.stage = deepspeed.zero_stage
-        self._clip = optimizer.max_grad_norm
+        self._settings = {"betas": optimizer.betas, "weight_decay": optimizer.weight_decay}
         self._ranks = ranks
         plugin = DeepSpeedPlugin(hf_ds_config=_deepspeed_config(deepspeed, optimizer, loads_converted))
         # Otherwise a launcher's --mixed_precision fp16 would train in float16, whatever the configuration says.
@@ -150,6 +150,8 @@ class ZeroEngine:
             ) from error
         if loaded is None:
             raise RuntimeError(f"DeepSpeed found no engine state in {folder}")
+        for group in self._engine.optimizer.param_groups:  # those of the checkpoint came with its state
+            group.update(self._settings)
 
     def close(self) -> None:
         """Release DeepSpeed's buffers and hooks, so that another engine can be built in this process."""
