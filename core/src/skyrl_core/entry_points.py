@@ -148,7 +148,7 @@ class PluginGroup:
             raise
         except BaseException as error:  # plugins call sys.exit at import
             raise PluginLoadError(
-                f"{self.kind} {claim} could not be imported from {claim.value}\n  {_last_line(error)}\n"
+                f"{self.kind} {claim} could not be imported from {claim.value}\n  {_in_a_line(error)}\n"
                 f"see the traceback: {sys.executable} -c 'import {claim.module}'\n"
                 f"repair it: {repair(claim.distribution)}"
             ) from error
@@ -224,7 +224,9 @@ def _owners(claims: Iterable[Claim]) -> str:
     return " and ".join(map(owner, claims))
 
 
-def _last_line(error: BaseException) -> str:
+def _in_a_line(error: BaseException) -> str:
     from traceback import format_exception_only  # unlike str(), it survives an exception that cannot be printed
 
-    return shortened("".join(format_exception_only(error)).strip().splitlines()[-1], 4 * MAX_VALUE)
+    lines = "".join(format_exception_only(error)).strip().splitlines()
+    # Of a syntax error the first lines say where it is.
+    return shortened(lines[-1 if isinstance(error, SyntaxError) else 0], 4 * MAX_VALUE)

@@ -192,6 +192,7 @@ def _plan(
 
 
 def _check_contract(loss: type[PolicyLoss], claim: Claim) -> None:
+    from skyrl_core.params import LossParams
     from skyrl_core.policy_loss import LOSS_API_VERSION, is_scalar_form
 
     where = f"policy loss {claim}: {claim.attribute}"
@@ -205,6 +206,8 @@ def _check_contract(loss: type[PolicyLoss], claim: Claim) -> None:
                 f"{where} does not say which version of the contract it is written for: "
                 f"add `api_version = {LOSS_API_VERSION}` to the class itself"
             )
+    if not (isinstance(loss.Params, type) and issubclass(loss.Params, LossParams)):
+        raise PluginLoadError(f"{where}.Params is {loss.Params!r}: make it a subclass of skyrl_core.LossParams")
     if version not in (None, LOSS_API_VERSION):
         raise PluginConflictError(
             f"{where} is written for version {version!r} of the loss contract, the installed skyrl-core has version "

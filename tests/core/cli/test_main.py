@@ -1,6 +1,7 @@
 """The root command: help, dispatch, exit codes."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -104,3 +105,26 @@ def test_a_terminal_that_cannot_show_a_character_gets_a_question_mark(add_comman
     add_command("def main(argv):\n    print('caf\\u00e9 \\u2026')\n    return 0")
     done = run_skyrl("mine", PYTHONIOENCODING="ascii")
     assert (done.returncode, done.stdout) == (0, "caf? ?\n")
+
+
+def test_a_file_that_must_not_be_read_is_one_message(add_command, capsys):
+    add_command("def main(argv): raise PermissionError(13, 'Permission denied', 'rows.jsonl')")
+    assert main(["mine"]) == 2
+    assert capsys.readouterr().err == "error: rows.jsonl: Permission denied\n"
+
+
+def test_any_other_error_of_the_system_is_raised(add_command):
+    add_command("def main(argv): raise OSError(5, 'Input/output error', 'rows.jsonl')")
+    with pytest.raises(OSError, match=r"rows\.jsonl"):
+        main(["mine"])
+
+
+@pytest.mark.parametrize(("output", "code", "said"), [(">&-", 0, ""), (">/dev/full", 2, "No space left on device")])
+def test_an_output_that_takes_nothing_is_no_traceback(add_command, distributions, output, code, said):
+    add_command("def main(argv):\n    print('line')\n    return 0")
+    command = f"{shlex.quote(sys.executable)} -m skyrl_core.cli.main mine {output}"
+    environment = {**os.environ, "PYTHONPATH": str(distributions.path)}
+    done = subprocess.run(["sh", "-c", command], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+    assert said in done.stderr

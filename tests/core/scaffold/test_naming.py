@@ -3,7 +3,7 @@
 import pytest
 
 from skyrl_core.errors import SkyrlError
-from skyrl_core.scaffold.naming import BASE_CLASSES, MAX_LENGTH, PackageNames, package_names
+from skyrl_core.scaffold.naming import BASE_CLASSES, MAX_LENGTH, TRAINER_OPTIONS, PackageNames, package_names
 
 LOSSES, ESTIMATORS = "skyrl.policy_losses", "skyrl.advantage_estimators"
 
@@ -98,3 +98,9 @@ def test_a_class_never_has_the_name_of_its_base_class(given, base):
     assert base in BASE_CLASSES
     with pytest.raises(SkyrlError, match=f"one of its classes would have the name of its base class, {base}"):
         package_names(given)
+
+
+def test_an_option_of_the_trainer_is_refused_because_parameters_have_a_block_of_that_name():
+    for name in TRAINER_OPTIONS:
+        with pytest.raises(SkyrlError, match=rf"trainer\.algorithm\.{name} is an option"):
+            package_names(name)

@@ -7,7 +7,9 @@ import pytest
 import yaml
 
 from skyrl_core.errors import InvalidParamsError, PluginConflictError, PluginLoadError, SkyrlError, UnknownPluginError
+from skyrl_core.scaffold.naming import TRAINER_OPTIONS
 from skyrl_train.config.load import resolve_run
+from skyrl_train.config.schema import AlgorithmConfig
 from skyrl_train.environments.loading import load_environment
 
 
@@ -241,6 +243,14 @@ def test_loss_and_a_contradicting_override_are_refused_and_an_equal_one_is_not()
     assert resolve(f"{key}=gspo", loss="gspo").loss_reference == "gspo"
 
 
+def test_a_run_goes_on_in_its_own_folder(tmp_path):
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    (tmp_path / "run/config.yaml").write_text("{}")
+    there = str(tmp_path / "run")
+    assert "run_folder = other: contradicts --resume" in problems("run_folder=other", resume=there, kind=SkyrlError)
+    assert resolve(f"run_folder={there}", resume=there).config.run_folder == there
+
+
 def test_loss_wins_over_the_file(tmp_path):
     text = "trainer:\n  algorithm:\n    policy_loss_type: cispo\n"
     assert resolve(text=text, folder=tmp_path, loss="gspo").loss_reference == "gspo"
@@ -339,3 +349,7 @@ def test_control_characters_in_a_name_cannot_reach_the_terminal():
 def test_every_shipped_configuration_is_valid(config):
     run = resolve_run(load_environment, files=[config])
     assert {problem.key for problem in run.missing} <= {"rollout.engine", "data.train", "data.evaluation"}
+
+
+def test_new_losses_cannot_be_named_like_an_option_where_their_parameters_would_be():
+    assert set(AlgorithmConfig.model_fields) == TRAINER_OPTIONS

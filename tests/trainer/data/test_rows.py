@@ -108,6 +108,7 @@ WRONG_LINES = [
     ({"promt": "?", "ground_truth": 1}, r":2 has no column 'prompt'; did you mean 'promt'\?\n.*data\.prompt_column"),
     ("[1, 2]", r"rows\.jsonl:2 is \[1, 2\], not a JSON object"),
     ('{"prompt": "?"', r"rows\.jsonl:2 is not JSON"),
+    ("[" * 100_000, r"rows\.jsonl:2 is not JSON"),
 ]
 
 

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from skyrl_core.errors import SkyrlError
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.rollout.seeds import sampling_seed
 from skyrl_train.training.evaluation import Evaluator
@@ -82,3 +83,11 @@ def test_every_rank_gets_the_result_of_one_process_even_one_without_a_prompt(scr
         return Evaluator(config(4, samples=3), ranks=ranks, **scripted(SEVERAL)).evaluate()
 
     assert on_ranks(world_size, work) == [alone] * world_size
+
+
+def test_answers_that_could_not_be_rewarded_are_counted_and_none_at_all_is_an_error(scripted, one_rank):
+    result = Evaluator(config(2), ranks=one_rank, **scripted({"one?": ["1"], "two?": ["what"]})).evaluate()
+    assert (result.metrics["reward_errors"], result.metrics["accuracy"]) == (1.0, 0.5)
+    nothing = scripted({"one?": ["who"], "two?": ["what"]})
+    with pytest.raises(SkyrlError, match="no answer of the evaluation could be rewarded; the first error: no number"):
+        Evaluator(config(2), ranks=one_rank, **nothing).evaluate()

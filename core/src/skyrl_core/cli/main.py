@@ -1,5 +1,6 @@
 """The root of the `skyrl` command: finds a subcommand by its entry point, runs it, turns errors into exit codes."""
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -20,9 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 ok, 2 wrong usage or unknown name, 3 conflict, denied or incompatible, 4 invalid parameters, 5 a plugin failed to
     load, 6 a loss breaks the contract, 130 interrupted.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal that cannot show a character is no reason to fail
+    _open_streams()
     try:
         code = _run(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
@@ -37,11 +36,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output, such as `head`, has enough. The interpreter must not fail once more when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
+    except OSError as error:
+        return _refused(error)
     return code
+
+
+def _open_streams() -> None:
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started us
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - it lives as long as the process
+        stream = getattr(sys, name)
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a character is no reason to fail
+
+
+def _refused(error: OSError) -> int:
+    """A file that must not be read, or an output that takes nothing more; any other error is raised."""
+    if isinstance(error, BrokenPipeError):
+        _give_up_output()  # whoever read it, such as `head`, has enough
+        return BROKEN_PIPE
+    if isinstance(error, PermissionError) and error.filename is not None:
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+    elif error.errno == errno.ENOSPC and error.filename is None:
+        _give_up_output()
+        print(f"error: the output could not be written: {error.strerror}", file=sys.stderr)
+    else:
+        raise error
+    return SkyrlError.exit_code
+
+
+def _give_up_output() -> None:
+    """The interpreter must not fail once more when it flushes."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(arguments: list[str]) -> int:

@@ -16,6 +16,15 @@ MAX_LENGTH = 40
 """Of the loss's name; the lines of the package that hold it twice stay within 120 characters."""
 BASE_CLASSES = frozenset({"PolicyLoss", "LossParams"})
 
+TRAINER_OPTIONS = frozenset(
+    {
+        *("policy_loss_type", "loss_reduction", "max_length", "advantage_estimator", "kl_coef", "kl_estimator"),
+        *("kl_reward_coef", "kl_reward_estimator", "entropy_coef", "high_entropy_fraction", "skip_zero_advantages"),
+        "off_policy",
+    }
+)
+"""Of trainer.algorithm, where the parameters of a loss have a block under its name."""
+
 _RULE = f"a name is made of letters and digits in words joined by _ or -, a letter first, at most {MAX_LENGTH} in all"
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 _WORD_START = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
@@ -61,6 +70,8 @@ def _refusal(name: str) -> str:
     names = _names(name)
     if iskeyword(name):
         return f"{name} is a keyword of Python"
+    if name in TRAINER_OPTIONS:
+        return f"trainer.algorithm.{name} is an option, where the parameters of the loss would be"
     for base in BASE_CLASSES & {names.loss_class, names.params_class}:
         return f"one of its classes would have the name of its base class, {base}"
     for group in _GROUPS:

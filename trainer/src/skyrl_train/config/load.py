@@ -47,6 +47,7 @@ def resolve_run(
         files = [_config_of_run(Path(resume))]
     sources = read_sources(files, overrides)
     _apply_loss(sources, loss)
+    _check_resume(sources, resume)
     config, faults = validate(sources.values)
     problems = sources.problems + [
         Problem(key=".".join(f.keys), value=f.value, rule=f.rule, origin=sources.origin(f.keys)) for f in faults
@@ -79,6 +80,15 @@ def _apply_loss(sources: Sources, loss: str | None) -> None:
         rule = f"contradicts --loss {loss}; give one of them"
         sources.problems.append(Problem(key=key, value=given, rule=rule, origin=COMMAND_LINE, error=SkyrlError))
     sources.set(LOSS_KEY, loss, COMMAND_LINE)
+
+
+def _check_resume(sources: Sources, resume: str | None) -> None:
+    key = ("run_folder",)
+    given = sources.value(key)
+    if not resume or sources.origin(key) != COMMAND_LINE or run_folder_of(Path(resume)) == Path(str(given)):
+        return
+    rule = f"contradicts --resume {resume}: a run goes on in its own folder; copy it to go on in another"
+    sources.problems.append(Problem(key="run_folder", value=given, rule=rule, origin=COMMAND_LINE, error=SkyrlError))
 
 
 def _broken_rules(config: RunConfig, sources: Sources, faulty: frozenset[str]) -> list[Problem]:

@@ -85,7 +85,7 @@ def _jsonl(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
                 record = json.loads(text) if text.strip() else None
             except UnicodeDecodeError as error:
                 raise DataError(f"{where} is not UTF-8: {error.reason} at byte {error.start}") from error
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise DataError(f"{where} is not JSON: {error}") from error
             if not text.strip():
                 continue
@@ -102,7 +102,7 @@ def _parquet(path: Path) -> Iterator[Mapping[str, Any]]:
         with pyarrow.parquet.ParquetFile(path) as file:
             for batch in file.iter_batches():
                 yield from batch.to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read as parquet: {error}") from error
 
 

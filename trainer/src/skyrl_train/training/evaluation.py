@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
+from skyrl_core.errors import SkyrlError
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.data.prompts import encode_prompt
 from skyrl_train.data.source import PromptSource
@@ -72,17 +73,20 @@ class Evaluator:
         sampling = Sampling(max_new_tokens=self._config.rollout.max_new_tokens, temperature=settings.temperature)
         drawn = self._drawing.draw(requests, [self._rows[index] for index in indices], sampling)
         outcomes = [
-            (index, completion.text, len(completion.token_ids), score.reward)
+            (index, completion.text, len(completion.token_ids), score.reward, score.error)
             for index, completion, score in zip(indices, drawn.completions, drawn.scores.scores(), strict=True)
         ]
         everything = sorted((o for part in self._ranks.gather(outcomes) for o in part), key=lambda outcome: outcome[0])
         return self._summary(everything)
 
-    def _summary(self, outcomes: list[tuple[int, str, int, float]]) -> Evaluation:
+    def _summary(self, outcomes: list[tuple[int, str, int, float, str | None]]) -> Evaluation:
+        errors = [error for *_, error in outcomes if error is not None]
+        if len(errors) == len(outcomes):
+            raise SkyrlError(f"no answer of the evaluation could be rewarded; the first error: {errors[0]}")
         k = self._config.evaluation.samples_per_prompt
         solved: dict[int, int] = dict.fromkeys(range(len(self._rows)), 0)
         first: dict[int, Answer] = {}
-        for index, text, _, reward in outcomes:
+        for index, text, _, reward, _ in outcomes:
             row = self._rows[index]
             solved[index] += reward >= SOLVED
             answer = Answer(
@@ -95,9 +99,11 @@ class Evaluator:
         metrics = {
             "accuracy": accuracy,
             "accuracy/standard_error": math.sqrt(variance / len(shares)),
-            "reward/mean": sum(reward for *_, reward in outcomes) / len(outcomes),
-            "response_length/mean": sum(length for _, _, length, _ in outcomes) / len(outcomes),
+            "reward/mean": sum(reward for *_, reward, _ in outcomes) / len(outcomes),
+            "response_length/mean": sum(length for _, _, length, *_ in outcomes) / len(outcomes),
         }
+        if errors:
+            metrics["reward_errors"] = float(len(errors))
         if k > 1:
             metrics[f"pass@{k}"] = sum(count > 0 for count in solved.values()) / len(solved)
         return Evaluation(metrics=metrics, answers=[first[index] for index in sorted(first)])
