@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from skyrl_core.errors import ConformanceError
 from skyrl_core.metric import Metric
-from skyrl_core.policy_loss import LossBatch, Need, PolicyLoss, is_scalar_form
+from skyrl_core.policy_loss import LossBatch, Need, PolicyLoss, TokenLosses, is_scalar_form
 from skyrl_core.reduction import weighted_sum
 
 
@@ -32,11 +33,15 @@ def evaluate_loss(loss: PolicyLoss, batch: LossBatch, weights: Tensor, token_sha
         batch: the micro-batch, with what the loss declares.
         weights: float [B, T] from ``token_weights``, for the token form.
         token_share: valid tokens of this micro-batch / of the minibatch of all ranks, for the scalar form.
+
+    Raises:
+        ConformanceError: the loss returned anything but one value for each token.
     """
     if is_scalar_form(type(loss)):
         total = _scalar_share(loss, batch, token_share)
         return LossOutput(total=total, metrics=_learning(total, batch))
     output = loss.token_losses(batch)
+    _check_shapes(loss, output, batch.mask)
     total = weighted_sum(output.values, weights, batch.mask)
     terms = {name: weighted_sum(term, weights, batch.mask) for name, term in output.terms.items()}
     norms = {f"grad_norm/{name}": _gradient_norm(term, batch, token_share) for name, term in terms.items()}
@@ -45,6 +50,15 @@ def evaluate_loss(loss: PolicyLoss, batch: LossBatch, weights: Tensor, token_sha
         terms={name: term.detach() for name, term in terms.items()},
         metrics={**output.metrics, **norms, **_learning(total, batch)},
     )
+
+
+def _check_shapes(loss: PolicyLoss, output: TokenLosses, mask: Tensor) -> None:
+    for what, values in {"values": output.values, **output.terms}.items():
+        if values.shape != mask.shape:  # it would broadcast, or fail far from here
+            raise ConformanceError(
+                f"the loss {loss.name or type(loss).__name__} returned {what} of shape {list(values.shape)} for a "
+                f"batch of {list(mask.shape)}: it must return one for each token"
+            )
 
 
 def _learning(total: Tensor, batch: LossBatch) -> dict[str, Metric]:

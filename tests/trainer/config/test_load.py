@@ -248,7 +248,8 @@ def test_a_run_goes_on_in_its_own_folder(tmp_path):
     (tmp_path / "run/config.yaml").write_text("{}")
     there = str(tmp_path / "run")
     assert "run_folder = other: contradicts --resume" in problems("run_folder=other", resume=there, kind=SkyrlError)
-    assert resolve(f"run_folder={there}", resume=there).config.run_folder == there
+    for same in (there, f"{there}/", f"{there}/../run"):
+        assert resolve(f"run_folder={same}", resume=there).config.run_folder == same
 
 
 def test_loss_wins_over_the_file(tmp_path):

@@ -11,7 +11,7 @@ from skyrl_train.policy.loading import prepare_model, recompute_activations
 from skyrl_train.policy.policy import Policy, Sequences
 from skyrl_train.policy.rotation import NAME, FastRotation
 from skyrl_train.policy.shared_prompts import can_share_prompts
-from skyrl_train.rollout.decoding import ModelDecoding, ReadPrompts, check_decoding
+from skyrl_train.rollout.decoding import ModelDecoding, ReadPrompts, check_decoding, evaluated
 from skyrl_train.rollout.direct_decoding import can_decode_directly
 
 SHARED = (
@@ -177,8 +177,14 @@ def test_activations_that_are_computed_again_change_nothing(kind, sequences, mon
     plain, prepared = models(kind, **NOISY.get(kind, {}))
     wanted = expected(plain, sequences, monkeypatch)
     recompute_activations(prepared)
-    assert any(part.training for part in prepared.modules())
+    computed = []
+    prepared.base_model.layers[0].mlp.register_forward_pre_hook(lambda *_: computed.append(1))
     assert_same(Policy(prepared, chunk_size=64, temperature=1.0), sequences, wanted)
+    assert len(computed) == 2
+    with evaluated(prepared):  # as for decoding, which leaves it as it was
+        assert not any(part.training for part in prepared.modules())
+    assert_same(Policy(prepared, chunk_size=64, temperature=1.0), sequences, wanted)
+    assert len(computed) == 4
 
 
 @pytest.mark.parametrize("kind", PARTIAL)

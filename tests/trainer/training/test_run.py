@@ -210,7 +210,10 @@ def test_a_gradient_that_is_not_finite_ends_the_run_before_it_is_saved(tiny_run,
     with pytest.raises(SystemExit) as exit_code:
         main(tiny_run(options))
     assert exit_code.value.code == 2
-    assert "the gradient of optimizer step 1 is" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "the gradient of optimizer step 2 is" in said
+    assert f"the loss infinite_{stage} gives values that are not finite" in said
+    assert (tmp_path / "run/rollouts/step_000002.safetensors").exists(), "the batch that it failed on"
     assert seen() == {"step_000001"}
     assert json.loads((tmp_path / "run/run.json").read_text())["outcome"] == "failed"
 

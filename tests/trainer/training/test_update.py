@@ -166,7 +166,7 @@ class BrokenLoss(PolicyLoss):
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_change(experience, plain_engine, one_rank):
     engine = plain_engine(one_rank)
-    with pytest.raises(SkyrlError, match=r"optimizer step 3 is nan.*BrokenLoss"):
+    with pytest.raises(SkyrlError, match=r"optimizer step 4 is nan.*BrokenLoss"):
         stepped(one_rank, engine, objective(BrokenLoss(LossParams())), experience, 4)
     assert "step" not in engine.calls
 

@@ -85,7 +85,10 @@ def _apply_loss(sources: Sources, loss: str | None) -> None:
 def _check_resume(sources: Sources, resume: str | None) -> None:
     key = ("run_folder",)
     given = sources.value(key)
-    if not resume or sources.origin(key) != COMMAND_LINE or run_folder_of(Path(resume)) == Path(str(given)):
+    if not resume or sources.origin(key) != COMMAND_LINE:
+        return
+    places = (Path(resume), run_folder_of(Path(resume)) or Path(resume))
+    if Path(str(given)).expanduser().resolve() in (place.resolve() for place in places):
         return
     rule = f"contradicts --resume {resume}: a run goes on in its own folder; copy it to go on in another"
     sources.problems.append(Problem(key="run_folder", value=given, rule=rule, origin=COMMAND_LINE, error=SkyrlError))

@@ -73,9 +73,9 @@ def recompute_activations(model: PreTrainedModel) -> None:
     # The reentrant way gives no gradient where the inputs need none: behind an embedding that adapters leave frozen.
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     # transformers recomputes in training mode only. Nothing else is in it: some experts are chosen at random there.
-    for module in model.modules():
-        if isinstance(module, GradientCheckpointingLayer):
-            module.training = True
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    for module in layers or model.modules():  # a model's own code may ask in other places
+        module.training = True
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

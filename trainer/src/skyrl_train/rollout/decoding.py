@@ -108,12 +108,13 @@ def check_decoding(model: PreTrainedModel) -> None:
     Raises:
         SkyrlError: it has a cache of its own kind, or none.
     """
+    prompt_of, drawn, kept = torch.tensor([[0, 1, 0], [1, 0, 2], [0, 1, 2]], device=model.device)
     try:
         with torch.no_grad(), evaluated(model):
-            decoding = ModelDecoding(model, ReadPrompts.of(model, [(0, 1, 2), (1,)], 0), torch.tensor([0, 1, 0]), 2)
-            decoding.advance(torch.tensor([1, 0, 2]))
-            decoding.keep(torch.tensor([1, 2]))
-            decoding.advance(torch.tensor([0, 2]))
+            decoding = ModelDecoding(model, ReadPrompts.of(model, [(0, 1, 2), (1,)], 0), prompt_of, 2)
+            decoding.advance(drawn)
+            decoding.keep(kept[1:])
+            decoding.advance(drawn[1:])
     except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         raise SkyrlError(
             f"the rollout engine hf cannot decode a model of type {model.config.model_type}: {error}\n"

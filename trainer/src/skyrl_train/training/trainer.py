@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from skyrl_core.errors import SkyrlError
 from skyrl_core.schedule import number_at
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.training.advantages import AdvantagePass
@@ -136,13 +137,18 @@ class Trainer:
         with clock.phase("score"):
             experience = self._scored(rollout.experience)
             experience, penalty = self._with_advantages(experience)
-        with clock.phase("update"):
-            logs, rate = self._update(experience)
+        drawn = replace(rollout, experience=experience)
+        try:
+            with clock.phase("update"):
+                logs, rate = self._update(experience)
+        except SkyrlError:
+            parts.journal.rollout(self.progress.step + 1, drawn)  # what it failed on
+            raise
         with clock.phase("rollout"):
             parts.ahead.wait()
         with clock.phase("sync"):
             probe = parts.sync.update(self.progress.optimizer_steps)
-        parts.journal.rollout(self.progress.step + 1, replace(rollout, experience=experience))
+        parts.journal.rollout(self.progress.step + 1, drawn)
         metrics = dict(rollout.metrics)
         tokens = metrics.pop("tokens")
         metrics |= penalty | scheduled | summarise(logs, parts.ranks) | probe | clock.seconds

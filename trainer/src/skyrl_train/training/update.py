@@ -100,10 +100,12 @@ class PolicyUpdate:
     def _check_finite(self, what: str, value: float, step: int) -> None:
         # Every rank sees the same value, so all of them stop, and before a checkpoint could keep the damage.
         if not math.isfinite(value):
-            loss = type(self._objective.loss.loss).__name__
+            loss = self._objective.loss.loss
+            name = loss.name or type(loss).__name__
             raise SkyrlError(
-                f"the {what} of optimizer step {step} is {value}: the loss {loss} gives "
-                "values that are not finite on this batch, or the learning rate is too high; checkpoints are as before"
+                f"the {what} of optimizer step {step + 1} is {value}: the loss {name} gives values that are not finite "
+                "on this batch, or the learning rate is too high; checkpoints are as before. The batch is in the run "
+                f"folder, in rollouts/; `skyrl losses check {name}` tries the loss on extreme ones"
             )
 
     def _evaluate(
