@@ -75,8 +75,9 @@ def test_the_last_words_and_the_exit_code_of_rank_0_come_after_its_launcher(monk
 
 
 PARENT = """\
-import sys
+import signal, sys
 from skyrl_train.entrypoints import launch
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs the tests may have switched it off
 child = (
     "import signal, sys, time\\n"
     "for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP): signal.signal(number, lambda n, _: sys.exit(n))\\n"

@@ -247,15 +247,19 @@ def test_a_run_that_is_ending_can_be_hurried_by_its_user_alone(one_rank, monkeyp
         signal.raise_signal(signal.SIGTERM)  # of a launcher, because another rank is done already
 
 
+HEARING = "import os, signal, sys; signal.signal({number}, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+"""Whoever runs the tests may have switched the signal off, as `nohup` does; then it would stay off."""
+
+
 @pytest.mark.train
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_a_run_whose_terminal_is_gone_saves_all_the_same(number, tiny_run, tmp_path):
     folder = tmp_path / "run"
     options = tiny_run({"trainer.steps": 200, "evaluation.prompts": 0, "run_folder": str(folder)})
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     reader, writer = os.pipe()
-    with subprocess.Popen(
-        [*ALONE, *options], stdout=writer, stderr=writer, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    ) as run:
+    command = [sys.executable, "-c", HEARING.format(number=int(number)), *ALONE, *options]
+    with subprocess.Popen(command, stdout=writer, stderr=writer, env=environment) as run:
         os.close(writer)
         metrics, limit = folder / "metrics.jsonl", time.monotonic() + 300
         while not metrics.exists() or metrics.read_bytes().count(b"\n") < 2:
