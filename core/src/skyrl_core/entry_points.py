@@ -227,6 +227,7 @@ def _owners(claims: Iterable[Claim]) -> str:
 def _in_a_line(error: BaseException) -> str:
     from traceback import format_exception_only  # unlike str(), it survives an exception that cannot be printed
 
-    lines = "".join(format_exception_only(error)).strip().splitlines()
-    # Of a syntax error the first lines say where it is.
-    return shortened(lines[-1 if isinstance(error, SyntaxError) else 0], 4 * MAX_VALUE)
+    text = "".join(format_exception_only(error)).strip()
+    if isinstance(error, SyntaxError):  # the lines before the last one show where it is
+        text = text.splitlines()[-1]
+    return shortened(" ".join(text.split()), 4 * MAX_VALUE)
