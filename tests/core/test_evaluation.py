@@ -9,7 +9,7 @@ from torch import Tensor
 from skyrl_core.errors import ConformanceError
 from skyrl_core.evaluation import evaluate_loss, rows_of
 from skyrl_core.metric import Metric, merge
-from skyrl_core.params import LossParams
+from skyrl_core.params import OpenLossParams
 from skyrl_core.policy_loss import LossBatch, Need, PolicyLoss, TokenLosses
 from skyrl_core.reduction import count_batch, token_weights
 
@@ -126,9 +126,6 @@ def test_prepared_rows_follow_the_micro_batch_and_statistics_stay_whole() -> Non
 def test_a_loss_that_returns_another_shape_on_some_batch_is_named(part):
     class Ragged(PolicyLoss):
         name = "ragged"
-        Params = LossParams
-        api_version = 1
-        semantics_version = 1
 
         def token_losses(self, batch):
             short = batch.log_probs[:, :1]
@@ -140,4 +137,4 @@ def test_a_loss_that_returns_another_shape_on_some_batch_is_named(part):
     zeros = torch.zeros(2, 3, requires_grad=True)
     batch = LossBatch(log_probs=zeros, advantages=torch.ones(2, 3), mask=mask)
     with pytest.raises(ConformanceError, match=rf"the loss ragged returned {part} of shape \[2, 1\] for .* \[2, 3\]"):
-        evaluate_loss(Ragged(LossParams()), batch, torch.ones(2, 3), 1.0)
+        evaluate_loss(Ragged(OpenLossParams()), batch, torch.ones(2, 3), 1.0)

@@ -6,8 +6,9 @@ import resource
 
 import pytest
 
+from skyrl_core.metric import TRAINERS_OWN
 from skyrl_train.tracking.atomic_file import RunFolderError
-from skyrl_train.tracking.jsonl import Jsonl
+from skyrl_train.tracking.jsonl import _OWN_KEYS, Jsonl
 from skyrl_train.tracking.tracker import RunInfo, TrackerError
 
 
@@ -81,6 +82,10 @@ def test_a_line_that_lacks_its_end_alone_is_whole_again(tmp_path):
     resumed.log_step(2, {})
     resumed.close()
     assert [entry["step"] for entry in entries(tmp_path)] == [1, 2]
+
+
+def test_losses_are_refused_the_names_of_all_own_keys():
+    assert _OWN_KEYS <= TRAINERS_OWN
 
 
 def test_metric_with_the_name_of_an_own_key_is_refused(tmp_path):

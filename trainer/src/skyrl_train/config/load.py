@@ -87,8 +87,8 @@ def _check_resume(sources: Sources, resume: str | None) -> None:
     given = sources.value(key)
     if not resume or sources.origin(key) != COMMAND_LINE:
         return
-    places = (Path(resume), run_folder_of(Path(resume)) or Path(resume))
-    if Path(str(given)).expanduser().resolve() in (place.resolve() for place in places):
+    own = run_folder_of(Path(resume)) or Path(resume)
+    if Path(str(given)).expanduser().resolve() == own.resolve():
         return
     rule = f"contradicts --resume {resume}: a run goes on in its own folder; copy it to go on in another"
     sources.problems.append(Problem(key="run_folder", value=given, rule=rule, origin=COMMAND_LINE, error=SkyrlError))
