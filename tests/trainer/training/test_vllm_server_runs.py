@@ -45,6 +45,12 @@ def steps(folder):
     return [line for line in lines if line["kind"] == "train"]
 
 
+def until(condition, run):
+    while not condition():
+        assert run.poll() is None, run.communicate()[0][-4000:]
+        time.sleep(0.02)
+
+
 def test_two_ranks_learn_and_the_run_can_be_measured(server, tmp_path):
     learning = ["trainer.steps=12", "trainer.minibatches=2", "trainer.optimizer.learning_rate=4e-4"]
     run = tmp_path / "run"
@@ -61,9 +67,7 @@ def test_a_run_on_zero_3_outlives_its_server_and_learns_the_same(server, tmp_pat
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
     finished(started("train", "--num-processes", "2", *arguments(server, undisturbed, *options)))
     run = started("train", "--num-processes", "2", *arguments(server, disturbed, *options))
-    while len(steps(disturbed)) < 2 or not server.running():
-        assert run.poll() is None, run.communicate()[0][-4000:]
-        time.sleep(0.02)
+    until(lambda: len(steps(disturbed)) >= 2 and server.running() > 0, run)
     server.kill()
     server.start()
     assert "gets the weights again" in finished(run)
@@ -103,11 +107,12 @@ def test_one_step_ahead_trains_on_samples_of_the_policy_before_and_a_resumed_run
 
 
 def test_a_server_that_is_lost_while_it_draws_ahead_costs_the_overlap_and_nothing_else(server, tmp_path):
-    run = started("train", *arguments(server, tmp_path / "run", *AHEAD, "trainer.steps=6", "trainer.epochs=4"))
-    # At the beginning of a batch that is drawn ahead: most of its 128 samples are still being written.
-    while len(steps(tmp_path / "run")) < 2 or server.running() < 100:
-        assert run.poll() is None, run.communicate()[0][-4000:]
-        time.sleep(0.02)
+    slow = ["rollout.server.max_concurrency=16", "trainer.steps=6", "trainer.epochs=4"]
+    run = started("train", *arguments(server, tmp_path / "run", *AHEAD, *slow))
+    # The beginning of a batch that is drawn ahead: of its 128 samples 16 are being written, the others wait.
+    until(lambda: len(steps(tmp_path / "run")) >= 2, run)
+    until(lambda: server.running() == 0, run)
+    until(lambda: server.running() > 0, run)
     server.kill()
     server.start()
     assert "drawn after the update" in finished(run)
