@@ -7,7 +7,8 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,11 +20,23 @@ class ForkedRun:
     group: int
     log: Path
     code_file: Path
+    halt: Path  # there while the run is halted
 
     @property
     def code(self) -> int | None:
         """The exit code, negative for a signal; None while it goes on."""
         return int(self.code_file.read_text()) if self.code_file.exists() else None
+
+    @contextmanager
+    def halted(self) -> Iterator[None]:
+        """Wait until it is halted; it goes on after the block."""
+        while not self.halt.exists():
+            assert self.code is None, self.log.read_text()
+            time.sleep(0.01)
+        try:
+            yield
+        finally:
+            self.halt.unlink()
 
     def kill(self) -> int:
         """End the whole group at once, as a power cut would, and wait until it is gone."""
@@ -54,16 +67,18 @@ class Zygote:
         )
         self._expect("ready")
 
-    def start(self, argv: list[str], *, ranks: int = 1) -> ForkedRun:
+    def start(self, argv: list[str], *, ranks: int = 1, halt_after: int | None = None) -> ForkedRun:
+        """``halt_after``: the step after which the run halts, before its checkpoint; one rank alone can."""
         self._runs += 1
-        log, code = self._folder / f"{self._runs}.log", self._folder / f"{self._runs}.code"
+        log, code, halt = (self._folder / f"{self._runs}.{ending}" for ending in ("log", "code", "halt"))
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         order = {"argv": argv, "log": str(log), "code": str(code), "port": port, "ranks": ranks}
+        order["halt"] = None if halt_after is None else (halt_after, str(halt))
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
-        return ForkedRun(int(self._process.stdout.readline()), log, code)
+        return ForkedRun(int(self._process.stdout.readline()), log, code, halt)
 
     def train(self, argv: list[str], *, ranks: int = 1) -> str:
         """Run to the end; what it printed."""

@@ -42,6 +42,18 @@ class Started:
         """A signal to all processes of the group, as from a terminal."""
         os.killpg(self.process.pid, number)
 
+    def process_of(self, *, rank: int) -> int:
+        """That of a rank, which the process of this run has started. Process ids say nothing: they begin anew."""
+        children = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True, check=True)
+        wanted = f"RANK={rank}".encode()
+        found = [
+            int(child)
+            for child in children.stdout.split()
+            if wanted in Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+        ]
+        assert len(found) == 1, children.stdout
+        return found[0]
+
     def ended(self) -> int:
         return self.process.wait(LIMIT)
 

@@ -1,11 +1,9 @@
 """Checkpoints that are written while training goes on, on disks as slow as a test wants them."""
 
-import signal
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -199,9 +197,7 @@ def test_one_that_is_not_waited_for_does_not_appear_later(saves, engine, observe
     """Its run has left, and the run folder may be another process's: it writes no file more, and removes none."""
     saves.start(progress(1))
     assert engine.disk.writing.wait(LIMIT)
-    writing = saves._writing[1]
-    with interrupted_after(0.1):
-        saves.wait()
+    writing = interrupted(saves)
     engine.disk.room.set()
     assert "was abandoned" in str(writing.exception(LIMIT))
     assert (names(tmp_path), observers.told) == ([".step_000001.partial"], [])
@@ -220,9 +216,7 @@ def test_one_that_is_abandoned_while_it_is_hashed_does_not_appear(saves, engine,
     engine.disk.room.set()
     saves.start(progress(1))
     assert hashing.wait(LIMIT)
-    writing = saves._writing[1]
-    with interrupted_after(0.1):
-        saves.wait()
+    writing = interrupted(saves)
     go_on.set()
     assert "was abandoned" in str(writing.exception(LIMIT))
     assert names(tmp_path) == [".step_000001.partial"]
@@ -240,26 +234,28 @@ def test_a_signal_while_it_appears_waits_until_it_is_there(saves, engine, tmp_pa
     engine.disk.room.set()
     saves.start(progress(1))
     assert publishing.wait(LIMIT)
-    with interrupted_after(0.1):
-        saves.wait()
+    interrupted(saves)
     assert names(tmp_path) == ["step_000001"]
     assert saves._journal.last_checkpoint.name == "step_000001"
 
 
-@contextmanager
-def interrupted_after(seconds):
-    """What is done inside is ended by a signal's exception."""
+class Interrupting:
+    """A future that a signal's exception keeps from being waited for."""
 
-    def interrupt(*_):
+    def __init__(self, future: Future) -> None:
+        self.done = future.done
+
+    def result(self) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            yield
-    finally:
-        signal.signal(signal.SIGALRM, before)
+
+def interrupted(saves: BackgroundSave) -> Future:
+    """Wait for what is written, until a signal comes; what goes on."""
+    checkpoint, writing = saves._writing
+    saves._writing = checkpoint, Interrupting(writing)
+    with pytest.raises(KeyboardInterrupt):
+        saves.wait()
+    return writing
 
 
 def test_no_memory_for_the_copy_is_said_and_leaves_nothing(saves, engine, tmp_path, monkeypatch):

@@ -41,7 +41,11 @@ RUN = {
     "tracking.trackers": [],
 }
 KILLS = {(1, 2): 40, (1, 3): 30, (1, 0): 24, (2, 2): 6}
-"""How often a run of so many ranks on this ZeRO stage is killed: a hundred times together."""
+"""How often a run of so many ranks on this ZeRO stage is killed: a hundred times together.
+
+A quarter of these have to come inside a save, and a quarter after progress. Where chance or a slow machine brought
+fewer, it is killed more often, up to four times as often.
+"""
 
 
 Hidden = set[tuple[Path, int]]
@@ -53,8 +57,14 @@ class Tally:
     """What the kills met."""
 
     rng: random.Random
+    wanted: int
     kills: int = 0
     found: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def is_enough(self) -> bool:
+        rarest = min(self.found["in a save"], self.found["with progress"])
+        return self.kills >= self.wanted and (rarest >= self.wanted // 4 or self.kills >= 4 * self.wanted)
 
     def note(self, left: Hidden, before: int, after: int) -> None:
         self.kills += 1
@@ -128,7 +138,7 @@ def has_ended(folder: Path) -> bool:
     return file.exists() and json.loads(file.read_text())["outcome"] == "finished"
 
 
-def killed_until_done(start: Callable, folder: Path, tally: Tally, kills: int) -> None:
+def killed_until_done(start: Callable, folder: Path, tally: Tally) -> None:
     """Start, kill and go on, until a start comes to its end."""
     before = 0
     while True:
@@ -136,7 +146,7 @@ def killed_until_done(start: Callable, folder: Path, tally: Tally, kills: int) -
             shutil.rmtree(folder, ignore_errors=True)  # nothing was saved: a new run
         stale = hidden(folder)
         run = start(folder, before > 0)
-        if tally.kills < kills:
+        if not tally.is_enough:
             strike(run, folder, tally, before, stale)
         code = run.wait()
         left, after = hidden(folder) - stale, newest(folder)
@@ -154,8 +164,8 @@ def killed_until_done(start: Callable, folder: Path, tally: Tally, kills: int) -
 def test_a_killed_run_ends_as_the_one_that_was_not(
     zygote, tiny_run, tmp_path, train_rows, assert_same_state, ranks, stage
 ):
-    options, kills = tiny_run(RUN | {"trainer.deepspeed.zero_stage": stage}), KILLS[ranks, stage]
-    tally = Tally(random.Random(f"{SEED}/{ranks}/{stage}"))
+    options = tiny_run(RUN | {"trainer.deepspeed.zero_stage": stage})
+    tally = Tally(random.Random(f"{SEED}/{ranks}/{stage}"), KILLS[ranks, stage])
 
     def start(folder: Path, resume: bool):
         place = ["--resume", str(folder)] if resume else [f"run_folder={folder}"]
@@ -166,9 +176,9 @@ def test_a_killed_run_ends_as_the_one_that_was_not(
     rows = train_rows(whole)
     assert len({row["grad_norm"] for row in rows.values()}) == len(rows) == 8  # it learns: equality means something
     runs = 0
-    while tally.kills < kills:
+    while not tally.is_enough:
         folder = tmp_path / f"killed{runs}"
-        killed_until_done(start, folder, tally, kills)
+        killed_until_done(start, folder, tally)
         assert train_rows(folder) == rows
         assert has_ended(folder)
         assert sorted(os.listdir(folder / "checkpoints")) == ["latest", "step_000008"]
@@ -177,7 +187,6 @@ def test_a_killed_run_ends_as_the_one_that_was_not(
         assert models[0] == models[1]
         shutil.rmtree(folder)
         runs += 1
-    print(f"seed {SEED}: {kills} kills of {runs} runs on {ranks} rank(s), stage {stage}: {dict(tally.found)}")
-    assert tally.kills == kills
-    assert tally.found["in a save"] >= kills // 4
-    assert tally.found["with progress"] >= kills // 4
+    print(f"seed {SEED}: {tally.kills} kills of {runs} runs on {ranks} rank(s), stage {stage}: {dict(tally.found)}")
+    assert tally.found["in a save"] >= tally.wanted // 4
+    assert tally.found["with progress"] >= tally.wanted // 4

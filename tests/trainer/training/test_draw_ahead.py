@@ -98,7 +98,7 @@ def test_samples_drawn_ahead_are_rewarded_meanwhile_and_others_can_be_rewarded_b
 ):
     parts = scripted({"one?": [f"pid: {tmp_path / 'pid'}", "return: 2"], "two?": ["sleep: 0.3", "return: 4"]})
     config = RunConfig.model_validate({"trainer": {"prompts_per_step": 2, "samples_per_prompt": 2}})
-    with Scorer({"scripted": misbehaving}, deadline=5.0) as scorer:
+    with Scorer({"scripted": misbehaving}, deadline=60.0) as scorer:
         collector = collect.Collector(config, ranks=one_rank, **(parts | {"scorer": scorer}))
         drawing, _, _ = ahead(collector)
         drawing.start(0, 1.0)

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -92,8 +91,7 @@ def test_a_rank_that_is_killed_is_missed_by_the_other_busy_or_waiting(busy, star
     reached = tmp_path / "reached"
     run = start([*TORCHRUN, str(script)], tiny_run(options), BAD_RANK=busy, REACHED=str(reached))
     run.until(reached.exists)
-    ranks = subprocess.run(["pgrep", "-P", str(run.process.pid)], capture_output=True, text=True, check=True)
-    os.kill(max(map(int, ranks.stdout.split())), signal.SIGKILL)
+    os.kill(run.process_of(rank=1), signal.SIGKILL)
     assert run.ended() != 0
     assert "[rank 0] error: rank 1 has failed: its process has ended without a word" in run.said
     assert run.run["outcome"] == "failed"

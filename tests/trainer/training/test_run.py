@@ -338,11 +338,12 @@ def test_a_run_that_was_killed_after_its_last_step_comes_to_its_end(train, tmp_p
 
 def test_ctrl_c_ends_the_run_in_order_and_it_can_go_on(tiny_run, train, tmp_path):
     folder = tmp_path / "run"
-    options = {"trainer.steps": 100, "checkpoint.every": 1, "evaluation.prompts": 0}
+    options = {"trainer.steps": 1000, "checkpoint.every": 1, "evaluation.prompts": 0}
     command = [sys.executable, "-m", "skyrl_train.entrypoints.main_base", *tiny_run(options), f"run_folder={folder}"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     deadline = time.monotonic() + 120
-    while not (folder / "checkpoints/step_000002").exists():
+    latest = folder / "checkpoints/latest"  # which stays, as no checkpoint does
+    while not latest.exists() or latest.read_text() < "step_000002":
         assert process.poll() is None, process.stdout.read()
         assert time.monotonic() < deadline
         time.sleep(0.1)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from skyrl_train.training.interruption import Interrupted
-from skyrl_train.training.stopping import SIGNALS, StopRequest
+from skyrl_train.training.stopping import ECHO, SIGNALS, StopRequest
 
 BIN = Path(sys.executable).parent
 MODULE = ["-m", "skyrl_train.entrypoints.main_base"]
@@ -24,6 +24,7 @@ TORCHRUN = [str(BIN / "torchrun"), "--nproc-per-node", "2"]
 
 SLOW_LOSS = """\
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -47,6 +48,10 @@ class Slow(PolicyLoss):
         reached = os.environ.get("REACHED")
         if reached and batch.step == 1 and os.environ.get("RANK", "0") == os.environ.get("SLOW_RANK", "0"):
             Path(reached).touch()
+            request = signal.getsignal(signal.SIGTERM).__self__
+            while not request._heard:
+                time.sleep(0.01)
+            Path(reached).with_suffix(".heard").touch()
             time.sleep(10_000)
         return TokenLosses(values=-batch.log_probs * batch.advantages)
 
@@ -62,10 +67,10 @@ def checkpoints(folder):
 
 @pytest.fixture
 def go_on(start):
-    """Run the command as it was printed; the steps of the run are all there then, each once."""
+    """Run the command as it was printed, up to this step; the steps of the run are all there then, each once."""
 
     def check(run, command, steps):
-        again = start(["sh", "-c", command], [], name=run.folder.name)
+        again = start(["sh", "-c", f"{command} trainer.steps={steps}"], [], name=run.folder.name)
         assert again.ended() == 0, again.said[-3000:]
         assert [row["step"] for row in again.rows] == list(range(1, steps + 1))
         assert again.run["outcome"] == "finished"
@@ -75,14 +80,18 @@ def go_on(start):
 
 @pytest.fixture
 def slow_loss(tmp_path):
-    """A script whose second optimizer step does not end, and the file that it makes when it gets there."""
+    """A script whose second optimizer step does not end, and the file that it makes when it gets there.
+
+    When it hears the first signal then, it makes another one beside it, `reached.heard`.
+    """
     script, reached = tmp_path / "slow.py", tmp_path / "reached"
     script.write_text(SLOW_LOSS)
     options = {"trainer.algorithm.policy_loss_type": "slow", "checkpoint.every": 1, "evaluation.prompts": 0}
     return script, reached, options
 
 
-STEPS = 12
+STEPS = 1000
+"""More than a run makes before a signal reaches it."""
 
 
 @pytest.mark.train
@@ -98,7 +107,7 @@ def test_a_signal_lets_the_step_end_saves_it_and_says_how_to_go_on(number, start
     assert run.last_line == f"  {run.run['resume_command']}"
     assert f"interrupted by {number.name} after step {last}" in run.said
     assert "Traceback" not in run.said
-    go_on(run, run.last_line, STEPS)
+    go_on(run, run.last_line, last + 2)
 
 
 @pytest.mark.train
@@ -141,19 +150,18 @@ def test_several_ranks_stop_after_the_same_step_and_go_on_from_it(number, start,
     last = run.run["last_step"]
     assert (run.run["outcome"], checkpoints(run.folder)) == ("interrupted", [f"step_{last:06d}"])
     assert run.last_line == f"  skyrl train --num-processes 2 --config {run.folder}/config.yaml --resume {run.folder}"
-    go_on(run, run.last_line, STEPS)
+    go_on(run, run.last_line, last + 2)
 
 
 @pytest.mark.ranks
 def test_a_signal_that_one_rank_hears_stops_all(start, go_on, tiny_run):
     run = start([*TORCHRUN, *MODULE], tiny_run({"trainer.steps": STEPS, "evaluation.prompts": 0}))
     run.until_step(2)
-    ranks = subprocess.run(["pgrep", "-P", str(run.process.pid)], capture_output=True, text=True, check=True)
-    os.kill(max(map(int, ranks.stdout.split())), signal.SIGTERM)
+    os.kill(run.process_of(rank=1), signal.SIGTERM)
     run.ended()
-    assert run.run["outcome"] == "interrupted"
-    assert checkpoints(run.folder) == [f"step_{run.run['last_step']:06d}"]
-    go_on(run, shlex.join(shlex.split(run.run["resume_command"])), STEPS)
+    last = run.run["last_step"]
+    assert (run.run["outcome"], checkpoints(run.folder)) == ("interrupted", [f"step_{last:06d}"])
+    go_on(run, shlex.join(shlex.split(run.run["resume_command"])), last + 2)
 
 
 @pytest.mark.ranks
@@ -164,7 +172,8 @@ def test_a_second_signal_abandons_the_step_of_all_ranks(slow_rank, start, go_on,
     run = start(command, tiny_run(options), REACHED=str(reached), SLOW_RANK=slow_rank)
     run.until(reached.exists)
     run.send(signal.SIGINT)
-    time.sleep(5)  # longer than a launcher's echo, which is no second request
+    run.until(reached.with_suffix(".heard").exists)
+    time.sleep(ECHO)  # what comes sooner is a launcher's echo, which is no second request
     run.send(signal.SIGINT)
     assert run.ended() == 128 + signal.SIGINT
     assert (run.run["outcome"], run.run["last_step"], checkpoints(run.folder)) == ("interrupted", 1, ["step_000001"])

@@ -11,7 +11,7 @@ import torch
 
 from skyrl_train.training.ranks import Ranks
 
-COLLECTIVE_LIMIT = 20
+COLLECTIVE_LIMIT = 200
 """Seconds after which a rank that waits for the others has found a collective that they do not reach."""
 
 

@@ -9,6 +9,8 @@ import json
 import os
 import random
 import sys
+import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -18,6 +20,7 @@ import torch
 from skyrl_core.advantages.estimator import AdvantageBatch, AdvantageEstimator
 from skyrl_core.estimator_registry import register_advantage_estimator
 from skyrl_train.entrypoints.main_base import main
+from skyrl_train.training.journal import Journal
 
 for module in (
     "accelerate",
@@ -43,7 +46,7 @@ class Noisy(AdvantageEstimator):
 register_advantage_estimator("noisy", Noisy)
 
 
-def start(argv: list[str], log: str, code: str, port: int | None, ranks: int) -> None:
+def start(argv: list[str], log: str, code: str, port: int | None, ranks: int, halt: tuple[int, str] | None) -> None:
     """Fork a process that forks the run, waits for it outside of its group and writes down how it ended."""
     if os.fork():
         return
@@ -54,6 +57,8 @@ def start(argv: list[str], log: str, code: str, port: int | None, ranks: int) ->
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(output, 1)
         os.dup2(output, 2)
+        if halt is not None:
+            halt_after(*halt)
         os._exit(train(argv, port, ranks))
     sys.stdout.write(f"{run}\n")
     sys.stdout.flush()
@@ -61,6 +66,21 @@ def start(argv: list[str], log: str, code: str, port: int | None, ranks: int) ->
     Path(f"{code}.part").write_text(str(status))
     os.rename(f"{code}.part", code)
     os._exit(0)
+
+
+def halt_after(step: int, file: str) -> None:
+    """Let the run make a file once the metrics of this step are written, and wait until it is gone."""
+    write = Journal.step
+
+    def write_and_wait(journal: Journal, number: int, metrics: Mapping[str, float]) -> None:
+        write(journal, number, metrics)
+        if number == step:
+            Path(file).touch()
+            limit = time.monotonic() + 300
+            while os.path.exists(file) and time.monotonic() < limit:
+                time.sleep(0.01)
+
+    Journal.step = write_and_wait
 
 
 def train(argv: list[str], port: int | None, ranks: int) -> int:

@@ -97,13 +97,14 @@ class BackgroundSave:
         Raises:
             SkyrlError: it could not be written; the same on all ranks. Earlier ones are whole.
         """
-        writing, self._writing = self._writing, None
-        if writing is None:
+        if self._writing is None:
             return
-        checkpoint, written = writing
+        checkpoint, written = self._writing
         try:
             path = written.result()
         finally:
+            # Not before: what a signal keeps from being waited for is abandoned, or still known to `__exit__`.
+            self._writing = None
             with checkpoint.publishing:  # a signal may not leave it half visible
                 checkpoint.abandoned = not written.done()
         self._journal.checkpoint(path)
