@@ -1,5 +1,6 @@
 """Long processes that run by turns: all but one are stopped, so that other load on the machine meets all of them."""
 
+import os
 import signal
 import subprocess
 import tempfile
@@ -57,9 +58,11 @@ Started = tuple["subprocess.Popen[bytes]", IO[bytes], IO[bytes]]
 def _stopped(process: Alternating) -> Iterator[Started]:
     # Files, because nobody reads a pipe before the end.
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
-        handle = subprocess.Popen(process.command, stdout=output, stderr=errors, env=process.environment)
+        # It stops itself before it is the command: a signal from here could come after its first steps.
+        command = ["/bin/sh", "-c", 'kill -STOP $$; exec "$@"', "sh", *process.command]
+        handle = subprocess.Popen(command, stdout=output, stderr=errors, env=process.environment)
         try:
-            handle.send_signal(signal.SIGSTOP)
+            os.waitpid(handle.pid, os.WUNTRACED)
             yield handle, output, errors
         finally:
             handle.kill()

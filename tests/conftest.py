@@ -19,6 +19,12 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_runtest_setup() -> None:
+    """The random numbers of a test do not depend on the tests before it, which are others wherever some run at once."""
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
+
+
 class DistributionFolder:
     """A folder like site-packages."""
 

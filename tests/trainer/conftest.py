@@ -80,9 +80,11 @@ class ServerProcess:
     """A server that can be killed, stopped and started again at the same address."""
 
     def __init__(self, folder: Path, options: list[str]) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.reserved = socket.socket()
+        """Keeps others from the port also while no server is there; servers may take it, because it never listens."""
+        self.reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.reserved.bind(("127.0.0.1", 0))
+        self.port = int(self.reserved.getsockname()[1])
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = folder / f"server-{self.port}.log"
         self._options = options
@@ -147,6 +149,7 @@ def serve(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     yield start
     for server in servers:
         server.kill()
+        server.reserved.close()
 
 
 @pytest.hookimpl(wrapper=True)

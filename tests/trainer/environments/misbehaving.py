@@ -54,13 +54,14 @@ def _fork(value: str) -> float:
 
 
 def _leave_an_alarm(_: str) -> float:
-    signal.signal(signal.SIGALRM, _late)
-    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    signal.setitimer(signal.ITIMER_REAL, 3600)
     return 1.0
 
 
-def _late(*_: object) -> None:
-    raise TimeoutError("late alarm")
+def _alarm_the_trainer_then_hang(_: str) -> float:
+    os.kill(os.getppid(), signal.SIGALRM)
+    time.sleep(3600)
+    return 1.0
 
 
 ACTIONS: dict[str, Callable[[str], Any]] = {
@@ -81,6 +82,8 @@ ACTIONS: dict[str, Callable[[str], Any]] = {
     "interrupt": _interrupt_itself,
     "fork": _fork,
     "alarm": _leave_an_alarm,
+    "left of the alarm": lambda _: signal.getitimer(signal.ITIMER_REAL)[0],
+    "alarm the trainer": _alarm_the_trainer_then_hang,
     "print": lambda text: print(text) or 1.0,
     "loaded": lambda modules: float(any(module in sys.modules for module in modules.split())),
 }

@@ -15,6 +15,8 @@ from skyrl_train.environments.score import Score
 from skyrl_train.environments.scoring import Scorer
 
 HERE = Path(__file__).parent
+LIMIT = 30
+"""Seconds that no test takes, on the busiest machine."""
 ROW = Row(prompt=({"role": "user", "content": "What is 2+3?"},), ground_truth="5", environment="misbehaving")
 
 
@@ -28,7 +30,14 @@ def misbehaving(monkeypatch):
 
 @pytest.fixture
 def scorer(misbehaving):
-    with Scorer({"misbehaving": misbehaving.environment()}, deadline=1.0) as scorer:
+    with Scorer({"misbehaving": misbehaving.environment()}) as scorer:
+        yield scorer
+
+
+@pytest.fixture
+def impatient(misbehaving):
+    """For rewards that hang; a busy machine may hold up the others for a second."""
+    with Scorer({"misbehaving": misbehaving.environment()}, deadline=3.0) as scorer:
         yield scorer
 
 
@@ -43,15 +52,15 @@ def is_running(pid):
         return False
 
 
-def wait_until(condition, seconds):
-    limit = time.monotonic() + seconds
+def wait_until(condition):
+    limit = time.monotonic() + LIMIT
     while not condition():
-        assert time.monotonic() < limit, f"still not so after {seconds} s"
+        assert time.monotonic() < limit, f"still not so after {LIMIT} s"
         time.sleep(0.02)
 
 
 def read_pid(path):
-    wait_until(lambda: path.exists() and path.read_text(), 30)
+    wait_until(lambda: path.exists() and path.read_text())
     return int(path.read_text())
 
 
@@ -62,10 +71,10 @@ def test_rewards_come_back_in_the_order_of_the_items(misbehaving):
             assert scorer.score(items) == [Score(reward=float(number)) for number in range(100)]
 
 
-def test_everything_that_can_go_wrong_costs_its_own_sample_only(scorer, tmp_path):
+def test_everything_that_can_go_wrong_costs_its_own_sample_only(impatient, tmp_path):
     expected = {
         "return: 0.25": None,
-        f"hang: {tmp_path / 'pid'}": "TimeoutError: misbehaving reward took longer than 1 s",
+        f"hang: {tmp_path / 'pid'}": "TimeoutError: misbehaving reward took longer than 3 s",
         "return: 1": None,
         "exit: 3": "ChildProcessError: misbehaving reward ended its worker process with exit code 3",
         "crash: now": "ChildProcessError: misbehaving reward ended its worker process with signal SIGSEGV",
@@ -80,7 +89,7 @@ def test_everything_that_can_go_wrong_costs_its_own_sample_only(scorer, tmp_path
         "interrupt: x": None,
         "return: 0.5": None,
     }
-    scores = dict(zip(expected, scorer.score([item(text) for text in expected]), strict=True))
+    scores = dict(zip(expected, impatient.score([item(text) for text in expected]), strict=True))
     rewards = {text: score.reward for text, score in scores.items() if score.reward}
     assert rewards == {"return: 0.25": 0.25, "return: 1": 1.0, "interrupt: x": 1.0, "return: 0.5": 0.5}
     for text, start in expected.items():
@@ -94,31 +103,32 @@ def test_everything_that_can_go_wrong_costs_its_own_sample_only(scorer, tmp_path
 
 def test_a_hung_reward_does_not_hold_up_the_other_workers_items(misbehaving, tmp_path):
     items = [item(f"hang: {tmp_path / 'pid'}"), *(item("return: 1") for _ in range(50))]
-    with Scorer({"misbehaving": misbehaving.environment()}, workers=2, deadline=2.0) as scorer:
+    with Scorer({"misbehaving": misbehaving.environment()}, workers=2, deadline=3.0) as scorer:
         scores = scorer.score(items)
     assert [score.reward for score in scores] == [0.0] + [1.0] * 50
 
 
-def test_the_deadline_is_that_of_each_reward_not_of_the_batch(scorer):
-    assert [score.reward for score in scorer.score([item("sleep: 0.4")] * 5)] == [1.0] * 5
+def test_the_deadline_is_that_of_each_reward_not_of_the_batch(misbehaving):
+    with Scorer({"misbehaving": misbehaving.environment()}, deadline=2.0) as scorer:
+        assert [score.reward for score in scorer.score([item("sleep: 0.2")] * 12)] == [1.0] * 12
 
 
-def test_a_reward_that_never_lets_go_of_the_interpreter_is_ended(scorer, tmp_path):
-    scores = scorer.score([item(f"hold: {tmp_path / 'pid'}"), item("return: 1")])
+def test_a_reward_that_never_lets_go_of_the_interpreter_is_ended(impatient, tmp_path):
+    scores = impatient.score([item(f"hold: {tmp_path / 'pid'}"), item("return: 1")])
     assert scores[0].error.startswith("TimeoutError")
     assert scores[1].reward == 1.0
     assert not is_running(read_pid(tmp_path / "pid"))
 
 
-def test_what_a_hung_reward_started_is_ended_with_it(scorer, tmp_path):
-    scorer.score([item(f"hang with child: {tmp_path / 'pid'}")])
-    wait_until(lambda: not is_running(read_pid(tmp_path / "pid")), 5)
+def test_what_a_hung_reward_started_is_ended_with_it(impatient, tmp_path):
+    impatient.score([item(f"hang with child: {tmp_path / 'pid'}")])
+    wait_until(lambda: not is_running(read_pid(tmp_path / "pid")))
 
 
 def test_a_worker_that_died_between_two_batches_is_replaced_without_blame(scorer, tmp_path):
     scorer.score([item(f"pid: {tmp_path / 'pid'}")])
     os.kill(read_pid(tmp_path / "pid"), signal.SIGKILL)
-    wait_until(lambda: not is_running(read_pid(tmp_path / "pid")), 5)
+    wait_until(lambda: not is_running(read_pid(tmp_path / "pid")))
     assert scorer.score([item("return: 1")]) == [Score(reward=1.0)]
 
 
@@ -131,7 +141,7 @@ def test_workers_start_once_and_end_when_the_scorer_is_left(misbehaving, tmp_pat
         assert first == second
         assert is_running(first)
         start = time.monotonic()
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < LIMIT
     assert not is_running(first)
 
 
@@ -262,7 +272,7 @@ def test_ctrl_c_ends_the_script_and_its_workers_at_once(start_script, tmp_path):
     time.sleep(0.2)
     assert is_running(worker)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=5)
+    _, errors = process.communicate(timeout=LIMIT)  # the reward's deadline would be later
     assert errors.rstrip().endswith("KeyboardInterrupt")
     assert not is_running(worker)
 
@@ -273,7 +283,7 @@ def test_workers_end_when_the_trainer_is_killed(start_script, tmp_path, action):
     worker = read_pid(tmp_path / "pid")
     process.kill()
     process.communicate()
-    wait_until(lambda: not is_running(worker), 10)
+    wait_until(lambda: not is_running(worker))
 
 
 def test_an_idle_worker_ends_with_the_trainer_even_if_a_fork_of_it_holds_the_connection(tmp_path):
@@ -284,7 +294,9 @@ def test_an_idle_worker_ends_with_the_trainer_even_if_a_fork_of_it_holds_the_con
         "row = Row(prompt=(), ground_truth='', environment='e')\n"
         "scorer = Scorer({'e': misbehaving.environment()})\n"
         f"scorer.score([(Completion(text='pid: {tmp_path / 'pid'}', token_ids=(), finished=True), row)])\n"
-        "time.sleep(3600 if os.fork() else 20)\n"
+        "if fork := os.fork():\n"
+        f"    open({str(tmp_path / 'fork')!r}, 'w').write(str(fork))\n"
+        "time.sleep(3600)\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code],
@@ -292,10 +304,13 @@ def test_an_idle_worker_ends_with_the_trainer_even_if_a_fork_of_it_holds_the_con
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    worker = read_pid(tmp_path / "pid")
+    worker, fork = read_pid(tmp_path / "pid"), read_pid(tmp_path / "fork")
     process.kill()
     process.wait()
-    wait_until(lambda: not is_running(worker), 10)
+    try:
+        wait_until(lambda: not is_running(worker))
+    finally:
+        os.kill(fork, signal.SIGKILL)  # it is still there
 
 
 def test_an_interrupted_batch_leaves_no_stale_scores(misbehaving):
@@ -306,10 +321,9 @@ def test_an_interrupted_batch_leaves_no_stale_scores(misbehaving):
             raise KeyboardInterrupt
 
         previous = signal.signal(signal.SIGALRM, interrupt)
-        signal.setitimer(signal.ITIMER_REAL, 0.3)
         try:
             with pytest.raises(KeyboardInterrupt):
-                scorer.score([item("sleep: 20"), item("return: 7")])
+                scorer.score([item("alarm the trainer: now"), item("return: 7")])
         finally:
             signal.signal(signal.SIGALRM, previous)
         assert scorer.score([item("return: 0.5")]) == [Score(reward=0.5)]
@@ -333,13 +347,12 @@ def test_the_child_of_a_reward_that_forks_answers_nothing(scorer):
 
 
 def test_an_alarm_that_a_reward_has_left_is_not_the_next_one_s(misbehaving):
-    with Scorer({"misbehaving": misbehaving.environment()}, workers=1, deadline=5.0) as scorer:
-        scores = scorer.score([item("alarm"), item("sleep: 0.2")])
-    assert [score.error for score in scores] == [None, None]
+    with Scorer({"misbehaving": misbehaving.environment()}, workers=1) as scorer:
+        assert scorer.score([item("alarm"), item("left of the alarm")]) == [Score(reward=1.0), Score(reward=0.0)]
 
 
 def test_what_a_reward_prints_is_no_part_of_what_the_command_prints(misbehaving, capfd):
-    with Scorer({"misbehaving": misbehaving.environment()}, deadline=5.0) as scorer:
+    with Scorer({"misbehaving": misbehaving.environment()}) as scorer:
         assert scorer.score([item("print: checking")])[0].reward == 1.0
     said = capfd.readouterr()
     assert "checking" not in said.out

@@ -28,7 +28,8 @@ def test_equals_the_product_in_float64(shape, dtype, transposed):
 @pytest.mark.parametrize("shape", [(7, 11, 5), (300, 257, 250)], ids=["small", "large"])
 def test_what_follows_is_done_to_the_sum(shape, dtype):
     a, b = matrices(*shape, dtype)
-    bias, other = torch.randn(shape[1], dtype=dtype), torch.randn(shape[:2], dtype=dtype)
+    generator = torch.Generator().manual_seed(1)
+    bias, other = (torch.randn(size, generator=generator, dtype=dtype) for size in (shape[1], shape[:2]))
     wanted = a.double() @ b.double().T + bias.double()
     found = {
         "silu": (product(a, b, bias, silu=True), wanted / (1 + (-wanted).exp())),
@@ -37,7 +38,8 @@ def test_what_follows_is_done_to_the_sum(shape, dtype):
     }
     for got, expected in found.values():
         assert got.dtype == dtype
-        torch.testing.assert_close(got.double(), expected, rtol=0, atol=1e-4 if dtype == torch.float32 else 1e-12)
+        # Numbers up to 300, of sums of 250 products.
+        torch.testing.assert_close(got.double(), expected, rtol=0, atol=1e-3 if dtype == torch.float32 else 1e-11)
 
 
 def test_a_bias_may_lie_anywhere():
