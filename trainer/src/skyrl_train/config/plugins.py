@@ -23,7 +23,7 @@ from skyrl_core.registry import LOSSES, plan_loss_params
 from skyrl_train.config.problem import NO_VALUE, Problem, kind_of, nearest
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.config.sources import Sources
-from skyrl_train.config.validation import plain_rule, unknown_option
+from skyrl_train.config.validation import unknown_option
 
 ENVIRONMENT_GROUP = PluginGroup(ENVIRONMENTS, "environment")
 ENGINE_GROUP = PluginGroup(ROLLOUT_ENGINES, "rollout engine")
@@ -144,7 +144,7 @@ class PluginCheck:
                 inner = f"{key}.{problem.path}" if problem.path else key
                 hint = f"; did you mean {problem.nearest}?" if problem.nearest else ""
                 given = problem.value if problem.path else values
-                self._add(inner, NO_VALUE if given is None else given, plain_rule(problem.rule) + hint)
+                self._add(inner, NO_VALUE if given is None else given, problem.rule + hint)
         except SkyrlError as error:
             given = self._sources.value(tuple(name_key.split(".")))
             self._add(name_key, NO_VALUE if given is None else given, str(error), kind_of(error))
