@@ -36,6 +36,11 @@ class HasParams(Protocol):
 
     params: Any
 
+    @property
+    def generates_problems(self) -> bool:
+        """Whether a run needs no data files."""
+        ...
+
 
 EnvironmentLoader = Callable[[str, Mapping[str, Any], PluginPolicy], HasParams]
 """Makes an environment of a reference and parameters. Environments are built on the config, so the caller brings it."""
@@ -56,6 +61,7 @@ class PluginCheck:
         self._sources = sources
         self._faulty = faulty
         self._load_environment = load_environment
+        self.generates_problems = True  # as far as is known
         self._blocks: dict[str, Any] = config.trainer.algorithm.model_extra or {}
         self._policy = self._checked_policy()
         self._check_algorithm()
@@ -110,13 +116,13 @@ class PluginCheck:
 
     def _check_environment(self) -> None:
         if "environment.name" not in self._faulty:
-            name, policy = self._config.environment.name, self._policy
-            self._check_params(
-                "environment.name",
-                "environment.params",
-                self._config.environment.params,
-                lambda values: _document(self._load_environment(name, values, policy).params),
-            )
+            key, params = "environment.params", self._config.environment.params
+            self._check_params("environment.name", key, params, self._environment_params)
+
+    def _environment_params(self, values: dict[str, Any]) -> dict[str, Any] | None:
+        environment = self._load_environment(self._config.environment.name, values, self._policy)
+        self.generates_problems = environment.generates_problems
+        return _document(environment.params)
 
     def _find(self, group: PluginGroup, key: str, reference: str) -> Claim | None:
         if key in self._faulty:
