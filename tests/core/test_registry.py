@@ -126,7 +126,7 @@ class TestInstalled:
         message = str(caught.value)
         assert caught.value.exit_code == 4
         assert "'foo' (foo-dist 1.0)" in message
-        assert "coef = 1.5: must be less than 1" in message
+        assert "coef = 1.5: must be < 1" in message
         assert "stepz = 1: unknown parameter; did you mean 'steps'?" in message
 
     @pytest.mark.parametrize("value", [float("nan"), float("inf"), None, [], "x"])

@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from skyrl_core.errors import did_you_mean
+from skyrl_core.rule import rule_of
 
 KEY = "schedule"
 """The key that makes a mapping a schedule."""
@@ -152,7 +153,7 @@ def schedule_fault(error: ValidationError) -> str:
         kind, known = str(item["input"][KEY]), ("constant", "linear", "cosine", "piecewise")
         return f"no schedule is named {kind!r}{did_you_mean(kind, known)} (known: {', '.join(known)})"
     inside = ".".join(map(str, item["loc"][1:]))
-    return f"is no schedule: {f'{inside}: ' if inside else ''}{item['msg']}"
+    return f"is no schedule: {f'{inside}: ' if inside else ''}{rule_of(item)}"
 
 
 def checked_steps(knots: tuple[int, ...]) -> tuple[int, ...]:

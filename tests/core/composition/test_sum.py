@@ -149,18 +149,35 @@ def test_weights_and_parameters_of_terms_take_schedules() -> None:
 @pytest.mark.parametrize(
     ("terms", "says"),
     [
-        ([], "at least 1 item"),
+        ([], "terms = []: must have at least one value, not 0"),
+        (3, "terms = 3: must be a list, such as [a, b]"),
+        ([3], "terms.0 = 3: must be a mapping"),
+        ([{"los": "dual_clip"}], "terms.0.los = 'dual_clip': unknown parameter; did you mean 'loss'?"),
         ([{"loss": "dual_clap"}], "did you mean 'dual_clip'?"),
-        ([{"loss": "dual_clip", "params": {"clip_low": -1}}], "clip_low = -1: must be greater than 0"),
-        ([{"loss": "dual_clip", "wight": 1}], "unknown parameter"),
+        ([{"loss": "dual_clip", "params": {"clip_low": -1}}], "terms.0.params.clip_low = -1: must be > 0"),
+        (
+            [{"loss": "reinforce"}, {"loss": "dual_clip", "params": {"clip_lo": 0.1}}],
+            "terms.1.params.clip_lo = 0.1: unknown parameter; did you mean 'clip_low'?",
+        ),
+        ([{"loss": "dual_clip", "weight": "heavy"}], "terms.0.weight = 'heavy': must be a number"),
+        ([{"loss": "dual_clip", "wight": 1}], "terms.0.wight = 1: unknown parameter; did you mean 'weight'?"),
         ([{"loss": "dual_clip", "weight": 0}], "every weight is 0"),
-        ([{"loss": "dual_clip@7"}], "semantics version 1, not 7"),
+        ([{"loss": "dual_clip@7"}], "terms.0.loss = 'dual_clip@7': policy loss"),
+        ([{"loss": "sum", "params": {"terms": [{"loss": "nil"}]}}], "terms.0.params.terms.0.loss = 'nil': "),
     ],
 )
-def test_terms_are_checked_by_their_own_schemas(terms: list[dict[str, object]], says: str) -> None:
+def test_terms_are_checked_by_their_own_schemas(terms: object, says: str) -> None:
     with pytest.raises(InvalidParamsError) as raised:
         validate_loss_params("sum", {"terms": terms})
     assert says in str(raised.value)
+
+
+def test_every_problem_of_the_terms_is_named_once() -> None:
+    terms = [{"loss": "dual_clip", "params": {"clip_low": -1, "clip_ratio_c": 0}}, {"weight": "heavy"}]
+    with pytest.raises(InvalidParamsError) as raised:
+        validate_loss_params("sum", {"terms": terms})
+    paths = [problem.path for problem in raised.value.problems]
+    assert paths == ["terms.0.params.clip_low", "terms.0.params.clip_ratio_c", "terms.1.loss", "terms.1.weight"]
 
 
 def test_its_identity_has_the_files_of_every_part() -> None:

@@ -129,7 +129,7 @@ def test_what_the_package_breaks_on_purpose_is_waived_with_its_reason(package) -
 
 def test_parameters_are_checked_and_used(package) -> None:
     assert check_loss_package(package(), {"scale": 3.0}).passed
-    with pytest.raises(InvalidParamsError, match="scale = 0: must be greater than 0"):
+    with pytest.raises(InvalidParamsError, match="scale = 0: must be > 0"):
         check_loss_package(package(), {"scale": 0})
 
 

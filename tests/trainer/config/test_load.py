@@ -296,6 +296,19 @@ def test_files_that_are_not_here_are_missing(tmp_path):
     assert resolve("data.train=openai/gsm8k", "model=org/model").missing == ()
 
 
+@pytest.mark.parametrize(
+    ("overrides", "missing"),
+    [
+        ([], ["data.train", "data.evaluation"]),
+        (["evaluation.prompts=0"], ["data.train"]),
+        (["data.train=openai/gsm8k"], ["data.evaluation"]),
+        (["data.train=openai/gsm8k", "data.evaluation=openai/gsm8k"], []),
+    ],
+)
+def test_data_are_missing_where_the_environment_generates_no_problems(overrides, missing):
+    assert [problem.key for problem in resolve("environment.name=gsm8k", *overrides).missing] == missing
+
+
 def test_odd_combinations_are_noted():
     notes = "\n".join(resolve("trainer.steps=2", "trainer.optimizer.warmup_steps=2").notes)
     assert "never reaches its peak: 2 warm-up steps, 2 optimizer steps" in notes

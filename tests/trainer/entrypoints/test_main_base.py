@@ -26,7 +26,7 @@ sys.exit(main())
 def run(*command, cwd=None, **environment):
     return subprocess.run(
         [sys.executable, *map(str, command)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **environment},
         cwd=cwd,
         capture_output=True,
         text=True,
@@ -68,6 +68,7 @@ def test_the_plan_of_an_untyped_loss_imports_neither_torch_nor_the_loss(distribu
         (["--config", "nowhere.yaml"], 2, "nowhere.yaml: no such file"),
         (["--dryrun"], 2, "did you mean --dry-run?"),
         (["data.train=nowhere.parquet"], 2, "the run cannot start on this machine, 1 problem"),
+        (["environment.name=gsm8k"], 2, "data.evaluation: environment 'gsm8k' generates no problems: set"),
     ],
 )
 def test_an_error_is_said_without_traceback_and_without_torch(arguments, code, message):
@@ -96,6 +97,18 @@ def test_the_plan_says_what_is_missing_here():
     done = without_torch("rollout.engine=vllm", "--dry-run")
     assert done.returncode == 0
     assert "rollout.engine = vllm: needs vLLM, which is not installed: pip install" in " ".join(done.stdout.split())
+
+
+def test_the_plan_says_where_no_problems_come_from():
+    done = without_torch("environment.name=gsm8k", "data.evaluation=openai/gsm8k", "--dry-run")
+    assert "data          nowhere: see `missing`, shuffled" in done.stdout
+    assert "from openai/gsm8k, temperature" in done.stdout
+    assert "missing       default  data.train: environment 'gsm8k' generates no problems: set" in done.stdout
+
+
+def test_the_plan_fits_a_narrow_terminal():
+    done = without_torch("--dry-run", COLUMNS="60")
+    assert 50 < max(map(len, done.stdout.splitlines()[1:])) <= 60
 
 
 def test_the_plan_as_json_holds_the_whole_configuration():

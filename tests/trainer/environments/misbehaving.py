@@ -106,5 +106,18 @@ class BrokenInWorkers(Misbehaving):
         raise ImportError("libanswers.so.3 is missing")
 
 
+class LostAtItsStart(Misbehaving):
+    """Ends its worker while it prepares it, until so many have ended."""
+
+    def __init__(self, params: EnvironmentParams, folder: Path, count: int) -> None:
+        super().__init__(params)
+        self._folder, self._count = folder, count
+
+    def warm_up(self) -> None:
+        if len(list(self._folder.iterdir())) < self._count:
+            (self._folder / str(os.getpid())).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
 def environment() -> Misbehaving:
     return Misbehaving(EnvironmentParams())

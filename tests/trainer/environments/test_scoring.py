@@ -185,6 +185,20 @@ def test_an_environment_that_a_worker_cannot_prepare_is_an_error_not_a_reward(mi
         scorer.score([item("return: 1")])
 
 
+def test_workers_that_the_system_ends_while_they_start_are_replaced(misbehaving, tmp_path):
+    lost = misbehaving.LostAtItsStart(EnvironmentParams(), tmp_path, 2)
+    with Scorer({"misbehaving": lost}) as scorer:
+        assert scorer.score([item("return: 1"), item("return: 2")]) == [Score(reward=1.0), Score(reward=2.0)]
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_workers_that_never_start_are_an_error_that_says_how_they_ended(misbehaving, tmp_path):
+    lost = misbehaving.LostAtItsStart(EnvironmentParams(), tmp_path, 99)
+    with Scorer({"misbehaving": lost}) as scorer, pytest.raises(PluginLoadError, match="SIGKILL before its"):
+        scorer.score([item("return: 1")])
+    assert len(list(tmp_path.iterdir())) == 3
+
+
 def test_an_environment_that_cannot_be_sent_is_refused_at_once(misbehaving):
     class Local(misbehaving.Misbehaving):
         pass

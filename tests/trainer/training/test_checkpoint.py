@@ -100,6 +100,6 @@ def test_the_first_schema_is_read_with_defaults(saved):
 
 def test_a_newer_schema_is_refused_and_is_no_damage(saved):
     change(saved, schema=SCHEMA + 1, provenance={"packages": {"skyrl-train": "9.1"}}, progress={"unknown": 1})
-    with pytest.raises(SkyrlError, match=r"skyrl-train 9\.1, in version 3 of the format") as error:
+    with pytest.raises(SkyrlError, match=r"skyrl-train 9\.1, in version 4 of the format") as error:
         checkpoint.read(saved)
     assert not isinstance(error.value, DamagedCheckpointError)

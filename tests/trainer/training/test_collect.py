@@ -29,17 +29,18 @@ def config(**trainer):
 
 def collector(parts, ranks, estimator=None, **trainer):
     estimator = estimator or load_advantage_estimator("grpo", {"norm_by_std": False})
-    return Collected(Collector(config(**trainer), ranks=ranks, **parts), AdvantagePass(estimator, "grpo", "k1", ranks))
+    made, advantages = config(**trainer), AdvantagePass(estimator, "grpo", "k1", ranks)
+    return Collected(Collector(made, ranks=ranks, **parts), advantages, made.trainer.prompts_per_step)
 
 
 class Collected:
     """The first half of a step: samples, rewards and then advantages."""
 
-    def __init__(self, collector, advantages):
-        self.collector, self.advantages = collector, advantages
+    def __init__(self, collector, advantages, prompts):
+        self.collector, self.advantages, self.prompts = collector, advantages, prompts
 
     def collect(self, step):
-        rollout = self.collector.reward(self.collector.draw(step, 1.0), 0)
+        rollout = self.collector.reward(self.collector.draw(step, step * self.prompts, 1.0), 0)
         experience, _ = self.advantages.estimate(rollout.experience, 0.0)
         return replace(rollout, experience=experience)
 
@@ -167,15 +168,15 @@ def test_samples_that_are_staler_than_allowed_stop_the_run_and_staleness_is_logg
 ):
     parts = scripted(QUESTIONS)  # whose samples say that they are of policy 0
     now = Collector(config(), ranks=one_rank, **parts)
-    assert "staleness/max" not in now.reward(now.draw(0, 1.0), 0).metrics
+    assert "staleness/max" not in now.reward(now.draw(0, 0, 1.0), 0).metrics
     with pytest.raises(SkyrlError, match="1 to 1 optimizer steps old, and at most 0 are allowed"):
-        now.reward(now.draw(0, 1.0), 1)
+        now.reward(now.draw(0, 0, 1.0), 1)
     one_step = config(minibatches=3, epochs=2).model_copy(update={"rollout": RolloutConfig(**{"async": "one_step"})})
     ahead = Collector(one_step, ranks=one_rank, **parts)
-    metrics = ahead.reward(ahead.draw(0, 1.0), 6).metrics
+    metrics = ahead.reward(ahead.draw(0, 0, 1.0), 6).metrics
     assert (metrics["staleness/mean"], metrics["staleness/max"]) == (6.0, 6.0)
     with pytest.raises(SkyrlError, match="at most 6 are allowed"):
-        ahead.reward(ahead.draw(0, 1.0), 7)
+        ahead.reward(ahead.draw(0, 0, 1.0), 7)
 
 
 class EarlyEngine:

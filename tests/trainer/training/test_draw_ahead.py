@@ -27,9 +27,9 @@ class Collector:
     def __init__(self, before=lambda: None):
         self.before, self.asked = before, []
 
-    def draw(self, step, temperature):
+    def draw(self, step, position, temperature):
         self.before()
-        self.asked.append((step, temperature, threading.current_thread().name))
+        self.asked.append((step, position, temperature, threading.current_thread().name))
         return f"samples of step {step}"
 
 
@@ -42,22 +42,22 @@ def test_without_a_start_samples_are_drawn_when_they_are_asked_for():
     collector = Collector()
     drawing, _, _ = ahead(collector)
     drawing.wait()  # for nothing
-    assert drawing.samples(3, 0.7) == "samples of step 3"
-    assert collector.asked == [(3, 0.7, "MainThread")]
+    assert drawing.samples(3, 48, 0.7) == "samples of step 3"
+    assert collector.asked == [(3, 48, 0.7, "MainThread")]
 
 
 def test_samples_are_drawn_while_the_caller_goes_on_and_are_there_after_the_wait():
     trained = threading.Event()
     collector = Collector(before=lambda: trained.wait(30))
     drawing, _, _ = ahead(collector)
-    drawing.start(1, 0.5)
+    drawing.start(1, 16, 0.5)
     assert collector.asked == []
     trained.set()  # the caller got here although nothing was drawn
     drawing.wait()
-    assert drawing.samples(1, 0.5) == "samples of step 1"
-    assert collector.asked == [(1, 0.5, "skyrl-draw-ahead")]
-    drawing.samples(2, 0.5)  # what was drawn ahead is used once
-    assert collector.asked[-1] == (2, 0.5, "MainThread")
+    assert drawing.samples(1, 16, 0.5) == "samples of step 1"
+    assert collector.asked == [(1, 16, 0.5, "skyrl-draw-ahead")]
+    drawing.samples(2, 32, 0.5)  # what was drawn ahead is used once
+    assert collector.asked[-1] == (2, 32, 0.5, "MainThread")
 
 
 def test_an_error_of_the_drawing_is_raised_at_the_wait_and_the_weights_can_be_read_again():
@@ -65,7 +65,7 @@ def test_an_error_of_the_drawing_is_raised_at_the_wait_and_the_weights_can_be_re
         raise SkyrlError("the server is gone")
 
     drawing, weights, _ = ahead(Collector(before=fail))
-    drawing.start(1, 1.0)
+    drawing.start(1, 16, 1.0)
     with pytest.raises(SkyrlError, match="the server is gone"):
         drawing.wait()
     assert list(weights.named_tensors()) == [("a", 1), ("b", 2)]
@@ -76,13 +76,13 @@ def test_an_engine_that_asks_for_weights_meanwhile_gets_none_and_the_batch_is_dr
     collector = Collector()
     drawing, weights, told = ahead(collector)
     collector.before = lambda: read.extend(weights.named_tensors())
-    drawing.start(1, 1.0)
+    drawing.start(1, 16, 1.0)
     drawing.wait()
     assert read == []
     assert told == ["a rollout server was lost while it drew ahead: this batch is drawn after the update"]
-    assert drawing.samples(1, 1.0) == "samples of step 1"
+    assert drawing.samples(1, 16, 1.0) == "samples of step 1"
     assert read == [("a", 1), ("b", 2)]
-    assert collector.asked == [(1, 1.0, "MainThread")]
+    assert collector.asked == [(1, 16, 1.0, "MainThread")]
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_samples_drawn_ahead_are_rewarded_meanwhile_and_others_can_be_rewarded_b
     with Scorer({"scripted": misbehaving}, deadline=60.0) as scorer:
         collector = collect.Collector(config, ranks=one_rank, **(parts | {"scorer": scorer}))
         drawing, _, _ = ahead(collector)
-        drawing.start(0, 1.0)
+        drawing.start(0, 0, 1.0)
         limit = time.monotonic() + 60
         while not (tmp_path / "pid").exists():  # rewarded although nobody asked for the samples
             assert time.monotonic() < limit
@@ -111,6 +111,6 @@ def test_samples_drawn_ahead_are_rewarded_meanwhile_and_others_can_be_rewarded_b
         row = Row(prompt=({"role": "user", "content": "?"},), ground_truth="", environment="scripted")
         answer = Completion(text="return: 7", token_ids=(1,), finished=True)
         assert scorer.score([(answer, row)]) == [Score(reward=7.0)]
-        rollout = collector.reward(drawing.samples(0, 1.0), 0)
+        rollout = collector.reward(drawing.samples(0, 0, 1.0), 0)
     assert rollout.experience.rewards.tolist() == [1.0, 2.0, 1.0, 4.0]
     assert rollout.errors == []

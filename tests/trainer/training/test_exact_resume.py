@@ -111,3 +111,36 @@ def test_without_the_random_numbers_it_would_not_be(zygote, tiny_run, tmp_path, 
     zygote.train([*tiny_run(RUN), "--resume", str(broken)])
     assert train_rows(broken)[2] == train_rows(whole)[2]
     assert train_rows(broken)[3] != train_rows(whole)[3]
+
+
+def prompts(folder, step):
+    """The prompts of a step, in order, each once."""
+    lines = (folder / f"rollouts/step_{step:06d}.jsonl").read_text().splitlines()
+    return list(dict.fromkeys(str(json.loads(line)["prompt"]) for line in lines))
+
+
+@pytest.mark.train
+def test_with_fewer_prompts_a_step_the_data_goes_on_where_it_stood(zygote, tiny_run, tmp_path):
+    steady, changed = tmp_path / "steady", tmp_path / "changed"
+    options = RUN | {"tracking.keep_rollouts": 9}
+    few = {"trainer.prompts_per_step": 2, "trainer.steps": 6}
+    zygote.train(tiny_run(options | few | {"run_folder": str(steady)}))
+    zygote.train(tiny_run(options | {"trainer.prompts_per_step": 4, "trainer.steps": 2, "run_folder": str(changed)}))
+    zygote.train([*tiny_run(options | few | {"trainer.steps": 4}), "--resume", str(changed)])
+    expected = [prompt for step in range(1, 7) for prompt in prompts(steady, step)]
+    assert [prompt for step in range(1, 5) for prompt in prompts(changed, step)] == expected
+    assert len(set(expected)) == 12
+
+
+@pytest.mark.train
+def test_from_a_checkpoint_that_did_not_say_the_place_in_the_data(zygote, tiny_run, tmp_path, train_rows):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    zygote.train(tiny_run(RUN | {"run_folder": str(whole)}))
+    shutil.copytree(whole, broken)
+    shutil.rmtree(broken / "checkpoints/step_000004")
+    path = broken / "checkpoints/step_000002/manifest.json"
+    manifest = json.loads(path.read_text())
+    assert manifest["progress"].pop("prompts") == 8
+    path.write_text(json.dumps(manifest | {"schema": 2}))
+    zygote.train([*tiny_run(RUN), "--resume", str(broken)])
+    assert train_rows(broken) == train_rows(whole)

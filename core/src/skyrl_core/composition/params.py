@@ -6,7 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from skyrl_core.claim import qualified
 from skyrl_core.entry_points import ALLOW_ALL, PluginPolicy
-from skyrl_core.errors import InvalidParamsError, SkyrlError
+from skyrl_core.errors import InvalidParamsError, ParamProblem, SkyrlError
+from skyrl_core.param_validation import as_validation_error
 from skyrl_core.params import LossParams
 from skyrl_core.registry import LOSSES, validate_loss_params
 
@@ -32,9 +33,11 @@ class SumTerm(BaseModel):
             claim = LOSSES.find(values["loss"], policy)
             checked = validate_loss_params(values["loss"], params, policy)
         except InvalidParamsError as error:
-            raise ValueError("; ".join(map(str, error.problems))) from error
+            found = [(("params", *problem.path.split(".")), problem) for problem in error.problems]
+            raise as_validation_error(cls, found) from error
         except SkyrlError as error:
-            raise ValueError(str(error)) from error
+            unusable = ParamProblem("loss", values["loss"], str(error))
+            raise as_validation_error(cls, [(("loss",), unusable)]) from error
         # From here on the name means this one distribution, whatever else is allowed where the loss is built.
         pin = values["loss"].partition("@")[1:]
         reference = values["loss"] if LOSSES.is_registered(claim) else qualified(claim) + "".join(pin)

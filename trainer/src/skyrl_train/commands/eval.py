@@ -74,7 +74,8 @@ def _resolve(arguments: argparse.Namespace) -> ResolvedRun:
     else:
         overrides.append(f"model={json.dumps(arguments.target)}")
     run = resolve_run(load_environment, files=files, overrides=[*overrides, *arguments.overrides])
-    raise_problems(run.missing, "the model cannot be measured on this machine")
+    missing = [problem for problem in run.missing if problem.key != "data.train"]  # nothing trains
+    raise_problems(missing, "the model cannot be measured on this machine")
     if run.config.evaluation.prompts == 0:
         raise SkyrlError("evaluation.prompts is 0: there is nothing to ask; give --prompts N")
     return run

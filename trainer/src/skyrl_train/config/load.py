@@ -66,7 +66,7 @@ def resolve_run(
         resume=None if resume is None else _resume_path(resume, config),
         accept_loss_change=accept_loss_change,
         skip_damaged=skip_damaged,
-        missing=tuple(find_missing(config, sources)),
+        missing=tuple(find_missing(config, sources, generates_problems=plugins.generates_problems)),
         notes=(*plugins.notes, *find_oddities(config)),
     )
 

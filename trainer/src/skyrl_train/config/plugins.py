@@ -23,7 +23,7 @@ from skyrl_core.registry import LOSSES, plan_loss_params
 from skyrl_train.config.problem import NO_VALUE, Problem, kind_of, nearest
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.config.sources import Sources
-from skyrl_train.config.validation import plain_rule, unknown_option
+from skyrl_train.config.validation import unknown_option
 
 ENVIRONMENT_GROUP = PluginGroup(ENVIRONMENTS, "environment")
 ENGINE_GROUP = PluginGroup(ROLLOUT_ENGINES, "rollout engine")
@@ -35,6 +35,11 @@ class HasParams(Protocol):
     """What the check looks at in an environment."""
 
     params: Any
+
+    @property
+    def generates_problems(self) -> bool:
+        """Whether a run needs no data files."""
+        ...
 
 
 EnvironmentLoader = Callable[[str, Mapping[str, Any], PluginPolicy], HasParams]
@@ -56,6 +61,7 @@ class PluginCheck:
         self._sources = sources
         self._faulty = faulty
         self._load_environment = load_environment
+        self.generates_problems = True  # as far as is known
         self._blocks: dict[str, Any] = config.trainer.algorithm.model_extra or {}
         self._policy = self._checked_policy()
         self._check_algorithm()
@@ -110,13 +116,13 @@ class PluginCheck:
 
     def _check_environment(self) -> None:
         if "environment.name" not in self._faulty:
-            name, policy = self._config.environment.name, self._policy
-            self._check_params(
-                "environment.name",
-                "environment.params",
-                self._config.environment.params,
-                lambda values: _document(self._load_environment(name, values, policy).params),
-            )
+            key, params = "environment.params", self._config.environment.params
+            self._check_params("environment.name", key, params, self._environment_params)
+
+    def _environment_params(self, values: dict[str, Any]) -> dict[str, Any] | None:
+        environment = self._load_environment(self._config.environment.name, values, self._policy)
+        self.generates_problems = environment.generates_problems
+        return _document(environment.params)
 
     def _find(self, group: PluginGroup, key: str, reference: str) -> Claim | None:
         if key in self._faulty:
@@ -144,7 +150,7 @@ class PluginCheck:
                 inner = f"{key}.{problem.path}" if problem.path else key
                 hint = f"; did you mean {problem.nearest}?" if problem.nearest else ""
                 given = problem.value if problem.path else values
-                self._add(inner, NO_VALUE if given is None else given, plain_rule(problem.rule) + hint)
+                self._add(inner, NO_VALUE if given is None else given, problem.rule + hint)
         except SkyrlError as error:
             given = self._sources.value(tuple(name_key.split(".")))
             self._add(name_key, NO_VALUE if given is None else given, str(error), kind_of(error))

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from skyrl_core.rule import rule_of
 from skyrl_train.config.options import all_options, all_sections, subsections
 from skyrl_train.config.problem import nearest
 from skyrl_train.config.schema import RunConfig
@@ -103,53 +104,10 @@ def unknown_option(keys: Keys) -> str:
     return f"unknown option; `skyrl config{' ' + parent if parent else ''}` lists what there is"
 
 
-_TYPE_RULES = {
-    "int": "must be a whole number",
-    "float": "must be a number",
-    "bool": "must be true or false",
-    "string": "must be text",
-    "tuple": "must be a list, such as [a, b]",
-    "dict": "must be a mapping",
-    "model": "must be a section with options below it",
-}
-_WORDS = (
-    ("Input should be", "must be"),
-    ("greater than or equal to", ">="),
-    ("less than or equal to", "<="),
-    ("greater than", ">"),
-    ("less than", "<"),
-    ("a valid integer, unable to parse string as an integer", "a whole number"),
-    ("a valid integer, got a number with a fractional part", "a whole number"),
-    ("a valid integer", "a whole number"),
-    ("a valid number, unable to parse string as a number", "a number"),
-    ("a valid number", "a number"),
-    ("a valid boolean, unable to interpret input", "true or false"),
-    ("a valid boolean", "true or false"),
-    ("a valid string", "text"),
-    ("a valid dictionary", "a mapping"),
-)
-
-
-def plain_rule(message: str) -> str:
-    """A message of pydantic in the words of a configuration: `must be >= 0`."""
-    for theirs, ours in _WORDS:
-        message = message.replace(theirs, ours)
-    return message
-
-
 def _rule(detail: ErrorDetails) -> str:
-    kind, context = detail["type"], detail.get("ctx", {})
-    if kind == "literal_error":
-        return f"must be {context['expected'].replace(chr(39), '')}"
-    if kind == "too_long":
-        return f"must have {context['max_length']} values, not {context['actual_length']}"
-    if kind == "missing":  # in a list of fixed length: no option of a run is required
-        return "has too few values"
-    if kind == "value_error":
-        return plain_rule(str(context["error"]))
-    if kind == "string_type" and isinstance(detail["input"], int | float):
-        return "must be text; put it in quotes"
-    return _TYPE_RULES.get(kind.partition("_")[0]) or plain_rule(detail["msg"])
+    if detail["type"] == "model_type":
+        return "must be a section with options below it"
+    return rule_of(detail)
 
 
 def _nearest_choice(value: str, detail: ErrorDetails) -> str:

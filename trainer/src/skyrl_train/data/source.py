@@ -9,6 +9,7 @@ from typing import Protocol
 
 from skyrl_core.entry_points import PluginPolicy
 from skyrl_core.errors import SkyrlError
+from skyrl_train.config.machine import without_problems
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.data.rows import Columns, DataError, load_rows
 from skyrl_train.environments.environment import Row, Split
@@ -144,11 +145,7 @@ def build_source(config: RunConfig, split: Split) -> PromptSource:
     environment = load_environment(name, config.environment.params, policy)
     seed = config.seed if split == "train" else _EVALUATION_SEED
     if environment.rows(split, seed=seed) is None:
-        way_out = ", or evaluation.prompts to 0" if split == "evaluation" else ""
-        raise DataError(
-            f"environment {name!r} generates no problems: set data.{split} to a .jsonl or .parquet file or a hub "
-            f"name{way_out}, or take an environment that does, such as arithmetic"
-        )
+        raise DataError(without_problems(name, f"data.{split}"))
 
     def generate() -> Iterator[Row]:
         rows = environment.rows(split, seed=seed)

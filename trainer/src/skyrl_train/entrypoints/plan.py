@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import textwrap
 from collections.abc import Iterator
 from math import ceil
@@ -20,6 +21,7 @@ from skyrl_train.config.yaml_text import inline_yaml
 
 LABEL_WIDTH = 14
 WIDTH = 110
+"""Columns of a line at most; a terminal may have fewer."""
 
 
 def write_plan(run: ResolvedRun) -> str:
@@ -56,7 +58,8 @@ def write_plan_json(run: ResolvedRun) -> str:
 
 def _wrapped(label: str, value: str) -> list[str]:
     start, rest = label.ljust(LABEL_WIDTH), " " * LABEL_WIDTH
-    return textwrap.wrap(value, WIDTH, initial_indent=start, subsequent_indent=rest, break_on_hyphens=False)
+    width = max(3 * LABEL_WIDTH, min(WIDTH, shutil.get_terminal_size((WIDTH, 0)).columns))
+    return textwrap.wrap(value, width, initial_indent=start, subsequent_indent=rest, break_on_hyphens=False)
 
 
 def _rows(run: ResolvedRun) -> Iterator[tuple[str, str]]:
@@ -79,7 +82,10 @@ def _rows(run: ResolvedRun) -> Iterator[tuple[str, str]]:
 def _data(run: ResolvedRun) -> Iterator[tuple[str, str]]:
     data, rollout, evaluation = run.config.data, run.config.rollout, run.config.evaluation
     order = "shuffled" if data.shuffle else "in order"
-    yield "data", f"{data.train or 'problems that the environment generates'}, {order}, seed {run.config.seed}"
+    lacking = {problem.key for problem in run.missing}
+    nowhere = "nowhere: see `missing`"
+    train = data.train or (nowhere if "data.train" in lacking else "problems that the environment generates")
+    yield "data", f"{train}, {order}, seed {run.config.seed}"
     yield (
         "rollout",
         (
@@ -91,12 +97,13 @@ def _data(run: ResolvedRun) -> Iterator[tuple[str, str]]:
     if not evaluation.prompts:
         yield "evaluation", "none"
         return
+    held_out = data.evaluation or (nowhere if "data.evaluation" in lacking else "generated problems")
     when = f", every {_count(evaluation.every, 'step')}" if evaluation.every else ""
     yield (
         "evaluation",
         (
             f"{_count(evaluation.prompts, 'prompt')} x {_count(evaluation.samples_per_prompt, 'sample')} from "
-            f"{data.evaluation or 'generated problems'}, temperature {evaluation.temperature:g}, before and after{when}"
+            f"{held_out}, temperature {evaluation.temperature:g}, before and after{when}"
         ),
     )
 

@@ -79,6 +79,11 @@ class Environment(ABC):
         """
         return None
 
+    @property
+    def generates_problems(self) -> bool:
+        """Whether ``rows`` is its own: if not, a run needs data files."""
+        return type(self).rows is not Environment.rows
+
     def warm_up(self) -> None:  # noqa: B027 - most environments have nothing to prepare
         """Called once in each worker process before its first reward, outside the deadline: for slow imports."""
 

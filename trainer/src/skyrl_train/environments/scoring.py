@@ -21,6 +21,9 @@ from skyrl_train.environments.worker_process import MARK, START_LIMIT, WorkerPro
 _ROUNDS = 4
 """Shares of a worker in what waits, where there are several: fewer messages against a better balance between them."""
 
+_STARTS = 3
+"""Workers in a row that may be lost while they start, to a system that is short of memory, say."""
+
 _CLOSE_LIMIT = 1.0
 """Seconds that idle workers have to leave by themselves."""
 
@@ -90,6 +93,7 @@ class Scorer:
         self._setup = _setup(environments, deadline)
         self._deadline = deadline
         self._size = workers
+        self._lost_starts = 0  # since a worker was ready
         self._workers: list[WorkerProcess] = []
         self._turn = threading.Lock()  # who uses the workers
         self._streams: list[ScoreStream] = []
@@ -220,7 +224,7 @@ class Scorer:
             if not worker.ready:
                 if message is not None:
                     raise PluginLoadError(f"a reward worker could not import its environment: {message}")
-                worker.ready = True
+                worker.ready, self._lost_starts = True, 0
                 continue
             index = worker.tasks.popleft()
             reward, error = message
@@ -232,8 +236,9 @@ class Scorer:
     def _give_up(self, worker: WorkerProcess, batch: _Batch, *, overdue: bool = False) -> None:
         """End a worker and hand on its items; blame the one that it was at if it took too long or ended two workers."""
         if not worker.ready:
-            why = f"was not ready after {START_LIMIT:g} s" if overdue else worker.fate()
-            raise PluginLoadError(f"a reward worker {why} before its first reward; see what it printed above")
+            self._count_lost_start(worker, overdue=overdue)
+            self._discard(worker)
+            return
         index = worker.tasks[0]
         name = batch.items[index][1].environment
         if overdue:
@@ -248,6 +253,12 @@ class Scorer:
         if worker.tasks:
             batch.waiting.extendleft(reversed(worker.tasks))
         self._discard(worker)
+
+    def _count_lost_start(self, worker: WorkerProcess, *, overdue: bool) -> None:
+        self._lost_starts += 1
+        if overdue or self._lost_starts == _STARTS:
+            why = f"was not ready after {START_LIMIT:g} s" if overdue else worker.fate()
+            raise PluginLoadError(f"a reward worker {why} before its first reward; see what it printed above")
 
     def _discard(self, worker: WorkerProcess) -> None:
         self._workers.remove(worker)

@@ -11,8 +11,9 @@ from typing import Any
 from skyrl_core.errors import SkyrlError
 
 MANIFEST = "manifest.json"
-SCHEMA = 2
-"""Version of the manifest. 1 had no random numbers, no record of accepted changes and no provenance."""
+SCHEMA = 3
+"""Version of the manifest. 1 had no random numbers, no record of accepted changes and no provenance, 2 no place in the
+data."""
 
 
 class DamagedCheckpointError(SkyrlError):
@@ -30,8 +31,9 @@ class DamagedCheckpointError(SkyrlError):
 class Progress:
     """Where a run stands; everything else that it draws on is a function of this and of the config."""
 
-    step: int  # training steps done, and with them the place in the data
+    step: int  # training steps done
     optimizer_steps: int  # where every schedule stands
+    prompts: int | None = None  # drawn so far: the place in the data; None in schemas 1 and 2, which did not say it
     world_size: int
     zero_stage: int
     precision: str = "fp32"

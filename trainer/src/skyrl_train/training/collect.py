@@ -61,11 +61,17 @@ class Collector:
         self._drawing = Drawing(engine=engine, tokenizer=tokenizer, scorer=scorer)
         self._ranks = ranks
 
-    def draw(self, step: int, temperature: float) -> Drawn:
-        """Sample for training step ``step``. All ranks call it together, of which only the engine knows."""
+    def draw(self, step: int, position: int, temperature: float) -> Drawn:
+        """Sample for training step ``step``. All ranks call it together, of which only the engine knows.
+
+        Args:
+            step: it and the configured seed decide what is drawn.
+            position: of the first prompt in the data.
+            temperature: of the sampling.
+        """
         trainer, rollout = self._config.trainer, self._config.rollout
         num_groups = trainer.prompts_per_step
-        rows = self._source.take(step * num_groups, num_groups)
+        rows = self._source.take(position, num_groups)
         owners = [owner_of_group(g, num_groups, trainer.minibatches, self._ranks.world_size) for g in range(num_groups)]
         groups = [
             g for g, owner in enumerate(owners) if owner == self._ranks.rank for _ in range(trainer.samples_per_prompt)

@@ -23,18 +23,18 @@ class DrawAhead:
         self._drawing: Future[Drawn] | None = None
         self._drawn: Drawn | None = None
 
-    def samples(self, step: int, temperature: float) -> Drawn:
-        """Those of this step: drawn ahead, or now."""
+    def samples(self, step: int, position: int, temperature: float) -> Drawn:
+        """Those of this step, from this position in the data on: drawn ahead, or now."""
         drawn, self._drawn = self._drawn, None
-        return drawn if drawn is not None else self._collector.draw(step, temperature)
+        return drawn if drawn is not None else self._collector.draw(step, position, temperature)
 
-    def start(self, step: int, temperature: float) -> None:
+    def start(self, step: int, position: int, temperature: float) -> None:
         """Begin with the samples of this step, while the caller trains."""
         drawing: Future[Drawn] = Future()
 
         def draw() -> None:
             try:
-                drawing.set_result(self._collector.draw(step, temperature))
+                drawing.set_result(self._collector.draw(step, position, temperature))
             except BaseException as error:  # noqa: BLE001 - of any kind: `wait` raises it in the main thread
                 drawing.set_exception(error)
 

@@ -186,7 +186,7 @@ def _progress(
         "lora": resume.lora_of(run.config),
     }
     if resumed is None:
-        return Progress(step=0, optimizer_steps=0, loss=loss_record, **form)
+        return Progress(step=0, optimizer_steps=0, prompts=0, loss=loss_record, **form)
     loss = objective.loss.at(resumed.progress.optimizer_steps)
     resume.restore(loss, resumed.progress, accept_change=run.accept_loss_change)
     return replace(resumed.progress, **form)

@@ -95,7 +95,7 @@ class Trainer:
             parts.saves.settle()
             self._stop_if_asked()
             metrics = self._train_step()
-            self.progress = replace(self.progress, step=self.progress.step + 1)
+            self.progress = replace(self.progress, step=self.progress.step + 1, prompts=self._next_position)
             parts.journal.step(self.progress.step, metrics)
             quiet = not parts.saves.is_writing  # a step beside a thread that writes tells nothing about other work
             if parts.threads is not None and quiet and parts.threads.stepped(metrics["time/step"]):
@@ -160,9 +160,19 @@ class Trainer:
             "tokens_per_second": tokens / seconds,
         }
 
+    @property
+    def _position(self) -> int:
+        """Of this step's first prompt in the data."""
+        prompts, config = self.progress.prompts, self.parts.config.trainer
+        return self.progress.step * config.prompts_per_step if prompts is None else prompts
+
+    @property
+    def _next_position(self) -> int:
+        return self._position + self.parts.config.trainer.prompts_per_step
+
     def _rollout(self, temperature: float) -> Rollout:
         parts = self.parts
-        drawn = parts.ahead.samples(self.progress.step, temperature)
+        drawn = parts.ahead.samples(self.progress.step, self._position, temperature)
         rollout = parts.collector.reward(drawn, self.progress.optimizer_steps)
         if rollout.errors:
             count = len(rollout.errors)
@@ -175,7 +185,7 @@ class Trainer:
         last = done == config.trainer.steps or _due(done, config.checkpoint.every)
         if config.rollout.async_ == "one_step" and not last:
             first = self.progress.optimizer_steps + config.trainer.minibatches * config.trainer.epochs
-            self.parts.ahead.start(done, number_at(config.rollout.temperature, first))
+            self.parts.ahead.start(done, self._next_position, number_at(config.rollout.temperature, first))
 
     def _scored(self, experience: Experience) -> Experience:
         parts, trainer = self.parts, self.parts.config.trainer
