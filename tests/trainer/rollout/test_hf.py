@@ -1,6 +1,8 @@
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, GPT2Config, OPTConfig, Qwen2Config
 
+from skyrl_core.errors import SkyrlError
 from skyrl_train.policy.loading import load_model, load_tokenizer
 from skyrl_train.policy.policy import Policy
 from skyrl_train.rollout.engine import SampleRequest, Sampling
@@ -148,3 +150,24 @@ def test_a_sample_is_handed_over_when_it_is_finished_and_is_the_one_that_is_retu
     assert lengths[: sum(sample.finished for sample in samples)] == sorted(
         len(sample.token_ids) for sample in samples if sample.finished
     )
+
+
+@pytest.mark.parametrize(
+    ("config", "learned"),
+    [
+        (GPT2Config(vocab_size=64, n_positions=16, n_embd=16, n_layer=1, n_head=2, eos_token_id=1), True),
+        (OPTConfig(vocab_size=64, max_position_embeddings=16, hidden_size=16, num_hidden_layers=1, ffn_dim=16), True),
+        (Qwen2Config(vocab_size=64, max_position_embeddings=16, hidden_size=16, num_hidden_layers=1), False),
+    ],
+    ids=lambda value: getattr(value, "model_type", None),
+)
+def test_more_tokens_than_the_learned_positions_are_refused(hf_engine, tokenizer, config, learned):
+    config.num_attention_heads = config.num_key_value_heads = 2
+    engine = hf_engine(tokenizer, 1, batch_size=4, trained=AutoModelForCausalLM.from_config(config).eval())
+    asked = [SampleRequest(prompt_ids=(5,) * length, seed=0) for length in (6, 10)]
+    assert len(engine.generate(asked, Sampling(max_new_tokens=6))) == 2
+    if learned:
+        with pytest.raises(SkyrlError, match=r"a prompt of 10 tokens .* are more than the 16 positions"):
+            engine.generate(asked, Sampling(max_new_tokens=7))
+    else:
+        assert len(engine.generate(asked, Sampling(max_new_tokens=7))) == 2

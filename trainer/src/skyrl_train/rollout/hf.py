@@ -4,8 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
+from skyrl_core.errors import SkyrlError
 from skyrl_train.rollout.decoding import SIZES, Decoding, ModelDecoding, ReadPrompts, check_decoding, evaluated
 from skyrl_train.rollout.direct_decoding import DirectDecoding, can_decode_directly
 from skyrl_train.rollout.engine import EngineSetup, HandOver, Sample, SampleRequest, Sampling, WeightSource
@@ -56,6 +58,7 @@ class HfEngine:
         self._eos_ids = setup.end_tokens
         self._batch_size = setup.config.rollout.batch_size
         self._policy_version = 0
+        self._positions = _learned_positions(self._model)
         self._directly = can_decode_directly(self._model)
         if not self._directly:
             check_decoding(self._model)
@@ -63,7 +66,12 @@ class HfEngine:
     def generate(
         self, requests: Sequence[SampleRequest], sampling: Sampling, hand_over: HandOver | None = None
     ) -> list[Sample]:
-        """One sample for each request, in order. Requests with equal prompts are read once."""
+        """One sample for each request, in order. Requests with equal prompts are read once.
+
+        Raises:
+            SkyrlError: the model has learned positions, and fewer than a sample may need.
+        """
+        self._check_room(requests, sampling)
         samples: list[Sample] = []
         with evaluated(self._model):
             for start in range(0, len(requests), self._batch_size):
@@ -91,6 +99,15 @@ class HfEngine:
                 for name, tensor in weights.named_tensors():
                     own[name].copy_(tensor)
         self._policy_version = policy_version
+
+    def _check_room(self, requests: Sequence[SampleRequest], sampling: Sampling) -> None:
+        longest = max((len(request.prompt_ids) for request in requests), default=0)
+        if self._positions is not None and longest + sampling.max_new_tokens > self._positions:
+            raise SkyrlError(
+                f"a prompt of {longest} tokens and rollout.max_new_tokens = {sampling.max_new_tokens} are more than "
+                f"the {self._positions} positions that the model has learned: lower that option, or leave longer "
+                "prompts out and set rollout.max_prompt_tokens"
+            )
 
     def close(self) -> None:
         """Nothing to release: the model belongs to the trainer."""
@@ -141,6 +158,14 @@ class HfEngine:
             finished=token_ids[-1] in self._eos_ids,
             policy_version=self._policy_version,
         )
+
+
+def _learned_positions(model: PreTrainedModel) -> int | None:
+    """How many there are; None where positions are computed, and no sequence is too long for them."""
+    most: int | None = getattr(model.config, "max_position_embeddings", None)
+    tables = [m for m in model.modules() if isinstance(m, nn.Embedding) and m is not model.get_input_embeddings()]
+    # Some tables have two rows more, for padding.
+    return most if most and any(0 <= table.num_embeddings - most <= 2 for table in tables) else None
 
 
 def draw(logits: Tensor, sampling: Sampling, uniform: Tensor) -> tuple[Tensor, Tensor]:
