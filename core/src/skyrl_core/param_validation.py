@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, PydanticInvalidForJsonSchema, ValidationError
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from skyrl_core.errors import InvalidParamsError, ParamProblem
@@ -62,9 +62,13 @@ def _problem(item: ErrorDetails, schema: type[BaseModel]) -> ParamProblem:
 
 def _known_names(schema: type[BaseModel], path: Path) -> list[str]:
     """The fields of the schema, or of the model that it has at the path."""
-    document = schema.model_json_schema()
-    node, definitions = document, document.get("$defs", {})
+    if not path:
+        return list(schema.model_fields)
+    try:
+        node = document = schema.model_json_schema()
+    except PydanticInvalidForJsonSchema:
+        return []
     for part in path:
         node = node.get("items", {}) if isinstance(part, int) else node.get("properties", {}).get(part, {})
-        node = definitions[node["$ref"].rpartition("/")[2]] if "$ref" in node else node
+        node = document["$defs"][node["$ref"].rpartition("/")[2]] if "$ref" in node else node
     return list(node.get("properties", {}))

@@ -194,9 +194,11 @@ def test_workers_that_the_system_ends_while_they_start_are_replaced(misbehaving,
 
 def test_workers_that_never_start_are_an_error_that_says_how_they_ended(misbehaving, tmp_path):
     lost = misbehaving.LostAtItsStart(EnvironmentParams(), tmp_path, 99)
-    with Scorer({"misbehaving": lost}) as scorer, pytest.raises(PluginLoadError, match="SIGKILL before its"):
-        scorer.score([item("return: 1")])
-    assert len(list(tmp_path.iterdir())) == 3
+    with Scorer({"misbehaving": lost}) as scorer:
+        for started in (3, 4):  # in a row; whoever asks again learns it at once
+            with pytest.raises(PluginLoadError, match="SIGKILL before its"):
+                scorer.score([item("return: 1")])
+            assert len(list(tmp_path.iterdir())) == started
 
 
 def test_an_environment_that_cannot_be_sent_is_refused_at_once(misbehaving):

@@ -256,7 +256,7 @@ class Scorer:
 
     def _count_lost_start(self, worker: WorkerProcess, *, overdue: bool) -> None:
         self._lost_starts += 1
-        if overdue or self._lost_starts == _STARTS:
+        if overdue or self._lost_starts >= _STARTS:
             why = f"was not ready after {START_LIMIT:g} s" if overdue else worker.fate()
             raise PluginLoadError(f"a reward worker {why} before its first reward; see what it printed above")
 
