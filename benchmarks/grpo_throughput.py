@@ -3,10 +3,10 @@
 Both train the tiny model that ships with the trainer: the same folder, prompts, reward function, group size and token
 limit, temperature 1, AdamW, float32, no KL term, one optimizer step a rollout, two threads, one process of their own.
 TRL draws all samples of a step in one call and updates on them in one micro-batch, and writes no logs; our run writes
-metrics.jsonl. Two settings: *end token*, where a response ends when the model ends it, and *full length*, where the end
-token is one that the model never draws. The two run by turns of a few seconds, one stopped while the other computes, so
-that other load on the machine meets both; steps that a stop interrupted, and those before the clocks are warm, are left
-out.
+metrics.jsonl, on ZeRO stage 0, because one process has nothing to shard. Two settings: *end token*, where a response
+ends when the model ends it, and *full length*, where the end token is one that the model never draws. The two run by
+turns of a few seconds, one stopped while the other computes, so that other load on the machine meets both; steps that a
+stop interrupted, and those before the clocks are warm, are left out.
 
 *Limit* is the rate at which the matrix products of the model's layers alone, of these shapes, run in oneDNN, the faster
 of torch's two libraries here, with the same number of threads: prefill of each prompt once, one product for each token
@@ -173,6 +173,7 @@ def our_command(model: Path, arguments: argparse.Namespace, run: Path) -> list[s
         "trainer.threads": arguments.threads,
         "trainer.algorithm.policy_loss_type": "standard",
         "trainer.algorithm.loss_reduction": "token_mean",
+        "trainer.deepspeed.zero_stage": 0,  # one process has nothing to shard
         "trainer.optimizer.learning_rate": LEARNING_RATE,
         "rollout.max_new_tokens": MAX_NEW_TOKENS,
         "evaluation.prompts": 0,
