@@ -35,13 +35,18 @@ RUN = {
 }
 
 
+def copy_half(whole, broken):
+    """The run as it was after step 2."""
+    shutil.copytree(whole, broken)
+    shutil.rmtree(broken / "checkpoints/step_000004")
+
+
 @pytest.fixture
 def compare(zygote, tiny_run, tmp_path, train_rows, assert_same_state):
     def run_both(ranks: int, options: dict) -> None:
         whole, broken = tmp_path / "whole", tmp_path / "broken"
         zygote.train(tiny_run(RUN | options | {"run_folder": str(whole)}), ranks=ranks)
-        shutil.copytree(whole, broken)
-        shutil.rmtree(broken / "checkpoints/step_000004")
+        copy_half(whole, broken)
         zygote.train([*tiny_run(RUN | options), "--resume", str(broken)], ranks=ranks)
         rows = train_rows(whole)
         assert list(rows) == [1, 2, 3, 4]
@@ -101,8 +106,7 @@ def test_without_the_random_numbers_it_would_not_be(zygote, tiny_run, tmp_path, 
     """The plugin of these tests draws some: a checkpoint that has lost them must show."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     zygote.train(tiny_run(RUN | {"run_folder": str(whole)}))
-    shutil.copytree(whole, broken)
-    shutil.rmtree(broken / "checkpoints/step_000004")
+    copy_half(whole, broken)
     checkpoint = broken / "checkpoints/step_000002"
     shutil.rmtree(checkpoint / "random")
     manifest = json.loads((checkpoint / "manifest.json").read_text())
@@ -136,8 +140,7 @@ def test_with_fewer_prompts_a_step_the_data_goes_on_where_it_stood(zygote, tiny_
 def test_from_a_checkpoint_that_did_not_say_the_place_in_the_data(zygote, tiny_run, tmp_path, train_rows):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     zygote.train(tiny_run(RUN | {"run_folder": str(whole)}))
-    shutil.copytree(whole, broken)
-    shutil.rmtree(broken / "checkpoints/step_000004")
+    copy_half(whole, broken)
     path = broken / "checkpoints/step_000002/manifest.json"
     manifest = json.loads(path.read_text())
     assert manifest["progress"].pop("prompts") == 8

@@ -2,12 +2,12 @@
 
 import json
 import os
-import shutil
 import textwrap
 from collections.abc import Iterator
 from math import ceil
 from typing import Any
 
+from skyrl_core.cli.table import terminal_width
 from skyrl_core.entry_points import Claim
 from skyrl_core.estimator_registry import ESTIMATORS
 from skyrl_core.loss_group import loss_name
@@ -58,7 +58,7 @@ def write_plan_json(run: ResolvedRun) -> str:
 
 def _wrapped(label: str, value: str) -> list[str]:
     start, rest = label.ljust(LABEL_WIDTH), " " * LABEL_WIDTH
-    width = max(3 * LABEL_WIDTH, min(WIDTH, shutil.get_terminal_size((WIDTH, 0)).columns))
+    width = max(3 * LABEL_WIDTH, min(WIDTH, terminal_width() or WIDTH))
     return textwrap.wrap(value, width, initial_indent=start, subsequent_indent=rest, break_on_hyphens=False)
 
 
