@@ -8,7 +8,7 @@ from skyrl_train.policy.policy import Policy
 from skyrl_train.rollout.engine import SampleRequest, Sampling
 from skyrl_train.rollout.hf import draw, uniforms
 from skyrl_train.rollout.weights import ModelWeights
-from skyrl_train.training.experience import Experience
+from skyrl_train.step.experience import Experience
 
 
 @pytest.fixture(scope="module")

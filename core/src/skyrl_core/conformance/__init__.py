@@ -3,5 +3,6 @@
 from skyrl_core.conformance.check import RULES, check_policy_loss
 from skyrl_core.conformance.report import Report, RuleResult
 from skyrl_core.conformance.waivers import WaiverError
+from skyrl_core.conformance.zero_advantages import effect_of_zero_advantages
 
-__all__ = ["RULES", "Report", "RuleResult", "WaiverError", "check_policy_loss"]
+__all__ = ["RULES", "Report", "RuleResult", "WaiverError", "check_policy_loss", "effect_of_zero_advantages"]

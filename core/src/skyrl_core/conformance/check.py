@@ -8,19 +8,19 @@ from dataclasses import replace
 import torch
 
 from skyrl_core.conformance.batches import example_batch
-from skyrl_core.conformance.gradient_rules import GRADIENT, INPUTS_STEER, SAMPLED_ENTROPY
-from skyrl_core.conformance.host_sync_rule import NO_HOST_SYNC
-from skyrl_core.conformance.interface_rules import DECLARED_NEEDS, SHAPE_DTYPE, SIGNATURE
-from skyrl_core.conformance.numeric_rules import FINITE, GRADIENT_SIGN, MASKED_TOKENS, PARTITION_INVARIANCE
-from skyrl_core.conformance.parameter_rules import PARAMETERS
-from skyrl_core.conformance.precision_rules import PRECISION
-from skyrl_core.conformance.purity_rules import DETERMINISTIC, INPUTS_NOT_MUTATED, NO_GRADIENT_TO_INPUTS
 from skyrl_core.conformance.report import Report, RuleResult
-from skyrl_core.conformance.rule import Rule, Violation
+from skyrl_core.conformance.rules.gradient import GRADIENT, INPUTS_STEER, SAMPLED_ENTROPY
+from skyrl_core.conformance.rules.host_sync import NO_HOST_SYNC
+from skyrl_core.conformance.rules.interface import DECLARED_NEEDS, SHAPE_DTYPE, SIGNATURE
+from skyrl_core.conformance.rules.numeric import FINITE, GRADIENT_SIGN, MASKED_TOKENS, PARTITION_INVARIANCE
+from skyrl_core.conformance.rules.parameters import PARAMETERS
+from skyrl_core.conformance.rules.precision import PRECISION
+from skyrl_core.conformance.rules.purity import DETERMINISTIC, INPUTS_NOT_MUTATED, NO_GRADIENT_TO_INPUTS
+from skyrl_core.conformance.rules.rule import Rule, Violation
+from skyrl_core.conformance.rules.state import PICKLES, STATE
 from skyrl_core.conformance.shrinking import as_lists, smallest_violation
-from skyrl_core.conformance.state_rules import PICKLES, STATE
 from skyrl_core.conformance.waivers import check_waivers, waivers_of
-from skyrl_core.policy_loss import PolicyLoss
+from skyrl_core.contract.policy_loss import PolicyLoss
 
 RULES: tuple[Rule, ...] = (
     SIGNATURE,

@@ -11,7 +11,8 @@ from markupsafe import Markup
 
 from skyrl_train.tracking.atomic_file import RunFolderError, write_bytes
 from skyrl_train.tracking.chart import Series, line_chart
-from skyrl_train.tracking.glossary import (
+from skyrl_train.tracking.history import History, Metrics, read_history
+from skyrl_train.tracking.metric_glossary import (
     describe,
     format_change,
     format_duration,
@@ -19,9 +20,8 @@ from skyrl_train.tracking.glossary import (
     format_value,
     in_order,
 )
-from skyrl_train.tracking.history import History, Metrics, read_history
 from skyrl_train.tracking.printable import printable
-from skyrl_train.tracking.rollouts import read_records, saved_steps
+from skyrl_train.tracking.rollout_files import read_records, saved_steps
 from skyrl_train.tracking.run_folder import RunFolder
 
 SHOWN_SAMPLES = 12
