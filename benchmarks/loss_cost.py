@@ -27,7 +27,7 @@ from skyrl_core.registry import load_policy_loss, load_scheduled_loss, policy_lo
 from skyrl_train.policy.loading import load_model
 from skyrl_train.policy.policy import Policy, Sequences
 from skyrl_train.ranks.ranks import ALONE, Ranks
-from skyrl_train.rollout.engine import Sample
+from skyrl_train.rollout.rollout_engine import Sample
 from skyrl_train.step.batching import MicroBatchSize
 from skyrl_train.step.experience import Experience
 from skyrl_train.step.objective import Objective

@@ -26,9 +26,9 @@ from skyrl_train.environments.environment import Row
 from skyrl_train.policy.loading import load_model, load_tokenizer
 from skyrl_train.ranks.ranks import ALONE, Ranks
 from skyrl_train.rewards.scorer import Scorer
-from skyrl_train.rollout.engine import RolloutEngine, Sample, SampleRequest, Sampling
+from skyrl_train.rollout.rollout_engine import RolloutEngine, Sample, SampleRequest, Sampling
 from skyrl_train.step.sampling import Drawing
-from skyrl_train.training.rollout_engine import build_rollout_engine
+from skyrl_train.training.build_rollout_engine import build_rollout_engine
 
 PROMPTS, SAMPLES, BATCH_SIZE, TOKENS = 32, 8, 64, 64
 WORKERS, TURNS = 4, 3

@@ -37,7 +37,12 @@ LIGHT += [
     "skyrl_core.parameters.parameter_plan",
 ]
 LIGHT += ["skyrl_train.config", "skyrl_train.environments", "skyrl_train.tracking", "skyrl_train.commands"]
-LIGHT += ["skyrl_train.entrypoints", "skyrl_train.data", "skyrl_train.rollout.engine", "skyrl_train.rollout.seeds"]
+LIGHT += [
+    "skyrl_train.entrypoints",
+    "skyrl_train.data",
+    "skyrl_train.rollout.rollout_engine",
+    "skyrl_train.rollout.seeds",
+]
 LIGHT += ["skyrl_loss_entropyreg.params", "skyrl_loss_clippedpg.params"]
 # The config's defaults are the one place where the trainer may name a loss.
 MAY_NAME_LOSSES = {ROOT / "trainer/src/skyrl_train/config/schema.py"}
@@ -45,8 +50,8 @@ MAY_NAME_LOSSES = {ROOT / "trainer/src/skyrl_train/config/schema.py"}
 # What other packages may import.
 FACES = ["skyrl_core", "skyrl_core.maths", "skyrl_core.testing", "skyrl_train"]
 PUBLIC = {*FACES, "skyrl_train.algorithms.policy_losses", "skyrl_train.entrypoints.main_base"}
-# The schemas of losses and of estimators; the two sides of one protocol; the same step in the core and in the trainer.
-SAME_ROLE = {"params.py"}
+# The schemas of losses and of estimators; the rollout engines hf, vllm and vllm_server.
+SAME_ROLE = {"engine.py", "params.py"}
 
 every_module = pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
 
@@ -147,9 +152,9 @@ def modules_imported(text: str) -> set[str]:
 
 AUTHORS = sorted(
     path
-    for pattern in ("README.md", "docs/**/*", "examples/**/*", "plugins/**/*", "core/README.md", "trainer/README.md")
-    for path in [*ROOT.glob(pattern), *ROOT.glob(f"core/src/skyrl_core/scaffold/templates/{pattern}")]
-    if path.suffix in {".md", ".py", ".template"}
+    for pattern in ("README.md", "docs/*.md", "examples/**/*", "plugins/**/*", "core/README.md", "trainer/README.md")
+    for path in ROOT.glob(pattern)
+    if path.suffix in {".md", ".py"}
 ) + sorted(ROOT.glob("core/src/skyrl_core/scaffold/templates/*.template"))
 
 

@@ -81,4 +81,6 @@ def test_a_loss_of_single_tokens_is_not_said_to_weigh_sequences(generated, loss:
 
 def test_the_api_page_is_the_generated_one() -> None:
     page = runpy.run_path(str(DOCS / "generate_api.py"))["page"]()
-    assert (DOCS / "api.md").read_text(encoding="utf-8") == page, "docs/api.md is out of date: run `nox -s generated_docs`"
+    assert (DOCS / "api.md").read_text(encoding="utf-8") == page, (
+        "docs/api.md is out of date: run `nox -s generated_docs`"
+    )

@@ -1,6 +1,6 @@
-from .conformance.check import check_policy_loss as check_policy_loss
-from .conformance.report import Report as Report
-from .conformance.report import RuleResult as RuleResult
+from .conformance.check_report import Report as Report
+from .conformance.check_report import RuleResult as RuleResult
+from .conformance.loss_check import check_policy_loss as check_policy_loss
 from .conformance.waivers import WaiverError as WaiverError
 from .contract.advantage_estimator import AdvantageBatch as AdvantageBatch
 from .contract.advantage_estimator import AdvantageEstimator as AdvantageEstimator

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from skyrl_train.checkpoints.background_export import BackgroundExport
-from skyrl_train.checkpoints.export import export
+from skyrl_train.checkpoints.model_export import export
 from skyrl_train.record.progress import Progress
 
 RUN = {

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from skyrl_train.rollout.engine import Sample
+from skyrl_train.rollout.rollout_engine import Sample
 from skyrl_train.step.batching import MicroBatchSize, micro_batches, minibatch_of_group, owner_of_group
 from skyrl_train.step.experience import Experience
 

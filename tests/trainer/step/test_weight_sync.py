@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from skyrl_train.config.schema import RunConfig
-from skyrl_train.rollout.engine import EngineSetup
 from skyrl_train.rollout.hf import HfEngine
+from skyrl_train.rollout.rollout_engine import EngineSetup
 from skyrl_train.step.weight_sync import StaleEngineError, WeightSync
 
 PROBE = [(3, 9, 4, 1, 17, 30), (5, 2)]

@@ -8,7 +8,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from skyrl_core.registry.loss_registry import load_scheduled_loss
-from skyrl_train.checkpoints.export import export
+from skyrl_train.checkpoints.model_export import export
 from skyrl_train.commands.eval import main as evaluate
 from skyrl_train.config.schema import DeepSpeedConfig, LoraConfig, OptimizerConfig
 from skyrl_train.policy.adapters import adapters_off, add_adapters

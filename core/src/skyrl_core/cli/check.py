@@ -18,8 +18,8 @@ from skyrl_core.errors import ConformanceError, PluginLoadError, SkyrlError
 from skyrl_core.registry.loss_registry import LOSSES, load_policy_loss
 
 if TYPE_CHECKING:
+    from skyrl_core.conformance.check_report import Report, RuleResult
     from skyrl_core.conformance.package.package_check import PackageReport  # the rules import torch
-    from skyrl_core.conformance.report import Report, RuleResult
     from skyrl_core.contract.policy_loss import PolicyLoss
 
 SCHEMA_VERSION = 1
@@ -85,7 +85,7 @@ def _loss_of_class(target: str, params: Mapping[str, Any]) -> PolicyLoss:
         InvalidParamsError: the parameters do not fit.
     """
     from skyrl_core.contract.policy_loss import PolicyLoss
-    from skyrl_core.parameters.validation import validate_params
+    from skyrl_core.parameters.param_validation import validate_params
 
     module, _, attribute = target.partition(":")
     sys.path.insert(0, os.getcwd())

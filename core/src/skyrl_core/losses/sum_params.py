@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from skyrl_core import InvalidParamsError, LossParams, ParamProblem, PluginPolicy, SkyrlError, validate_loss_params
 from skyrl_core.discovery.claim import qualified
 from skyrl_core.discovery.plugin_group import ALLOW_ALL
-from skyrl_core.parameters.validation import as_validation_error
+from skyrl_core.parameters.param_validation import as_validation_error
 from skyrl_core.registry.loss_registry import LOSSES
 
 

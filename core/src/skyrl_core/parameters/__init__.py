@@ -1,6 +1,7 @@
 """Parameter schemas, their validation, and schedules. Imports no torch."""
 
 from skyrl_core.parameters.loss_params import LossParams, OpenLossParams
+from skyrl_core.parameters.param_validation import validate_params
 from skyrl_core.parameters.parameter_plan import ParamPlan
 from skyrl_core.parameters.schedule import (
     Schedule,
@@ -10,7 +11,6 @@ from skyrl_core.parameters.schedule import (
     parse_schedule,
     schedule_fault,
 )
-from skyrl_core.parameters.validation import validate_params
 from skyrl_core.parameters.wording import rule_of
 
 __all__ = [

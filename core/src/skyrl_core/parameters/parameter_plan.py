@@ -6,8 +6,8 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from skyrl_core.errors import InvalidParamsError, ParamProblem
+from skyrl_core.parameters.param_validation import validate_params
 from skyrl_core.parameters.schedule import Schedule, checked_steps, is_schedule, parse_schedule, schedule_fault
-from skyrl_core.parameters.validation import validate_params
 
 Schema = TypeVar("Schema", bound=BaseModel)
 Path = tuple[str | int, ...]

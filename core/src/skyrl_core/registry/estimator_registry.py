@@ -61,7 +61,7 @@ def validate_estimator_params(
         InvalidParamsError: values do not fit; ``problems`` has all of them.
         UnknownPluginError, PluginConflictError, PluginLoadError: as ``PluginGroup.load``.
     """
-    from skyrl_core.parameters.validation import validate_params
+    from skyrl_core.parameters.param_validation import validate_params
 
     claim = ESTIMATORS.find(reference, policy)
     schema: Any
@@ -86,7 +86,7 @@ def load_advantage_estimator(
         UnknownPluginError, PluginConflictError, PluginLoadError: as ``ESTIMATORS.load``, or it is no
             AdvantageEstimator, or its constructor fails.
     """
-    from skyrl_core.parameters.validation import validate_params
+    from skyrl_core.parameters.param_validation import validate_params
 
     claim = ESTIMATORS.find(reference, policy)
     estimator: type[AdvantageEstimator] = load_class(ESTIMATORS, claim, _base())

@@ -1,27 +1,5 @@
 """The signature of a loss: the weight of a token as a function of its importance ratio, measured and drawn."""
 
-from skyrl_core.signature.measure import (
-    ADVANTAGES,
-    WIDE,
-    Curve,
-    Probe,
-    Scale,
-    Signature,
-    check_range,
-    measure_signature,
-)
-from skyrl_core.signature.svg_chart import svg
-from skyrl_core.signature.text_chart import chart
+import lazy_loader
 
-__all__ = [
-    "ADVANTAGES",
-    "WIDE",
-    "Curve",
-    "Probe",
-    "Scale",
-    "Signature",
-    "chart",
-    "check_range",
-    "measure_signature",
-    "svg",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

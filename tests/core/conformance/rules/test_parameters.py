@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from skyrl_core.conformance import check_policy_loss
-from skyrl_core.conformance.report import RuleResult
+from skyrl_core.conformance.check_report import RuleResult
 from skyrl_core.contract.policy_loss import LossBatch, PolicyLoss, TokenLosses
 from skyrl_core.parameters.loss_params import LossParams
 

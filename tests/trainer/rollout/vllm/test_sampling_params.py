@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from skyrl_core.errors import SkyrlError
-from skyrl_train.rollout.engine import SampleRequest, Sampling
+from skyrl_train.rollout.rollout_engine import SampleRequest, Sampling
 from skyrl_train.rollout.vllm.sampling_params import drawn_sample, log_probs_of, sampling_arguments
 
 REQUEST = SampleRequest(prompt_ids=(5, 6), seed=2**63 - 1)

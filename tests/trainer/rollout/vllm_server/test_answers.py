@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from skyrl_train.rollout.engine import SampleRequest, Sampling
+from skyrl_train.rollout.rollout_engine import SampleRequest, Sampling
 from skyrl_train.rollout.vllm_server.answers import given_log_probs, sample_of, version_of
 from skyrl_train.rollout.vllm_server.client import ServerLostError
 from skyrl_train.rollout.vllm_server.engine import VllmServerEngine, shares

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from skyrl_core.errors import SkyrlError
-from skyrl_train.checkpoints.export import origin, write_model
+from skyrl_train.checkpoints.model_export import origin, write_model
 from skyrl_train.ranks.ranks import Ranks
 from skyrl_train.record.progress import Progress
 from skyrl_train.trainer_engine.zero import ZeroEngine

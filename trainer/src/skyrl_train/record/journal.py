@@ -16,7 +16,7 @@ from skyrl_train.step.evaluation import Answer, Evaluation
 from skyrl_train.step.rollout import Rollout
 from skyrl_train.tracking.background_writer import BackgroundWriter
 from skyrl_train.tracking.history import read_history
-from skyrl_train.tracking.report import write_report
+from skyrl_train.tracking.html_report import write_report
 from skyrl_train.tracking.rollout_files import save_rollouts
 from skyrl_train.tracking.run_folder import RunFolder
 from skyrl_train.tracking.tracker import AnswerPair, Outcome, RunSummary, Tracker

@@ -11,7 +11,7 @@ from skyrl_train.data.prompt_source import PromptSource
 from skyrl_train.data.prompt_tokens import encode_prompt
 from skyrl_train.ranks.ranks import Ranks
 from skyrl_train.rewards.scorer import Scorer
-from skyrl_train.rollout.engine import RolloutEngine, SampleRequest, Sampling
+from skyrl_train.rollout.rollout_engine import RolloutEngine, SampleRequest, Sampling
 from skyrl_train.rollout.seeds import sampling_seed
 from skyrl_train.step.sampling import Drawing
 

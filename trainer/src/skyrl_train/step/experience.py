@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from skyrl_train.policy.policy import Sequences
-from skyrl_train.rollout.engine import Sample
+from skyrl_train.rollout.rollout_engine import Sample
 
 
 @dataclass(frozen=True, kw_only=True)

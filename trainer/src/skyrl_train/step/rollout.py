@@ -15,7 +15,7 @@ from skyrl_train.environments.environment import Completion, Row
 from skyrl_train.ranks.ranks import Ranks
 from skyrl_train.rewards.reward_result import Score
 from skyrl_train.rewards.scorer import Scorer
-from skyrl_train.rollout.engine import RolloutEngine, Sample, SampleRequest, Sampling
+from skyrl_train.rollout.rollout_engine import RolloutEngine, Sample, SampleRequest, Sampling
 from skyrl_train.rollout.seeds import sampling_seed
 from skyrl_train.step.batching import owner_of_group
 from skyrl_train.step.experience import Experience

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 from skyrl_train.environments.environment import Completion, Row
 from skyrl_train.rewards.reward_stream import ScoreStream
 from skyrl_train.rewards.scorer import Scorer
-from skyrl_train.rollout.engine import RolloutEngine, Sample, SampleRequest, Sampling, generate
+from skyrl_train.rollout.rollout_engine import RolloutEngine, Sample, SampleRequest, Sampling, generate
 
 
 @dataclass(frozen=True, kw_only=True)

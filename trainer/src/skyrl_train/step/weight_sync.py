@@ -10,7 +10,7 @@ import torch
 
 from skyrl_core.errors import SkyrlError
 from skyrl_train.ranks.ranks import Ranks
-from skyrl_train.rollout.engine import RolloutEngine, Sample
+from skyrl_train.rollout.rollout_engine import RolloutEngine, Sample
 from skyrl_train.rollout.weights import PerturbedWeights, SettledWeights
 from skyrl_train.step.experience import Experience
 from skyrl_train.trainer_engine.zero import ZeroEngine

@@ -15,7 +15,7 @@ from skyrl_core.registry import describe_loss, load_advantage_estimator, load_sc
 from skyrl_train.checkpoints import checkpoint_folder, conversion, resume
 from skyrl_train.checkpoints.background_export import BackgroundExport
 from skyrl_train.checkpoints.background_save import BackgroundSave
-from skyrl_train.checkpoints.export import DTYPES
+from skyrl_train.checkpoints.model_export import DTYPES
 from skyrl_train.checkpoints.resume import Resumption
 from skyrl_train.config.plugin_check import plugin_policy
 from skyrl_train.config.resolved import ResolvedRun
@@ -42,7 +42,7 @@ from skyrl_train.record.journal import Journal
 from skyrl_train.record.progress import Progress
 from skyrl_train.record.run_start import open_journal
 from skyrl_train.rewards.scorer import Scorer
-from skyrl_train.rollout.engine import RolloutEngine
+from skyrl_train.rollout.rollout_engine import RolloutEngine
 from skyrl_train.step.advantages import AdvantagePass
 from skyrl_train.step.batching import MicroBatchSize
 from skyrl_train.step.evaluation import Evaluator
@@ -54,9 +54,9 @@ from skyrl_train.step.weight_sync import TOLERANCE, WeightSync
 from skyrl_train.trainer_engine import random_state
 from skyrl_train.trainer_engine.reference_model import BaseModel, Reference
 from skyrl_train.trainer_engine.zero import ZeroEngine, import_deepspeed
+from skyrl_train.training.build_rollout_engine import build_rollout_engine
 from skyrl_train.training.freed_memory import keep_freed_memory
 from skyrl_train.training.loop import Parts, Trainer
-from skyrl_train.training.rollout_engine import build_rollout_engine
 
 PROBE_SEQUENCES, PROBE_TOKENS = 2, 64
 """The beginnings of the first prompts, by which engine and trainer are compared."""

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from skyrl_train.checkpoints import manifest as checkpoint
 from skyrl_train.checkpoints.checkpoint_folder import find
-from skyrl_train.checkpoints.export import DTYPES, trained_model
+from skyrl_train.checkpoints.model_export import DTYPES, trained_model
 from skyrl_train.config.load_config import run_folder_of
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.data.prompt_source import build_source
@@ -18,10 +18,10 @@ from skyrl_train.machine.library_output import quiet
 from skyrl_train.policy.loading import load_model, load_tokenizer
 from skyrl_train.ranks.ranks import Ranks
 from skyrl_train.rewards.scorer import Scorer
-from skyrl_train.rollout.engine import RolloutEngine
+from skyrl_train.rollout.rollout_engine import RolloutEngine
 from skyrl_train.rollout.weights import ModelWeights
 from skyrl_train.step.evaluation import Evaluation, Evaluator
-from skyrl_train.training.rollout_engine import build_rollout_engine
+from skyrl_train.training.build_rollout_engine import build_rollout_engine
 
 Z95 = 1.959964
 """The normal quantile of a two-sided 95 % interval."""

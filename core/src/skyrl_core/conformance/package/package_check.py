@@ -6,16 +6,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from skyrl_core.conformance.check import check_policy_loss, waived
+from skyrl_core.conformance.check_report import Report, RuleResult
 from skyrl_core.conformance.golden import check_golden, write_golden
+from skyrl_core.conformance.loss_check import check_policy_loss, waived
 from skyrl_core.conformance.package.package_rules import PACKAGE_RULES, PackageRule, load_loss
 from skyrl_core.conformance.package.project import LossProject, read_project
-from skyrl_core.conformance.report import Report, RuleResult
 from skyrl_core.conformance.rules.rule import Violation
 from skyrl_core.conformance.waivers import check_waivers
 from skyrl_core.contract.policy_loss import PolicyLoss
 from skyrl_core.errors import ConformanceError, PluginLoadError
-from skyrl_core.parameters.validation import validate_params
+from skyrl_core.parameters.param_validation import validate_params
 
 GOLDEN = PackageRule(
     name="golden",

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from skyrl_core.errors import SkyrlError
-from skyrl_train.rollout.engine import EngineSetup, HandOver, Sample, SampleRequest, Sampling, WeightSource
+from skyrl_train.rollout.rollout_engine import EngineSetup, HandOver, Sample, SampleRequest, Sampling, WeightSource
 from skyrl_train.rollout.vllm.model_weights import take_over
 from skyrl_train.rollout.vllm.process_guard import as_it_was, import_vllm, silence
 from skyrl_train.rollout.vllm.sampling_params import (

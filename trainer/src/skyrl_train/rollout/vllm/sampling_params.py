@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from skyrl_core.errors import SkyrlError
-from skyrl_train.rollout.engine import Sample, SampleRequest, Sampling
+from skyrl_train.rollout.rollout_engine import Sample, SampleRequest, Sampling
 
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.01, 2.0
 """vLLM raises a lower temperature to the first, silently, and refuses a higher one than the second."""

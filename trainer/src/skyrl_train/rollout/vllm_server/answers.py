@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from skyrl_train.rollout.engine import Sample
+from skyrl_train.rollout.rollout_engine import Sample
 from skyrl_train.rollout.vllm.sampling_params import drawn_sample
 from skyrl_train.rollout.vllm_server.client import ServerLostError
 

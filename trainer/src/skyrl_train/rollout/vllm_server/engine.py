@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack
 from itertools import pairwise
 from typing import Any
 
-from skyrl_train.rollout.engine import EngineSetup, HandOver, Sample, SampleRequest, Sampling, WeightSource
+from skyrl_train.rollout.rollout_engine import EngineSetup, HandOver, Sample, SampleRequest, Sampling, WeightSource
 from skyrl_train.rollout.vllm.sampling_params import sampling_arguments, scoring_arguments
 from skyrl_train.rollout.vllm_server.answers import given_log_probs, sample_of, version_of
 from skyrl_train.rollout.vllm_server.client import Server, ServerError, ServerLostError, all_of

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skyrl_train.rollout.engine import WeightSource
+from skyrl_train.rollout.rollout_engine import WeightSource
 from skyrl_train.rollout.vllm_server.client import Server, ServerError, all_of
 
 REQUEST_BYTES = 32 * 2**20

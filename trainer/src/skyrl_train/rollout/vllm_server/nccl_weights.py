@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from skyrl_core.errors import SkyrlError
-from skyrl_train.rollout.engine import WeightSource
+from skyrl_train.rollout.rollout_engine import WeightSource
 from skyrl_train.rollout.vllm_server.client import Server, ServerError, all_of
 from skyrl_train.rollout.vllm_server.http_weights import begin_update, name_weights
 

@@ -11,7 +11,7 @@ from transformers import AutoConfig
 
 from skyrl_core.errors import SkyrlError
 from skyrl_train.config.schema import RolloutConfig
-from skyrl_train.rollout.engine import EngineSetup
+from skyrl_train.rollout.rollout_engine import EngineSetup
 from skyrl_train.rollout.vllm.sampling_params import DTYPES, LOGPROBS_MODE
 from skyrl_train.rollout.vllm_server.client import Server, ServerDescription, ServerError, ServerLostError, all_of
 from skyrl_train.rollout.vllm_server.vllm_plugin import HTTP_BACKEND

@@ -7,8 +7,8 @@ import pytest
 
 from skyrl_train.tracking.atomic_file import RunFolderError
 from skyrl_train.tracking.history import History
+from skyrl_train.tracking.html_report import draw_charts, write_report
 from skyrl_train.tracking.metrics_jsonl import Jsonl
-from skyrl_train.tracking.report import draw_charts, write_report
 from skyrl_train.tracking.rollout_files import save_rollouts
 from skyrl_train.tracking.run_folder import RunFolder
 from skyrl_train.tracking.tracker import AnswerPair, RunInfo, RunSummary

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from skyrl_core.errors import SkyrlError
-from skyrl_train.checkpoints.export import export
+from skyrl_train.checkpoints.model_export import export
 from skyrl_train.commands.export import main
 from skyrl_train.tiny_model import TINY_MODEL
 

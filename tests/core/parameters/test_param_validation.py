@@ -7,7 +7,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 from skyrl_core.errors import InvalidParamsError
-from skyrl_core.parameters.validation import validate_params
+from skyrl_core.parameters.param_validation import validate_params
 
 
 class Step(BaseModel, extra="forbid"):

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from skyrl_core.conformance.batches import example_batch
-from skyrl_core.conformance.report import Report, RuleResult
+from skyrl_core.conformance.check_report import Report, RuleResult
 from skyrl_core.conformance.rules.gradient import GRADIENT, INPUTS_STEER, SAMPLED_ENTROPY
 from skyrl_core.conformance.rules.host_sync import NO_HOST_SYNC
 from skyrl_core.conformance.rules.interface import DECLARED_NEEDS, SHAPE_DTYPE, SIGNATURE

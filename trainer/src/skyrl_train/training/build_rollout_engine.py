@@ -5,12 +5,12 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from skyrl_train.checkpoints.export import DTYPES
+from skyrl_train.checkpoints.model_export import DTYPES
 from skyrl_train.config.plugin_check import ENGINE_GROUP, plugin_policy
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.policy.loading import end_tokens, load_model, resolve_model
 from skyrl_train.ranks.ranks import Ranks
-from skyrl_train.rollout.engine import EngineSetup, RolloutEngine
+from skyrl_train.rollout.rollout_engine import EngineSetup, RolloutEngine
 
 Gather = Callable[[Any], list[Any]]
 
