@@ -1,4 +1,4 @@
-"""The rule about waiting for the device: on a GPU, a number that Python wants stops the queue of kernels."""
+"""Rule ``no_host_sync``: token_losses never waits for the device, which would stall the queue of kernels on a GPU."""
 
 import sys
 from collections.abc import Callable
@@ -10,24 +10,24 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from skyrl_core.conformance.batches import ExampleBatch
-from skyrl_core.conformance.rules.interface import evaluate, ready_batch
-from skyrl_core.conformance.rules.rule import Rule
+from skyrl_core.conformance.loss_call import call_loss, ready_batch
+from skyrl_core.conformance.rule import Rule
 from skyrl_core.contract.policy_loss import PolicyLoss
 
-# What copies to the host, by the name that the author wrote; on the CPU most of these never reach the dispatcher.
+# Calls that copy to the host, by the name that the author wrote; on the CPU most of them never reach the dispatcher.
 _COPIES = {"item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__", "__index__", "__array__"}
-# Whose result has a size that only the device knows.
+# Operations whose result has a size that only the device knows.
 _SIZES = {"aten::nonzero", "aten::masked_select", "aten::_unique2", "aten::unique_dim"}
 _HERE = str(Path(__file__).parents[1])
 _TORCH = str(Path(torch.__file__).parent)
 
 
 def check_no_host_sync(loss: PolicyLoss, batch: ExampleBatch) -> list[str]:
-    """Only notes: a loss that waits is slow, not wrong. ``prepare``, called once a step, may wait."""
+    """Leave a note for each wait: the loss is slow, not wrong. ``prepare`` may wait, because it runs once per step."""
     ready = ready_batch(loss, batch)
     found: dict[str, None] = {}
     with _Copies(found), _Sizes(found):
-        evaluate(loss, ready)
+        call_loss(loss, ready)
     return [f"{where}: on a GPU this waits for the device, once per micro-batch" for where in found]
 
 
@@ -56,8 +56,8 @@ class _Sizes(TorchDispatchMode):
         name = func.name().partition(".")[0]
         by_mask = name == "aten::index" and any(t is not None and t.dtype == torch.bool for t in args[1])
         if name in _SIZES or by_mask:
-            what = "selects by a mask" if by_mask else f"calls {name.removeprefix('aten::').strip('_')}()"
-            self.found[f"{_caller()} {what}"] = None
+            action = "indexes with a mask" if by_mask else f"calls {name.removeprefix('aten::').strip('_')}()"
+            self.found[f"{_caller()} {action}"] = None
         return func(*args, **(kwargs or {}))
 
 
@@ -70,10 +70,10 @@ def _caller() -> str:
 
 NO_HOST_SYNC = Rule(
     name="no_host_sync",
-    explanation="token_losses does not wait for the device (a note, never a failure)",
-    remedy="keep numbers in tensors: torch.where instead of if, masked sums instead of x[mask], a Metric instead of "
-    "item()",
-    breaks="if ratio.max() > 10; losses[mask].mean(); loss.item() for a log",
+    explanation="token_losses never waits for the device (a note, never a failure)",
+    remedy="keep numbers in tensors: use torch.where instead of if, masked sums instead of x[mask], a Metric instead "
+    "of item()",
+    counterexample="if ratio.max() > 10; losses[mask].mean(); logging loss.item()",
     check=check_no_host_sync,
     quick=False,
 )

@@ -1,4 +1,4 @@
-"""Every parameter is given a fair chance to show an effect before it is called useless."""
+"""A parameter counts as unused only after a thorough search for an effect."""
 
 from collections.abc import Mapping
 
@@ -62,16 +62,16 @@ def parameters_rule(loss: PolicyLoss) -> RuleResult:
     return result
 
 
-def test_parameters_that_need_another_one_many_steps_or_a_late_step_are_found_to_matter() -> None:
+def test_parameters_that_need_another_one_or_many_steps_or_a_late_step_are_found_to_have_an_effect() -> None:
     result = parameters_rule(Logs(Params()))
     assert result.passed, result.failure
 
 
-def test_the_one_that_does_nothing_is_named() -> None:
+def test_the_parameter_without_effect_is_named() -> None:
     assert (parameters_rule(Adaptive(Params())).failure or "").startswith("log has no effect: False and True give")
 
 
-def test_a_value_that_the_schema_allows_and_the_loss_does_not_is_a_failure() -> None:
+def test_a_value_that_the_schema_accepts_but_the_loss_rejects_is_a_failure() -> None:
     class Fragile(Adaptive):
         name, Params, api_version, semantics_version = "fragile", Params, 1, 1
 
@@ -84,7 +84,7 @@ def test_a_value_that_the_schema_allows_and_the_loss_does_not_is_a_failure() -> 
 
 
 @pytest.mark.parametrize("default", [None, 1.0])
-def test_an_untyped_parameter_counts_by_its_use(default: float | None) -> None:
+def test_an_untyped_parameter_that_is_used_passes(default: float | None) -> None:
     class Untyped(PolicyLoss):
         def __init__(self, config) -> None:
             self.limit = config.get("limit", default)

@@ -1,4 +1,4 @@
-"""What must pass passes, what is worth knowing is noted, and the report says what was found and what to change."""
+"""Correct losses pass, notes are left, and the report names what was found and what to change."""
 
 import json
 import random
@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from tests.core.conformance.example_losses import Correct, declared
 from torch import Tensor
 
 from skyrl_core.conformance import RULES, WaiverError, check_policy_loss
 from skyrl_core.conformance.batches import example_batch, extreme_batches, wide_batch
-from skyrl_core.contract.policy_loss import LossBatch, Need, PolicyLoss, TokenLosses
+from skyrl_core.contract.policy_loss import LossBatch, Need, PolicyLoss
 from skyrl_core.errors import ConformanceError
 from skyrl_core.losses.cispo import CispoLoss
 from skyrl_core.losses.dual_clip import DualClipLoss
@@ -21,33 +22,11 @@ from skyrl_core.losses.standard import StandardLoss
 from skyrl_core.maths.masked import masked_mean, sequence_mean
 from skyrl_core.parameters.loss_params import LossParams
 
-
-class Right(PolicyLoss):
-    """What the others depart from."""
-
-    name = "right"
-    Params = LossParams
-    api_version = 1
-    semantics_version = 1
-
-    def values(self, batch: LossBatch) -> Tensor:
-        return -(batch.log_probs - batch.old_log_probs).clamp(-20, 20).exp() * batch.advantages
-
-    def token_losses(self, batch: LossBatch) -> TokenLosses:
-        return TokenLosses(values=self.values(batch))
-
-
-def declared(cls: type[Right]) -> type[Right]:
-    """Give a class its own declarations, as the contract wants."""
-    cls.name, cls.Params, cls.api_version, cls.semantics_version = cls.__name__, LossParams, 1, 1
-    return cls
-
-
-# --- what must pass ---
+# --- correct losses ---
 
 
 class ScalarTokenMean(PolicyLoss):
-    """The scalar form, without a guard against overflow and without a call of the base constructor."""
+    """The scalar form, without protection against overflow and without a call of the base constructor."""
 
     def __init__(self, config) -> None:
         self.scale = config.get("scale", 1.0)
@@ -58,8 +37,8 @@ class ScalarTokenMean(PolicyLoss):
 
 
 @declared
-class AddsKlToTheReference(Right):
-    """Its on-policy gradient is not that of the advantages alone."""
+class AddsKlToTheReference(Correct):
+    """Its on-policy gradient does not come from the advantages only."""
 
     @classmethod
     def needs(cls, params: Any) -> frozenset[Need]:
@@ -70,7 +49,7 @@ class AddsKlToTheReference(Right):
 
 
 @declared
-class AddsEntropy(Right):
+class AddsEntropy(Correct):
     @classmethod
     def needs(cls, params: Any) -> frozenset[Need]:
         return frozenset({Need.OLD_LOG_PROBS, Need.ENTROPY})
@@ -80,8 +59,8 @@ class AddsEntropy(Right):
 
 
 @declared
-class CentresOverTheMinibatch(Right):
-    """Uses statistics of the batch, rows of it included, in the way that is exact."""
+class CentresOverTheMinibatch(Correct):
+    """Uses batch statistics, per-row ones included, in the exact way: through prepare."""
 
     def prepare(self, minibatch: LossBatch) -> dict[str, Tensor]:
         mean = masked_mean(minibatch.advantages, minibatch.mask)
@@ -93,7 +72,7 @@ class CentresOverTheMinibatch(Right):
 
 
 @declared
-class ReadsEverything(Right):
+class ReadsEverything(Correct):
     @classmethod
     def needs(cls, params: Any) -> frozenset[Need]:
         return frozenset(Need)
@@ -112,21 +91,21 @@ PASS: list[PolicyLoss] = [
     GspoLoss(GspoLoss.Params()),
     GspoLoss(GspoLoss.Params(level="sequence", clip_low=0.2, clip_high=0.2)),
     ScalarTokenMean(ScalarTokenMean.Params(scale=1.5)),
-    Right(LossParams()),
+    Correct(LossParams()),
     *(cls(LossParams()) for cls in (AddsKlToTheReference, AddsEntropy, CentresOverTheMinibatch, ReadsEverything)),
 ]
-every_right_loss = pytest.mark.parametrize("loss", PASS, ids=lambda loss: f"{type(loss).__name__}-{loss.params}")
+every_correct_loss = pytest.mark.parametrize("loss", PASS, ids=lambda loss: f"{type(loss).__name__}-{loss.params}")
 
 
-@every_right_loss
-def test_a_right_loss_keeps_every_rule(loss: PolicyLoss) -> None:
+@every_correct_loss
+def test_a_correct_loss_keeps_every_rule(loss: PolicyLoss) -> None:
     report = check_policy_loss(loss, thorough=True)
     report.raise_for_failures()
     assert report.passed
     assert [result.rule for result in report.results] == [rule.name for rule in RULES]
 
 
-@every_right_loss
+@every_correct_loss
 def test_before_training_the_quick_rules_run(loss: PolicyLoss) -> None:
     report = check_policy_loss(loss)
     report.raise_for_failures()
@@ -136,8 +115,8 @@ def test_before_training_the_quick_rules_run(loss: PolicyLoss) -> None:
 @pytest.mark.parametrize(
     "reduction", ["token_mean", "sequence_mean", "sequence_sum", "sequence_sum_norm", "prompt_mean"]
 )
-def test_a_right_loss_keeps_every_rule_under_every_default_reduction(reduction: str) -> None:
-    cls = declared(type("Reduced", (Right,), {"default_reduction": reduction}))
+def test_a_correct_loss_keeps_every_rule_under_every_default_reduction(reduction: str) -> None:
+    cls = declared(type("Reduced", (Correct,), {"default_reduction": reduction}))
     check_policy_loss(cls(LossParams())).raise_for_failures()
 
 
@@ -158,7 +137,7 @@ def notes_of(loss: PolicyLoss) -> dict[str, tuple[str, ...]]:
     return {result.rule: result.notes for result in report.results if result.notes}
 
 
-def test_a_built_in_loss_leaves_nothing_to_note() -> None:
+def test_a_built_in_loss_gets_no_notes() -> None:
     assert notes_of(DualClipLoss(DualClipLoss.Params())) == {}
 
 
@@ -174,12 +153,12 @@ def test_a_scalar_mean_over_sequences_passes_with_a_note_that_it_is_not_exact() 
     assert "override token_losses" in note
 
 
-def test_an_overflow_that_training_will_not_meet_is_noted() -> None:
+def test_an_overflow_at_an_impossible_ratio_is_only_noted() -> None:
     (note,) = notes_of(ScalarTokenMean(ScalarTokenMean.Params()))["finite"]
     assert "every log-ratio +200: not finite; clamp the log-ratio" in note
 
 
-def test_a_scalar_loss_that_ignores_the_old_policy_is_told_what_that_costs() -> None:
+def test_a_declared_input_without_effect_on_a_scalar_loss_is_noted() -> None:
     class ScalarReinforce(PolicyLoss):
         def compute_loss(self, log_probs, old_log_probs, advantages, masks, **kwargs):
             return masked_mean(-log_probs * advantages, masks)
@@ -190,7 +169,7 @@ def test_a_scalar_loss_that_ignores_the_old_policy_is_told_what_that_costs() -> 
 
 def test_a_loss_that_learns_from_good_samples_only_passes_with_a_note() -> None:
     @declared
-    class GoodOnly(Right):
+    class GoodOnly(Correct):
         def values(self, batch: LossBatch) -> Tensor:
             return -(batch.log_probs - batch.old_log_probs).clamp(-20, 20).exp() * batch.advantages.clamp(min=0)
 
@@ -202,57 +181,57 @@ def test_a_loss_that_learns_from_good_samples_only_passes_with_a_note() -> None:
 
 
 @declared
-class WrongSign(Right):
+class WrongSign(Correct):
     def values(self, batch: LossBatch) -> Tensor:
         return -super().values(batch)
 
 
 @declared
-class ReducesItself(Right):
+class ReducesItself(Correct):
     def values(self, batch: LossBatch) -> Tensor:
         return masked_mean(super().values(batch), batch.mask)
 
 
 @declared
-class ReadsWithoutDeclaring(Right):
+class ReadsWithoutDeclaring(Correct):
     def values(self, batch: LossBatch) -> Tensor:
         return super().values(batch) - 0.01 * batch.entropy
 
 
 @declared
-class AlwaysRaises(Right):
+class AlwaysRaises(Correct):
     def values(self, batch: LossBatch) -> Tensor:
         raise RuntimeError("no kernel for this device")
 
 
 @declared
-class DrawsRandomNumbers(Right):
+class DrawsRandomNumbers(Correct):
     def values(self, batch: LossBatch) -> Tensor:
         return super().values(batch) * (1 + torch.rand(()))
 
 
 @declared
-class CountsItsMicroBatch(Right):
+class CountsItsMicroBatch(Correct):
     def values(self, batch: LossBatch) -> Tensor:
         return super().values(batch) / len(batch.mask)
 
 
-def test_failures_raise_one_error_that_says_what_was_found_and_what_to_change() -> None:
+def test_failures_raise_one_error_with_what_was_found_and_what_to_change() -> None:
     report = check_policy_loss(WrongSign(LossParams()))
     with pytest.raises(ConformanceError) as caught:
         report.raise_for_failures()
     assert caught.value.exit_code == 6
     assert str(caught.value).splitlines()[:2] == [
         "loss 'WrongSign' breaks 1 of 12 rules of the loss contract",
-        "  gradient_sign: a step raises the log-prob of tokens with A > 0 and lowers that of tokens with A < 0, "
-        "at ratio 1",
+        "  gradient_sign: at ratio 1 a step raises the log-prob of tokens with A > 0 and lowers that of tokens "
+        "with A < 0",
     ]
     assert "found:  at ratio 1 the advantage +1 of token [0, 0] adds " in str(caught.value)
-    assert "change: losses are minimised" in str(caught.value)
+    assert "fix:    losses are minimised" in str(caught.value)
     assert "input:  log_probs = [[" in str(caught.value)
 
 
-def test_a_failure_is_shown_on_the_smallest_input_that_a_right_loss_survives() -> None:
+def test_a_failure_is_shown_on_the_smallest_input_that_a_correct_loss_passes() -> None:
     (sign,) = check_policy_loss(WrongSign(LossParams())).failures
     # One token of the first sequence, on policy with advantage +1: its gradient is +1 instead of -1.
     assert "adds 1 to d loss / d log_prob" in (sign.failure or "")
@@ -268,7 +247,7 @@ def test_a_failure_is_shown_on_the_smallest_input_that_a_right_loss_survives() -
     assert [len(row) for row in parts.input["mask"]] == [1, 1]
 
 
-def test_a_rule_that_would_only_repeat_another_is_skipped() -> None:
+def test_a_rule_that_requires_a_broken_one_is_skipped() -> None:
     class ScalarMeanOverPadding(PolicyLoss):
         def compute_loss(self, log_probs, old_log_probs, advantages, masks, **kwargs):
             return (-(log_probs - old_log_probs).exp() * advantages * masks).mean()
@@ -278,11 +257,11 @@ def test_a_rule_that_would_only_repeat_another_is_skipped() -> None:
     assert report.skipped == ("partition_invariance",)
 
 
-def test_a_broken_gate_skips_what_would_only_repeat_it() -> None:
+def test_a_broken_gate_skips_every_later_rule() -> None:
     report = check_policy_loss(ReducesItself(LossParams()))
     assert [result.rule for result in report.results] == ["signature", "declared_needs", "shape_dtype"]
     assert report.skipped == tuple(rule.name for rule in RULES[3:] if rule.quick)
-    with pytest.raises(ConformanceError, match="not checked until then: finite, masked_tokens"):
+    with pytest.raises(ConformanceError, match="not checked until these rules hold: finite, masked_tokens"):
         report.raise_for_failures()
 
 
@@ -291,27 +270,27 @@ def test_the_message_of_an_undeclared_input_names_the_line_to_add() -> None:
     assert "add Need.ENTROPY to the set that `needs` returns" in (failure.failure or "")
 
 
-def test_an_exception_is_a_failure_that_says_where_it_came_from() -> None:
+def test_an_exception_is_a_failure_with_its_file_and_line() -> None:
     (failure,) = check_policy_loss(AlwaysRaises(LossParams())).failures
     assert (failure.failure or "").startswith("raised RuntimeError: no kernel for this device (")
-    assert "test_conformance.py, line " in (failure.failure or "")
+    assert "test_loss_check.py, line " in (failure.failure or "")
 
 
 def test_a_report_is_plain_data() -> None:
     assert json.loads(json.dumps(asdict(check_policy_loss(WrongSign(LossParams())))))["loss_name"] == "WrongSign"
 
 
-# --- a check disturbs nobody ---
+# --- a check has no side effects ---
 
 
-def test_global_random_state_is_untouched_even_by_a_loss_that_draws() -> None:
+def test_the_global_random_state_is_restored_even_if_the_loss_uses_it() -> None:
     torch_state, python_state = torch.get_rng_state(), random.getstate()
     check_policy_loss(DrawsRandomNumbers(LossParams()))
     assert torch.equal(torch.get_rng_state(), torch_state)
     assert random.getstate() == python_state
 
 
-def test_a_check_works_where_gradients_are_off() -> None:
+def test_a_check_works_under_no_grad() -> None:
     with torch.no_grad():
         check_policy_loss(StandardLoss(StandardLoss.Params())).raise_for_failures()
 
@@ -334,8 +313,8 @@ def test_example_batches_are_always_the_same_and_cover_both_signs_and_holes() ->
 
 
 @declared
-class BatchNormalised(Right):
-    """Its normalisation over the micro-batch is the point of it."""
+class BatchNormalised(Correct):
+    """Normalises over the micro-batch on purpose."""
 
     conformance_waivers = {"partition_invariance": "advantages are whitened in each micro-batch, as in the paper"}
 
@@ -344,7 +323,7 @@ class BatchNormalised(Right):
 
 
 @pytest.mark.parametrize("thorough", [False, True])
-def test_a_waived_rule_is_no_failure_and_is_shown_with_its_reason(thorough: bool, caplog) -> None:
+def test_a_waived_rule_is_not_a_failure_and_is_logged_with_its_reason(thorough: bool, caplog) -> None:
     report = check_policy_loss(BatchNormalised(LossParams()), thorough=thorough)
     report.raise_for_failures()
     (waived,) = report.waived
@@ -353,13 +332,13 @@ def test_a_waived_rule_is_no_failure_and_is_shown_with_its_reason(thorough: bool
     assert "'BatchNormalised' breaks rule partition_invariance on purpose: advantages are whitened" in caplog.text
 
 
-def test_a_waiver_that_is_no_longer_needed_fails_when_all_rules_are_checked() -> None:
-    waive = {"finite": "overflows where nobody goes"}
-    (failure,) = check_policy_loss(Right(LossParams()), thorough=True, waive=waive).failures
+def test_waiving_a_rule_that_holds_is_a_failure_of_a_thorough_check() -> None:
+    waive = {"finite": "overflows only at impossible ratios"}
+    (failure,) = check_policy_loss(Correct(LossParams()), thorough=True, waive=waive).failures
     assert failure.rule == "finite"
-    assert failure.failure == "the rule holds, and is waived because 'overflows where nobody goes'"
+    assert failure.failure == "the rule holds, but is waived because 'overflows only at impossible ratios'"
     assert "remove the waiver" in (failure.remedy or "")
-    check_policy_loss(Right(LossParams()), waive=waive).raise_for_failures()
+    check_policy_loss(Correct(LossParams()), waive=waive).raise_for_failures()
 
 
 @pytest.mark.parametrize(
@@ -370,7 +349,7 @@ def test_a_waiver_that_is_no_longer_needed_fails_when_all_rules_are_checked() ->
         ({"signature": "why"}, "cannot be waived"),
     ],
 )
-def test_a_waiver_that_excuses_nothing_is_an_error(waive: dict[str, str], message: str) -> None:
+def test_an_invalid_waiver_is_an_error(waive: dict[str, str], message: str) -> None:
     with pytest.raises(WaiverError, match=message) as caught:
-        check_policy_loss(Right(LossParams()), waive=waive)
+        check_policy_loss(Correct(LossParams()), waive=waive)
     assert caught.value.exit_code == 2

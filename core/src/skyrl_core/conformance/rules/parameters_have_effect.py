@@ -1,4 +1,4 @@
-"""The rule about parameters: each one changes something, somewhere."""
+"""Rule ``parameters``: every parameter has an effect on some batch."""
 
 import copy
 from collections.abc import Iterator
@@ -6,35 +6,34 @@ from typing import Any
 
 from skyrl_core.conformance.batches import ExampleBatch, far_batches, wide_batch
 from skyrl_core.conformance.parameter_variations import Path, RecordingParams, candidates, changed, variations
-from skyrl_core.conformance.rules.rule import Rule, Violation
-from skyrl_core.conformance.rules.state import logged
+from skyrl_core.conformance.rule import Rule, Violation
 from skyrl_core.conformance.trial import Trial, needs_of, run
 from skyrl_core.contract.policy_loss import PolicyLoss
 from skyrl_core.errors import did_you_mean
 from skyrl_core.parameters.loss_params import LossParams, OpenLossParams
 
-# A schedule of the loss's own may begin late.
+# A schedule inside the loss may begin late.
 LATER_STEPS = (1, 7, 60, 1000)
-# Bounds of what adapts are met after many steps.
+# An adaptive value reaches its bounds only after many steps.
 MANY_STEPS = 300
-# Values of a parameter that has no effect alone, tried along with so many of each other parameter.
-TRIED, TRIED_ALONG = 6, 3
+# A parameter may have an effect only together with another one: so many values of both are combined.
+VALUES, VALUES_OF_OTHERS = 6, 3
 
 
 def check_parameters(loss: PolicyLoss, base: ExampleBatch) -> list[str]:
-    """Each parameter with other values on several batches and steps, then with others changed along with it."""
+    """Change each parameter, on several batches and steps, then together with each other parameter."""
     params = loss.params
     if type(params) is OpenLossParams:
         params = _recorded(loss, base)
         if params is None:
-            return [f"not tried: {type(loss).__name__} cannot be constructed with the parameters alone"]
+            return [f"not tried: {type(loss).__name__} cannot be constructed from its parameters only"]
     notes, probes = [], _Probes(base)
     options = variations(params)
     if isinstance(params, RecordingParams):
-        options |= _asked_options(params)
+        options |= _options_of_read(params)
     for path, others in options.items():
         if not others:
-            notes.append(f"not tried: {_dotted(path)}, because no other value of it is known")
+            notes.append(f"not tried: {_dotted(path)}, for which no other valid value was found")
         elif not any(probes.differ(type(loss), params, other) for other in others) and not any(
             probes.differ(type(loss), one, two) for one, two in _pairs(params, path, options)
         ):
@@ -43,14 +42,14 @@ def check_parameters(loss: PolicyLoss, base: ExampleBatch) -> list[str]:
 
 
 class _Probes:
-    """What a loss gives on many batches; evaluated once for each set of parameters, and no further than needed."""
+    """The results of a loss on many batches, computed lazily and once for each set of parameters."""
 
     def __init__(self, base: ExampleBatch) -> None:
         self.batches = [base, wide_batch(), *far_batches(base, 50.0).values(), base.on_policy()]
         self.seen: dict[str, list[Any]] = {}
 
     def differ(self, cls: type[PolicyLoss], one: LossParams, two: LossParams) -> bool:
-        """Whether anything is not the same, bit for bit."""
+        """Whether any result differs in any bit."""
         return any(mine != theirs for mine, theirs in zip(self._all(cls, one), self._all(cls, two), strict=True))
 
     def _all(self, cls: type[PolicyLoss], params: LossParams) -> Iterator[Any]:
@@ -77,14 +76,14 @@ class _Probes:
 
 def _numbers(trial: Trial) -> list[Any]:
     tensors = [trial.total.reshape(1, 1), trial.gradient, trial.entropy_gradient]
-    # As text, because NaN is not itself and a metric of nothing is NaN.
-    return [[tensor.tolist() for tensor in tensors], repr(logged(trial))]
+    # As text, because NaN != NaN and a metric over no tokens is NaN.
+    return [[tensor.tolist() for tensor in tensors], repr(trial.logged())]
 
 
 def _after_steps(loss: PolicyLoss, batches: list[ExampleBatch]) -> list[Any]:
     loss, found = copy.deepcopy(loss), []
     for batch in batches:
-        metrics = logged(run(loss, batch))
+        metrics = run(loss, batch).logged()
         for steps in (1, MANY_STEPS):
             for _ in range(steps):
                 loss.after_step(metrics)
@@ -95,40 +94,40 @@ def _after_steps(loss: PolicyLoss, batches: list[ExampleBatch]) -> list[Any]:
 def _pairs(
     params: LossParams, path: Path, options: dict[Path, list[LossParams]]
 ) -> Iterator[tuple[LossParams, LossParams]]:
-    """The parameters with another one changed, without and with a change of this one."""
+    """Yield the parameters with another one changed, without and with a change of this one."""
     values = [_at(other, path) for other in options[path]]
-    # What is off now, null or 0, is likely what the parameter waits for.
-    for together, others in sorted(options.items(), key=lambda option: bool(_own(params, option[0]))):
-        for other in others[:TRIED_ALONG] if together != path else ():
-            for value in values[:TRIED]:
+    # A parameter that is off now, null or 0, is the likeliest to enable this one.
+    for other_path, others in sorted(options.items(), key=lambda option: bool(_current(params, option[0]))):
+        for other in others[:VALUES_OF_OTHERS] if other_path != path else ():
+            for value in values[:VALUES]:
                 both = changed(other, path, value)
                 if both is not None:
                     yield other, both
 
 
 def _recorded(loss: PolicyLoss, base: ExampleBatch) -> RecordingParams | None:
-    """The open parameters of an untyped loss, with a record of what it asks for; None where it takes none."""
+    """Record which parameters an untyped loss reads; None if it cannot be constructed from parameters only."""
     params = RecordingParams(**(loss.params.model_extra or {}))
     try:
-        again = type(loss)(params)
-    except Exception:  # noqa: BLE001 - a class with a constructor of its own may want anything
+        recorded = type(loss)(params)
+    except Exception:  # noqa: BLE001 - a custom constructor may require anything
         return None
-    run(again, base)
-    _ = again.state_dict()
+    run(recorded, base)
+    recorded.state_dict()
     return params
 
 
-def _asked_options(params: RecordingParams) -> dict[Path, list[LossParams]]:
-    unread = set(params.model_extra or {}) - params.asked.keys()
+def _options_of_read(params: RecordingParams) -> dict[Path, list[LossParams]]:
+    unread = set(params.model_extra or {}) - params.read.keys()
     options: dict[Path, list[LossParams]] = {}
-    for name, value in params.asked.items():
+    for name, value in params.read.items():
         others = (changed(params, (name,), each) for each in candidates(type(value), value))
         options[(name,)] = [other for other in others if other is not None]
-    if unread and params.asked:
+    if unread and params.read:
         name = min(unread)
         raise Violation(
-            f"{name} is given, and the loss asks only for {', '.join(sorted(params.asked))}"
-            f"{did_you_mean(name, params.asked)}"
+            f"{name} is given, but the loss reads only {', '.join(sorted(params.read))}"
+            f"{did_you_mean(name, params.read)}"
         )
     return options
 
@@ -136,13 +135,13 @@ def _asked_options(params: RecordingParams) -> dict[Path, list[LossParams]]:
 def _without_effect(path: Path, params: LossParams, others: list[LossParams]) -> str:
     tried = ", ".join(repr(_at(other, path)) for other in others[:5])
     return (
-        f"{_dotted(path)} has no effect: {_own(params, path)!r} and {tried} give the same loss, gradient and metrics "
-        "on every batch, also with other parameters changed"
+        f"{_dotted(path)} has no effect: {_current(params, path)!r} and {tried} give the same loss, gradient and "
+        "metrics on every batch, even with other parameters changed"
     )
 
 
-def _own(params: LossParams, path: Path) -> Any:
-    return params.asked.get(str(path[0])) if isinstance(params, RecordingParams) else _at(params, path)
+def _current(params: LossParams, path: Path) -> Any:
+    return params.read.get(str(path[0])) if isinstance(params, RecordingParams) else _at(params, path)
 
 
 def _at(params: Any, path: Path) -> Any:
@@ -157,9 +156,9 @@ def _dotted(path: Path) -> str:
 
 PARAMETERS = Rule(
     name="parameters",
-    explanation="every parameter changes the loss, a gradient, a metric, the needs or the state, on some batch",
-    remedy="use the parameter, or remove it: a config that sets it looks as if it did something",
-    breaks="self.beta = params.beta, and no beta in token_losses; a clip bound that another line overrides",
+    explanation="every parameter changes the loss, a gradient, a metric, the needs or the state on some batch",
+    remedy="use the parameter, or remove it: a config that sets it would have no effect",
+    counterexample="self.beta = params.beta, but no beta in token_losses; a clip bound that another line overrides",
     check=check_parameters,
     quick=False,
 )
