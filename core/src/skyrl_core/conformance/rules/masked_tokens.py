@@ -4,20 +4,19 @@ import torch
 
 from skyrl_core.conformance.batches import ExampleBatch
 from skyrl_core.conformance.rule import Rule, Violation
-from skyrl_core.conformance.trial import first_true, run
+from skyrl_core.conformance.trial import run
 from skyrl_core.contract.policy_loss import PolicyLoss
 
 
 def check_masked_tokens(loss: PolicyLoss, batch: ExampleBatch) -> list[str]:
-    """Put other values into the masked positions, then insert more masked positions."""
+    """Put other values into the masked positions, then insert more masked positions.
+
+    No gradient can reach a masked position, because ``LossBatch`` replaces its values before the loss reads them.
+    """
     expected = run(loss, batch)
     for fill in (1e4, torch.inf, torch.nan):
-        trial = run(loss, batch.with_masked(fill))
-        if difference := expected.difference(trial):
+        if difference := expected.difference(run(loss, batch.with_masked(fill))):
             raise Violation(f"with {fill:g} in the masked positions {difference}", batch=batch)
-        if at := first_true((trial.gradient != 0) & ~batch.mask):
-            found = f"d loss / d log_probs{at} is {float(trial.gradient[tuple(at)]):g}, and this token is masked"
-            raise Violation(found, batch=batch)
     width = batch.mask.shape[1]
     for position in (0, min(3, width - 1)):
         trial = run(loss, batch.with_masked_column(position, torch.nan))
