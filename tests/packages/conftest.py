@@ -24,7 +24,7 @@ SOURCES = {
 
 
 def clean_environment(**settings: str) -> dict[str, str]:
-    """Without the settings of pip and Python that this process was started with, and without a terminal's width."""
+    """Return this environment without the settings of pip and Python and without the width of a terminal."""
     others = ("PIP_", "PYTHON", "VIRTUAL_ENV", "COLUMNS", "LINES")
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(others)}
     return {**inherited, "PIP_CONFIG_FILE": os.devnull, "PIP_DISABLE_PIP_VERSION_CHECK": "1", **settings}
@@ -39,13 +39,13 @@ def run_command(*command: str, cwd: Path | None = None, **settings: str) -> str:
 
 @pytest.fixture(scope="session")
 def run() -> Callable[..., str]:
-    """Run a command that must succeed, with these environment variables; its output."""
+    """Run a command that must succeed, with these environment variables, and return its output."""
     return run_command
 
 
 @pytest.fixture(scope="session")
 def sources() -> Mapping[str, Path]:
-    """The folder of each distribution that a listing is tested with, by name."""
+    """The source folder of each distribution under test, by name."""
     return SOURCES
 
 
@@ -70,7 +70,7 @@ def wheels(build_wheel: Callable[[Path], Path]) -> dict[str, Path]:
 
 @pytest.fixture
 def row() -> Callable[[str], tuple[str, str, str]]:
-    """What the listing says of a loss of this distribution."""
+    """Return the expected version, distribution and status of a loss in the listing."""
 
     def of(name: str) -> tuple[str, str, str]:
         version = tomllib.loads((SOURCES[name] / "pyproject.toml").read_text())["project"]["version"]
@@ -93,31 +93,31 @@ class Environment:
     def install(self, *wheels: Path) -> None:
         self.pip("install", "--no-deps", "--no-index", *map(str, wheels))
 
-    def lend_third_party(self) -> None:
-        """Make what this process has installed importable there, all but our own packages.
+    def link_third_party(self) -> None:
+        """Make the packages of this process importable there, except the project's.
 
-        Links, because to install torch and its likes takes minutes, and because the folder itself has our packages too.
+        Links, because installing torch takes minutes, and because the folder also contains the project's packages.
         """
-        # Python 3.11 puts an old setuptools beside pip, which would hide the one that torch asks for.
+        # Python 3.11 installs an old setuptools with pip, which would hide the one that torch requires.
         self.pip("uninstall", "--yes", "setuptools")
-        lent = self.folder / "third-party"
-        lent.mkdir()
+        linked = self.folder / "third-party"
+        linked.mkdir()
         for folder in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
             for entry in Path(folder).iterdir():
                 if "skyrl" not in entry.name and entry.suffix != ".pth":
-                    (lent / entry.name).symlink_to(entry)
+                    (linked / entry.name).symlink_to(entry)
         [site] = self.folder.glob("lib/python*/site-packages")
-        (site / "third_party.pth").write_text(f"{lent}\n")
+        (site / "third_party.pth").write_text(f"{linked}\n")
 
     def listing(self) -> dict[str, tuple[str, str, str]]:
-        """The rows of `skyrl losses list`: version, distribution and status by name."""
+        """Return the rows of `skyrl losses list`: version, distribution and status by name."""
         lines = run_command(str(self.bin / "skyrl"), "losses", "list").splitlines()
         assert lines[0].split() == ["NAME", "VERSION", "DISTRIBUTION", "STATUS", "SUMMARY"]
         rows = [line.split(maxsplit=4) for line in lines[1:] if not line.startswith(" ")]
         return {name: (version, distribution, status) for name, version, distribution, status, _ in rows}
 
     def settings(self, index: str) -> dict[str, str]:
-        """For a shell in which this environment is active and pip knows this index alone."""
+        """Return variables for a shell in which this environment is active and pip uses only this index."""
         return {
             "PATH": f"{self.bin}{os.pathsep}{os.environ['PATH']}",
             "PIP_INDEX_URL": index,
@@ -135,7 +135,7 @@ def new_environment() -> type[Environment]:
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *arguments: object) -> None:
-        """Nothing: pytest shows what the client says."""
+        """Log nothing: pytest shows the output of the client."""
 
 
 class PackageIndex:

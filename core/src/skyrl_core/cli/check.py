@@ -1,4 +1,4 @@
-"""`skyrl losses check`: a loss, installed or in a folder, against every rule of the contract."""
+"""`skyrl losses check`: checks a loss, or a package of losses, against every rule of the contract."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ SCHEMA_VERSION = 1
 
 
 def run(arguments: Namespace) -> int:
-    """Print how the loss does on each rule; 6 if it breaks one."""
+    """Print the result of each rule; return 6 if one is broken."""
     target, params = arguments.name, params_of(arguments.param)
     folder = Path(target)
     if _is_folder(target):
         passed = _check_folder(folder, params, arguments)
     elif arguments.write_golden:
-        raise SkyrlError(f"--write-golden writes into the folder of a package, and {target!r} is none")
+        raise SkyrlError(f"--write-golden writes into the folder of a package; pass a folder instead of {target!r}")
     else:
         passed = _check_loss(target, params, as_json=arguments.json)
     return 0 if passed else ConformanceError.exit_code
 
 
 def _is_folder(target: str) -> bool:
-    # A loss of the name of a folder here is the loss; ./NAME is the folder.
+    # If a folder has the name of a loss, NAME is the loss and ./NAME is the folder.
     return "/" in target or os.sep in target or target in (".", "..")
 
 
@@ -73,16 +73,16 @@ def _check_loss(target: str, params: Mapping[str, Any], *, as_json: bool) -> boo
 
 
 def _is_class(target: str) -> bool:
-    # A reference to an installed loss may also have a colon: distribution:name, and names are in lower case.
+    # distribution:name also has a colon, but the names of losses are in lower case.
     return ":" in target and not target.rpartition(":")[2].partition("@")[0].islower()
 
 
 def _loss_of_class(target: str, params: Mapping[str, Any]) -> PolicyLoss:
-    """An instance of module:Class; the module may be in the current folder.
+    """Construct module:Class, which may be in the current folder.
 
     Raises:
-        PluginLoadError: it cannot be imported or constructed, or is no PolicyLoss.
-        InvalidParamsError: the parameters do not fit.
+        PluginLoadError: it cannot be imported or constructed, or is not a PolicyLoss.
+        InvalidParamsError: the parameters are not valid.
     """
     from skyrl_core.contract.policy_loss import PolicyLoss
     from skyrl_core.parameters.param_validation import validate_params
@@ -101,8 +101,8 @@ def _loss_of_class(target: str, params: Mapping[str, Any]) -> PolicyLoss:
     try:
         return cls(checked)
     except Exception as error:
-        why = f"{type(error).__name__}: {error}"
-        raise PluginLoadError(f"{target} could not be constructed with {checked!r}: {why}") from error
+        reason = f"{type(error).__name__}: {error}"
+        raise PluginLoadError(f"{target} could not be constructed with {checked!r}: {reason}") from error
 
 
 def _lines(report: Report) -> list[str]:
@@ -119,7 +119,7 @@ def _status(result: RuleResult) -> str:
 def _details(result: RuleResult) -> list[str]:
     details = [("waived: ", result.waived), ("found:  ", result.failure)]
     details += [("input:  ", f"{name} = {values}") for name, values in result.input.items()]
-    details += [("change: ", result.remedy), *(("note:   ", note) for note in result.notes)]
+    details += [("fix:    ", result.remedy), *(("note:   ", note) for note in result.notes)]
     width = terminal_width()
     return [line for label, text in details if text for line in indented(label + text, width, " " * 7)]
 

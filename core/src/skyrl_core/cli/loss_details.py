@@ -1,4 +1,4 @@
-"""One policy loss in detail: what it is, and its parameters."""
+"""`skyrl losses show` and `skyrl losses schema`: one policy loss and its parameters."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from skyrl_core.registry.loss_registry import LOSSES, load_loss_class, loss_para
 
 SCHEMA_VERSION = 1
 LONGEST_DEFAULT = 40
-"""Characters; a longer default would push the other columns off the terminal."""
+"""In characters; a longer default would push the other columns off the terminal."""
 _CONSTANTS = ("api_version", "semantics_version", "reference", "default_reduction")
 
 
 def show(reference: str, *, as_json: bool) -> int:
-    """Print what a loss is; imports it only if it declares no schema of its own."""
+    """Print the details of a loss; import it only if it declares no schema."""
     claim = LOSSES.find(reference)
     schema = _schema(claim)
     file = source_file(claim.module)
@@ -31,12 +31,12 @@ def show(reference: str, *, as_json: bool) -> int:
             claim._asdict() | facts | {"file": str(file) if file else None, "params": schema.model_json_schema()}
         )
         return 0
-    print("\n".join(_page(claim, facts, str(file or "not on disk as source"), schema)))
+    print("\n".join(_page(claim, facts, str(file or "no source file"), schema)))
     return 0
 
 
 def schema(reference: str, form: str) -> int:
-    """Print the parameters of a loss as JSON Schema, as a YAML config or as a Markdown table."""
+    """Print the parameters of a loss as JSON Schema, a YAML config or a Markdown table."""
     claim = LOSSES.find(reference)
     params = _schema(claim)
     if form == "json":
@@ -68,7 +68,7 @@ def _page(claim: Claim, facts: Mapping[str, Any], file: str, schema: type[LossPa
         return [
             *lines,
             "",
-            "  It has no parameters." if claim.status == "ok" else "  It takes any parameters, unchecked.",
+            "  It has no parameters." if claim.status == "ok" else "  It accepts any parameters, unchecked.",
         ]
     long = [len(row.default) > LONGEST_DEFAULT for row in rows]
     cells = [

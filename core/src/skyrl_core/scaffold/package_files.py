@@ -1,4 +1,4 @@
-"""The files of a new loss's package, as text."""
+"""Renders the files of a new loss's package from templates."""
 
 import re
 from collections.abc import Mapping
@@ -22,20 +22,20 @@ _TEMPLATES: Mapping[str, str] = {
     "src/$module/py.typed": "py.typed",
     "tests/test_$loss.py": "test_loss.py",
 }
-"""Path in the package: name of the template."""
+"""Path in the package -> name of the template."""
 
 _HOW_REDUCED: Mapping[Form, str] = {
-    "token": "How tokens become one number is the trainer's part: `trainer.algorithm.loss_reduction`.",
-    "scalar": "It is the mean over the tokens, whatever `trainer.algorithm.loss_reduction` says.",
+    "token": "The trainer reduces tokens to one number: `trainer.algorithm.loss_reduction`.",
+    "scalar": "It is the mean over the tokens, regardless of `trainer.algorithm.loss_reduction`.",
 }
 
 
 def package_files(names: PackageNames, form: Form, *, core_version: str, year: int) -> dict[str, str]:
-    """Text by relative path.
+    """Render all files of the package, by relative path.
 
     Args:
         names: from ``package_names``.
-        form: ``token`` returns a loss for every token, ``scalar`` reduces by itself.
+        form: ``token`` returns one loss per token, ``scalar`` one number.
         core_version: the package requires this skyrl-core or a later one of the same minor version.
         year: of the copyright.
     """
@@ -55,12 +55,12 @@ def package_files(names: PackageNames, form: Form, *, core_version: str, year: i
 
 
 def core_requirement(version: str) -> str:
-    """The requirement on skyrl-core: 0.3.1 gives ``skyrl-core>=0.3,<0.4``."""
+    """Derive the requirement on skyrl-core: 0.3.1 gives ``skyrl-core>=0.3,<0.4``."""
     release = re.match(r"(\d+)\.(\d+)(?:\.\d+)*", version)
     if release is None:
         raise ValueError(f"the version of skyrl-core, {version!r}, does not start with two numbers")
     major, minor = int(release[1]), int(release[2])
-    # 0.3.0.dev1 comes before 0.3, so that a bound of 0.3 would exclude it.
+    # 0.3.0.dev1 comes before 0.3, so a lower bound of 0.3 would exclude it.
     before_release = re.match(r"(a|b|rc|\.dev)\d+", version[release.end() :])
     lowest = version.partition("+")[0] if before_release else f"{major}.{minor}"
     return f"skyrl-core>={lowest},<{major}.{minor + 1}"
