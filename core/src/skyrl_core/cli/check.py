@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import sys
 from argparse import Namespace
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skyrl_core.cli.assignments import params_of
+from skyrl_core.cli.json_output import print_json
 from skyrl_core.cli.table import indented, terminal_width
 from skyrl_core.errors import ConformanceError, PluginLoadError, SkyrlError
 from skyrl_core.registry.loss_registry import LOSSES, load_policy_loss
@@ -48,7 +48,7 @@ def _check_folder(folder: Path, params: Mapping[str, Any], arguments: Namespace)
 
     report = check_loss_package(folder, params, rewrite_golden=arguments.write_golden)
     if arguments.json:
-        _print_json(_package_content(folder, report))
+        print_json(SCHEMA_VERSION, _package_content(folder, report))
     else:
         for part in report.reports:
             print("\n".join([*_lines(part), "", f"{part.kind} {part.loss_name} {_verdict(part)}", ""]))
@@ -66,7 +66,7 @@ def _check_loss(target: str, params: Mapping[str, Any], *, as_json: bool) -> boo
         about = f" ({distribution} {claim.version})"
     report = check_policy_loss(loss, thorough=True)
     if as_json:
-        _print_json({"name": name, "distribution": distribution} | _content(report))
+        print_json(SCHEMA_VERSION, {"name": name, "distribution": distribution} | _content(report))
     else:
         print("\n".join([*_lines(report), "", f"{name}{about} {_verdict(report)}"]))
     return report.passed
@@ -144,7 +144,3 @@ def _package_content(folder: Path, report: PackageReport) -> dict[str, Any]:
     losses = [{"name": each.loss_name} | _content(each) for each in report.losses]
     about = {"folder": str(folder), "distribution": report.name, "passed": report.passed}
     return about | {"package": _content(report.package), "losses": losses}
-
-
-def _print_json(content: Mapping[str, Any]) -> None:
-    print(json.dumps({"schema_version": SCHEMA_VERSION} | dict(content), indent=2, ensure_ascii=False))

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from skyrl_core.cli.json_output import print_json
 from skyrl_core.cli.parameter_table import as_markdown, as_yaml, parameters
 from skyrl_core.cli.table import indented, render_table, terminal_width
 from skyrl_core.discovery.module_source import class_constants, source_file
@@ -27,9 +28,8 @@ def show(reference: str, *, as_json: bool) -> int:
     constants = class_constants(file, claim.attribute) if file else {}
     facts = {key: constants.get(key) for key in _CONSTANTS}
     if as_json:
-        _print_json(
-            claim._asdict() | facts | {"file": str(file) if file else None, "params": schema.model_json_schema()}
-        )
+        details = {"file": str(file) if file else None, "params": schema.model_json_schema()}
+        print_json(SCHEMA_VERSION, claim._asdict() | facts | details)
         return 0
     print("\n".join(_page(claim, facts, str(file or "no source file"), schema)))
     return 0
@@ -77,7 +77,3 @@ def _page(claim: Claim, facts: Mapping[str, Any], file: str, schema: type[LossPa
     ]
     notes = [f"default: {row.default}" if below else "" for row, below in zip(rows, long, strict=True)]
     return [*lines, "", *render_table(("PARAMETER", "DEFAULT", "TYPE", "RANGE", "DESCRIPTION"), cells, notes, width)]
-
-
-def _print_json(content: Mapping[str, Any]) -> None:
-    print(json.dumps({"schema_version": SCHEMA_VERSION} | dict(content), indent=2, ensure_ascii=False))

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
+from skyrl_core.cli.json_output import print_json
 from skyrl_core.cli.table import indented, render_table, terminal_width
 from skyrl_core.discovery.plugin_group import Claim, PluginPolicy
 
@@ -45,30 +46,26 @@ def _parser() -> argparse.ArgumentParser:
 
     show = commands.add_parser("show", help="show one loss: class, reference, parameters")
     schema = commands.add_parser("schema", help="print the parameters of one loss as JSON Schema, YAML or Markdown")
-    schema.add_argument(
-        "--format",
-        choices=("json", "yaml", "md"),
-        default="json",
-        help="json is JSON Schema (default: json)",
-    )
+    schema.add_argument("--format", choices=("json", "yaml", "md"), default="json", help="default: json (JSON Schema)")
     check = commands.add_parser("check", help="check a loss, or a package of losses, against the rules of the contract")
-    _add_check_options(check)
+    check.add_argument("name", metavar="TARGET", help="NAME, DISTRIBUTION:NAME, module:Class, or ./path/to/package")
+    about = "write the numbers of the losses to the package's tests/golden.json"
+    check.add_argument("--write-golden", action="store_true", help=about)
 
     new = commands.add_parser("new", help="create the package of a new loss, ready to test, train and publish")
     new.add_argument("name", metavar="NAME", help="name of the loss, such as soft_clip, soft-clip or SoftClip")
     new.add_argument("--folder", metavar="FOLDER", help="new or empty folder (default: ./skyrl-loss-NAME)")
-    new.add_argument(
-        "--form",
-        choices=("token", "scalar"),
-        default="token",
-        help="return one loss per token, or one number (default: token)",
-    )
+    about = "whether the loss returns one value per token or one number (default: token)"
+    new.add_argument("--form", choices=("token", "scalar"), default="token", help=about)
 
     signature = commands.add_parser("signature", help="plot how much a token weighs in the update, by importance ratio")
     _add_signature_options(signature)
 
     for command in (show, schema, signature):
         command.add_argument("name", metavar="NAME", help="name of the loss, or DISTRIBUTION:NAME")
+    for command in (check, signature):
+        about = "set a parameter of the loss; may be repeated"
+        command.add_argument("--param", action="append", default=[], metavar="KEY=VALUE", help=about)
     for command in (listing, show, check, new, signature):
         command.add_argument("--json", action="store_true", help="print JSON")
     return parser
@@ -82,38 +79,13 @@ def add_policy_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--deny", action="append", default=[], metavar="DISTRIBUTION", help=about)
 
 
-def _add_check_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("name", metavar="TARGET", help="NAME, DISTRIBUTION:NAME, module:Class, or ./path/to/package")
-    command.add_argument(
-        "--param", action="append", default=[], metavar="KEY=VALUE", help="set a parameter of the loss; may be repeated"
-    )
-    command.add_argument(
-        "--write-golden",
-        action="store_true",
-        help="write the numbers of the losses to the package's tests/golden.json",
-    )
-
-
 def _add_signature_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--param", action="append", default=[], metavar="KEY=VALUE", help="set a parameter of the loss; may be repeated"
-    )
     command.add_argument("--svg", metavar="FILE", help="write an SVG file instead of printing a chart")
-    command.add_argument(
-        "--range",
-        nargs=2,
-        type=float,
-        metavar=("LOW", "HIGH"),
-        help="range of ratios (default: 1/8 8, or narrower if all bounds are close to 1)",
-    )
+    about = "range of ratios (default: 1/8 8, or narrower if all bounds are close to 1)"
+    command.add_argument("--range", nargs=2, type=float, metavar=("LOW", "HIGH"), help=about)
     command.add_argument("--length", type=int, default=4, metavar="TOKENS", help="length of the sequence (default: 4)")
-    command.add_argument(
-        "--probability",
-        type=float,
-        default=0.1,
-        metavar="P",
-        help="token probability under the old policy (default: 0.1)",
-    )
+    about = "token probability under the old policy (default: 0.1)"
+    command.add_argument("--probability", type=float, default=0.1, metavar="P", help=about)
 
 
 def _list(policy: PluginPolicy, *, as_json: bool, long: bool) -> int:
@@ -122,10 +94,7 @@ def _list(policy: PluginPolicy, *, as_json: bool, long: bool) -> int:
 
     claims = LOSSES.claims(policy)
     if as_json:
-        import json
-
-        losses = [claim._asdict() for claim in claims]
-        print(json.dumps({"schema_version": SCHEMA_VERSION, "losses": losses}, indent=2, ensure_ascii=False))
+        print_json(SCHEMA_VERSION, {"losses": [claim._asdict() for claim in claims]})
     elif not claims:
         print("no policy losses are installed")
     else:

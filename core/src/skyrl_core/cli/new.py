@@ -1,12 +1,12 @@
 """`skyrl losses new`: writes the package of a new loss and prints the next commands."""
 
-import json
 import shlex
 from datetime import date
 from itertools import groupby
 from pathlib import Path, PurePosixPath
 
 from skyrl_core import __version__
+from skyrl_core.cli.json_output import print_json
 from skyrl_core.scaffold.folder import write_folder
 from skyrl_core.scaffold.naming import PackageNames, package_names
 from skyrl_core.scaffold.package_files import Form, package_files
@@ -26,8 +26,8 @@ def new(name: str, folder: str | None, form: Form, *, as_json: bool) -> int:
     write_folder(target, files)
     commands = _next_commands(names, target)
     if as_json:
-        content = {"schema_version": SCHEMA_VERSION, "folder": str(target), "form": form, **names._asdict()}
-        print(json.dumps(content | {"files": sorted(files), "next": commands}, indent=2, ensure_ascii=False))
+        content = {"folder": str(target), "form": form, **names._asdict(), "files": sorted(files), "next": commands}
+        print_json(SCHEMA_VERSION, content)
     else:
         print("\n".join([f"{target}/", *_tree(files, _notes(names)), "", "next:", *(f"  {c}" for c in commands)]))
     return 0

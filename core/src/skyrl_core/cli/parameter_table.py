@@ -74,8 +74,8 @@ def _type(field: Mapping[str, Any]) -> str:
 
 
 def _ranges(field: Mapping[str, Any]) -> list[str]:
-    own = [f"{sign} {_number(json.dumps(field[key]))}" for key, sign in _BOUNDS.items() if key in field]
-    return own + [text for option in field.get("anyOf", ()) for text in _ranges(option)]
+    ranges = [f"{sign} {_number(json.dumps(field[key]))}" for key, sign in _BOUNDS.items() if key in field]
+    return ranges + [text for option in field.get("anyOf", ()) for text in _ranges(option)]
 
 
 def _number(text: str) -> str:

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Iterable, Sequence
 
+from skyrl_core.cli.json_output import print_json
 from skyrl_core.cli.losses import add_policy_options
 from skyrl_core.cli.table import render_table, terminal_width
 from skyrl_core.discovery.installed import installed_distributions
@@ -22,10 +23,7 @@ def main(argv: Sequence[str]) -> int:
     arguments = _parser().parse_args(argv)
     rows = list(_rows(PluginPolicy(arguments.allow, arguments.deny)))
     if arguments.json:
-        import json
-
-        plugins = [{"group": group} | claim._asdict() for group, claim in rows]
-        print(json.dumps({"schema_version": SCHEMA_VERSION, "plugins": plugins}, indent=2, ensure_ascii=False))
+        print_json(SCHEMA_VERSION, {"plugins": [{"group": group} | claim._asdict() for group, claim in rows]})
     else:
         print("\n".join(_tables(rows)) or "no plugins are installed")
     return 0

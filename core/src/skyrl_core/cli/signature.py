@@ -114,10 +114,10 @@ def _page(title: str, loss: PolicyLoss, measured: Signature) -> list[str]:
 
 def _chart_lines(chart: Any, curves: Sequence[Curve], label: str, width: int, *, ascii_only: bool) -> list[str]:
     try:
-        drawn: list[str] = chart(curves, label, width, ascii_only=ascii_only)
+        lines: list[str] = chart(curves, label, width, ascii_only=ascii_only)
     except ValueError as error:
         raise ConformanceError(f"{error}; run `skyrl losses signature NAME --json` for the numbers") from error
-    return drawn
+    return lines
 
 
 def _notes(measured: Signature) -> list[str]:

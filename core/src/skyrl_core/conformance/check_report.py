@@ -3,8 +3,9 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
+from skyrl_core.conformance.rule import BaseRule, Violation
 from skyrl_core.errors import ConformanceError
 
 _LOGGER = logging.getLogger("skyrl_core.conformance")
@@ -22,6 +23,18 @@ class RuleResult:
     notes: tuple[str, ...] = ()  # not wrong, but worth knowing
     input: Mapping[str, Any] = field(default_factory=dict)  # the smallest failing input, tensors as lists
     waived: str | None = None  # why it is broken on purpose
+
+    @classmethod
+    def broken(cls, rule: BaseRule, violation: Violation, shown: Mapping[str, Any] | None = None) -> Self:
+        """Return the result of a broken rule, with the input that shows the violation."""
+        return cls(
+            rule=rule.name,
+            explanation=rule.explanation,
+            passed=False,
+            failure=violation.found,
+            remedy=violation.remedy or rule.remedy,
+            input=shown or {},
+        )
 
     def lines(self) -> list[str]:
         """Format what was found and what to change."""

@@ -31,7 +31,7 @@ def check_policy_loss(loss: PolicyLoss, *, thorough: bool = False, waive: Mappin
         WaiverError: a waiver names an unknown rule, or gives no reason.
     """
     waivers = waivers_of(loss, waive)
-    check_waivers(waivers, (rule.name for rule in RULES), (rule.name for rule in RULES if rule.gate))
+    check_waivers(waivers, RULES)
     rules = [rule for rule in RULES if thorough or rule.quick]
     gates = {rule.name for rule in rules if rule.gate}
     results: list[RuleResult] = []
@@ -59,21 +59,11 @@ def _apply(rule: Rule, loss: PolicyLoss) -> RuleResult:
     try:
         notes = rule.check(loss, example_batch())
     except Violation as violation:
-        return _broken(rule, loss, smallest_violation(rule, loss, violation))
+        smallest = smallest_violation(rule, loss, violation)
+        return RuleResult.broken(rule, smallest, as_lists(loss, smallest.batch) if smallest.batch is not None else None)
     except Exception as error:  # noqa: BLE001 - a loss may raise anything; the report contains it
         frame = traceback.extract_tb(error.__traceback__)[-1]
         found = f"raised {type(error).__name__}: {error} ({frame.filename}, line {frame.lineno})"
         remedy = "make the loss work on float32 tensors on the CPU, here six sequences padded to 8 tokens"
-        return _broken(rule, loss, Violation(found, remedy=remedy))
+        return RuleResult.broken(rule, Violation(found, remedy=remedy))
     return RuleResult(rule=rule.name, explanation=rule.explanation, passed=True, notes=tuple(notes))
-
-
-def _broken(rule: Rule, loss: PolicyLoss, violation: Violation) -> RuleResult:
-    return RuleResult(
-        rule=rule.name,
-        explanation=rule.explanation,
-        passed=False,
-        failure=violation.found,
-        remedy=violation.remedy or rule.remedy,
-        input=as_lists(loss, violation.batch) if violation.batch is not None else {},
-    )

@@ -1,4 +1,4 @@
-"""A rule of the loss contract, and the exception with which its check reports a violation."""
+"""A rule of the contract, and the exception with which its check reports a violation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,15 +8,21 @@ from skyrl_core.contract.policy_loss import PolicyLoss
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rule:
-    """One guarantee that a loss gives to everyone who trains with it."""
+class BaseRule:
+    """The description of a rule, for losses and for packages."""
 
     name: str
     explanation: str  # what always holds, in one line
     remedy: str  # what to change when it does not hold
     counterexample: str  # code that breaks it
-    check: Callable[[PolicyLoss, ExampleBatch], list[str]]  # returns notes, raises Violation
     gate: bool = False  # if it fails, every later rule would fail for the same reason and is skipped
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule(BaseRule):
+    """One guarantee that a loss gives to everyone who trains with it."""
+
+    check: Callable[[PolicyLoss, ExampleBatch], list[str]]  # returns notes, raises Violation
     requires: tuple[str, ...] = ()  # earlier rules; if one fails, this rule would fail for the same reason
     quick: bool = True  # also checked before the first step of every run
 

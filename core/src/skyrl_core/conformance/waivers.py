@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from skyrl_core.conformance.check_report import RuleResult
+from skyrl_core.conformance.rule import BaseRule
 from skyrl_core.contract.policy_loss import PolicyLoss
 from skyrl_core.errors import SkyrlError, did_you_mean
 
@@ -23,17 +24,17 @@ def waivers_of(loss: PolicyLoss, more: Mapping[str, str] | None) -> dict[str, st
     return {**getattr(loss, ATTRIBUTE, {}), **(more or {})}
 
 
-def check_waivers(waivers: Mapping[str, str], known: Iterable[str], gates: Iterable[str] = ()) -> None:
+def check_waivers(waivers: Mapping[str, str], rules: Iterable[BaseRule]) -> None:
     """Reject invalid waivers.
 
     Raises:
         WaiverError: a name is not a rule, or is the name of a gate, or a reason is empty.
     """
-    known, gates = list(known), set(gates)
+    gates = {rule.name: rule.gate for rule in rules}
     for name, reason in waivers.items():
-        if name not in known:
-            raise WaiverError(f"waiver for {name!r}: no such rule{did_you_mean(name, known)}")
-        if name in gates:
+        if name not in gates:
+            raise WaiverError(f"waiver for {name!r}: no such rule{did_you_mean(name, gates)}")
+        if gates[name]:
             raise WaiverError(f"waiver for {name!r}: it cannot be waived, because every later rule depends on it")
         if not isinstance(reason, str) or not reason.strip():
             raise WaiverError(f"waiver for {name!r}: give the reason, for everyone who trains with the loss")

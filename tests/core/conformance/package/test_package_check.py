@@ -16,7 +16,7 @@ SOURCE = "src/skyrl_loss_scaled/"
 
 
 @pytest.mark.parametrize("plugin", ["entropy_reg", "clipped_pg"])
-def test_our_own_plugins_pass_without_waivers(plugin: str) -> None:
+def test_both_plugins_pass_without_waivers(plugin: str) -> None:
     report = check_loss_package(ROOT / "plugins" / plugin)
     report.raise_for_failures()
     assert [rule.rule for rule in report.package.results] == [rule.name for rule in ALL_PACKAGE_RULES]
@@ -133,7 +133,7 @@ def test_parameters_are_checked_and_used(package) -> None:
         check_loss_package(package(), {"scale": 0})
 
 
-def test_without_the_build_backend_only_the_folder_is_checked_and_a_note_says_so(package) -> None:
+def test_without_the_build_backend_only_the_folder_is_checked_and_a_note_is_left(package) -> None:
     absent = {"pyproject.toml": ('build-backend = "hatchling.build"', 'build-backend = "no_such_backend.api"')}
     folder = package(absent)
     [wheel] = [result for result in check_loss_package(folder).package.results if result.rule == "wheel"]

@@ -79,8 +79,7 @@ def check_loss_package(
         ConformanceError: the numbers to write changed under the same semantics_version.
     """
     project = read_project(Path(folder))
-    gates = [rule.name for rule in ALL_PACKAGE_RULES if rule.gate]
-    check_waivers(project.waivers, (rule.name for rule in ALL_PACKAGE_RULES), gates)
+    check_waivers(project.waivers, ALL_PACKAGE_RULES)
     with project.importable():
         results: list[RuleResult] = []
         for rule in PACKAGE_RULES:
@@ -114,13 +113,7 @@ def _result(rule: PackageRule, project: LossProject, check: Callable[[], list[st
     try:
         notes = check()
     except Violation as violation:
-        result = RuleResult(
-            rule=rule.name,
-            explanation=rule.explanation,
-            passed=False,
-            failure=violation.found,
-            remedy=violation.remedy or rule.remedy,
-        )
+        result = RuleResult.broken(rule, violation)
     else:
         result = RuleResult(rule=rule.name, explanation=rule.explanation, passed=True, notes=tuple(notes))
     return apply_waiver(result, project.waivers.get(rule.name), strict=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from skyrl_core import __version__
 from skyrl_core.conformance.package.project import LossProject
 from skyrl_core.conformance.package.wheel import build_wheel, missing_from_wheel
-from skyrl_core.conformance.rule import Violation
+from skyrl_core.conformance.rule import BaseRule, Violation
 from skyrl_core.contract.policy_loss import PolicyLoss, is_scalar_form
 from skyrl_core.discovery.core_requirement import unmet_core_requirement
 from skyrl_core.discovery.plugin_group import POLICY_LOSS_PARAMS, POLICY_LOSSES
@@ -26,15 +26,10 @@ IMPORT_SECONDS = 60
 
 
 @dataclass(frozen=True, kw_only=True)
-class PackageRule:
+class PackageRule(BaseRule):
     """One guarantee that a loss package gives to everyone who installs it."""
 
-    name: str
-    explanation: str
-    remedy: str
-    counterexample: str
     check: Callable[[LossProject], list[str]]  # within project.importable(); returns notes, raises Violation
-    gate: bool = False
 
 
 def load_loss(project: LossProject, name: str) -> type[PolicyLoss]:
