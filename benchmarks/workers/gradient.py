@@ -84,7 +84,7 @@ def main(given: dict[str, Any]) -> None:
         losses = given[f"{variant.lower()}_losses" if variant else "losses"]
         for cell in measure(ranks, given["stages"], sizes, losses, variant):
             print(json.dumps(cell), flush=True)
-    ranks.leave()
+    ranks.end_run()
 
 
 if __name__ == "__main__":

@@ -153,7 +153,7 @@ def test_an_error_of_one_rank_ends_the_others_at_once_without_a_traceback(tiny_r
     done = launched(LAUNCHERS["torchrun"], tmp_path / "run", options)
     assert done.returncode != 0
     assert re.search(r"\[rank 1\] error: the prompt of row .* more than rollout.max_prompt_tokens", done.stderr)
-    assert "[rank 0] error: rank 1 has failed: the prompt of row" in done.stderr
+    assert "[rank 0] error: rank 1 failed: the prompt of row" in done.stderr
     assert "rank0]: Traceback" not in done.stderr
     assert json.loads((tmp_path / "run" / "run.json").read_text())["outcome"] == "failed"
 
