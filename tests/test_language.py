@@ -27,6 +27,7 @@ PENDING = (
     "core/src",
     "docs/agreement.md",
     "docs/algorithms.md",
+    "docs/api.md",
     "docs/architecture.md",
     "docs/conformance.md",
     "docs/generate_losses.py",
