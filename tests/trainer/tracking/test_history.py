@@ -13,14 +13,14 @@ def test_steps_and_evaluations_are_series(tmp_path):
     path = tmp_path / "metrics.jsonl"
     write(
         path,
-        {"step": 0, "kind": "evaluation", "final": False, "time": 1.5, "pass@1": 0.4},
+        {"step": 0, "kind": "evaluation", "final": False, "time": 1.5, "accuracy": 0.4},
         {"step": 1, "kind": "train", "time": 2.5, "loss/total": None, "reward/mean": 1},
-        {"step": 1, "kind": "evaluation", "final": True, "time": 3.5, "pass@1": 0.6},
+        {"step": 1, "kind": "evaluation", "final": True, "time": 3.5, "accuracy": 0.6},
     )
     history = read_history(path)
     assert history.train == {1: {"loss/total": None, "reward/mean": 1}}
-    assert history.before == {"pass@1": 0.4}
-    assert history.after == (1, {"pass@1": 0.6})
+    assert history.before == {"accuracy": 0.4}
+    assert history.after == (1, {"accuracy": 0.6})
     assert (history.last_step, history.unreadable_lines) == (1, 0)
 
 

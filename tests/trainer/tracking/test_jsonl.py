@@ -24,11 +24,11 @@ def entries(folder):
 
 def test_each_call_is_one_line_on_disk_at_once(tmp_path):
     tracker = started(tmp_path)
-    tracker.log_evaluation(0, {"pass@1": 0.5}, False)
+    tracker.log_evaluation(0, {"accuracy": 0.5}, False)
     tracker.log_step(1, {"reward/mean": 0.25})
     first, second = entries(tmp_path)  # not closed yet
     assert first["time"] <= second["time"]
-    assert first | {"time": 0} == {"step": 0, "kind": "evaluation", "final": False, "time": 0, "pass@1": 0.5}
+    assert first | {"time": 0} == {"step": 0, "kind": "evaluation", "final": False, "time": 0, "accuracy": 0.5}
     assert second | {"time": 0} == {"step": 1, "kind": "train", "time": 0, "reward/mean": 0.25}
     tracker.close()
     tracker.close()

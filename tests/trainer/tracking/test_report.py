@@ -59,12 +59,12 @@ def write_run(path, *, steps=20, end=True):
     )
     tracker = Jsonl()
     tracker.start(RunInfo(run_folder=path, title="t", loss="l", total_steps=20, config={}))
-    tracker.log_evaluation(0, {"pass@1": 0.469, "pass@1/standard_error": 0.035}, False)
+    tracker.log_evaluation(0, {"accuracy": 0.469, "accuracy/standard_error": 0.035}, False)
     for step in range(1, steps + 1):
         tracker.log_step(step, {"reward/mean": step / 20, "entropy": 1 / step, "odd/metric": 7.0, "kl": float("nan")})
         record = {"prompt": EVIL, "response": f"answer {step}", "reward": 1.0, "error": None}
         save_rollouts(folder.rollouts, step, {}, [record], keep=2)
-    tracker.log_evaluation(steps, {"pass@1": 0.75}, True)
+    tracker.log_evaluation(steps, {"accuracy": 0.75}, True)
     tracker.close()
     if end:
         pair = AnswerPair(question=EVIL, expected="4", before="5", before_correct=False, after="", after_correct=True)
@@ -73,8 +73,8 @@ def write_run(path, *, steps=20, end=True):
                 run_folder=path,
                 steps=20,
                 seconds=75,
-                before={"pass@1": 0.469},
-                after={"pass@1": 0.781},
+                before={"accuracy": 0.469},
+                after={"accuracy": 0.781},
                 answers=(pair,),
             )
         )
@@ -90,8 +90,8 @@ def test_report_tells_the_whole_run(tmp_path):
     assert page.open == []
     for fact in (
         "finished", "skyrl-core:gspo@1", "parameters.clip_low 0.0003", "20 of 20", "1:15", "0123456789ab with changes",
-        "pass@1 46.9% 78.1% +31.2 points", "Expected 4", "(empty)", "reward 1.00", "entropy 0.0500", "odd metric 7.00",
-        "Samples of step 20", "answer 20", "note: <b>", "torch 2.13.0",
+        "accuracy 46.9% 78.1% +31.2 points", "Expected 4", "(empty)", "reward 1.00", "entropy 0.0500",
+        "odd metric 7.00", "Samples of step 20", "answer 20", "note: <b>", "torch 2.13.0",
     ):  # fmt: skip
         assert fact in text, fact
     assert "answer 19" not in text
@@ -118,7 +118,7 @@ def test_run_in_progress_and_killed_run_are_told_apart(tmp_path):
     assert "running" in text
     assert "3 of 20" in text
     assert "after step 3" in text
-    assert "pass@1 46.9% ± 3.5 75.0% +28.1 points" in text
+    assert "accuracy 46.9% ± 3.5 75.0% +28.1 points" in text
     folder.close()
     assert "killed" in Page(write_report(tmp_path / "run").read_text()).text
 
@@ -144,11 +144,11 @@ def test_folder_without_a_run_is_an_error(tmp_path):
 
 
 def test_charts_group_related_metrics_in_the_order_of_the_glossary():
-    train = {"zzz": 1.0, "accuracy": 0.5, "reward/mean": 1.0, "clip_fraction_high": 0.1, "clip_fraction_low": 0.2}
-    history = History(train={1: train}, evaluations={0: {"pass@1": 0.4, "reward/mean": 0.4}})
+    train = {"zzz": 1.0, "reward/mean": 1.0, "clip_fraction_high": 0.1, "clip_fraction_low": 0.2}
+    history = History(train={1: train}, evaluations={0: {"pass@2": 0.6, "accuracy": 0.4, "reward/mean": 0.4}})
     legends = [(chart.title, [entry.label for entry in chart.legend]) for chart in draw_charts(history)]
     assert legends == [
-        ("Accuracy", ["pass@1", "accuracy"]),
+        ("Accuracy", ["accuracy", "pass@2"]),
         ("Reward", ["reward", "reward, held-out"]),
         ("Clip fraction", ["clipped below", "clipped above"]),
         ("Zzz", ["zzz"]),

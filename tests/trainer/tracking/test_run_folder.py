@@ -140,11 +140,11 @@ def test_run_file_tells_the_story_of_a_resumed_run(tmp_path):
         pair = AnswerPair(
             question="q", expected="4", before="5", before_correct=False, after="\ud800", after_correct=True
         )
-        folder.end_run(RunSummary(run_folder=tmp_path, steps=9, seconds=2.5, after={"pass@1": 0.5}, answers=(pair,)))
+        folder.end_run(RunSummary(run_folder=tmp_path, steps=9, seconds=2.5, after={"accuracy": 0.5}, answers=(pair,)))
     run = json.loads(folder.run_file.read_text(encoding="utf-8"))
     assert run["started"] == begun["started"]
     assert len(run["resumed"]) == 1
-    assert (run["outcome"], run["last_step"], run["after"]) == ("finished", 9, {"pass@1": 0.5})
+    assert (run["outcome"], run["last_step"], run["after"]) == ("finished", 9, {"accuracy": 0.5})
     assert run["answers"][0]["after"] == "\ud800"
     assert datetime.fromisoformat(run["ended"]) >= datetime.fromisoformat(run["started"])
 

@@ -42,7 +42,7 @@ class Recorder:
 
 def drive(trackers):
     trackers.start(INFO)
-    trackers.log_evaluation(0, {"pass@1": 0.5}, False)
+    trackers.log_evaluation(0, {"accuracy": 0.5}, False)
     trackers.log_step(1, {"a": 1.0})
     trackers.log_step(2, {"a": 2.0})
     trackers.message("hello")
@@ -52,7 +52,7 @@ def drive(trackers):
 
 CALLS = [
     ("start", INFO),
-    ("log_evaluation", 0, {"pass@1": 0.5}, False),
+    ("log_evaluation", 0, {"accuracy": 0.5}, False),
     ("log_step", 1, {"a": 1.0}),
     ("log_step", 2, {"a": 2.0}),
     ("message", "hello"),

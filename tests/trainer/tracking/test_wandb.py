@@ -34,10 +34,10 @@ def info(folder, mode):
 
 
 def log(tracker, folder):
-    tracker.log_evaluation(0, {"pass@1": 0.25}, False)
+    tracker.log_evaluation(0, {"accuracy": 0.25}, False)
     tracker.log_step(1, {"reward/mean": 0.5})
     tracker.log_step(2, {"reward/mean": 0.75})
-    tracker.log_evaluation(2, {"pass@1": 0.5}, True)
+    tracker.log_evaluation(2, {"accuracy": 0.5}, True)
     tracker.finish(RunSummary(run_folder=folder, steps=2, seconds=1.0))
     tracker.close()
 
@@ -84,10 +84,10 @@ def test_without_a_key_auto_is_offline_and_says_so_in_one_line(tmp_path, caplog,
         ("*", "step")
     ]
     assert logged_rows(records) == [
-        {"evaluation/pass@1": 0.25, "step": 0},
+        {"evaluation/accuracy": 0.25, "step": 0},
         {"reward/mean": 0.5, "step": 1},
         {"reward/mean": 0.75, "step": 2},
-        {"evaluation/pass@1": 0.5, "step": 2},
+        {"evaluation/accuracy": 0.5, "step": 2},
     ]
     assert child_processes() <= before
     assert capfd.readouterr().out == ""

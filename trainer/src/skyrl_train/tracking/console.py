@@ -17,7 +17,7 @@ from skyrl_train.tracking.printable import printable
 from skyrl_train.tracking.terminal import Terminal
 from skyrl_train.tracking.tracker import AnswerPair, RunInfo, RunSummary
 
-STEP_METRICS = ("reward/mean", "accuracy", "loss/total", "tokens_per_second")
+STEP_METRICS = ("reward/mean", "loss/total", "tokens_per_second")
 PLAIN_LINES = 1000
 SHOWN_ANSWERS = 3
 ANSWER_CHARACTERS = 400
