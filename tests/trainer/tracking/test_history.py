@@ -1,4 +1,4 @@
-"""Reading metrics.jsonl."""
+"""Reading metrics.jsonl as series over steps."""
 
 import json
 
@@ -24,13 +24,13 @@ def test_steps_and_evaluations_are_series(tmp_path):
     assert (history.last_step, history.unreadable_lines) == (1, 0)
 
 
-def test_step_that_was_logged_twice_counts_once(tmp_path):
+def test_a_step_that_was_logged_twice_counts_once(tmp_path):
     path = tmp_path / "metrics.jsonl"
     write(path, {"step": 1, "kind": "train", "a": 1}, {"step": 1, "kind": "train", "a": 2})
     assert read_history(path).train == {1: {"a": 2}}
 
 
-def test_torn_and_foreign_lines_are_counted(tmp_path):
+def test_incomplete_and_unknown_lines_are_counted(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step": 1, "kind": "train", "a": 1}\n[1]\n{"kind": "train"}\n\xff\xfe\n{"step": 2, "ki')
     history = read_history(path)
@@ -38,6 +38,6 @@ def test_torn_and_foreign_lines_are_counted(tmp_path):
     assert history.unreadable_lines == 4
 
 
-def test_no_file_is_an_empty_history(tmp_path):
+def test_a_missing_file_is_an_empty_history(tmp_path):
     history = read_history(tmp_path / "metrics.jsonl")
     assert (history.train, history.before, history.after, history.last_step) == ({}, None, None, 0)

@@ -1,4 +1,4 @@
-"""The report."""
+"""The report page of a run."""
 
 import re
 from html.parser import HTMLParser
@@ -18,7 +18,7 @@ SHOWN = r"<script>alert(1)</script> {{ 7*7 }} \x1b[31m &amp;"
 
 
 class Page(HTMLParser):
-    """The text of a page, its tags, and the attributes through which it could load something."""
+    """The text of a page, its tags, and the attributes that could load something."""
 
     VOID = frozenset({"meta", "br"})
 
@@ -81,7 +81,7 @@ def write_run(path, *, steps=20, end=True):
     return folder
 
 
-def test_report_tells_the_whole_run(tmp_path):
+def test_the_report_shows_the_complete_run(tmp_path):
     write_run(tmp_path / "run").close()
     path = write_report(tmp_path / "run")
     assert path == tmp_path / "run" / "report.html"
@@ -97,22 +97,22 @@ def test_report_tells_the_whole_run(tmp_path):
     assert "answer 19" not in text
 
 
-def test_page_loads_nothing_and_runs_nothing_of_the_model(tmp_path):
+def test_the_page_loads_nothing_and_executes_no_model_output(tmp_path):
     write_run(tmp_path / "run").close()
     markup = write_report(tmp_path / "run").read_text(encoding="utf-8")
     page = Page(markup)
     assert page.tags.count("script") == 1
-    assert page.text.count(SHOWN) == 4  # title of window and page, question, prompt
+    assert page.text.count(SHOWN) == 4  # window title, page title, question and prompt
     assert page.loads == []
     assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)|@import|url\(", markup)
 
 
-def test_metric_without_any_number_has_no_chart(tmp_path):
+def test_a_metric_without_values_has_no_chart(tmp_path):
     write_run(tmp_path / "run").close()
     assert "KL" not in Page(write_report(tmp_path / "run").read_text(encoding="utf-8")).text
 
 
-def test_run_in_progress_and_killed_run_are_told_apart(tmp_path):
+def test_a_run_in_progress_and_a_killed_run_are_distinguished(tmp_path):
     folder = write_run(tmp_path / "run", steps=3, end=False)
     text = " ".join(Page(write_report(tmp_path / "run").read_text()).text.split())
     assert "running" in text
@@ -123,22 +123,22 @@ def test_run_in_progress_and_killed_run_are_told_apart(tmp_path):
     assert "killed" in Page(write_report(tmp_path / "run").read_text()).text
 
 
-def test_run_that_has_just_begun_has_a_report(tmp_path):
+def test_a_run_that_has_just_started_has_a_report(tmp_path):
     with RunFolder.create(tmp_path / "run", title="t") as folder:
         folder.start_run({})
         text = Page(write_report(folder.path).read_text()).text
     assert "No step has been logged yet." in text
 
 
-def test_torn_line_is_mentioned(tmp_path):
+def test_an_incomplete_line_is_mentioned(tmp_path):
     write_run(tmp_path / "run").close()
     with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 21, "ki')
-    assert "1 unreadable line of metrics.jsonl left out" in write_report(tmp_path / "run").read_text()
+    assert "Skipped 1 unreadable line of metrics.jsonl" in write_report(tmp_path / "run").read_text()
 
 
-def test_folder_without_a_run_is_an_error(tmp_path):
-    with pytest.raises(RunFolderError, match=r"no run in .*: neither run\.json nor metrics\.jsonl"):
+def test_a_folder_without_a_run_is_an_error(tmp_path):
+    with pytest.raises(RunFolderError, match=r"no run in .*: it has neither run\.json nor metrics\.jsonl"):
         write_report(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -155,6 +155,6 @@ def test_charts_group_related_metrics_in_the_order_of_the_glossary():
     ]
 
 
-def test_many_curves_of_a_group_are_spread_over_charts():
+def test_a_group_with_many_curves_is_split_into_several_charts():
     history = History(train={1: {f"time/{letter}": 1.0 for letter in "abcdefgh"}})
     assert [len(chart.legend) for chart in draw_charts(history)] == [6, 2]
