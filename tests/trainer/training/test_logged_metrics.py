@@ -3,7 +3,7 @@
 from importlib.metadata import entry_points
 
 import pytest
-from tests.trainer.training.listed_metrics import metric_names, unlisted, unlogged
+from tests.trainer.fixtures.listed_metrics import metric_names, unlisted, unlogged
 
 SHORT = {
     "trainer.steps": 1,
@@ -14,7 +14,9 @@ SHORT = {
     "tracking.keep_rollouts": 0,
 }
 LOSSES = sorted(
-    entry.name for entry in entry_points(group="skyrl.policy_losses") if entry.value.startswith("skyrl_core.losses.")
+    entry.name
+    for entry in entry_points(group="skyrl.policy_losses")
+    if entry.value.startswith("skyrl_core.") and entry.name != "sum"
 )
 FALLING = {"schedule": "linear", "start": 0.2, "end": 0.1, "steps": 4}
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from tests.trainer.training.listed_metrics import metric_names, unlisted
+from tests.trainer.fixtures.listed_metrics import metric_names, unlisted
 
+from skyrl_train.checkpoints.model_export import export
 from skyrl_train.commands.eval import main as evaluate
 from skyrl_train.policy.loading import load_model, load_tokenizer
-from skyrl_train.training.export import export
 
 pytestmark = pytest.mark.vllm
 

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.trainer.training.listed_metrics import metric_names, unlisted
+from tests.trainer.fixtures.listed_metrics import metric_names, unlisted
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1500)]
 
