@@ -10,7 +10,7 @@ from skyrl_loss_clippedpg.params import ClippedPGParams
 
 
 class ClippedPGLoss(PolicyLoss):
-    """The clipped surrogate for every token."""
+    """Clipped surrogate, per token."""
 
     name = "clipped_pg"
     Params = ClippedPGParams
@@ -19,7 +19,7 @@ class ClippedPGLoss(PolicyLoss):
     reference = "PPO, arXiv 1707.06347, eq. 7; clip-higher: DAPO, arXiv 2503.14476"
 
     def token_losses(self, batch: LossBatch) -> TokenLosses:
-        """Loss and metrics of every token."""
+        """Return the loss and metrics, per token."""
         clip = {"clip_low": self.params.clip_low, "clip_high": self.params.clip_high}
         log_ratio = bounded(batch.log_probs - batch.old_log_probs)
         ratio = log_ratio.exp()
