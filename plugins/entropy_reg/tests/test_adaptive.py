@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 
-from skyrl_core.conformance import check_policy_loss
-from skyrl_core.contract.policy_loss import LossBatch, Need
+from skyrl_core import LossBatch, Need, check_policy_loss
 from skyrl_loss_entropyreg.loss import EntropyRegLoss, adapted, sampled_entropy
 from skyrl_loss_entropyreg.params import EntropyRegParams
 

@@ -8,8 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from skyrl_core.conformance import check_policy_loss
-from skyrl_core.contract.policy_loss import LossBatch, Need
+from skyrl_core import LossBatch, Need, check_policy_loss
 from skyrl_loss_entropyreg.loss import EntropyRegLoss
 from skyrl_loss_entropyreg.params import EntropyRegParams
 
