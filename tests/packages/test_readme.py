@@ -1,4 +1,4 @@
-"""The README's first block does what it promises: installed from an index, outside the checkout, the tiny model learns."""
+"""The first block of the README, run outside the checkout against an index of real wheels, trains the tiny model."""
 
 import json
 import re
