@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from skyrl_core import entry_points
 from skyrl_core.cli.main import TRAINER_COMMANDS, main
+from skyrl_core.discovery import plugin_group
+from skyrl_core.discovery.installed import installed_distributions
 from skyrl_core.errors import ConformanceError, InvalidParamsError, PluginConflictError, PluginLoadError
-from skyrl_core.installed import installed_distributions
 
 ROOT = Path(__file__).parents[3]
 COMMANDS = "skyrl.commands"
@@ -65,7 +65,7 @@ def test_only_the_trainer_provides_the_commands_that_are_said_to_be_its_own():
 def without_trainer(monkeypatch):
     """Its distribution hidden, as in an environment that has the core and a loss."""
     others = tuple(each for each in installed_distributions() if each.name != "skyrl-train")
-    monkeypatch.setattr(entry_points, "installed_distributions", lambda: others)
+    monkeypatch.setattr(plugin_group, "installed_distributions", lambda: others)
 
 
 @pytest.mark.parametrize("command", TRAINER_COMMANDS)
