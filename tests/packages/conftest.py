@@ -1,5 +1,6 @@
 """Real wheels, fresh virtual environments, and a package index on this machine."""
 
+import ast
 import functools
 import hashlib
 import http.server
@@ -35,6 +36,19 @@ def run_command(*command: str, cwd: Path | None = None, **settings: str) -> str:
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
+
+
+def pip_settings() -> dict[str, str]:
+    """What pip has been set up with on this machine, in files or the environment, as environment variables."""
+    command = [sys.executable, "-m", "pip", "config", "list"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    values = dict(line.split("=", 1) for line in listed)
+    return {
+        f"PIP_{name.removeprefix(f'{section}.').upper().replace('-', '_')}": ast.literal_eval(value)
+        for section in ("global", "install", ":env:")  # the later one wins, as in pip
+        for name, value in values.items()
+        if name.startswith(f"{section}.")
+    }
 
 
 @pytest.fixture(scope="session")
@@ -116,10 +130,24 @@ class Environment:
         rows = [line.split(maxsplit=4) for line in lines[1:] if not line.startswith(" ")]
         return {name: (version, distribution, status) for name, version, distribution, status, _ in rows}
 
+    @property
+    def search_path(self) -> dict[str, str]:
+        """For a shell in which this environment is active."""
+        return {"PATH": f"{self.bin}{os.pathsep}{os.environ['PATH']}"}
+
+    def settings_with(self, index: str) -> dict[str, str]:
+        """For a shell in which this environment is active and pip knows this index and those of this machine.
+
+        The versions are those of constraints.txt.
+        """
+        machine = pip_settings()
+        indexes = f"{machine.get('PIP_EXTRA_INDEX_URL', '')} {index}".strip()
+        chosen = {"PIP_EXTRA_INDEX_URL": indexes, "PIP_CONSTRAINT": str(ROOT / "constraints.txt")}
+        return machine | self.search_path | chosen
+
     def settings(self, index: str) -> dict[str, str]:
         """For a shell in which this environment is active and pip knows this index alone."""
-        return {
-            "PATH": f"{self.bin}{os.pathsep}{os.environ['PATH']}",
+        return self.search_path | {
             "PIP_INDEX_URL": index,
             "PIP_NO_CACHE_DIR": "1",
             "PIP_FIND_LINKS": "",

@@ -14,6 +14,7 @@ from skyrl_train.ranks.launch import OPTION
 
 DESCRIPTION = "Train a language model with any installed policy loss."
 EPILOG = """\
+Without --config and without a model it trains the tiny model that comes with skyrl-train, with settings that suit it.
 OVERRIDE is an option of the configuration with its value, such as trainer.optimizer.learning_rate=1e-5 or
 trainer.algorithm.LOSS.PARAMETER=0.02. The value is YAML; an override wins over the files.
 `skyrl config` lists every option, `skyrl losses list` every loss.

@@ -41,6 +41,7 @@ def write_plan_json(run: ResolvedRun) -> str:
     loss = LOSSES.find(run.loss_reference, plugin_policy(run.config))
     plan = {
         "config": run.as_dict(),
+        "defaults": "quickstart" if run.quickstart else "schema",
         "loss": {
             "name": loss.name,
             "distribution": loss.distribution,
@@ -63,7 +64,11 @@ def _wrapped(label: str, value: str) -> list[str]:
 def _rows(run: ResolvedRun) -> Iterator[tuple[str, str]]:
     config = run.config
     sources = (*run.files, *run.overrides)
-    yield "from", ", ".join(sources) or "defaults alone"
+    yield "from", ", ".join(sources) or "defaults only"
+    if run.quickstart:
+        yield "defaults", "those of the quickstart for the tiny model: neither --config nor a model is given"
+    else:
+        yield "defaults", "those that `skyrl config` lists"
     if run.resume is not None:
         accepts = ", accepting a changed loss" if run.accept_loss_change else ""
         skips = ", from the newest checkpoint that is whole" if run.skip_damaged else ""
