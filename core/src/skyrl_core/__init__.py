@@ -68,7 +68,7 @@ _MODULE_OF = {name: module for module, names in _MODULES.items() for name in nam
 
 def __getattr__(name: str) -> object:
     if name == "__version__":
-        from importlib.metadata import version
+        from importlib_metadata import version
 
         value: object = version("skyrl-core")
     elif name in _MODULE_OF:

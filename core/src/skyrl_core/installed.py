@@ -8,9 +8,11 @@ import re
 import sys
 from collections.abc import Iterator
 from functools import lru_cache
-from importlib import invalidate_caches, metadata
+from importlib import invalidate_caches
 from itertools import islice
 from typing import NamedTuple
+
+import importlib_metadata as metadata
 
 UNNAMED = "?"
 SCRIPT = "script"
@@ -44,8 +46,6 @@ class InstalledDistribution(NamedTuple):
     requirements: tuple[str, ...]
     folder: str
     declarations: tuple[Declaration, ...]
-    direct_url: str
-    """JSON of where it was installed from, other than an index (PEP 610); empty where it says nothing of that."""
     problem: str
     """Why its metadata cannot be trusted; empty when it can."""
 
@@ -81,7 +81,7 @@ def unreadable_entry_points() -> list[str]:
 
     Whatever asks it for plugins fails on them, whoever they belong to: ``import torch`` and pydantic do.
     """
-    return [printable(_info(each)) for each in metadata.distributions() if not _is_readable(each)]
+    return [printable(_info(each)) for each in metadata.Distribution.discover() if not _is_readable(each)]
 
 
 def installed_distributions() -> tuple[InstalledDistribution, ...]:
@@ -105,7 +105,7 @@ def _scan(path_state: tuple[tuple[str, int], ...]) -> tuple[InstalledDistributio
     invalidate_caches()
     found: dict[str, InstalledDistribution] = {}
     unnamed = []
-    for distribution in metadata.distributions():
+    for distribution in metadata.Distribution.discover():
         lines = _declarations(_read(distribution, "entry_points.txt"))
         declarations = tuple(islice(lines, MAX_DECLARATIONS + 1))
         if not declarations:
@@ -136,7 +136,6 @@ def _describe(distribution: metadata.Distribution, declarations: tuple[Declarati
         requirements=tuple(value for key, value in headers if key == "requires-dist"),
         folder=str(distribution.locate_file("")),
         declarations=declarations if len(declarations) <= MAX_DECLARATIONS else declarations[:1],
-        direct_url=_read(distribution, "direct_url.json"),
         problem=_problem(distribution, name, text, len(declarations)),
     )
 

@@ -1,6 +1,5 @@
 """What a run was made of: package versions, Python, platform, git state, command line."""
 
-import importlib.metadata
 import os
 import platform
 import shlex
@@ -9,6 +8,10 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+import importlib_metadata
+
+from skyrl_core.origin import origin_of
 
 DISTRIBUTIONS = (
     "skyrl-core",
@@ -41,8 +44,10 @@ def collect_provenance(distributions: Iterable[str] = (), *, folder: Path | None
     except FileNotFoundError:  # it was removed
         here = None
     place = folder or here
+    names = sorted({*DISTRIBUTIONS, *distributions})
     return {
-        "packages": _versions(sorted({*DISTRIBUTIONS, *distributions})),
+        "packages": _versions(names),
+        "origins": {name: origin._asdict() for name in names if (origin := origin_of(name))},
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
@@ -56,8 +61,8 @@ def _versions(names: Iterable[str]) -> dict[str, str]:
     versions: dict[str, str] = {}
     for name in names:
         try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
+            versions[name] = importlib_metadata.version(name)
+        except importlib_metadata.PackageNotFoundError:
             continue
     return versions
 

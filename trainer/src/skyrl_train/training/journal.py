@@ -24,6 +24,7 @@ from skyrl_train.training.evaluation import Answer, Evaluation
 SHOWN_ANSWERS = 3
 PROVENANCE = (
     "packages",
+    "origins",
     "python",
     "platform",
     "git",
