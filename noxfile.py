@@ -86,9 +86,10 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none", requires=["workspace"])
-def losses_docs(session: nox.Session) -> None:
-    """Write docs/losses.md and the pictures in docs/signatures/ anew, from the losses."""
+def generated_docs(session: nox.Session) -> None:
+    """Generate docs/losses.md, the pictures in docs/signatures/ and docs/api.md from the code."""
     _run(session, "python", "docs/generate_losses.py")
+    _run(session, "python", "docs/generate_api.py")
 
 
 @nox.session(venv_backend="none", requires=["workspace"])

@@ -21,15 +21,17 @@ from pathlib import Path
 import torch
 from record import Row, record
 
+from skyrl_train.checkpoints import checkpoint_folder
+from skyrl_train.checkpoints.background_save import BackgroundSave
+from skyrl_train.checkpoints.manifest import write_manifest
 from skyrl_train.config.schema import DeepSpeedConfig, OptimizerConfig
 from skyrl_train.policy.policy import Policy, Sequences
-from skyrl_train.training import checkpoint_folder, random_state
-from skyrl_train.training.background_save import BackgroundSave
-from skyrl_train.training.checkpoint import Progress, write_manifest
-from skyrl_train.training.journal import Journal
-from skyrl_train.training.ranks import Ranks
-from skyrl_train.training.snapshot import Snapshot
-from skyrl_train.training.zero import ZeroEngine
+from skyrl_train.ranks.ranks import Ranks
+from skyrl_train.record.journal import Journal
+from skyrl_train.record.progress import Progress
+from skyrl_train.trainer_engine import random_state
+from skyrl_train.trainer_engine.snapshot import Snapshot
+from skyrl_train.trainer_engine.zero import ZeroEngine
 
 LAYERS, STAGE, TURNS, QUIET_STEPS = 6, 2, 3, 5
 GOAL = 0.1

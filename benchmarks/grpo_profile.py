@@ -20,8 +20,8 @@ from record import Row, record
 from torch.profiler import ProfilerActivity, profile
 
 from skyrl_train.entrypoints.main_base import main as train
-from skyrl_train.training.collect import Collector
-from skyrl_train.training.update import PolicyUpdate
+from skyrl_train.step.rollout import Collector
+from skyrl_train.step.update import PolicyUpdate
 
 WARM_UP, PROFILED = 3, 2
 KINDS = {

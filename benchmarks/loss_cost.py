@@ -22,16 +22,16 @@ import torch
 from record import Row, record
 from torch import Tensor
 
+from skyrl_core.parameters import parse_schedule
 from skyrl_core.registry import load_policy_loss, load_scheduled_loss, policy_losses
-from skyrl_core.schedule import parse_schedule
 from skyrl_train.policy.loading import load_model
 from skyrl_train.policy.policy import Policy, Sequences
-from skyrl_train.rollout.engine import Sample
-from skyrl_train.training.batching import MicroBatchSize
-from skyrl_train.training.experience import Experience
-from skyrl_train.training.objective import Objective
-from skyrl_train.training.ranks import ALONE, Ranks
-from skyrl_train.training.update import PolicyUpdate, summarise
+from skyrl_train.ranks.ranks import ALONE, Ranks
+from skyrl_train.rollout.rollout_engine import Sample
+from skyrl_train.step.batching import MicroBatchSize
+from skyrl_train.step.experience import Experience
+from skyrl_train.step.objective import Objective
+from skyrl_train.step.update import PolicyUpdate, summarise
 
 SEQUENCES, PROMPT, TOKENS, GROUP, MICRO_BATCH = 128, 32, 512, 8, 32
 MODEL_TURNS = 2

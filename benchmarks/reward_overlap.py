@@ -20,15 +20,15 @@ from record import Row as Line
 from record import record
 
 from skyrl_train.config.schema import RolloutConfig, RunConfig
-from skyrl_train.data.prompts import encode_prompt
-from skyrl_train.data.source import build_source
+from skyrl_train.data.prompt_source import build_source
+from skyrl_train.data.prompt_tokens import encode_prompt
 from skyrl_train.environments.environment import Row
-from skyrl_train.environments.scoring import Scorer
 from skyrl_train.policy.loading import load_model, load_tokenizer
-from skyrl_train.rollout.engine import RolloutEngine, Sample, SampleRequest, Sampling
-from skyrl_train.training.drawing import Drawing
-from skyrl_train.training.engine_building import build_rollout_engine
-from skyrl_train.training.ranks import ALONE, Ranks
+from skyrl_train.ranks.ranks import ALONE, Ranks
+from skyrl_train.rewards.scorer import Scorer
+from skyrl_train.rollout.rollout_engine import RolloutEngine, Sample, SampleRequest, Sampling
+from skyrl_train.step.sampling import Drawing
+from skyrl_train.training.build_rollout_engine import build_rollout_engine
 
 PROMPTS, SAMPLES, BATCH_SIZE, TOKENS = 32, 8, 64, 64
 WORKERS, TURNS = 4, 3

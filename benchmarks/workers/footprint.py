@@ -12,8 +12,8 @@ from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 from skyrl_train.config.schema import DeepSpeedConfig, OptimizerConfig
 from skyrl_train.policy.loading import prepare_model
 from skyrl_train.policy.policy import Policy, Sequences
-from skyrl_train.training.ranks import Ranks
-from skyrl_train.training.zero import ZeroEngine
+from skyrl_train.ranks.ranks import Ranks
+from skyrl_train.trainer_engine.zero import ZeroEngine
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

@@ -13,10 +13,10 @@ from plain_autograd import Gradient, deviation, in_float64, plain_gradient
 
 from skyrl_train.config.schema import DeepSpeedConfig, OptimizerConfig
 from skyrl_train.policy.policy import Policy
-from skyrl_train.training.batching import MicroBatchSize, owner_of_group
-from skyrl_train.training.ranks import Ranks
-from skyrl_train.training.update import PolicyUpdate
-from skyrl_train.training.zero import ZeroEngine
+from skyrl_train.ranks.ranks import Ranks
+from skyrl_train.step.batching import MicroBatchSize, owner_of_group
+from skyrl_train.step.update import PolicyUpdate
+from skyrl_train.trainer_engine.zero import ZeroEngine
 
 
 class RecordingEngine(ZeroEngine):

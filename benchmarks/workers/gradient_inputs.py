@@ -21,9 +21,9 @@ from skyrl_train.config.schema import LoraConfig
 from skyrl_train.policy.adapters import add_adapters
 from skyrl_train.policy.loading import prepare_model
 from skyrl_train.policy.policy import Policy
-from skyrl_train.rollout.engine import Sample
-from skyrl_train.training.experience import Experience
-from skyrl_train.training.objective import Objective
+from skyrl_train.rollout.rollout_engine import Sample
+from skyrl_train.step.experience import Experience
+from skyrl_train.step.objective import Objective
 
 GROUPS, SAMPLES = 7, 4
 """Seven groups, because two ranks then have 16 and 12 sequences: one of them needs fillers."""

@@ -6,11 +6,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from skyrl_core.kl import kl_loss
-from skyrl_core.policy_loss import Need
-from skyrl_core.reduction import count_batch, token_weights, weighted_sum
-from skyrl_train.training.experience import Experience
-from skyrl_train.training.objective import Objective
+from skyrl_core.contract import Need, count_batch, token_weights, weighted_sum
+from skyrl_core.maths import kl_loss
+from skyrl_train.step.experience import Experience
+from skyrl_train.step.objective import Objective
 
 Gradient = dict[str, Tensor]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from skyrl_train.config.schema import RunConfig
-from skyrl_train.data.source import build_source
+from skyrl_train.data.prompt_source import build_source
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "examples/gsm8k/gsm8k_dataset.py"

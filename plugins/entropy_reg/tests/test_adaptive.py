@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from skyrl_core.conformance import check_policy_loss
-from skyrl_core.policy_loss import LossBatch, Need
+from skyrl_core.contract.policy_loss import LossBatch, Need
 from skyrl_loss_entropyreg.loss import EntropyRegLoss, adapted, sampled_entropy
 from skyrl_loss_entropyreg.params import EntropyRegParams
 

@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from skyrl_core.conformance import check_policy_loss
-from skyrl_core.policy_loss import LossBatch, Need
+from skyrl_core.contract.policy_loss import LossBatch, Need
 from skyrl_loss_entropyreg.loss import EntropyRegLoss
 from skyrl_loss_entropyreg.params import EntropyRegParams
 

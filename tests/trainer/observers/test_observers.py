@@ -6,7 +6,7 @@ from pathlib import Path
 import pluggy
 import pytest
 
-from skyrl_train.observers.loading import make_observer
+from skyrl_train.observers.load_observers import make_observer
 from skyrl_train.observers.observers import ObserverError, Observers
 
 hookimpl = pluggy.HookimplMarker("skyrl")

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from skyrl_train.tracking.console import Console
-from skyrl_train.tracking.jsonl import Jsonl
+from skyrl_train.tracking.metrics_jsonl import Jsonl
 from skyrl_train.tracking.tracker import AnswerPair, RunInfo, RunSummary, Trackers
 
 EVIL = "[red]x[/red] \x1b[2J\x1b]0;evil\x07 [/]"

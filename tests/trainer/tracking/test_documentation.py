@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from skyrl_train.tracking.glossary import GLOSSARY
+from skyrl_train.tracking.metric_glossary import GLOSSARY
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "tracking.md"
 

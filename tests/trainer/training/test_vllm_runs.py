@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from skyrl_train.checkpoints.model_export import export
 from skyrl_train.commands.eval import main as evaluate
 from skyrl_train.policy.loading import load_model, load_tokenizer
-from skyrl_train.training.export import export
 
 pytestmark = pytest.mark.vllm
 

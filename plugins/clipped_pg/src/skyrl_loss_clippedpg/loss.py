@@ -4,8 +4,8 @@ Loss of a token: -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A), with r = exp
 arXiv 1707.06347, eq. 7; clip_high > clip_low is the clip-higher of DAPO, arXiv 2503.14476.
 """
 
-from skyrl_core.losses.ratio import bounded, clip_metrics, clipped_surrogate, ratio_metrics
-from skyrl_core.policy_loss import LossBatch, PolicyLoss, TokenLosses
+from skyrl_core.contract.policy_loss import LossBatch, PolicyLoss, TokenLosses
+from skyrl_core.maths.ratio import bounded, clip_metrics, clipped_surrogate, ratio_metrics
 from skyrl_loss_clippedpg.params import ClippedPGParams
 
 

@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skyrl_core.losses.ratio import bounded, clip_metrics, clipped_surrogate, ratio_metrics
-from skyrl_core.metric import Metric
-from skyrl_core.policy_loss import LossBatch, Need, PolicyLoss, TokenLosses
+from skyrl_core.contract.metric import Metric
+from skyrl_core.contract.policy_loss import LossBatch, Need, PolicyLoss, TokenLosses
+from skyrl_core.maths.ratio import bounded, clip_metrics, clipped_surrogate, ratio_metrics
 from skyrl_loss_entropyreg.params import EntropyRegParams
 
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from skyrl_core.params import LossParams
+from skyrl_core.parameters.loss_params import LossParams
 
 
 class EntropyRegParams(LossParams):

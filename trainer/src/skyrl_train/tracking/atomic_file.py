@@ -28,9 +28,9 @@ def written_aside(path: Path) -> Iterator[Path]:
     aside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(MARK)}")
     try:
         yield aside
-        _flush_to_disk(aside)
+        flush_to_disk(aside)
         os.replace(aside, path)
-        _flush_to_disk(path.parent)
+        flush_to_disk(path.parent)
     except OSError as error:
         raise write_error(path, error) from error
     finally:
@@ -65,7 +65,8 @@ def write_error(path: Path, error: OSError) -> RunFolderError:
     )
 
 
-def _flush_to_disk(path: Path) -> None:
+def flush_to_disk(path: Path) -> None:
+    """Wait until the file, or the list of names in the folder, is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -7,7 +7,7 @@ from itertools import groupby
 
 from markupsafe import Markup
 
-from skyrl_train.tracking.glossary import Unit, format_value
+from skyrl_train.tracking.metric_glossary import Unit, format_value
 from skyrl_train.tracking.strict_json import encode
 
 WIDTH, HEIGHT = 360, 170

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
-from skyrl_train.tracking.glossary import describe, format_change, format_duration, format_metric, in_order
+from skyrl_train.tracking.metric_glossary import describe, format_change, format_duration, format_metric, in_order
 from skyrl_train.tracking.pace import Pace
 from skyrl_train.tracking.printable import printable
 from skyrl_train.tracking.terminal import Terminal

@@ -3,7 +3,7 @@
 import time
 from collections import deque
 
-from skyrl_train.tracking.glossary import format_duration
+from skyrl_train.tracking.metric_glossary import format_duration
 
 WINDOW = 20  # steps; the first ones are slow and lengths change, so old ones say little
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import importlib_metadata
 
-from skyrl_core.origin import origin_of
+from skyrl_core.discovery import origin_of
 
 DISTRIBUTIONS = (
     "skyrl-core",

@@ -20,7 +20,7 @@ from skyrl_train.tracking.atomic_file import (
     write_bytes,
     write_error,
 )
-from skyrl_train.tracking.jsonl import METRICS_FILE
+from skyrl_train.tracking.metrics_jsonl import METRICS_FILE
 from skyrl_train.tracking.strict_json import encode
 from skyrl_train.tracking.tracker import RunSummary
 

@@ -1,0 +1,37 @@
+"""Plugins found in installed metadata, without importing any of them. Imports no torch."""
+
+from skyrl_core.discovery.allow_deny import ALLOW_ALL, PluginPolicy
+from skyrl_core.discovery.claim import Claim, qualified
+from skyrl_core.discovery.installed import printable, shortened
+from skyrl_core.discovery.origin import origin_of
+from skyrl_core.discovery.plugin_class import Plugin, class_or_function, construct, load_class
+from skyrl_core.discovery.plugin_group import (
+    ADVANTAGE_ESTIMATORS,
+    ENVIRONMENTS,
+    OBSERVERS,
+    POLICY_LOSSES,
+    ROLLOUT_ENGINES,
+    TRACKERS,
+    PluginGroup,
+)
+
+__all__ = [
+    "ADVANTAGE_ESTIMATORS",
+    "ALLOW_ALL",
+    "Claim",
+    "ENVIRONMENTS",
+    "OBSERVERS",
+    "POLICY_LOSSES",
+    "Plugin",
+    "PluginGroup",
+    "PluginPolicy",
+    "ROLLOUT_ENGINES",
+    "TRACKERS",
+    "class_or_function",
+    "construct",
+    "load_class",
+    "origin_of",
+    "printable",
+    "qualified",
+    "shortened",
+]

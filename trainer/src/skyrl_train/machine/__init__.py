@@ -1,0 +1,1 @@
+"""The process on this machine: threads, memory, garbage collection, what libraries print."""

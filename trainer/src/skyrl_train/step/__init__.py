@@ -1,0 +1,1 @@
+"""One training step: rollout, rewards, advantages, update, weight sync, evaluation."""

@@ -1,0 +1,1 @@
+"""DeepSpeed ZeRO as the trainer uses it: sharding, backward pass, optimizer step, state."""
