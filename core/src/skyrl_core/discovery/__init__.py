@@ -12,7 +12,6 @@ Decisions:
 
 from skyrl_core.discovery.allow_deny import ALLOW_ALL, PluginPolicy
 from skyrl_core.discovery.claim import Claim, qualified
-from skyrl_core.discovery.installed import printable, shortened
 from skyrl_core.discovery.origin import origin_of
 from skyrl_core.discovery.plugin_class import Plugin, class_or_function, construct, load_class
 from skyrl_core.discovery.plugin_group import (
@@ -24,6 +23,7 @@ from skyrl_core.discovery.plugin_group import (
     TRACKERS,
     PluginGroup,
 )
+from skyrl_core.discovery.printable_text import printable, shortened
 
 __all__ = [
     "ADVANTAGE_ESTIMATORS",

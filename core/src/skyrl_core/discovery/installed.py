@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import importlib_metadata as metadata
 
+from skyrl_core.discovery.printable_text import printable, shortened
+
 UNNAMED = "?"
 SCRIPT = "script"
 """Stands for the distribution of a plugin that was registered in this process."""
@@ -26,7 +28,6 @@ MAX_VALUE = 200
 _MAX_LINE = 2000
 # As PyPI takes them. A command that a message suggests holds the name, so it must hold nothing for the shell to read.
 _DISTRIBUTION_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
-_ESCAPE_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])")
 
 
 class Declaration(NamedTuple):
@@ -53,18 +54,6 @@ class InstalledDistribution(NamedTuple):
 def fold(name: str) -> str:
     """The form in which names of distributions are compared (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def printable(text: str) -> str:
-    """The text without escape sequences and control characters: metadata must not steer the terminal."""
-    text = _ESCAPE_SEQUENCE.sub("", text).replace("\t", " ")
-    return text if text.isprintable() else "".join(character for character in text if character.isprintable())
-
-
-def shortened(text: str, length: int) -> str:
-    """The printable text, cut to so many characters: no name may push the rest of a table off the screen."""
-    text = printable(text[:_MAX_LINE])
-    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def is_installed(distribution: str) -> bool:
