@@ -26,8 +26,8 @@ _TEMPLATES: Mapping[str, str] = {
 """Path in the package: name of the template."""
 
 _HOW_REDUCED: Mapping[Form, str] = {
-    "token": "How tokens become one number is the trainer's part: `trainer.algorithm.loss_reduction`.",
-    "scalar": "It is the mean over the tokens, whatever `trainer.algorithm.loss_reduction` says.",
+    "token": "The trainer averages the token losses, as set by `trainer.algorithm.loss_reduction`.",
+    "scalar": "The loss is the mean over the tokens, whatever `trainer.algorithm.loss_reduction` is.",
 }
 
 

@@ -57,7 +57,7 @@ def _open_journal(
         observers = load_observers(config.plugins.observers, policy)
         tracker = load_trackers(config.tracking.trackers, policy)
         undo.callback(tracker.close)
-        with folder.unless_refused():
+        with folder.restored_on_error():
             folder.write_config(run.as_dict())
             folder.start_run(
                 {
