@@ -4,6 +4,7 @@ import ast
 import functools
 import hashlib
 import http.server
+import importlib.util
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import sysconfig
 import threading
 import tomllib
 import venv
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,9 @@ SOURCES = {
     "skyrl-loss-entropyreg": ROOT / "plugins/entropy_reg",
     "skyrl-loss-clippedpg": ROOT / "plugins/clipped_pg",
 }
+
+LISTING_NEEDS = ("importlib_metadata", "lazy_importer", "packaging", "zipp")
+"""Packages that a listing imports, and what they import; whichever of them are installed."""
 
 
 def clean_environment(**settings: str) -> dict[str, str]:
@@ -100,6 +104,8 @@ class Environment:
         venv.create(folder, with_pip=with_pip, symlinks=True)
         self.folder = folder
         self.bin = folder / "bin"
+        specs = filter(None, map(importlib.util.find_spec, LISTING_NEEDS))
+        self._lend("listing", (Path(spec.origin or "").parent for spec in specs))
 
     def pip(self, *arguments: str) -> None:
         run_command(sys.executable, "-m", "pip", "--python", str(self.bin / "python"), *arguments)
@@ -114,14 +120,17 @@ class Environment:
         """
         # Python 3.11 puts an old setuptools beside pip, which would hide the one that torch asks for.
         self.pip("uninstall", "--yes", "setuptools")
-        lent = self.folder / "third-party"
+        folders = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+        entries = (entry for folder in folders for entry in Path(folder).iterdir())
+        self._lend("third-party", (entry for entry in entries if "skyrl" not in entry.name and entry.suffix != ".pth"))
+
+    def _lend(self, name: str, entries: Iterable[Path]) -> None:
+        lent = self.folder / name
         lent.mkdir()
-        for folder in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
-            for entry in Path(folder).iterdir():
-                if "skyrl" not in entry.name and entry.suffix != ".pth":
-                    (lent / entry.name).symlink_to(entry)
+        for entry in entries:
+            (lent / entry.name).symlink_to(entry)
         [site] = self.folder.glob("lib/python*/site-packages")
-        (site / "third_party.pth").write_text(f"{lent}\n")
+        (site / f"{name}.pth").write_text(f"{lent}\n")
 
     def listing(self) -> dict[str, tuple[str, str, str]]:
         """The rows of `skyrl losses list`: version, distribution and status by name."""

@@ -1,6 +1,6 @@
 """The real wheels in fresh environments: installing and uninstalling a package changes the listing.
 
-The environments have neither torch nor pydantic: a listing needs none of the dependencies.
+The environments have neither torch nor pydantic: a listing needs only the packages that read metadata and versions.
 """
 
 import re

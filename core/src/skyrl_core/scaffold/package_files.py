@@ -1,10 +1,11 @@
 """The files of a new loss's package, as text."""
 
-import re
 from collections.abc import Mapping
 from importlib.resources import files
 from string import Template
 from typing import Literal
+
+from packaging.version import Version
 
 from skyrl_core.scaffold.naming import PackageNames
 
@@ -58,11 +59,7 @@ def package_files(names: PackageNames, form: Form, *, core_version: str, year: i
 
 def compatible_requirement(distribution: str, version: str) -> str:
     """The requirement on one of our distributions: skyrl-core 0.3.1 gives ``skyrl-core>=0.3,<0.4``."""
-    release = re.match(r"(\d+)\.(\d+)(?:\.\d+)*", version)
-    if release is None:
-        raise ValueError(f"the version of {distribution}, {version!r}, does not start with two numbers")
-    major, minor = int(release[1]), int(release[2])
+    installed = Version(version)
     # 0.3.0.dev1 comes before 0.3, so that a bound of 0.3 would exclude it.
-    before_release = re.match(r"(a|b|rc|\.dev)\d+", version[release.end() :])
-    lowest = version.partition("+")[0] if before_release else f"{major}.{minor}"
-    return f"{distribution}>={lowest},<{major}.{minor + 1}"
+    lowest = installed.public if installed.is_prerelease else f"{installed.major}.{installed.minor}"
+    return f"{distribution}>={lowest},<{installed.major}.{installed.minor + 1}"

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from skyrl_core.errors import InvalidParamsError, SkyrlError
-from skyrl_train.config.problem import Problem, nearest, printable
+from skyrl_core.discovery import printable
+from skyrl_core.errors import InvalidParamsError, SkyrlError, nearest
+from skyrl_train.config.problem import Problem
 from skyrl_train.config.yaml_text import Keys, parse_yaml
 
 COMMAND_LINE = "command line"
@@ -119,7 +120,7 @@ def _read(path: Path) -> str:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise SkyrlError(f"{printable(str(path))}: no such file{_files_like(path)}") from None
+        raise SkyrlError(f"{printable(str(path), escape=True)}: no such file{_files_like(path)}") from None
     except IsADirectoryError:
         raise SkyrlError(f"{path}: this is a folder; name a YAML file in it") from None
     except OSError as error:

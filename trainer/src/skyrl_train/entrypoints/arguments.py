@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from skyrl_core.errors import SkyrlError
-from skyrl_train.config.problem import nearest, printable
+from skyrl_core.discovery import printable
+from skyrl_core.errors import SkyrlError, nearest
 from skyrl_train.ranks.launch import OPTION
 
 DESCRIPTION = "Train a language model with any installed policy loss."
@@ -119,4 +119,4 @@ def _unknown_flag(flag: str, parser: argparse.ArgumentParser) -> str:
         hint = f"an override has no dashes: {flag.lstrip('-')}"
     else:
         hint = f"`{parser.prog} --help` shows the options"
-    return f"unknown option {printable(flag)}; {hint}"
+    return f"unknown option {printable(flag, escape=True)}; {hint}"
