@@ -24,7 +24,7 @@ SOURCES = {
     "skyrl-loss-clippedpg": ROOT / "plugins/clipped_pg",
 }
 
-LISTING_NEEDS = ("importlib_metadata", "lazy_importer", "packaging", "zipp")
+LISTING_NEEDS = ("importlib_metadata", "lazy_importer", "lazy_loader", "packaging", "zipp")
 """Packages that a listing imports, and what they import; whichever of them are installed."""
 
 
