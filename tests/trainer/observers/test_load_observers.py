@@ -1,4 +1,4 @@
-"""Observers by name."""
+"""Loading observers by name."""
 
 import sys
 
@@ -72,7 +72,7 @@ def test_only_named_observers_are_imported():
 
 
 @pytest.mark.usefixtures("installed")
-def test_entry_point_may_be_an_instance_and_a_name_given_twice_counts_once():
+def test_an_entry_point_may_be_an_instance_and_a_repeated_name_counts_once():
     load_observers(["instance", "instance"]).step_end(5, {})
     assert sys.modules["acme_observers"].Recorder.calls == [5]
 
@@ -83,26 +83,26 @@ def test_entry_point_may_be_an_instance_and_a_name_given_twice_counts_once():
     [
         ("unknown_hook", r"unknown hook 'step_ended'[\s\S]*step_end\(step, metrics\)"),
         ("wrong_argument", r"stepp[\s\S]*step_end\(step, metrics\)"),
-        ("unmarked", r"step_end would never be called: decorate with hookimpl"),
-        ("empty", r"has no hooks; it may have: train_start\(run\)"),
-        ("demanding", "could not be made without arguments: TypeError"),
-        ("exiting", "could not be made without arguments: SystemExit: 3"),
+        ("unmarked", r"step_end would never be called; decorate each hook with pluggy\.HookimplMarker"),
+        ("empty", r"has no hooks; define at least one of train_start\(run\)"),
+        ("demanding", "could not be created without arguments: TypeError"),
+        ("exiting", "could not be created without arguments: SystemExit: 3"),
         ("leaving", r"could not be imported from acme_exit:Watch\n  SystemExit: 9"),
     ],
 )
-def test_observer_that_does_not_fit_is_refused_before_training(name, complaint):
+def test_an_invalid_observer_is_refused_before_training(name, complaint):
     with pytest.raises(PluginLoadError, match=complaint):
         load_observers([name])
 
 
 @pytest.mark.usefixtures("installed")
-def test_unknown_name_is_an_error_with_the_nearest():
+def test_an_unknown_name_is_an_error_that_suggests_the_nearest():
     with pytest.raises(UnknownPluginError, match="did you mean 'recorder'"):
         load_observers(["recoder"])
 
 
 @pytest.mark.usefixtures("installed")
-def test_denied_observer_is_refused_unimported():
+def test_a_denied_observer_is_refused_without_importing_it():
     with pytest.raises(PluginConflictError, match=r"plugins\.deny"):
         load_observers(["recorder"], PluginPolicy(deny=["acme-observers"]))
     assert "acme_observers" not in sys.modules

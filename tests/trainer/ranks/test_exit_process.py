@@ -10,7 +10,7 @@ PROGRAM = """\
 import atexit
 import sys
 
-from skyrl_train.ranks.exit_process import leave
+from skyrl_train.ranks.exit_process import exit_process
 
 
 class Teardown:
@@ -25,7 +25,7 @@ def main():
     {end}
 
 
-leave(main)
+exit_process(main)
 """
 
 

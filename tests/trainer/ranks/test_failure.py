@@ -69,9 +69,9 @@ def test_any_exception_of_a_rank_comes_first_and_whole_and_the_others_say_one_li
     assert root < said.index("in token_losses") < said.index("RuntimeError: the first reason")
     assert said.index("RuntimeError: the first reason") < said.index("[rank 0] error: ")
     assert said.count("[rank 0]") == said.count("[rank 1]") == 1
-    assert "[rank 0] error: rank 1 has failed: RuntimeError: the first reason\n" in said
+    assert "[rank 0] error: rank 1 failed: RuntimeError: the first reason\n" in said
     assert run.run["outcome"] == "failed"
-    assert "rank 1 has failed: RuntimeError: the first reason" in run.run["error"]
+    assert "rank 1 failed: RuntimeError: the first reason" in run.run["error"]
 
 
 def test_what_rank_0_alone_finds_at_the_start_is_the_reason_of_all(start, tiny_run, tmp_path):
@@ -79,9 +79,7 @@ def test_what_rank_0_alone_finds_at_the_start_is_the_reason_of_all(start, tiny_r
     (tmp_path / "run" / "other").touch()
     run = start([*TORCHRUN, *MODULE], tiny_run({}))
     assert run.ended() != 0
-    assert run.said.index("[rank 0] error: the run folder") < run.said.index(
-        "[rank 1] error: rank 0 has failed: the run"
-    )
+    assert run.said.index("[rank 0] error: the run folder") < run.said.index("[rank 1] error: rank 0 failed: the run")
     assert run.said.count("[rank ") == 2
 
 
@@ -93,7 +91,7 @@ def test_a_rank_that_is_killed_is_missed_by_the_other_busy_or_waiting(busy, star
     run.until(reached.exists)
     os.kill(run.process_of(rank=1), signal.SIGKILL)
     assert run.ended() != 0
-    assert "[rank 0] error: rank 1 has failed: its process has ended without a word" in run.said
+    assert "[rank 0] error: rank 1 failed: its process exited without an error message" in run.said
     assert run.run["outcome"] == "failed"
 
 
@@ -135,10 +133,10 @@ def one_slow_one_failing(distributions, tiny_run, tmp_path):
 
 
 def check_failed(run):
-    assert "[rank 0] error: rank 1 has failed: the prompt of row" in run.said
+    assert "[rank 0] error: rank 1 failed: the prompt of row" in run.said
     assert "rank0]: Traceback" not in run.said
     assert run.run["outcome"] == "failed"
-    assert "rank 1 has failed: the prompt of row" in run.run["error"]
+    assert "rank 1 failed: the prompt of row" in run.run["error"]
 
 
 def test_a_rank_in_a_long_phase_of_its_own_is_ended_too(start, one_slow_one_failing):

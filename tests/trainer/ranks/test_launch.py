@@ -63,7 +63,7 @@ def test_the_exit_code_is_that_of_the_processes(monkeypatch):
 RANK_0 = """\
 import sys
 from skyrl_train.ranks.exit_message import ExitMessage
-ExitMessage(exit_code=130, words="go on like this").say()
+ExitMessage(exit_code=130, text="resume like this").print()
 sys.exit("noise of the launcher")
 """
 
@@ -71,7 +71,7 @@ sys.exit("noise of the launcher")
 def test_the_last_words_and_the_exit_code_of_rank_0_come_after_its_launcher(monkeypatch, capfd):
     monkeypatch.setattr(launching, "launch_command", lambda *_: [sys.executable, "-c", RANK_0])
     assert launch([], 2) == 130
-    assert capfd.readouterr().err == "noise of the launcher\ngo on like this\n"
+    assert capfd.readouterr().err == "noise of the launcher\nresume like this\n"
 
 
 PARENT = """\

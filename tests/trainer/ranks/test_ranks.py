@@ -20,7 +20,7 @@ def test_a_process_alone_needs_no_launcher_and_can_do_it_again():
         ranks = Ranks.start()
         assert (ranks.rank, ranks.world_size, ranks.is_main) == (0, 1, True)
         assert os.environ["WORLD_SIZE"] == "1"  # DeepSpeed and accelerate look there
-        ranks.leave()
+        ranks.end_run()
         assert not ALONE.keys() & os.environ.keys()
 
 
@@ -38,7 +38,7 @@ def test_what_a_launcher_said_is_taken_over_and_left_alone(monkeypatch):
         monkeypatch.setenv(name, value)
     ranks = Ranks()
     assert (ranks.rank, ranks.world_size, ranks.local_world_size, ranks.is_main) == (3, 8, 2, False)
-    ranks.leave()
+    ranks.end_run()
     assert os.environ["RANK"] == "3"
 
 

@@ -39,7 +39,7 @@ def test_one_process_is_started_as_it_was(command):
 
 
 def test_several_processes_of_skyrl_train_are_started_by_it(command):
-    several = {"ranks": 2, "local": 2, "SKYRL_FAREWELL": "/tmp/x"}
+    several = {"ranks": 2, "local": 2, "SKYRL_EXIT_MESSAGE": "/tmp/x"}
     assert command(spec=MODULE, **several) == f"skyrl train --num-processes 2 {OPTIONS}"
     assert command(file="mine.py", **several) == f"python mine.py --num-processes 2 {OPTIONS}"
 

@@ -8,7 +8,7 @@ import pytest
 
 from skyrl_core.errors import SkyrlError
 from skyrl_train.ranks import same_folder as shared_folder
-from skyrl_train.ranks.same_folder import check_shared
+from skyrl_train.ranks.same_folder import check_same_folder
 
 TORCHRUN = [str(Path(sys.executable).parent / "torchrun"), "--nproc-per-node", "2"]
 
@@ -19,23 +19,23 @@ def impatient(monkeypatch):
 
 
 def test_one_folder_for_all_is_left_as_it_was(on_ranks, tmp_path):
-    on_ranks(3, lambda ranks: check_shared(tmp_path, ranks))
+    on_ranks(3, lambda ranks: check_same_folder(tmp_path, ranks))
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("exists", "what"), [(True, "is not the same folder"), (False, "does not exist")])
+@pytest.mark.parametrize(("exists", "what"), [(True, "is another folder"), (False, "does not exist")])
 def test_a_rank_that_sees_another_folder_or_none_is_named(exists, what, on_ranks, tmp_path):
     folders = [tmp_path / "a", tmp_path / "b", tmp_path / "a"]
     for folder in folders if exists else folders[:1]:
         folder.mkdir(exist_ok=True)
     with pytest.raises(SkyrlError, match="set run_folder to a folder on a file system") as error:
-        on_ranks(3, lambda ranks: check_shared(folders[ranks.rank], ranks))
+        on_ranks(3, lambda ranks: check_same_folder(folders[ranks.rank], ranks))
     assert str(error.value).count("  rank ") == 1
     assert f"{tmp_path}/b {what}" in str(error.value)
 
 
 def test_one_process_writes_nothing(one_rank, tmp_path):
-    check_shared(tmp_path / "nowhere", one_rank)
+    check_same_folder(tmp_path / "nowhere", one_rank)
 
 
 PLACES = """\

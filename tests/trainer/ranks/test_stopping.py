@@ -116,7 +116,7 @@ def test_a_second_signal_abandons_the_step_and_the_last_checkpoint_stays(start, 
     run = start([sys.executable, str(script)], tiny_run(options), REACHED=str(reached))
     run.until(reached.exists)
     run.send(signal.SIGINT)
-    run.until_said("once more to abandon it")
+    run.until_said("to stop now)")
     run.send(signal.SIGTERM)
     assert run.ended() == 128 + signal.SIGINT  # the first decides
     assert (run.run["outcome"], run.run["last_step"], checkpoints(run.folder)) == ("interrupted", 1, ["step_000001"])
@@ -132,7 +132,7 @@ def test_a_run_that_has_saved_nothing_says_so(start, go_on, slow_loss, tiny_run)
     run.until(reached.exists)
     for _ in range(2):
         run.send(signal.SIGINT)
-        run.until_said("once more to abandon it")
+        run.until_said("to stop now)")
     assert run.ended() == 128 + signal.SIGINT
     assert run.last_line == (
         "interrupted by SIGINT after step 1; no checkpoint was saved, so there is nothing to go on from"
@@ -220,7 +220,7 @@ def test_outside_the_main_thread_no_handler_is_touched(one_rank):
 
     def run():
         with StopRequest(one_rank) as stop:
-            heard.append(stop.hears)
+            heard.append(stop.handles_signals)
 
     with handlers_kept():
         thread = threading.Thread(target=run)
@@ -231,7 +231,7 @@ def test_outside_the_main_thread_no_handler_is_touched(one_rank):
 
 def test_the_first_signal_waits_for_the_end_of_a_step_and_the_second_does_not(one_rank, capfd):
     with StopRequest(one_rank) as stop:
-        stop.let_steps_end()
+        stop.wait_for_steps()
         assert stop.agreed() is None
         signal.raise_signal(signal.SIGINT)
         assert stop.agreed() == signal.SIGINT
@@ -242,7 +242,7 @@ def test_the_first_signal_waits_for_the_end_of_a_step_and_the_second_does_not(on
 
 def test_with_another_rank_gone_there_is_no_step_to_finish(one_rank):
     with StopRequest(one_rank, urgent=lambda: True) as stop:
-        stop.let_steps_end()
+        stop.wait_for_steps()
         with pytest.raises(Interrupted):
             signal.raise_signal(signal.SIGTERM)
 

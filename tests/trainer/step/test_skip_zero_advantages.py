@@ -48,7 +48,7 @@ def test_a_step_in_which_nothing_learns_decays_weights_and_moments_as_if_all_was
         return states, logs
 
     (wanted, _), (found, logs) = trained(skip=False), trained(skip=True)
-    ranks.leave()
+    ranks.end_run()
     assert logs[1].grad_norm == logs[2].grad_norm == 0.0
     for before, after in pairwise(found):
         assert any(not torch.equal(before[name], after[name]) for name in before)  # moments and decay go on

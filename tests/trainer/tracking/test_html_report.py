@@ -1,4 +1,4 @@
-"""The report."""
+"""The report page of a run."""
 
 import re
 from html.parser import HTMLParser
@@ -18,7 +18,7 @@ SHOWN = r"<script>alert(1)</script> {{ 7*7 }} \x1b[31m &amp;"
 
 
 class Page(HTMLParser):
-    """The text of a page, its tags, and the attributes through which it could load something."""
+    """The text of a page, its tags, and the attributes that could load something."""
 
     VOID = frozenset({"meta", "br"})
 
@@ -59,12 +59,12 @@ def write_run(path, *, steps=20, end=True):
     )
     tracker = Jsonl()
     tracker.start(RunInfo(run_folder=path, title="t", loss="l", total_steps=20, config={}))
-    tracker.log_evaluation(0, {"pass@1": 0.469, "pass@1/standard_error": 0.035}, False)
+    tracker.log_evaluation(0, {"accuracy": 0.469, "accuracy/standard_error": 0.035}, False)
     for step in range(1, steps + 1):
         tracker.log_step(step, {"reward/mean": step / 20, "entropy": 1 / step, "odd/metric": 7.0, "kl": float("nan")})
         record = {"prompt": EVIL, "response": f"answer {step}", "reward": 1.0, "error": None}
         save_rollouts(folder.rollouts, step, {}, [record], keep=2)
-    tracker.log_evaluation(steps, {"pass@1": 0.75}, True)
+    tracker.log_evaluation(steps, {"accuracy": 0.75}, True)
     tracker.close()
     if end:
         pair = AnswerPair(question=EVIL, expected="4", before="5", before_correct=False, after="", after_correct=True)
@@ -73,15 +73,15 @@ def write_run(path, *, steps=20, end=True):
                 run_folder=path,
                 steps=20,
                 seconds=75,
-                before={"pass@1": 0.469},
-                after={"pass@1": 0.781},
+                before={"accuracy": 0.469},
+                after={"accuracy": 0.781},
                 answers=(pair,),
             )
         )
     return folder
 
 
-def test_report_tells_the_whole_run(tmp_path):
+def test_the_report_shows_the_complete_run(tmp_path):
     write_run(tmp_path / "run").close()
     path = write_report(tmp_path / "run")
     assert path == tmp_path / "run" / "report.html"
@@ -90,71 +90,71 @@ def test_report_tells_the_whole_run(tmp_path):
     assert page.open == []
     for fact in (
         "finished", "skyrl-core:gspo@1", "parameters.clip_low 0.0003", "20 of 20", "1:15", "0123456789ab with changes",
-        "pass@1 46.9% 78.1% +31.2 points", "Expected 4", "(empty)", "reward 1.00", "entropy 0.0500", "odd metric 7.00",
-        "Samples of step 20", "answer 20", "note: <b>", "torch 2.13.0",
+        "accuracy 46.9% 78.1% +31.2 points", "Expected 4", "(empty)", "reward 1.00", "entropy 0.0500",
+        "odd metric 7.00", "Samples of step 20", "answer 20", "note: <b>", "torch 2.13.0",
     ):  # fmt: skip
         assert fact in text, fact
     assert "answer 19" not in text
 
 
-def test_page_loads_nothing_and_runs_nothing_of_the_model(tmp_path):
+def test_the_page_loads_nothing_and_executes_no_model_output(tmp_path):
     write_run(tmp_path / "run").close()
     markup = write_report(tmp_path / "run").read_text(encoding="utf-8")
     page = Page(markup)
     assert page.tags.count("script") == 1
-    assert page.text.count(SHOWN) == 4  # title of window and page, question, prompt
+    assert page.text.count(SHOWN) == 4  # window title, page title, question and prompt
     assert page.loads == []
     assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)|@import|url\(", markup)
 
 
-def test_metric_without_any_number_has_no_chart(tmp_path):
+def test_a_metric_without_values_has_no_chart(tmp_path):
     write_run(tmp_path / "run").close()
     assert "KL" not in Page(write_report(tmp_path / "run").read_text(encoding="utf-8")).text
 
 
-def test_run_in_progress_and_killed_run_are_told_apart(tmp_path):
+def test_a_run_in_progress_and_a_killed_run_are_distinguished(tmp_path):
     folder = write_run(tmp_path / "run", steps=3, end=False)
     text = " ".join(Page(write_report(tmp_path / "run").read_text()).text.split())
     assert "running" in text
     assert "3 of 20" in text
     assert "after step 3" in text
-    assert "pass@1 46.9% ± 3.5 75.0% +28.1 points" in text
+    assert "accuracy 46.9% ± 3.5 75.0% +28.1 points" in text
     folder.close()
     assert "killed" in Page(write_report(tmp_path / "run").read_text()).text
 
 
-def test_run_that_has_just_begun_has_a_report(tmp_path):
+def test_a_run_that_has_just_started_has_a_report(tmp_path):
     with RunFolder.create(tmp_path / "run", title="t") as folder:
         folder.start_run({})
         text = Page(write_report(folder.path).read_text()).text
     assert "No step has been logged yet." in text
 
 
-def test_torn_line_is_mentioned(tmp_path):
+def test_an_incomplete_line_is_mentioned(tmp_path):
     write_run(tmp_path / "run").close()
     with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 21, "ki')
-    assert "1 unreadable line of metrics.jsonl left out" in write_report(tmp_path / "run").read_text()
+    assert "Skipped 1 unreadable line of metrics.jsonl" in write_report(tmp_path / "run").read_text()
 
 
-def test_folder_without_a_run_is_an_error(tmp_path):
-    with pytest.raises(RunFolderError, match=r"no run in .*: neither run\.json nor metrics\.jsonl"):
+def test_a_folder_without_a_run_is_an_error(tmp_path):
+    with pytest.raises(RunFolderError, match=r"no run in .*: it has neither run\.json nor metrics\.jsonl"):
         write_report(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_charts_group_related_metrics_in_the_order_of_the_glossary():
-    train = {"zzz": 1.0, "accuracy": 0.5, "reward/mean": 1.0, "clip_fraction_high": 0.1, "clip_fraction_low": 0.2}
-    history = History(train={1: train}, evaluations={0: {"pass@1": 0.4, "reward/mean": 0.4}})
+    train = {"zzz": 1.0, "reward/mean": 1.0, "clip_fraction_high": 0.1, "clip_fraction_low": 0.2}
+    history = History(train={1: train}, evaluations={0: {"pass@2": 0.6, "accuracy": 0.4, "reward/mean": 0.4}})
     legends = [(chart.title, [entry.label for entry in chart.legend]) for chart in draw_charts(history)]
     assert legends == [
-        ("Accuracy", ["pass@1", "accuracy"]),
+        ("Accuracy", ["accuracy", "pass@2"]),
         ("Reward", ["reward", "reward, held-out"]),
         ("Clip fraction", ["clipped below", "clipped above"]),
         ("Zzz", ["zzz"]),
     ]
 
 
-def test_many_curves_of_a_group_are_spread_over_charts():
+def test_a_group_with_many_curves_is_split_into_several_charts():
     history = History(train={1: {f"time/{letter}": 1.0 for letter in "abcdefgh"}})
     assert [len(chart.legend) for chart in draw_charts(history)] == [6, 2]

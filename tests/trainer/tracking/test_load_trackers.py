@@ -1,4 +1,4 @@
-"""Trackers by name."""
+"""Loading trackers by name."""
 
 import subprocess
 import sys
@@ -38,7 +38,7 @@ def installed(distributions):
 
 
 @pytest.mark.usefixtures("installed")
-def test_installed_tracker_gets_the_run_beside_metrics_jsonl(tmp_path):
+def test_an_installed_tracker_receives_the_run_in_addition_to_metrics_jsonl(tmp_path):
     trackers = load_trackers(["counting", "jsonl", "counting"])
     config = {"note": "hello"}
     trackers.start(RunInfo(run_folder=tmp_path, title="t", loss="l", total_steps=1, config=config))
@@ -52,22 +52,22 @@ def test_installed_tracker_gets_the_run_beside_metrics_jsonl(tmp_path):
 @pytest.mark.parametrize(
     ("name", "complaint"),
     [
-        ("half", "lacks the methods log_step, log_evaluation, message, finish, close"),
-        ("demanding", r"could not be made without arguments: TypeError.*info\.config"),
-        ("number", "is a int: its entry point must name a class"),
+        ("half", "lacks methods: log_step, log_evaluation, message, finish, close"),
+        ("demanding", r"could not be created without arguments: TypeError.*info\.config"),
+        ("number", "is not a class but int: point its entry point to a class"),
     ],
 )
-def test_tracker_that_does_not_fit_is_refused(name, complaint):
+def test_an_invalid_tracker_is_refused(name, complaint):
     with pytest.raises(PluginLoadError, match=complaint):
         load_trackers([name])
 
 
-def test_unknown_name_is_an_error_with_the_nearest():
+def test_an_unknown_name_is_an_error_that_suggests_the_nearest():
     with pytest.raises(UnknownPluginError, match="did you mean 'console'"):
         load_trackers(["consol"])
 
 
-def test_denied_tracker_is_refused():
+def test_a_denied_tracker_is_refused():
     with pytest.raises(PluginConflictError, match=r"plugins\.deny"):
         load_trackers(["console"], PluginPolicy(deny=["skyrl-train"]))
 

@@ -1,4 +1,4 @@
-"""metrics.jsonl."""
+"""Writing metrics.jsonl."""
 
 import json
 import math
@@ -22,19 +22,19 @@ def entries(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_each_call_is_one_line_on_disk_at_once(tmp_path):
+def test_each_call_writes_one_line_immediately(tmp_path):
     tracker = started(tmp_path)
-    tracker.log_evaluation(0, {"pass@1": 0.5}, False)
+    tracker.log_evaluation(0, {"accuracy": 0.5}, False)
     tracker.log_step(1, {"reward/mean": 0.25})
     first, second = entries(tmp_path)  # not closed yet
     assert first["time"] <= second["time"]
-    assert first | {"time": 0} == {"step": 0, "kind": "evaluation", "final": False, "time": 0, "pass@1": 0.5}
+    assert first | {"time": 0} == {"step": 0, "kind": "evaluation", "final": False, "time": 0, "accuracy": 0.5}
     assert second | {"time": 0} == {"step": 1, "kind": "train", "time": 0, "reward/mean": 0.25}
     tracker.close()
     tracker.close()
 
 
-def test_numbers_that_json_lacks_become_null(tmp_path):
+def test_numbers_without_a_json_form_become_null(tmp_path):
     tracker = started(tmp_path)
     tracker.log_step(1, {"a": math.nan, "b": math.inf, "c": -math.inf, "d": 1e-300})
     tracker.close()
@@ -45,7 +45,7 @@ def test_numbers_that_json_lacks_become_null(tmp_path):
     assert (entry["a"], entry["b"], entry["c"], entry["d"]) == (None, None, None, 1e-300)
 
 
-def test_resuming_cuts_off_later_steps_and_torn_lines(tmp_path):
+def test_a_resumed_run_removes_later_steps_and_incomplete_lines(tmp_path):
     tracker = started(tmp_path)
     tracker.log_evaluation(0, {}, False)
     for step in range(1, 6):
@@ -62,7 +62,7 @@ def test_resuming_cuts_off_later_steps_and_torn_lines(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
-def test_a_resumed_run_that_comes_to_no_step_has_lost_no_line(tmp_path):
+def test_a_resumed_run_that_completes_no_step_keeps_every_line(tmp_path):
     tracker = started(tmp_path)
     for step in range(1, 4):
         tracker.log_step(step, {})
@@ -72,7 +72,7 @@ def test_a_resumed_run_that_comes_to_no_step_has_lost_no_line(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
-def test_a_line_that_lacks_its_end_alone_is_whole_again(tmp_path):
+def test_a_line_that_lacks_only_its_newline_is_repaired(tmp_path):
     tracker = started(tmp_path)
     tracker.log_step(1, {})
     tracker.close()
@@ -84,18 +84,18 @@ def test_a_line_that_lacks_its_end_alone_is_whole_again(tmp_path):
     assert [entry["step"] for entry in entries(tmp_path)] == [1, 2]
 
 
-def test_losses_are_refused_the_names_of_all_own_keys():
+def test_a_loss_cannot_use_the_reserved_keys():
     assert _OWN_KEYS <= TRAINERS_OWN
 
 
-def test_metric_with_the_name_of_an_own_key_is_refused(tmp_path):
+def test_a_metric_with_a_reserved_key_is_refused(tmp_path):
     tracker = started(tmp_path)
     with pytest.raises(TrackerError, match="metrics cannot be named step, time"):
         tracker.log_step(1, {"step": 2, "time": 3, "ok": 1})
     tracker.close()
 
 
-def test_failing_to_write_is_an_error_that_names_the_file(tmp_path):
+def test_a_write_error_names_the_file(tmp_path):
     tracker = started(tmp_path)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
@@ -108,6 +108,6 @@ def test_failing_to_write_is_an_error_that_names_the_file(tmp_path):
     tracker.close()
 
 
-def test_folder_that_is_not_there_is_an_error_that_names_the_file(tmp_path):
+def test_the_error_for_a_missing_folder_names_the_file(tmp_path):
     with pytest.raises(RunFolderError, match=r"gone/metrics\.jsonl: No such file"):
         started(tmp_path / "gone")

@@ -70,7 +70,7 @@ def test_adapters_learn_a_batch(stage, experience):
     update = PolicyUpdate(engine, objective, ranks, micro_batch_size=MicroBatchSize(sequences=4), pad_id=0)
     logs = [update.step(experience, num_groups=5, learning_rate=1e-2, step=step) for step in range(20)]
     engine.close()
-    ranks.leave()
+    ranks.end_run()
     first, last = (float(log.totals["loss/total"]) for log in (logs[0], logs[-1]))
     assert 0 < last < first / 3
 

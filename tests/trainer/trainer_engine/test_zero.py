@@ -24,7 +24,7 @@ STAGES = [0, 1, 2, 3]
 def ranks():
     ranks = Ranks.start()
     yield ranks
-    ranks.leave()
+    ranks.end_run()
 
 
 @pytest.fixture

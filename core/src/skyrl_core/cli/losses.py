@@ -94,7 +94,7 @@ def _list(policy: PluginPolicy, *, as_json: bool, long: bool) -> int:
 
     claims = LOSSES.claims(policy)
     if as_json:
-        print_json(SCHEMA_VERSION, {"losses": [claim._asdict() for claim in claims]})
+        print_json(SCHEMA_VERSION, {"losses": [claim.record() for claim in claims]})
     elif not claims:
         print("no policy losses are installed")
     else:

@@ -23,7 +23,7 @@ def main(argv: Sequence[str]) -> int:
     arguments = _parser().parse_args(argv)
     rows = list(_rows(PluginPolicy(arguments.allow, arguments.deny)))
     if arguments.json:
-        print_json(SCHEMA_VERSION, {"plugins": [{"group": group} | claim._asdict() for group, claim in rows]})
+        print_json(SCHEMA_VERSION, {"plugins": [{"group": group} | claim.record() for group, claim in rows]})
     else:
         print("\n".join(_tables(rows)) or "no plugins are installed")
     return 0

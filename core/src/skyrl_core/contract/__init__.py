@@ -1,4 +1,13 @@
-"""What a policy loss and an advantage estimator are, and how per-token values become one scalar."""
+"""What a policy loss and an advantage estimator are, and how per-token values become one scalar.
+
+Decisions:
+
+- A loss returns unreduced values, [B, T]; `reduction` is the only place that masks, weights and averages. That makes
+  any loss exact under micro-batches, accumulation, ranks and packing.
+- Weights are applied to token losses, never to advantages: a loss that is not linear in its advantages would change.
+- Reading an input that `needs` does not declare is an error. Otherwise the trainer could not skip the reference
+  model, the old policy and the entropy when no component asks for them.
+"""
 
 from skyrl_core.contract.advantage_estimator import AdvantageBatch, AdvantageEstimator
 from skyrl_core.contract.loss_value import LossOutput, evaluate_loss, rows_of, scalar_loss

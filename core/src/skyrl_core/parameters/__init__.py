@@ -1,4 +1,8 @@
-"""Parameter schemas, their validation, and schedules. Imports no torch."""
+"""Parameter schemas, their validation, and schedules. Imports no torch.
+
+Decision: schemas live in modules without torch and have entry-point groups of their own (`skyrl.policy_loss_params`,
+`skyrl.advantage_estimator_params`), so that a wrong parameter is reported before torch is imported.
+"""
 
 from skyrl_core.parameters.loss_params import LossParams, OpenLossParams
 from skyrl_core.parameters.param_validation import validate_params

@@ -42,7 +42,7 @@ def tokenizer() -> Any:
 def ranks() -> Iterator[Ranks]:
     started = Ranks.start()
     yield started
-    started.leave()
+    started.end_run()
 
 
 @pytest.fixture(scope="module")

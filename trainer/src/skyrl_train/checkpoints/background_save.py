@@ -62,7 +62,7 @@ class BackgroundSave:
         """
         self._engine, self._ranks, self._journal = engine, ranks, journal
         self._keep, self._export = keep, export
-        self._gather = ranks.gather_aside()  # of the threads
+        self._gather = ranks.gather_in_thread()  # of the threads
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="skyrl-save")
         self._writing: tuple[_Checkpoint, Future[Path]] | None = None
 

@@ -1,7 +1,7 @@
-"""The last words of a run that was interrupted: how to go on. On stderr, where nothing may follow them.
+"""The last message of an interrupted run: how to resume it. On stderr, with nothing after it.
 
-The launcher of `skyrl train --num-processes` writes pages when its ranks have ended; there the command itself says
-them, after the launcher, and leaves rank 0 a file for them. Imports no torch.
+The launcher of `skyrl train --num-processes` prints pages after its ranks exit. There the command prints the message,
+after the launcher, and gives rank 0 a file to write it to. Imports no torch.
 """
 
 import json
@@ -11,27 +11,27 @@ from pathlib import Path
 
 from skyrl_train.tracking.stderr import say
 
-FILE = "SKYRL_FAREWELL"
+FILE = "SKYRL_EXIT_MESSAGE"
 """Environment variable with the path of that file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExitMessage:
-    """How rank 0 has ended."""
+    """How rank 0 ended."""
 
     exit_code: int
-    words: str = ""
+    text: str = ""
 
-    def say(self) -> None:
-        """Once, as the last thing that rank 0 does."""
+    def print(self) -> None:
+        """Print it, or write it to the command's file. The last action of rank 0."""
         path = os.environ.get(FILE)
         if path:
             Path(path).write_text(json.dumps(asdict(self)))
-        elif self.words:
-            say(self.words)
+        elif self.text:
+            say(self.text)
 
 
-def heard(path: Path) -> ExitMessage | None:
-    """What rank 0 has left in the file; None if it has not come to that."""
+def read_exit_message(path: Path) -> ExitMessage | None:
+    """The message that rank 0 wrote to the file; None if it wrote none."""
     content = path.read_text()
     return ExitMessage(**json.loads(content)) if content else None

@@ -1,4 +1,4 @@
-"""The end of a rank's process, without the part in which Python takes itself down."""
+"""Ends the process of a rank without Python's shutdown of the interpreter."""
 
 import atexit
 import os
@@ -8,12 +8,12 @@ from contextlib import suppress
 from typing import NoReturn
 
 
-def leave(main: Callable[[], int]) -> NoReturn:
-    """Run the program and end the process with its exit code.
+def exit_process(main: Callable[[], int]) -> NoReturn:
+    """Run the program and exit with its exit code.
 
-    One of several ranks still has threads of gloo, which DeepSpeed keeps alive. One of them that lets go of a tensor
-    while Python takes itself down aborts the process, and the launcher calls a finished run failed. So such a rank does
-    all that comes before (the exit handlers, the last words of its streams) and leaves.
+    One of several ranks still has threads of gloo, which DeepSpeed keeps alive. If one of them releases a tensor while
+    the interpreter shuts down, the process aborts, and the launcher reports a finished run as failed. So such a rank
+    runs its exit handlers, flushes its streams and exits at once.
     """
     try:
         code = main()
@@ -24,7 +24,7 @@ def leave(main: Callable[[], int]) -> NoReturn:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         atexit._run_exitfuncs()
         for stream in (sys.stdout, sys.stderr):
-            with suppress(AttributeError, OSError, ValueError):  # none, or nobody reads it any more
+            with suppress(AttributeError, OSError, ValueError):  # closed, or its reader is gone
                 stream.flush()
         os._exit(code)
     sys.exit(code)

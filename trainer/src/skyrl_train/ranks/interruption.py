@@ -1,18 +1,18 @@
-"""What a signal makes of a run, in every rank. Imports no torch."""
+"""The exception that a signal raises in every rank of a run. Imports no torch."""
 
 import signal
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal has ended the run."""
+    """A signal ended the run."""
 
     def __init__(self, number: int, *, agreed: bool = False) -> None:
-        """``agreed``: all ranks end with it, after the same step, so that none need tell the others."""
+        """``agreed``: all ranks stop after the same step, so no rank has to notify the others."""
         self.agreed = agreed
         self.signal = signal.Signals(number)
         super().__init__(self.signal.name)
 
     @property
     def exit_code(self) -> int:
-        """By the convention of shells."""
+        """128 plus the number of the signal, as shells report it."""
         return 128 + self.signal

@@ -17,31 +17,31 @@ MAIN = "skyrl_train.entrypoints.main_base"
 OPTION = "--num-processes"
 
 
-PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP)
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP)
 
 
 def is_launched() -> bool:
-    """Whether a launcher has started this process as one of several."""
+    """Whether a launcher started this process as one of several."""
     return "RANK" in os.environ
 
 
 PATIENCE = "600"
-"""Seconds that the launcher leaves its processes to finish a training step when they are asked to stop."""
+"""Seconds that the launcher gives its processes to finish a training step after a request to stop."""
 
 
 def launch(argv: Sequence[str], processes: int) -> int:
-    """Run the same command line on that many processes; returns the exit code when all have ended.
+    """Run the same command line in ``processes`` processes; returns the exit code once all have exited.
 
-    Signals are passed on, whoever sends them, so that they end in order.
+    Signals are forwarded to them, so that they stop in order.
     """
     with tempfile.TemporaryDirectory(prefix="skyrl-") as folder:
-        words = Path(folder, "exit_message")
-        words.touch()
-        code = _run(launch_command(argv, processes), {exit_message.FILE: str(words)})
-        last = exit_message.heard(words)
+        message = Path(folder, "exit_message")
+        message.touch()
+        code = _run(launch_command(argv, processes), {exit_message.FILE: str(message)})
+        last = exit_message.read_exit_message(message)
     if last is None or code == 0:
         return code
-    last.say()
+    last.print()
     return last.exit_code
 
 
@@ -50,32 +50,32 @@ def _run(command: Sequence[str], environment: dict[str, str]) -> int:
     launcher: subprocess.Popen[bytes] | None = None
     early: list[int] = []
 
-    def hear(number: int, _: FrameType | None) -> None:
+    def forward(number: int, _: FrameType | None) -> None:
         if launcher is None:
             early.append(number)
         else:
-            _pass_on(number, launcher)
+            _forward(number, launcher)
 
-    before = {number: signal.signal(number, hear) for number in PASSED_ON if _is_heard(number)}
+    before = {number: signal.signal(number, forward) for number in FORWARDED if _is_enabled(number)}
     try:
-        # In a group of its own: what the terminal sends reaches this process alone, and the others once, from here.
+        # In a separate process group: the terminal signals this process only, which forwards the signal once.
         with subprocess.Popen(command, env=settings, process_group=0) as launcher:
             for number in early:
-                _pass_on(number, launcher)
+                _forward(number, launcher)
             return launcher.wait()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _is_heard(number: int) -> bool:
-    """Whether nobody has switched it off, as `nohup` does."""
+def _is_enabled(number: int) -> bool:
+    """Whether the signal is not ignored, as `nohup` ignores SIGHUP."""
     return signal.getsignal(number) not in (signal.SIG_IGN, None)
 
 
-def _pass_on(number: int, launcher: "subprocess.Popen[bytes]") -> None:
-    """As a terminal would, to all processes; SIGTERM to the launcher, which ends the others in order."""
-    with suppress(ProcessLookupError):  # they have just ended
+def _forward(number: int, launcher: "subprocess.Popen[bytes]") -> None:
+    """Send it to all processes, as a terminal would; SIGTERM to the launcher, which ends the others in order."""
+    with suppress(ProcessLookupError):  # they have just exited
         if number == signal.SIGTERM:
             launcher.send_signal(number)
         elif number == signal.SIGTSTP:
@@ -87,7 +87,7 @@ def _pass_on(number: int, launcher: "subprocess.Popen[bytes]") -> None:
 
 
 def launch_command(argv: Sequence[str], processes: int) -> list[str]:
-    """What accelerate is asked to run: the script that called ``main``, or the module that ``skyrl train`` is."""
+    """accelerate's command line for the script that called ``main``, or for the module behind ``skyrl train``."""
     script = sys.argv[0]
     program = [script] if script.endswith(".py") and not script.endswith("main_base.py") else ["-m", MAIN]
     settings = {
@@ -95,7 +95,7 @@ def launch_command(argv: Sequence[str], processes: int) -> list[str]:
         "--num_machines": "1",
         "--mixed_precision": "no",
         "--dynamo_backend": "no",
-        # Two runs on one machine must not meet at the default port.
+        # Two runs on one machine must not share the default port.
         "--main_process_port": str(_free_port()),
     }
     options = [part for setting in settings.items() for part in setting]

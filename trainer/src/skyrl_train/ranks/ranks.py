@@ -1,4 +1,4 @@
-"""The processes of a run: who this one is, and the collectives that the trainer uses."""
+"""The process group of a run: this process's rank, and the collectives that the trainer uses."""
 
 import atexit
 import os
@@ -15,7 +15,7 @@ from torch import Tensor
 from skyrl_core.errors import SkyrlError
 
 ALONE = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
-"""What a launcher would tell the only process of a run; DeepSpeed and accelerate read it."""
+"""The environment of a run with one process; DeepSpeed and accelerate read it."""
 
 
 class Ranks:
@@ -31,7 +31,7 @@ class Ranks:
 
     @classmethod
     def start(cls, *, timeout: timedelta = timedelta(minutes=30)) -> "Ranks":
-        """Join the group that the launcher describes in the environment, or form one of this process alone."""
+        """Join the group that the launcher describes in the environment, or form a group of one process."""
         alone = "WORLD_SIZE" not in os.environ or "RANK" not in os.environ
         if alone:
             os.environ |= ALONE
@@ -39,19 +39,19 @@ class Ranks:
         if ranks.device.type == "cuda":
             torch.cuda.set_device(ranks.device)
         if not dist.is_initialized():
-            # Alone, a store in memory: no port, so nothing to collide with.
+            # One process uses a store in memory, without a port that could be in use.
             where: dict[str, Any] = {"init_method": "env://"}
             if alone:
                 where = {"store": dist.HashStore()}  # type: ignore[attr-defined]  # public, but absent from the stubs
             backend = "nccl" if ranks.device.type == "cuda" else "gloo"
             dist.init_process_group(backend, rank=ranks.rank, world_size=ranks.world_size, timeout=timeout, **where)
-            # Not when a run ends: DeepSpeed holds on to the first group that it sees, and another run may follow.
-            atexit.register(_disband)
+            # At exit, not at a run's end: DeepSpeed keeps the first group that it sees, and another run may follow.
+            atexit.register(_destroy_group)
         return ranks
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and talks to people."""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ class Ranks:
     def _reduce(self, values: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
         values = values.detach().to(self.device, copy=True)
         if self.world_size > 1:
-            with _all_there():
+            with _detects_lost_rank():
                 dist.all_reduce(values, operation)
         return values
 
@@ -73,8 +73,8 @@ class Ranks:
         """The values of all ranks, in rank order, on every rank. They are pickled: keep them small."""
         return self._gather(value, None)
 
-    def gather_aside(self) -> Callable[[Any], list[Any]]:
-        """A `gather` for another thread: in one group the calls of two threads would meet each other. Collective."""
+    def gather_in_thread(self) -> Callable[[Any], list[Any]]:
+        """A `gather` for another thread. It needs a separate group: calls of two threads would mix. Collective."""
         group = dist.new_group(backend="gloo") if self.world_size > 1 else None
         return lambda value: self._gather(value, group)
 
@@ -82,7 +82,7 @@ class Ranks:
         if self.world_size == 1:
             return [value]
         gathered: list[Any] = [None] * self.world_size
-        with _all_there():
+        with _detects_lost_rank():
             dist.all_gather_object(gathered, value, group=group)
         return gathered
 
@@ -91,42 +91,42 @@ class Ranks:
         if self.world_size == 1:
             return value
         box = [value]
-        with _all_there():
+        with _detects_lost_rank():
             dist.broadcast_object_list(box, src=0)
         return box[0]
 
-    def leave(self) -> None:
-        """End the run of this group; the next run of the process uses it again."""
+    def end_run(self) -> None:
+        """End this run; the next run of the process uses the group again."""
         if self._alone:
-            # Otherwise that run, or one in a process that is started, would look for a launcher.
+            # Otherwise that run, or a child process, would look for a launcher.
             for name in ALONE:
                 os.environ.pop(name, None)
 
 
 SETTLING = 0.2
-"""Seconds that the threads of gloo have, at the end of the process, to let go of the tensors of the last collective."""
+"""Seconds at exit in which gloo's threads release the tensors of the last collective."""
 
 
-def _disband() -> None:
-    """End the process group, before Python ends.
+def _destroy_group() -> None:
+    """Destroy the process group before the interpreter shuts down.
 
-    A thread of gloo that lets go of a tensor while Python ends aborts the process ("terminate called without an active
-    exception"). DeepSpeed holds on to the group, in too many places to end its threads; so they get time.
+    A thread of gloo that releases a tensor during shutdown aborts the process ("terminate called without an active
+    exception"). DeepSpeed keeps references to the group in too many places to end its threads, so they get some time.
     """
     dist.destroy_process_group()
     if dist.is_gloo_available():
         time.sleep(SETTLING)
 
 
-LOST = "another rank has ended without a word, or does not answer; was it killed, for lack of memory perhaps?"
+LOST = "another rank exited without an error message or stopped responding; it may have run out of memory"
 
 
 class RankLost(SkyrlError):
-    """A collective has failed, or has brought no answer: another rank is gone, and its own message says why."""
+    """A collective failed or timed out: another rank is gone, and its message says why."""
 
 
 @contextmanager
-def _all_there() -> Iterator[None]:
+def _detects_lost_rank() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
@@ -135,7 +135,7 @@ def _all_there() -> Iterator[None]:
 
 
 def is_broken_collective(error: BaseException) -> bool:
-    """Whether it tells of another rank's end: our collectives say so, those of DeepSpeed show it in their text."""
+    """Whether the error shows that another rank is gone; DeepSpeed's collectives show it in their text only."""
     gloo = ("gloo/transport", "Connection closed by peer", "Connection reset by peer")
     nccl = ("ncclRemoteError", "remote process exited", "collective operation timeout")
     return isinstance(error, RankLost | dist.DistNetworkError) or (

@@ -1,4 +1,4 @@
-"""The command that goes on with a run: the same program and launcher, on the folder of the run."""
+"""The command that resumes a run: the same program and launcher, on the run folder."""
 
 import os
 import shlex
@@ -13,7 +13,7 @@ MODULE = "skyrl_train.entrypoints.main_base"
 
 
 def resume_command(folder: RunFolder, ranks: Ranks) -> str:
-    """For a shell in the working folder of this process. Of several machines, the same command for each of them."""
+    """The command, for a shell in the working folder of this process; the same command for each machine."""
     program = _program()
     if ranks.world_size == 1:
         start = ["python", *program] if program else ["skyrl", "train"]
@@ -30,7 +30,7 @@ NODE_RANK = "$NODE_RANK"
 
 
 def _program() -> list[str]:
-    """The script or module that Python runs; empty if that is none of the user's, such as the `skyrl` command."""
+    """The user's script or module; empty for the `skyrl` command."""
     main = sys.modules["__main__"]
     spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
     if spec is not None:

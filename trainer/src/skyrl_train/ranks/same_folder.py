@@ -1,4 +1,4 @@
-"""Proof that every rank can use the run folder that rank 0 has made: each writes its part of a checkpoint there."""
+"""Checks that every rank can use the run folder of rank 0: each writes its part of a checkpoint there."""
 
 import os
 import secrets
@@ -10,21 +10,21 @@ from skyrl_core.errors import SkyrlError
 from skyrl_train.ranks.ranks import Ranks
 
 APPEARING = 10.0
-"""Seconds in which a new file must be seen on other machines; network file systems cache folders for some seconds."""
+"""Seconds in which other machines must see a new file; network file systems cache folders for some seconds."""
 
 
-def check_shared(folder: Path, ranks: Ranks) -> None:
-    """Rank 0 leaves a token in the folder, and all others look for it. Collective.
+def check_same_folder(folder: Path, ranks: Ranks) -> None:
+    """Rank 0 writes a token into the folder, and all other ranks look for it. Collective.
 
     Raises:
-        SkyrlError: the same on all ranks, with those that do not see it.
+        SkyrlError: some ranks do not see it; the same error on all ranks.
     """
     if ranks.world_size == 1:
         return
     token = ranks.broadcast(f".seen-{secrets.token_hex(8)}" if ranks.is_main else None)
     if ranks.is_main:
         (folder / token).touch()
-    ranks.broadcast(None)  # the token is there now
+    ranks.broadcast(None)  # the token exists now
     answers = ranks.gather((socket.gethostname(), str(folder.absolute()), _problem(folder, token)))
     if ranks.is_main:
         (folder / token).unlink()
@@ -36,7 +36,7 @@ def check_shared(folder: Path, ranks: Ranks) -> None:
         raise SkyrlError(
             "\n".join(
                 [
-                    f"not every rank can use the run folder, which rank 0 on {host} has made as {path}:",
+                    f"not every rank can use the run folder, which rank 0 on {host} created as {path}:",
                     *problems,
                     "each rank writes its part of a checkpoint there: set run_folder to a folder on a file system that "
                     "all machines share",
@@ -49,6 +49,6 @@ def _problem(folder: Path, token: str) -> str | None:
     limit = time.monotonic() + APPEARING
     while not (folder / token).exists():
         if time.monotonic() > limit:
-            return "is not the same folder" if folder.is_dir() else "does not exist"
+            return "is another folder" if folder.is_dir() else "does not exist"
         time.sleep(0.2)
-    return None if os.access(folder, os.W_OK) else "cannot be written"
+    return None if os.access(folder, os.W_OK) else "is not writable"

@@ -1,14 +1,15 @@
-"""What all ranks of a run must have in common, compared before DeepSpeed starts: loss, configuration, data, packages.
+"""Checks that all ranks train the same: loss, configuration, data, packages. Runs before DeepSpeed starts.
 
-A rank that has another learning rate, another file of the loss or other rows trains something else, and no error would
-ever tell. Facts of a machine, such as its name, are no part of it.
+A rank with another learning rate, another version of the loss's file or other rows would train something else, without
+an error. Facts of a machine, such as its name, may differ.
 """
 
 import hashlib
-import importlib.metadata
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+import importlib_metadata
 
 from skyrl_core.errors import SkyrlError
 from skyrl_train.config.resolved import ResolvedRun
@@ -16,24 +17,25 @@ from skyrl_train.data.prompt_source import PromptSource
 from skyrl_train.ranks.ranks import Ranks
 
 PACKAGES = ("skyrl-core", "skyrl-train", "torch", "deepspeed", "accelerate", "transformers")
-"""What computes the numbers. The distribution of the loss is a part of its identity."""
+"""The packages that compute the numbers. The distribution of the loss is part of its identity."""
 
 FIRST_ROWS = 64
 SHOWN = 20
 
 
 def check_run(ranks: Ranks, run: ResolvedRun, loss: dict[str, Any]) -> None:
-    """Compare what this rank was told to train, and with what. Collective, and before any other: a rank that was told
-    something else would meet the others at another one.
+    """Compare the configuration, loss and packages of all ranks. Collective.
+
+    It must be the first collective: ranks with different configurations would call different ones next.
 
     Args:
-        run: the checked configuration.
+        run: the validated configuration.
         loss: identity and parameters of its loss.
 
     Raises:
-        SkyrlError: the same on all ranks, with what differs, on which of them, and how.
+        SkyrlError: some ranks differ. Names each difference and its ranks; the same error on all ranks.
     """
-    packages = {name: importlib.metadata.version(name) for name in PACKAGES}
+    packages = {name: importlib_metadata.version(name) for name in PACKAGES}
     resume = None if run.resume is None else str(run.resume)
     _compare(ranks, {"loss": loss, "config": run.as_dict(), "packages": packages, "resume": resume})
 
@@ -42,7 +44,7 @@ def check_data(ranks: Ranks, sources: Mapping[str, PromptSource | None]) -> None
     """Compare the prompts of each split, and their order. Collective.
 
     Raises:
-        SkyrlError: the same on all ranks, with what differs, on which of them, and how.
+        SkyrlError: some ranks differ. Names each difference and its ranks; the same error on all ranks.
     """
     _compare(ranks, {"data": {split: _rows(source) for split, source in sources.items()}})
 
@@ -56,10 +58,10 @@ def _compare(ranks: Ranks, facts: dict[str, Any]) -> None:
         raise SkyrlError(
             "\n".join(
                 [
-                    "the ranks of this run do not agree on what they train, so nothing was started:",
+                    "the ranks of this run would not train the same, so nothing was started:",
                     *lines[:SHOWN],
                     *more,
-                    "start all of them with the same files, options, packages and data",
+                    "start all ranks with the same files, options, packages and data",
                 ]
             )
         )
@@ -74,7 +76,7 @@ def _rows(source: PromptSource | None) -> dict[str, Any] | None:
 
 
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Leaves by dotted key, as JSON."""
+    """The leaves as JSON, by dotted key."""
     if isinstance(value, dict) and value:
         for key, part in value.items():
             yield from _flat(part, f"{prefix}.{key}" if prefix else key)

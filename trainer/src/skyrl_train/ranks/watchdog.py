@@ -1,7 +1,7 @@
-"""Ends a rank that cannot end itself: its main thread waits inside a library for a rank that has gone, or is too slow.
+"""Ends a rank whose main thread cannot: it waits inside a library for a rank that is gone, or it is too slow.
 
-A thread of every rank reads the notice board and hears the signals. Python runs a signal handler between two lines of
-the main thread; a collective can keep it from there for half an hour, and a launcher kills what is not gone in time.
+A thread of every rank reads the failure board and receives the signals. Python runs signal handlers in the main thread
+only; a collective can block it for half an hour, and a launcher kills processes that do not exit in time.
 """
 
 import os
@@ -19,22 +19,22 @@ from skyrl_train.ranks.ranks import Ranks
 from skyrl_train.ranks.stopping import StopRequest
 
 PERIOD = 2.0
-"""Seconds between two looks at the board."""
+"""Seconds between two reads of the board."""
 
 MISSED = 2
-"""Looks after which a rank without a process has surely not just ended as it should."""
+"""Reads after which a rank whose process is gone cannot be in the middle of a normal exit."""
 
 STUCK = 10.0
-"""Seconds after a notice in which the main thread must have begun to end."""
+"""Seconds after a failure in which the main thread must begin to exit."""
 
 ENDING = 25.0
-"""Seconds after a notice in which it must be done."""
+"""Seconds after a failure in which it must have exited."""
 
 MARGIN = 5.0
-"""Seconds before the launcher's kill in which a rank writes down that it was ended."""
+"""Seconds before the launcher kills a rank, in which the rank records how the run ended."""
 
 PATIENCE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
-"""Environment variable with the seconds between a launcher's signal and its kill; torchrun reads it too."""
+"""Environment variable: seconds between a launcher's signal and its kill. torchrun reads it too."""
 
 
 class RunRecord(Protocol):
@@ -50,39 +50,39 @@ class RunRecord(Protocol):
 
 
 class Watchdog:
-    """The thread, and the journal that it may have to close. One process alone needs none."""
+    """The thread, and the record that it may have to finish. A run of one process has no thread."""
 
     def __init__(self, ranks: Ranks, board: FailureBoard, stop: StopRequest) -> None:
         """Collective."""
-        self.record: RunRecord | None = None  # as soon as there is one
+        self.record: RunRecord | None = None  # set once the run folder exists
         self._ranks, self._board, self._stop = ranks, board, stop
-        self._siblings = Siblings(ranks)
-        self._missed = 0  # looks in a row at which one of them was gone
+        self._neighbours = NeighbourProcesses(ranks)
+        self._missed = 0  # reads in a row at which a rank was gone
         self._patience = float(os.environ.get(PATIENCE, "30")) - MARGIN
-        self._own, self._other = socket.socketpair()
+        self._read_end, self._write_end = socket.socketpair()
         self._thread = threading.Thread(target=self._run, name="skyrl-watch", daemon=True)
 
     def __enter__(self) -> Self:
         if self._ranks.world_size > 1:
-            self._own.setblocking(False)
-            self._other.setblocking(False)
-            if self._stop.hears:
-                self._before = signal.set_wakeup_fd(self._other.fileno(), warn_on_full_buffer=False)
+            self._read_end.setblocking(False)
+            self._write_end.setblocking(False)
+            if self._stop.handles_signals:
+                self._before = signal.set_wakeup_fd(self._write_end.fileno(), warn_on_full_buffer=False)
             self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._thread.is_alive():
-            if self._stop.hears:
+            if self._stop.handles_signals:
                 signal.set_wakeup_fd(self._before)
-            self._other.close()  # which the thread reads as the end
+            self._write_end.close()  # the thread reads this as the end
             self._thread.join()
-        self._own.close()
-        self._other.close()
+        self._read_end.close()
+        self._write_end.close()
 
     def resume_hint(self) -> str:
-        """The end of a sentence about an interruption, on rank 0."""
-        return self.record.resume_hint() if self.record is not None else " before training began"
+        """The end of the sentence about an interruption: how to resume. For rank 0."""
+        return self.record.resume_hint() if self.record is not None else " before training started"
 
     def _run(self) -> None:
         notice, noticed, kill = None, 0.0, None
@@ -90,7 +90,7 @@ class Watchdog:
             now = time.monotonic()
             if signals and kill is None:
                 kill = now + self._patience, signals[0]
-            self._look_for_siblings()
+            self._check_neighbours()
             if notice is None and (notice := self._board.read()) is not None:
                 noticed = now
                 self._wake_main_thread()
@@ -101,42 +101,42 @@ class Watchdog:
                     notice or ExitReason(rank=self._ranks.rank, message="", exit_code=128 + kill[1], signal=kill[1])
                 )
 
-    def _look_for_siblings(self) -> None:
-        """Post a notice for a rank that cannot. Not at the end of a run, where each leaves in its own time."""
+    def _check_neighbours(self) -> None:
+        """Post a failure for a rank that was killed. Not at the end of a run, where ranks exit at different times."""
         leaving = self._stop.over and not self._stop.lost
-        gone = None if leaving else self._siblings.gone()
+        gone = None if leaving else self._neighbours.gone()
         self._missed = 0 if gone is None else self._missed + 1
         if gone is not None and self._missed == MISSED and self._board.claim() == self._ranks.rank:
-            message = "its process has ended without a word; was it killed, for lack of memory perhaps?"
+            message = "its process exited without an error message; it may have run out of memory"
             self._board.post(ExitReason(rank=gone, message=message, exit_code=1))
 
     def _wait(self) -> list[int] | None:
-        """Numbers of the signals that arrive within a period; None at the end."""
-        readable, _, _ = select.select([self._own], [], [], PERIOD)
+        """The signals that arrive within a period; None once the watchdog is closed."""
+        readable, _, _ = select.select([self._read_end], [], [], PERIOD)
         if not readable:
             return []
-        received = self._own.recv(64)
+        received = self._read_end.recv(64)
         return [number for number in received if number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] or (
             [] if received else None
         )
 
     def _wake_main_thread(self) -> None:
         main = threading.main_thread().ident
-        if self._stop.hears and not self._stop.over and main is not None:
-            signal.pthread_kill(main, signal.SIGTERM)  # its handler finds the notice
+        if self._stop.handles_signals and not self._stop.over and main is not None:
+            signal.pthread_kill(main, signal.SIGTERM)  # its handler reads the board
 
     def _end(self, notice: ExitReason) -> None:
-        """End this process from here, with the right words in run.json."""
+        """Record in run.json how the run ended, and exit this process."""
         interrupted = notice.signal is not None
-        reason = None if interrupted else f"rank {notice.rank} has failed: {notice.line}"
-        words = ""
+        reason = None if interrupted else f"rank {notice.rank} failed: {notice.line}"
+        text = ""
         try:
             if self.record is not None:
                 self.record.abandon("interrupted" if interrupted else "failed", reason)
             if notice.signal is not None:
-                words = f"interrupted by {signal.Signals(notice.signal).name}{self.resume_hint()}"
+                text = f"interrupted by {signal.Signals(notice.signal).name}{self.resume_hint()}"
             if self._ranks.is_main:
-                ExitMessage(exit_code=notice.exit_code, words=words).say()
+                ExitMessage(exit_code=notice.exit_code, text=text).print()
             elif reason is not None:
                 sys.stderr.write(f"[rank {self._ranks.rank}] error: {reason}\n")
                 sys.stderr.flush()
@@ -144,12 +144,12 @@ class Watchdog:
             os._exit(notice.exit_code)
 
 
-class Siblings:
-    """Their process ids. One that is killed, for lack of memory perhaps, can tell nobody; its launcher says SIGTERM."""
+class NeighbourProcesses:
+    """The other ranks on this machine. One that is killed, for example out of memory, cannot post its reason."""
 
     def __init__(self, ranks: Ranks) -> None:
         """Collective."""
-        # The parent too, for process ids of another container on this machine mean nothing here.
+        # The parent too, because process ids of another container on this machine mean nothing here.
         place = (socket.gethostname(), os.getppid())
         others = ranks.gather((place, os.getpid()))
         self._processes = {
@@ -157,11 +157,11 @@ class Siblings:
         }
 
     def gone(self) -> int | None:
-        """The first rank that has no process any more."""
-        return next((rank for rank, process in self._processes.items() if not _runs(process)), None)
+        """The first rank whose process no longer exists."""
+        return next((rank for rank, process in self._processes.items() if not _exists(process)), None)
 
 
-def _runs(process: int) -> bool:
+def _exists(process: int) -> bool:
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""report.html: one page about a run, complete in itself, from the files in the run folder."""
+"""report.html: a self-contained page about a run, made from the files in the run folder."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from skyrl_train.tracking.answer_text import answer_text
 from skyrl_train.tracking.atomic_file import RunFolderError, write_bytes
 from skyrl_train.tracking.chart import Series, line_chart
 from skyrl_train.tracking.history import History, Metrics, read_history
@@ -20,7 +21,6 @@ from skyrl_train.tracking.metric_glossary import (
     format_value,
     in_order,
 )
-from skyrl_train.tracking.printable import printable
 from skyrl_train.tracking.rollout_files import read_records, saved_steps
 from skyrl_train.tracking.run_folder import RunFolder
 
@@ -49,23 +49,23 @@ class Chart:
 
 
 def write_report(run_folder: Path) -> Path:
-    """Write ``report.html`` into the run folder and return its path. Works on a finished, running or killed run.
+    """Write ``report.html`` into the run folder and return its path. The run may be finished, running or killed.
 
     Raises:
-        RunFolderError: there is no run in the folder, or it cannot be written.
+        RunFolderError: the folder contains no run or cannot be written.
     """
     folder = RunFolder(run_folder)
     if not folder.run_file.exists() and not folder.metrics.exists():
         raise RunFolderError(
-            f"there is no run in {run_folder}: neither {folder.run_file.name} nor {folder.metrics.name} is there. "
-            "Give the folder that `skyrl train` named."
+            f"there is no run in {run_folder}: it has neither {folder.run_file.name} nor {folder.metrics.name}. "
+            "Give the run folder that `skyrl train` printed."
         )
     write_bytes(folder.report, _render(folder).encode("utf-8", errors="backslashreplace"))
     return folder.report
 
 
 def draw_charts(history: History) -> list[Chart]:
-    """A chart for each group of metrics in the glossary, in its order; a metric without any number is left out."""
+    """One chart per group of metrics, in the order of the glossary. Metrics without values are left out."""
     trained, held_out = _names(history.train), _names(history.evaluations)
     groups: dict[str, list[tuple[str, Series]]] = {}
     for name in in_order(trained | held_out):
@@ -108,7 +108,7 @@ def _render(folder: RunFolder) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pages.filters["printable"] = lambda value: printable(str(value), limit=SHOWN_CHARACTERS)
+    pages.filters["printable"] = lambda value: answer_text(str(value), SHOWN_CHARACTERS)
     sample_step, samples = _last_samples(folder.rollouts)
     return pages.get_template("report.html.j2").render(
         title=run.get("title") or folder.path.resolve().name,
@@ -130,7 +130,7 @@ def _render(folder: RunFolder) -> str:
 
 def _status(folder: RunFolder, run: Mapping[str, Any]) -> str:
     outcome = str(run.get("outcome", "unknown"))
-    # A killed process cannot write how it ended, but it cannot hold the lock either.
+    # A killed process cannot record its end, but it no longer holds the lock.
     return "killed" if outcome == "running" and not folder.is_owned() else outcome
 
 
@@ -152,13 +152,13 @@ def _facts(run: Mapping[str, Any], history: History) -> list[tuple[str, str]]:
         "Command": run.get("command"),
         "Python": run.get("python"),
         "Platform": run.get("platform"),
-        "To go on": run.get("resume_command"),
+        "To resume": run.get("resume_command"),
     }
     return [(name, str(value)) for name, value in facts.items() if value]
 
 
 def _flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:
-    """Nested plain data as dotted names and texts."""
+    """Nested plain data as pairs of dotted name and text."""
     if value is None or value == {}:
         return []
     if isinstance(value, Mapping):
@@ -167,7 +167,7 @@ def _flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:
 
 
 def _comparison(run: Mapping[str, Any], history: History) -> dict[str, Any] | None:
-    """Rows of (label, before, after, change), from the record of the end, else from the evaluations so far."""
+    """Rows of (label, before, after, change), from run.json if the run has ended, else from the evaluations so far."""
     latest_step, latest = history.after or (0, {})
     before: Metrics = run.get("before") or history.before or {}
     after: Metrics = run.get("after") or latest

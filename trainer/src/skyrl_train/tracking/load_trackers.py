@@ -13,10 +13,10 @@ _METHODS = ("start", "log_step", "log_evaluation", "message", "finish", "close")
 
 
 def load_trackers(references: Iterable[str], policy: PluginPolicy = ALLOW_ALL) -> Trackers:
-    """The trackers of a run: metrics.jsonl always and first, then those named, each once.
+    """The trackers of a run: metrics.jsonl first, always, then the named trackers without duplicates.
 
     Raises:
-        UnknownPluginError, PluginConflictError, PluginLoadError: a name means no usable tracker.
+        UnknownPluginError, PluginConflictError, PluginLoadError: a name does not lead to a usable tracker.
     """
     names = [name for name in dict.fromkeys(references) if name != "jsonl"]
     return Trackers([Jsonl(), *(_load(name, policy) for name in names)])
@@ -25,14 +25,16 @@ def load_trackers(references: Iterable[str], policy: PluginPolicy = ALLOW_ALL) -
 def _load(reference: str, policy: PluginPolicy) -> Tracker:
     loaded = _GROUP.load(reference, policy)
     if not callable(loaded):
-        raise PluginLoadError(f"tracker {reference!r} is a {type(loaded).__name__}: its entry point must name a class")
+        raise PluginLoadError(
+            f"tracker {reference!r} is not a class but {type(loaded).__name__}: point its entry point to a class"
+        )
     try:
         tracker = loaded()
     except Exception as error:
         raise PluginLoadError(
-            f"tracker {reference!r} could not be made without arguments: {type(error).__name__}: {error}. "
+            f"tracker {reference!r} could not be created without arguments: {type(error).__name__}: {error}. "
             "Read options from info.config in start()."
         ) from error
     if missing := [method for method in _METHODS if not callable(getattr(tracker, method, None))]:
-        raise PluginLoadError(f"tracker {reference!r} lacks the methods {', '.join(missing)}")
+        raise PluginLoadError(f"tracker {reference!r} lacks methods: {', '.join(missing)}. Implement them")
     return cast(Tracker, tracker)

@@ -1,138 +1,198 @@
-"""The metrics that a run may log: their names, labels, units and meaning. Any other name is logged and shown too."""
+"""The glossary of metrics: name, label, unit and meaning of each metric that the trainer and its losses log."""
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Literal
 
 Unit = Literal["number", "count", "percent", "seconds"]
 
 STANDARD_ERROR = "/standard_error"
-"""Suffix of the metric that holds the standard error of another one."""
+"""Suffix of the metric that holds the standard error of another metric."""
 
 
 @dataclass(frozen=True)
 class MetricEntry:
-    """One line of the glossary. ``pattern`` is the name, * where it varies; ``chart`` groups curves in the report."""
+    """One line of the glossary. Metrics of one chart share a figure of the report."""
 
-    pattern: str
-    label: str  # empty: the name itself
-    unit: Unit
-    chart: str
+    pattern: str  # the name, with * for a part that varies
     meaning: str
+    unit: Unit = "number"
+    chart: str = ""  # if empty, from the first part of the name
+    label: str = ""  # if empty, from the name
 
 
 GLOSSARY: tuple[MetricEntry, ...] = (
     MetricEntry(
-        "pass@*", "", "percent", "Accuracy", "Held-out problems with at least one right answer among k samples."
-    ),
-    MetricEntry("accuracy", "accuracy", "percent", "Accuracy", "Right answers among the samples of the step."),
-    MetricEntry("reward/mean", "reward", "number", "Reward", "Mean reward of the samples."),
-    MetricEntry("reward/*", "", "number", "Reward", "Other statistics of the rewards: std, min, max."),
-    MetricEntry(
-        "reward_errors", "reward errors", "count", "Reward errors", "Samples whose reward raised or timed out."
-    ),
-    MetricEntry("loss/total", "loss", "number", "Loss", "The scalar that was minimised, after the reduction."),
-    MetricEntry("loss/*", "", "number", "Loss", "One term of the loss, in the same units as loss/total."),
-    MetricEntry(
-        "entropy", "entropy", "number", "Entropy", "Mean exact entropy of the policy per response token, in nats."
-    ),
-    MetricEntry("kl", "KL", "number", "KL", "Mean divergence from the reference model per response token, in nats."),
-    MetricEntry(
-        "kl/*", "", "number", "KL", "Other divergences per token, in nats, for example from the rollout policy."
-    ),
-    MetricEntry("clip_fraction_low", "clipped below", "percent", "Clip fraction", "Tokens clipped at the lower bound."),
-    MetricEntry(
-        "clip_fraction_high", "clipped above", "percent", "Clip fraction", "Tokens clipped at the upper bound."
-    ),
-    MetricEntry("ratio_*", "", "number", "Ratio", "Probability ratio of new to old policy per token: mean, max."),
-    MetricEntry("approx_kl", "approx. KL", "number", "KL", "Mean divergence from the old policy per token, in nats."),
-    MetricEntry(
-        "advantage/*", "", "number", "Advantage", "Statistics of the advantages per sequence: mean, std, min, max."
-    ),
-    MetricEntry(
-        "zero_variance_groups",
-        "groups without signal",
+        "accuracy",
+        "Mean share of correct samples per held-out problem, which is pass@1. Higher is better.",
         "percent",
-        "Groups without signal",
-        "Prompts whose samples all got the same reward.",
+        "Accuracy",
     ),
+    MetricEntry(
+        "pass@*",
+        "Share of held-out problems with at least one correct answer in k samples. Higher is better.",
+        "percent",
+        "Accuracy",
+    ),
+    MetricEntry("reward/mean", "Mean reward of the samples. Higher is better.", label="reward"),
+    MetricEntry("reward/std", "Standard deviation of the rewards."),
+    MetricEntry(
+        "reward_errors", "Number of samples whose reward raised an error or timed out. Their reward is 0.", "count"
+    ),
+    MetricEntry("loss/total", "The scalar that the optimizer minimises, after the reduction.", label="loss"),
+    MetricEntry("loss/*", "One term of the loss, with its coefficient."),
+    MetricEntry("entropy", "Mean entropy of the policy per response token, in nats; exact, not estimated."),
+    MetricEntry(
+        "kl", "Mean KL to the reference model per response token, in nats.", chart="KL", label="KL to the reference"
+    ),
+    MetricEntry(
+        "kl_reward/mean",
+        "Mean amount subtracted from a sample's reward for its KL to the reference model.",
+        chart="KL",
+        label="KL penalty",
+    ),
+    MetricEntry(
+        "clip_fraction_low",
+        "Share of response tokens that the lower bound of the loss clips or drops.",
+        "percent",
+        "Clip fraction",
+        label="clipped below",
+    ),
+    MetricEntry(
+        "clip_fraction_high",
+        "Share of response tokens that the upper bound of the loss clips or drops.",
+        "percent",
+        "Clip fraction",
+        label="clipped above",
+    ),
+    MetricEntry(
+        "clip_fraction_dual",
+        "Share of response tokens that the second bound of dual_clip clips.",
+        "percent",
+        "Clip fraction",
+        label="dual-clipped",
+    ),
+    MetricEntry(
+        "kept_fraction",
+        "Share of response tokens that the loss does not drop.",
+        "percent",
+        "Kept tokens",
+        label="kept by the loss",
+    ),
+    MetricEntry(
+        "penalised_fraction",
+        "Share of response tokens that kl_cov penalises.",
+        "percent",
+        "Penalised tokens",
+        label="penalised",
+    ),
+    MetricEntry(
+        "ratio_mean",
+        "Mean importance ratio in the loss: current policy over old policy or rollout engine.",
+        chart="Ratio",
+    ),
+    MetricEntry("ratio_max", "Largest importance ratio in the loss.", chart="Ratio"),
+    MetricEntry(
+        "approx_kl",
+        "Mean KL between the two policies of that ratio, estimated per response token, in nats.",
+        chart="KL",
+        label="approx. KL",
+    ),
+    MetricEntry(
+        "gate_mean", "Mean share of its gradient that a response token keeps in sapo.", chart="Weight in the loss"
+    ),
+    MetricEntry("kernel_mean", "Mean weight that vespo gives to a response token.", chart="Weight in the loss"),
+    MetricEntry(
+        "behave_weight_mean", "Mean weight that decoupled_ppo gives to a response token.", chart="Weight in the loss"
+    ),
+    MetricEntry("binary_kl_max", "Largest binary KL between policy and rollout engine in kpop, in nats.", chart="KL"),
+    MetricEntry(
+        "nll_mean",
+        "Mean negative log-prob of a response token in cross_entropy, in nats. Lower is better.",
+        chart="Negative log-prob",
+    ),
+    MetricEntry("zero_variance_groups", "Share of prompts whose samples all got the same reward.", "percent"),
     MetricEntry(
         "skipped_sequences",
-        "skipped",
+        "Share of sequences left out of the update, and of the loss's metrics, by skip_zero_advantages.",
         "percent",
-        "Skipped sequences",
-        "Sequences left out of the update by skip_zero_advantages; metrics of the loss are then of the others.",
     ),
-    MetricEntry("grad_norm", "gradient norm", "number", "Gradient norm", "Norm of the whole gradient before clipping."),
     MetricEntry(
-        "effective_tokens",
-        "tokens that learn",
-        "percent",
-        "Tokens that learn",
-        "Response tokens to whose log-prob the loss has a gradient: neither clipped nor of advantage 0.",
+        "effective_tokens", "Share of response tokens whose log-prob gets a gradient from the loss.", "percent"
+    ),
+    MetricEntry(
+        "grad_norm",
+        "Gradient norm of all parameters before clipping, averaged over optimizer steps.",
+        chart="Gradient norm",
+        label="gradient norm",
     ),
     MetricEntry(
         "grad_norm/*",
-        "",
-        "number",
-        "Gradient norm of terms",
-        "Norm of the gradient of one term of the loss to the log-probs and the entropy of all tokens.",
+        "Norm of one loss term's gradient with respect to all log-probs and entropies.",
+        chart="Gradient norm of loss terms",
     ),
-    MetricEntry("learning_rate", "learning rate", "number", "Learning rate", "Learning rate of the step."),
+    MetricEntry("learning_rate", "Learning rate of the last optimizer step."),
+    MetricEntry("schedule/*", "Value of a scheduled option at the first optimizer step.", chart="Schedules"),
     MetricEntry(
-        "schedule/*", "", "number", "Schedules", "What a schedule says at the first optimizer step of the step."
+        "mismatch_kl",
+        "Mean KL from rollout engine to trainer per response token, in nats. Lower is better.",
+        chart="Mismatch",
+        label="mismatch KL",
     ),
     MetricEntry(
-        "kl_reward/mean", "KL penalty", "number", "KL", "What the KL to the reference took off the reward of a sample."
-    ),
-    MetricEntry("mismatch_kl", "mismatch KL", "number", "Mismatch", "KL from rollout engine to trainer, per token."),
-    MetricEntry("mismatch_*", "", "number", "Mismatch", "How far rollout engine and trainer are apart: largest ratio."),
-    MetricEntry(
-        "staleness/*",
-        "",
-        "number",
-        "Staleness",
-        "Optimizer steps between the policy that drew a sample and the one that it trains: mean, max.",
+        "mismatch_ratio_max", "Largest probability ratio of trainer to rollout engine. 1 is ideal.", chart="Mismatch"
     ),
     MetricEntry(
         "probe_deviation",
-        "",
-        "number",
-        "Mismatch",
-        "Mean absolute log-prob difference of engine and trainer after the sync.",
+        "Mean absolute log-prob difference after the weight sync, in nats. Lower is better.",
+        chart="Mismatch",
+    ),
+    MetricEntry("staleness/mean", "Mean age of the weights that generated a sample, in optimizer steps."),
+    MetricEntry("staleness/max", "Largest age of the weights that generated a sample, in optimizer steps."),
+    MetricEntry(
+        "correction_kept",
+        "Share of response tokens with a weight above 0 after off-policy correction.",
+        "percent",
+        "Kept tokens",
+        label="kept by the correction",
     ),
     MetricEntry(
-        "correction_kept", "kept", "percent", "Off-policy correction", "Tokens with a weight above 0 after correction."
-    ),
-    MetricEntry("correction_*", "", "number", "Off-policy correction", "Weight of a token: mean, max."),
-    MetricEntry("response_length/mean", "length", "number", "Response length", "Mean number of response tokens."),
-    MetricEntry(
-        "response_length/*", "", "number", "Response length", "Other statistics of the response length: min, max."
+        "correction_mean", "Mean off-policy correction weight of a response token.", chart="Off-policy correction"
     ),
     MetricEntry(
-        "finished", "finished", "percent", "Finished", "Responses that ended by themselves before the token limit."
+        "correction_max", "Largest off-policy correction weight of a response token.", chart="Off-policy correction"
     ),
+    MetricEntry("response_length/mean", "Mean number of tokens in a response.", label="length"),
+    MetricEntry("response_length/max", "Largest number of tokens in a response."),
+    MetricEntry("finished", "Share of responses that ended before the token limit.", "percent"),
     MetricEntry(
-        "tokens_per_second", "tokens/s", "count", "Speed", "Response tokens of all ranks per second of the step."
+        "tokens_per_second",
+        "Response tokens of all ranks per second of the step. Higher is better.",
+        "count",
+        "Speed",
+        label="tokens/s",
     ),
-    MetricEntry("time/*", "", "seconds", "Time", "Seconds of one phase of the step, for example time/generate."),
-    MetricEntry("memory/*", "", "number", "Memory", "Memory in GiB."),
+    MetricEntry("time/step", "Duration of the training step, without evaluation and checkpoint.", "seconds"),
+    MetricEntry("time/rollout", "Time to generate and reward the samples.", "seconds"),
+    MetricEntry(
+        "time/score", "Time to compute old log-probs, reference log-probs and advantages, as needed.", "seconds"
+    ),
+    MetricEntry("time/update", "Time of the forward and backward passes and the optimizer steps.", "seconds"),
+    MetricEntry("time/sync", "Time to send the weights to the rollout engine and to probe it.", "seconds"),
 )
 
 
 def describe(name: str) -> MetricEntry:
-    """The glossary's entry with the label filled in; a name that is not in it is a number in a chart of its prefix."""
-    for entry in GLOSSARY:
-        if fnmatchcase(name, entry.pattern):
-            return entry if entry.label else MetricEntry(name, _label(name), entry.unit, entry.chart, entry.meaning)
-    prefix = name.split("/")[0]
-    return MetricEntry(name, _label(name), "number", prefix.replace("_", " ").capitalize(), "")
+    """The entry of a metric with its chart and label; an unlisted metric is a number."""
+    found = next((entry for entry in GLOSSARY if fnmatchcase(name, entry.pattern)), MetricEntry(name, ""))
+    chart = found.chart or name.split("/")[0].replace("_", " ").capitalize()
+    return replace(found, chart=chart, label=found.label or _label(name))
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Metric names in the order of the glossary, unknown ones last; standard errors are left out."""
+    """Metric names in the order of the glossary, unlisted ones last, without standard errors."""
     patterns = [entry.pattern for entry in GLOSSARY]
 
     def rank(name: str) -> tuple[int, list[int], str]:
@@ -144,7 +204,7 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 
 def format_metric(name: str, metrics: Mapping[str, float | None]) -> str:
-    """The value of one metric with its unit, and its standard error where there is one: ``46.9% ± 3.5``."""
+    """The value of one metric with its unit, and its standard error if it was logged: ``46.9% ± 3.5``."""
     unit, error = describe(name).unit, metrics.get(name + STANDARD_ERROR)
     text = format_value(metrics.get(name), unit)
     if error is None or not math.isfinite(error):
@@ -153,7 +213,7 @@ def format_metric(name: str, metrics: Mapping[str, float | None]) -> str:
 
 
 def format_value(value: float | None, unit: Unit) -> str:
-    """One number for people: three or four digits, percents of fractions, a dash for nothing."""
+    """A number as people read it: three or four digits, fractions in percent, a dash for None."""
     if value is None:
         return "-"
     if not math.isfinite(value):
@@ -170,7 +230,7 @@ def format_value(value: float | None, unit: Unit) -> str:
 
 
 def format_change(name: str, before: float | None, after: float | None) -> str:
-    """The difference with its sign; percentage points for fractions."""
+    """The signed difference, in percentage points for fractions; empty if it cannot be computed."""
     if before is None or after is None or not math.isfinite(after - before):
         return ""
     unit = describe(name).unit

@@ -1,4 +1,4 @@
-"""metrics.jsonl, the record of a run that everything else is a mirror of: one JSON object per line."""
+"""metrics.jsonl, the primary record of a run: one JSON object per line. Other trackers mirror it."""
 
 import json
 import time
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Literal
 
-from skyrl_train.tracking.atomic_file import write_error, written_aside
+from skyrl_train.tracking.atomic_file import atomic_write, write_error
 from skyrl_train.tracking.strict_json import encode
 from skyrl_train.tracking.tracker import RunInfo, RunSummary, TrackerError
 
@@ -15,16 +15,16 @@ _OWN_KEYS = frozenset({"step", "kind", "time", "final"})
 
 
 class Jsonl:
-    """Appends ``{"step": 3, "kind": "train", "time": ..., "reward/mean": 0.5, ...}``; NaN and infinities are null.
+    """Appends ``{"step": 3, "kind": "train", "time": ..., "reward/mean": 0.5, ...}``; NaN and infinity become null.
 
-    On resume the lines after the resumed step are cut off before the first new one: a run that cannot go on after all
-    has lost none. Failing to write ends the run.
+    A resumed run removes the lines after the step that it resumes from only when it writes a new line, so a resume
+    that fails loses nothing. A write error ends the run.
     """
 
     def __init__(self) -> None:
         self._path: Path | None = None
         self._file: IO[bytes] | None = None
-        self._cut_after: int | None = None  # a step, while later ones may still be there
+        self._cut_after: int | None = None  # a step; the file may still have lines of later ones
 
     def start(self, info: RunInfo) -> None:
         """Open the file for appending.
@@ -43,10 +43,10 @@ class Jsonl:
         self._append({"step": step, "kind": "evaluation", "final": final}, metrics)
 
     def message(self, text: str) -> None:
-        """Messages are for people; the file holds numbers."""
+        """Ignored: the file holds metrics only."""
 
     def finish(self, summary: RunSummary) -> None:
-        """Nothing is left to write: every line is on its way to disk already."""
+        """Does nothing: every line is already written."""
 
     def close(self) -> None:
         if self._file is not None:
@@ -55,9 +55,11 @@ class Jsonl:
 
     def _append(self, head: Mapping[str, int | str | bool], metrics: Mapping[str, float]) -> None:
         if self._file is None or self._path is None:
-            raise RuntimeError("metrics.jsonl is not open: call start first")
+            raise RuntimeError("metrics.jsonl is not open; call start first")
         if reserved := sorted(_OWN_KEYS & metrics.keys()):
-            raise TrackerError(f"metrics cannot be named {', '.join(reserved)}: metrics.jsonl uses these keys itself")
+            raise TrackerError(
+                f"metrics cannot be named {', '.join(reserved)}: metrics.jsonl reserves these keys; rename them"
+            )
         if self._cut_after is not None:
             self._file.close()
             _cut(self._path, self._cut_after)
@@ -78,14 +80,14 @@ def _opened(path: Path) -> IO[bytes]:
 
 
 def _cut(path: Path, step: int) -> None:
-    with written_aside(path) as aside, path.open("rb") as lines, aside.open("wb") as kept:
+    with atomic_write(path) as temporary, path.open("rb") as lines, temporary.open("wb") as kept:
         for line in lines:
             if _step_of(line) <= step:
-                kept.write(line.rstrip(b"\n") + b"\n")  # a full disk may have taken the last one's end alone
+                kept.write(line.rstrip(b"\n") + b"\n")  # a full disk may have cut off only the last newline
 
 
 def _step_of(line: bytes) -> float:
-    # The last line of a killed run may be torn; it goes.
+    # The last line of a killed run may be incomplete and is removed.
     try:
         entry = json.loads(line)
     except ValueError:

@@ -35,7 +35,7 @@ from skyrl_train.policy.loading import (
 from skyrl_train.policy.policy import Policy
 from skyrl_train.policy.shared_prompts import can_share_prompts
 from skyrl_train.ranks.ranks import Ranks
-from skyrl_train.ranks.same_folder import check_shared
+from skyrl_train.ranks.same_folder import check_same_folder
 from skyrl_train.ranks.same_run import check_data, check_run
 from skyrl_train.ranks.session import Session, session
 from skyrl_train.record.journal import Journal
@@ -84,7 +84,7 @@ def _run(run: ResolvedRun, own: Session) -> None:
             torch.set_num_threads(threads)
             keep_freed_memory()
         random_state.seed(run.config.seed)
-        with own.announced():
+        with own.reports_failure():
             _build(run, own, stack, threads=threads).train()
 
 
@@ -105,7 +105,7 @@ def _build(run: ResolvedRun, own: Session, stack: ExitStack, *, threads: int | s
     found = resumed.path if resumed is not None else None
     journal = stack.enter_context(open_journal(run, ranks, progress, found, loss_record))
     own.watchdog.record = journal
-    check_shared(journal.folder, ranks)
+    check_same_folder(journal.folder, ranks)
     settings = config.environment
     scorer = stack.enter_context(Scorer(environments, workers=settings.workers, deadline=settings.deadline))
     converts = resumed is not None and resumed.converts
@@ -258,7 +258,7 @@ def _rollout_engine(
         tokenizer,
         ranks,
         whole=engine.stage != 3,  # there the module holds shards alone
-        gather=ranks.gather_aside() if ahead else None,
+        gather=ranks.gather_in_thread() if ahead else None,
         message=message,
     )
     if ahead and not built.works_elsewhere:

@@ -90,7 +90,7 @@ class Trainer:
             parts.journal.evaluation(0, parts.evaluator.evaluate(), final=False)
         if self.progress.step == config.trainer.steps:
             parts.journal.recall_end()
-        parts.stop.let_steps_end()
+        parts.stop.wait_for_steps()
         while self.progress.step < config.trainer.steps:
             parts.saves.settle()
             self._stop_if_asked()

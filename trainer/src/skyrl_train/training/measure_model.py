@@ -59,7 +59,7 @@ def assess(target: str, config: RunConfig) -> Assessment:
     try:
         evaluation = _evaluate(target, config, ranks)
     finally:
-        ranks.leave()
+        ranks.end_run()
     return Assessment(evaluation=evaluation, prompts=len(evaluation.answers), intervals=_intervals(evaluation, config))
 
 
