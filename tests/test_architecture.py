@@ -25,6 +25,7 @@ HEAVY = ["torch", "transformers", "deepspeed", "accelerate"]
 # Packages, or single modules, that must be importable where none of HEAVY is: they serve commands that answer at once.
 LIGHT = ["skyrl_core.cli", "skyrl_core.entry_points", "skyrl_core.errors", "skyrl_core.params"]
 LIGHT += ["skyrl_core.losses.params", "skyrl_core.registry", "skyrl_core.estimator_registry", "skyrl_core.param_plan"]
+LIGHT += ["skyrl_core.resolved_plugin", "skyrl_core.resolved_loss"]
 LIGHT += ["skyrl_train.config", "skyrl_train.environments", "skyrl_train.tracking", "skyrl_train.commands"]
 LIGHT += ["skyrl_train.entrypoints", "skyrl_train.data", "skyrl_train.rollout.engine", "skyrl_train.rollout.seeds"]
 LIGHT += ["skyrl_loss_entropyreg.params", "skyrl_loss_clippedpg.params"]

@@ -91,15 +91,20 @@ class PluginGroup:
         Raises:
             UnknownPluginError: the policy allows a distribution that is not installed.
         """
-        rows = self._rows(policy)
+        rows = self.rows(policy)
         competing = defaultdict(list)
         for row in rows:
             if row.competes:
                 competing[row.name].append(row)
         return [_marked(row, competing[row.name]) if row.competes else row for row in rows]
 
-    def find(self, reference: str, policy: PluginPolicy = ALLOW_ALL) -> Claim:
+    def find(self, reference: str, policy: PluginPolicy = ALLOW_ALL, *, rows: Sequence[Claim] | None = None) -> Claim:
         """The one usable claim that a reference means. Imports nothing.
+
+        Args:
+            reference: a name, or ``distribution:name``.
+            policy: which distributions may provide plugins.
+            rows: what ``rows`` returned under this policy; None reads the metadata.
 
         Raises:
             UnknownPluginError: nothing has this name, or the policy allows a distribution that is not installed.
@@ -107,7 +112,7 @@ class PluginGroup:
             PluginLoadError: its metadata or its package is broken.
         """
         distribution, _, name = reference.rpartition(":")
-        rows = self._rows(policy)
+        rows = self.rows(policy) if rows is None else rows
         matches = [row for row in rows if row.name == name and fold(distribution) in ("", fold(row.distribution))]
         if not matches:
             raise self._unknown(reference, rows)
@@ -141,17 +146,21 @@ class PluginGroup:
         """
         if self.is_registered(claim):
             return self._registered[claim.name].plugin
-        try:
-            with redirect_stdout(sys.stderr):  # what it prints must not mix with the output that a program reads
-                return getattr(import_module(claim.module), claim.attribute)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # plugins call sys.exit at import
-            raise PluginLoadError(
-                f"{self.kind} {claim} could not be imported from {claim.value}\n  {_in_a_line(error)}\n"
-                f"see the traceback: {sys.executable} -c 'import {claim.module}'\n"
-                f"repair it: {repair(claim.distribution)}"
-            ) from error
+        return _imported(self.kind, claim)
+
+    def schema(self, claim: Claim) -> object:
+        """The parameter schema that a plugin declares, imported without the plugin; None if it declares none.
+
+        Raises:
+            PluginLoadError: its import fails in whatever way.
+        """
+        if self.is_registered(claim):
+            return getattr(self._registered[claim.name].plugin, "Params", None)
+        for distribution in installed_distributions():
+            for group, name, value in distribution.declarations:
+                if (distribution.name, group, name) == (claim.distribution, self.params_group, claim.name):
+                    return _imported(f"parameter schema of {self.kind}", claim._replace(value=value))
+        return None
 
     def is_registered(self, claim: Claim) -> bool:
         """Whether the claim is that of a plugin of this process."""
@@ -161,7 +170,8 @@ class PluginGroup:
         """The class or function that the user registered under a name."""
         return self._registered[name].source
 
-    def _rows(self, policy: PluginPolicy) -> list[Claim]:
+    def rows(self, policy: PluginPolicy = ALLOW_ALL) -> list[Claim]:
+        """The claims without the mark of a conflict, for ``find``; otherwise as ``claims``."""
         policy.check()
         distributions = installed_distributions()
         core = next((each.version for each in distributions if fold(each.name) == "skyrl-core"), "")
@@ -210,6 +220,20 @@ class PluginGroup:
             f"available: {', '.join(dict.fromkeys(known)) or 'none'}\n"
             f"to add the package that it is in: {sys.executable} -m pip install PACKAGE"
         )
+
+
+def _imported(kind: str, claim: Claim) -> object:
+    try:
+        with redirect_stdout(sys.stderr):  # what it prints must not mix with the output that a program reads
+            return getattr(import_module(claim.module), claim.attribute)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # plugins call sys.exit at import
+        raise PluginLoadError(
+            f"{kind} {claim} could not be imported from {claim.value}\n  {_in_a_line(error)}\n"
+            f"see the traceback: {sys.executable} -c 'import {claim.module}'\n"
+            f"repair it: {repair(claim.distribution)}"
+        ) from error
 
 
 def _marked(row: Claim, competing: Sequence[Claim]) -> Claim:

@@ -31,7 +31,7 @@ def problems(*overrides, kind=InvalidParamsError, **arguments):
 
 def test_the_defaults_are_a_run():
     run = resolve()
-    assert run.loss_reference == "dual_clip"
+    assert str(run.loss.claim).startswith("'dual_clip' (skyrl-core ")
     assert run.missing == ()
     assert run.resume is None
 
@@ -178,7 +178,7 @@ def test_two_claims_to_the_loss_are_a_conflict_and_the_distribution_decides(dist
         )
     assert "'one-losses:twice' or 'two-losses:twice'" in problems(loss="twice", kind=PluginConflictError)
     run = resolve("trainer.algorithm.twice.a=5", loss="one-losses:twice")
-    assert run.loss_params == {"a": 5}
+    assert run.loss.params == {"a": 5}
     assert run.as_dict()["trainer"]["algorithm"]["twice"] == {"a": 5}
 
 
@@ -196,7 +196,7 @@ def test_an_untyped_loss_gets_its_parameters_as_they_are_and_is_not_imported(dis
         "untyped-loss", {"skyrl.policy_losses": {"bare": "bare:Loss"}}, modules={"bare.py": "raise RuntimeError\n"}
     )
     run = resolve("+trainer.algorithm.bare.anything=[1, 2]", loss="bare")
-    assert run.loss_params == {"anything": [1, 2]}
+    assert run.loss.params == {"anything": [1, 2]}
 
 
 def test_a_registered_loss_gets_its_parameters(monkeypatch):
@@ -212,14 +212,14 @@ def test_a_registered_loss_gets_its_parameters(monkeypatch):
     monkeypatch.setattr(registry.LOSSES, "_registered", {})
     registry.register_policy_loss("my_custom_loss", Mine)
     run = resolve("+trainer.algorithm.my_custom_loss.my_param=1.5", loss="my_custom_loss")
-    assert run.loss_params == {"my_param": 1.5}
+    assert run.loss.params == {"my_param": 1.5}
 
 
 def test_parameters_are_resolved_with_their_defaults():
     run = resolve("trainer.algorithm.entropy_reg.entropy_coef=0.5", loss="entropy_reg")
     given = {"entropy_coef": 0.5, "clip_low": 0.2, "clip_high": 0.2, "entropy": "exact", "target_entropy": None}
-    assert run.loss_params == given | {"adapt_rate": 0.005, "coef_max": 1.0}
-    assert run.estimator_params == {"norm_by_std": True, "epsilon": 1e-6}
+    assert run.loss.params == given | {"adapt_rate": 0.005, "coef_max": 1.0}
+    assert run.estimator.params == {"norm_by_std": True, "epsilon": 1e-6}
 
 
 def test_an_empty_section_and_an_empty_block_have_their_defaults(tmp_path):

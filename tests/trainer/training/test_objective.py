@@ -8,7 +8,7 @@ from skyrl_core.off_policy import OffPolicyCorrection
 from skyrl_core.params import LossParams
 from skyrl_core.policy_loss import LossBatch, Need, PolicyLoss, TokenLosses
 from skyrl_core.reduction import count_batch, token_weights
-from skyrl_core.registry import load_scheduled_loss
+from skyrl_core.resolved_loss import ResolvedLoss
 from skyrl_core.schedule import parse_schedule
 from skyrl_core.scheduled_loss import ScheduledLoss
 from skyrl_train.training.objective import Objective, highest_entropy
@@ -51,7 +51,7 @@ def evaluated(objective: Objective, step: int = 0) -> tuple[dict[str, torch.Tens
 
 
 def objective(loss: str = "standard", **settings: object) -> Objective:
-    return Objective(loss=load_scheduled_loss(loss), reduction="token_mean", max_length=8, **settings)
+    return Objective(loss=ResolvedLoss.find(loss).scheduled(), reduction="token_mean", max_length=8, **settings)
 
 
 def mean(values: torch.Tensor) -> torch.Tensor:
@@ -135,7 +135,7 @@ def test_scheduled_weights_are_those_of_the_step_and_are_logged() -> None:
 
 def test_scheduled_parameters_of_the_loss_are_logged_under_its_name() -> None:
     falling = {"schedule": "linear", "start": 0.4, "end": 0.2, "steps": 2}
-    loss = load_scheduled_loss("dual_clip", {"clip_high": falling})
+    loss = ResolvedLoss.find("dual_clip", {"clip_high": falling}).scheduled()
     goal = Objective(loss=loss, reduction="token_mean", max_length=8)
     assert goal.numbers(1) == {"schedule/dual_clip.clip_high": pytest.approx(0.3)}
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from skyrl_core.cli.assignments import params_of
 from skyrl_core.cli.table import indented, terminal_width
 from skyrl_core.errors import ConformanceError, PluginLoadError, SkyrlError
-from skyrl_core.registry import LOSSES, load_policy_loss
+from skyrl_core.resolved_loss import ResolvedLoss
 
 if TYPE_CHECKING:
     from skyrl_core.conformance.package_check import PackageReport  # the rules import torch
@@ -61,8 +61,9 @@ def _check_loss(target: str, params: Mapping[str, Any], *, as_json: bool) -> boo
     if _is_class(target):
         loss, name, distribution, about = _loss_of_class(target, params), target, None, ""
     else:
-        claim = LOSSES.find(target)
-        loss, name, distribution = load_policy_loss(target, params), claim.name, claim.distribution
+        resolved = ResolvedLoss.find(target, params)
+        claim = resolved.claim
+        loss, name, distribution = resolved.scheduled().loss, claim.name, claim.distribution
         about = f" ({distribution} {claim.version})"
     report = check_policy_loss(loss, thorough=True)
     if as_json:

@@ -11,7 +11,8 @@ from skyrl_core.cli.table import indented, render_table, terminal_width
 from skyrl_core.entry_points import Claim
 from skyrl_core.module_source import class_constants, source_file
 from skyrl_core.params import LossParams
-from skyrl_core.registry import LOSSES, load_loss_class, loss_params_class
+from skyrl_core.registry import LOSSES
+from skyrl_core.resolved_loss import ResolvedLoss
 
 SCHEMA_VERSION = 1
 LONGEST_DEFAULT = 40
@@ -49,7 +50,8 @@ def schema(reference: str, form: str) -> int:
 
 
 def _schema(claim: Claim) -> type[LossParams]:
-    return loss_params_class(claim) or load_loss_class(claim).Params
+    loss = ResolvedLoss(claim)
+    return loss.schema or loss.plugin.Params
 
 
 def _page(claim: Claim, facts: Mapping[str, Any], file: str, schema: type[LossParams]) -> list[str]:

@@ -15,7 +15,7 @@ from skyrl_core.cli.assignments import params_of
 from skyrl_core.cli.axis import number
 from skyrl_core.cli.table import indented, terminal_width
 from skyrl_core.errors import ConformanceError, SkyrlError
-from skyrl_core.registry import LOSSES, load_policy_loss
+from skyrl_core.resolved_loss import ResolvedLoss
 
 if TYPE_CHECKING:
     from skyrl_core.policy_loss import PolicyLoss  # these import torch
@@ -28,8 +28,8 @@ _NARROWEST, _WIDEST = 48, 100
 
 def run(arguments: Namespace) -> int:
     """Measure the loss and print, or write, what came out."""
-    claim = LOSSES.find(arguments.name)
-    loss = load_policy_loss(arguments.name, params_of(arguments.param))
+    resolved = ResolvedLoss.find(arguments.name, params_of(arguments.param))
+    claim, loss = resolved.claim, resolved.scheduled().loss
     measured = _measure(loss, arguments)
     if arguments.json:
         about = {"name": claim.name, "distribution": claim.distribution, "params": _params(loss)}

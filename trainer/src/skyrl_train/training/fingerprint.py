@@ -22,20 +22,18 @@ FIRST_ROWS = 64
 SHOWN = 20
 
 
-def check_run(ranks: Ranks, run: ResolvedRun, loss: dict[str, Any]) -> None:
+def check_run(ranks: Ranks, run: ResolvedRun) -> None:
     """Compare what this rank was told to train, and with what. Collective, and before any other: a rank that was told
     something else would meet the others at another one.
-
-    Args:
-        run: the checked configuration.
-        loss: identity and parameters of its loss.
 
     Raises:
         SkyrlError: the same on all ranks, with what differs, on which of them, and how.
     """
     packages = {name: importlib.metadata.version(name) for name in PACKAGES}
     resume = None if run.resume is None else str(run.resume)
-    _compare(ranks, {"loss": loss, "config": run.as_dict(), "packages": packages, "resume": resume})
+    _compare(
+        ranks, {"loss": run.loss.identity.record(), "config": run.as_dict(), "packages": packages, "resume": resume}
+    )
 
 
 def check_data(ranks: Ranks, sources: Mapping[str, PromptSource | None]) -> None:

@@ -2,9 +2,7 @@
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
-from skyrl_train.config.plugins import plugin_policy
 from skyrl_train.config.resolved import ResolvedRun
 from skyrl_train.observers.loading import load_observers
 from skyrl_train.tracking.loading import load_trackers
@@ -17,13 +15,7 @@ from skyrl_train.training.ranks import RankLost, Ranks
 from skyrl_train.training.resume_command import resume_command
 
 
-def open_journal(
-    run: ResolvedRun,
-    ranks: Ranks,
-    progress: Progress,
-    found: Path | None,
-    loss_record: dict[str, Any],
-) -> Journal:
+def open_journal(run: ResolvedRun, ranks: Ranks, progress: Progress, found: Path | None) -> Journal:
     """The run folder is made, and everything that watches the run started, on rank 0. Collective."""
     if not ranks.is_main:
         path = ranks.broadcast(None)
@@ -31,7 +23,7 @@ def open_journal(
             raise RankLost("rank 0 could not start the run, and said why")
         return Journal(Path(path))
     try:
-        journal = _open_journal(run, ranks, progress, found, loss_record)
+        journal = _open_journal(run, ranks, progress, found)
     except Exception:
         ranks.broadcast(None)
         raise
@@ -39,36 +31,30 @@ def open_journal(
     return journal
 
 
-def _open_journal(
-    run: ResolvedRun,
-    ranks: Ranks,
-    progress: Progress,
-    found: Path | None,
-    loss_record: dict[str, Any],
-) -> Journal:
-    config, policy = run.config, plugin_policy(run.config)
+def _open_journal(run: ResolvedRun, ranks: Ranks, progress: Progress, found: Path | None) -> Journal:
+    config, loss = run.config, run.loss.identity
     if found is not None:
         folder = RunFolder.resume(found.parent.parent)
     else:
-        folder = RunFolder.create(config.run_folder, title=loss_record["name"])
+        folder = RunFolder.create(config.run_folder, title=loss.name)
     with ExitStack() as undo:
         undo.callback(folder.close)
-        observers = load_observers(config.plugins.observers, policy)
-        tracker = load_trackers(config.tracking.trackers, policy)
+        observers = load_observers(run.observers)
+        tracker = load_trackers(run.trackers)
         undo.callback(tracker.close)
         with folder.unless_refused():
             folder.write_config(run.as_dict())
             folder.start_run(
                 {
                     "title": folder.path.name,
-                    "loss": loss_record,
+                    "loss": loss.record(),
                     "loss_changes": progress.loss_changes,
                     "model": config.model,
                     "seeds": {"run": config.seed},
                     "total_steps": config.trainer.steps,
                     "world_size": ranks.world_size,
                 }
-                | collect_provenance([loss_record["distribution"]])
+                | collect_provenance([loss.distribution])
             )
             if found is not None:
                 observers.checkpoint_loading(found)
@@ -76,7 +62,7 @@ def _open_journal(
                 RunInfo(
                     run_folder=folder.path,
                     title=folder.path.name,
-                    loss=loss_record["id"],
+                    loss=str(loss),
                     total_steps=config.trainer.steps,
                     config=run.as_dict(),
                     world_size=ranks.world_size,
