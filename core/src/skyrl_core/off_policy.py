@@ -14,12 +14,10 @@ drops whole sequences: those whose product or geometric mean of w_t, or any sing
 never raises the weight of the others.
 """
 
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 from torch import Tensor
 
+from skyrl_core.algorithm_options import OffPolicyOptions
 from skyrl_core.kl import kl_estimate
 from skyrl_core.masked import sequence_mean
 from skyrl_core.metric import Metric
@@ -28,17 +26,8 @@ from skyrl_core.metric import Metric
 _LIMIT = 20.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class OffPolicyCorrection:
+class OffPolicyCorrection(OffPolicyOptions):
     """Which weights, and which sequences are dropped."""
-
-    weight: Literal["none", "token", "sequence", "geometric"] = "none"
-    outside: Literal["truncate", "mask"] = "truncate"
-    low: float = 0.0
-    high: float = 2.0
-    band: Literal["none", "token", "geometric", "product"] = "none"
-    band_low: float = 0.5
-    band_high: float = 2.0
 
     @property
     def active(self) -> bool:

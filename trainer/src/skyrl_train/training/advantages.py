@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from skyrl_core.advantages.estimator import AdvantageBatch, AdvantageEstimator
+from skyrl_core.algorithm_options import KlEstimator
 from skyrl_core.errors import SkyrlError
 from skyrl_core.kl import kl_estimate
 from skyrl_train.training.experience import Experience
@@ -15,7 +16,7 @@ from skyrl_train.training.ranks import Ranks
 class AdvantagePass:
     """Calls the estimator with whole groups, whichever ranks drew them."""
 
-    def __init__(self, estimator: AdvantageEstimator, name: str, kl_estimator: str, ranks: Ranks) -> None:
+    def __init__(self, estimator: AdvantageEstimator, name: str, kl_estimator: KlEstimator, ranks: Ranks) -> None:
         """``name`` is what messages call the estimator.
 
         Raises:

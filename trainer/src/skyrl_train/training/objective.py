@@ -8,13 +8,14 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from skyrl_core.algorithm_options import KlEstimator, LossReduction
 from skyrl_core.errors import InvalidParamsError
 from skyrl_core.evaluation import LossOutput, evaluate_loss
 from skyrl_core.kl import kl_loss
 from skyrl_core.metric import Metric
 from skyrl_core.off_policy import OffPolicyCorrection, correction_metrics, mismatch_metrics
 from skyrl_core.policy_loss import LossBatch, Need, PolicyLoss, is_scalar_form
-from skyrl_core.reduction import LossReduction, weighted_sum
+from skyrl_core.reduction import weighted_sum
 from skyrl_core.schedule import number_at
 from skyrl_core.scheduled_loss import ScheduledLoss
 from skyrl_train.config.number import Number, highest
@@ -39,7 +40,7 @@ class Objective:
     reduction: LossReduction
     max_length: int  # L of the reduction sequence_sum_norm
     kl_coef: Number = 0.0
-    kl_estimator: str = "k2"
+    kl_estimator: KlEstimator = "k2"
     kl_reward_coef: Number = 0.0
     entropy_coef: Number = 0.0
     high_entropy_fraction: float | None = None
