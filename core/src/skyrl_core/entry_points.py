@@ -99,12 +99,7 @@ class PluginGroup:
         return [_marked(row, competing[row.name]) if row.competes else row for row in rows]
 
     def find(self, reference: str, policy: PluginPolicy = ALLOW_ALL, *, rows: Sequence[Claim] | None = None) -> Claim:
-        """The one usable claim that a reference means. Imports nothing.
-
-        Args:
-            reference: a name, or ``distribution:name``.
-            policy: which distributions may provide plugins.
-            rows: what ``rows`` returned under this policy; None reads the metadata.
+        """The one usable claim that a reference means, of these ``rows`` if they were read already. Imports nothing.
 
         Raises:
             UnknownPluginError: nothing has this name, or the policy allows a distribution that is not installed.
@@ -130,12 +125,7 @@ class PluginGroup:
         return claim
 
     def load(self, reference: str, policy: PluginPolicy = ALLOW_ALL) -> object:
-        """Import the plugin that a reference means, and no other.
-
-        Raises:
-            UnknownPluginError, PluginConflictError: as ``find``.
-            PluginLoadError: as ``find``, or its import fails in whatever way.
-        """
+        """Import the plugin that a reference means, and no other. Raises as ``find`` and ``load_claim``."""
         return self.load_claim(self.find(reference, policy))
 
     def load_claim(self, claim: Claim) -> object:
@@ -146,20 +136,27 @@ class PluginGroup:
         """
         if self.is_registered(claim):
             return self._registered[claim.name].plugin
-        return _imported(self.kind, claim)
+        try:
+            with redirect_stdout(sys.stderr):  # what it prints must not mix with the output that a program reads
+                return getattr(import_module(claim.module), claim.attribute)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # plugins call sys.exit at import
+            raise PluginLoadError(
+                f"{self.kind} {claim} could not be imported from {claim.value}\n  {_in_a_line(error)}\n"
+                f"see the traceback: {sys.executable} -c 'import {claim.module}'\n"
+                f"repair it: {repair(claim.distribution)}"
+            ) from error
 
     def schema(self, claim: Claim) -> object:
-        """The parameter schema that a plugin declares, imported without the plugin; None if it declares none.
-
-        Raises:
-            PluginLoadError: its import fails in whatever way.
-        """
+        """The parameter schema of a plugin, imported without it; None if it declares none. Raises as ``load_claim``."""
         if self.is_registered(claim):
             return getattr(self._registered[claim.name].plugin, "Params", None)
+        schemas = PluginGroup(self.params_group, f"parameter schema of {self.kind}")
         for distribution in installed_distributions():
             for group, name, value in distribution.declarations:
                 if (distribution.name, group, name) == (claim.distribution, self.params_group, claim.name):
-                    return _imported(f"parameter schema of {self.kind}", claim._replace(value=value))
+                    return schemas.load_claim(claim._replace(value=value))
         return None
 
     def is_registered(self, claim: Claim) -> bool:
@@ -220,20 +217,6 @@ class PluginGroup:
             f"available: {', '.join(dict.fromkeys(known)) or 'none'}\n"
             f"to add the package that it is in: {sys.executable} -m pip install PACKAGE"
         )
-
-
-def _imported(kind: str, claim: Claim) -> object:
-    try:
-        with redirect_stdout(sys.stderr):  # what it prints must not mix with the output that a program reads
-            return getattr(import_module(claim.module), claim.attribute)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # plugins call sys.exit at import
-        raise PluginLoadError(
-            f"{kind} {claim} could not be imported from {claim.value}\n  {_in_a_line(error)}\n"
-            f"see the traceback: {sys.executable} -c 'import {claim.module}'\n"
-            f"repair it: {repair(claim.distribution)}"
-        ) from error
 
 
 def _marked(row: Claim, competing: Sequence[Claim]) -> Claim:

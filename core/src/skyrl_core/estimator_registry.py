@@ -43,9 +43,11 @@ def register_advantage_estimator(name: str, cls: Any = None) -> Any:
     """
     if cls is None:
         return lambda plugin: register_advantage_estimator(name, plugin)
+    from skyrl_core.advantages.estimator import AdvantageEstimator
     from skyrl_core.function_plugin import estimator_of_function
 
-    estimator = class_or_function(cls, _base()) or estimator_of_function(name, cls)
+    base: Any = AdvantageEstimator  # mypy takes no abstract class where a class is an argument
+    estimator = class_or_function(cls, base) or estimator_of_function(name, cls)
     ESTIMATORS.register(name, estimator, source=cls)
     return cls
 
@@ -56,7 +58,9 @@ class ResolvedEstimator(ResolvedPlugin["AdvantageEstimator"]):
     group = ESTIMATORS
 
     def _load(self) -> type[AdvantageEstimator]:
-        return load_class(ESTIMATORS, self.claim, _base())
+        from skyrl_core.advantages.estimator import AdvantageEstimator
+
+        return load_class(ESTIMATORS, self.claim, AdvantageEstimator)  # type: ignore[type-abstract]
 
 
 def load_advantage_estimator(
@@ -71,9 +75,3 @@ def load_advantage_estimator(
     """
     estimator = ResolvedEstimator.find(reference, params, policy)
     return estimator.build(estimator.class_plan.at(0))
-
-
-def _base() -> Any:  # mypy takes no abstract class where a class is an argument
-    from skyrl_core.advantages.estimator import AdvantageEstimator
-
-    return AdvantageEstimator

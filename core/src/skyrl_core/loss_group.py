@@ -26,12 +26,7 @@ class LossGroup(PluginGroup):
         super().__init__(POLICY_LOSSES, "policy loss", params_group=POLICY_LOSS_PARAMS)
 
     def find(self, reference: str, policy: PluginPolicy = ALLOW_ALL, *, rows: Sequence[Claim] | None = None) -> Claim:
-        """The one usable claim that a reference means, otherwise as ``PluginGroup.find``. Imports nothing.
-
-        Raises:
-            UnknownPluginError, PluginConflictError, PluginLoadError: as ``PluginGroup.find``; a conflict also where the
-                installed loss has other semantics than the reference asks for.
-        """
+        """As ``PluginGroup.find``; a conflict also where the installed loss has other semantics than is asked for."""
         name, pinned, version = reference.partition("@")
         claim = super().find(name, policy, rows=rows)
         if not pinned:

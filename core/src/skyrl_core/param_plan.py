@@ -1,7 +1,6 @@
 """The parameters of a plugin over a run: any number may be a schedule. Imports no torch."""
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -12,6 +11,7 @@ from skyrl_core.schedule import Schedule, checked_steps, is_schedule, parse_sche
 
 Schema = TypeVar("Schema", bound=BaseModel)
 Path = tuple[str | int, ...]
+Values = Mapping[str, Any]
 
 
 class ParamPlan(Generic[Schema]):
@@ -21,24 +21,16 @@ class ParamPlan(Generic[Schema]):
     """
 
     def __init__(
-        self,
-        schema: type[Schema],
-        values: Mapping[str, Any],
-        subject: str,
-        context: Any = None,
-        *,
-        takes_schedules: bool = True,
+        self, schema: type[Schema], values: Values, subject: str, context: Any = None, *, scheduled: bool = True
     ) -> None:
         """``subject`` is whose parameters they are, for the message; ``context`` goes to the schema's validators.
 
         Raises:
             InvalidParamsError: values do not fit, at the start or at some step; ``problems`` has all of them.
         """
-        self._validate: Callable[[Mapping[str, Any]], Schema] = partial(
-            validate_params, schema, subject=subject, context=context
-        )
+        self._validate: Callable[[Values], Schema] = lambda tree: validate_params(schema, tree, subject, context)
         self._values = values
-        self.schedules = _schedules(values, subject) if takes_schedules else {}
+        self.schedules = _schedules(values, subject) if scheduled else {}
         """By the path of the parameter that each stands for."""
         self.steps: tuple[int, ...] = tuple(
             sorted({0, *(step for each in self.schedules.values() for step in checked_steps(each.knots))})
@@ -84,7 +76,7 @@ def dotted(path: Path) -> str:
     return ".".join(map(str, path))
 
 
-def _schedules(values: Mapping[str, Any], subject: str) -> dict[Path, Schedule]:
+def _schedules(values: Values, subject: str) -> dict[Path, Schedule]:
     found: dict[Path, Schedule] = {}
     problems: list[ParamProblem] = []
     for path, value in _walk(values, ()):

@@ -19,25 +19,23 @@ if TYPE_CHECKING:
 
 
 class ResolvedLoss(ResolvedPlugin["PolicyLoss"]):
-    """What a run carries of its loss; nothing looks the loss up by its name again."""
+    """What a run carries of its loss; nothing looks the loss up by its name again.
+
+    A class for another version of the contract raises PluginConflictError.
+    """
 
     group = LOSSES
     takes_schedules = True
 
     def scheduled(self) -> ScheduledLoss:
-        """The loss of each optimizer step.
-
-        Raises:
-            InvalidParamsError: parameters do not fit; those of a typed loss are checked before it is imported.
-            PluginConflictError, PluginLoadError: as ``plugin``, or its constructor fails.
-        """
+        """The loss of each optimizer step. The parameters of a typed loss are checked before it is imported."""
         _ = self.plan
         from skyrl_core.scheduled_loss import ScheduledLoss
 
         return ScheduledLoss(self.class_plan, self.build)
 
     def build(self, params: LossParams) -> PolicyLoss:
-        """An instance with parameters of ``class_plan``. Raises as ``ResolvedPlugin.build``."""
+        """An instance with parameters of ``class_plan``."""
         instance = super().build(params)
         if not instance.name:
             vars(instance)["name"] = self.claim.name  # a loss without a name of its own goes by its entry point's
@@ -45,12 +43,7 @@ class ResolvedLoss(ResolvedPlugin["PolicyLoss"]):
 
     @cached_property
     def identity(self) -> LossIdentity:
-        """Which loss exactly this is, with its parameters. Imports the loss; reads its package's files.
-
-        Raises:
-            InvalidParamsError, PluginConflictError: as ``scheduled``.
-            PluginLoadError: likewise, or its files cannot be read.
-        """
+        """Which loss exactly this is, with its parameters. Imports the loss; reads its package's files."""
         claim, loss = self.claim, self.plugin
         registered, plan = LOSSES.is_registered(claim), self.class_plan
         return LossIdentity(

@@ -86,6 +86,7 @@ def _loss_of_class(target: str, params: Mapping[str, Any]) -> PolicyLoss:
         InvalidParamsError: the parameters do not fit.
     """
     from skyrl_core.param_validation import validate_params
+    from skyrl_core.plugin_class import construct
     from skyrl_core.policy_loss import PolicyLoss
 
     module, _, attribute = target.partition(":")
@@ -98,12 +99,7 @@ def _loss_of_class(target: str, params: Mapping[str, Any]) -> PolicyLoss:
         raise PluginLoadError(f"{target} could not be imported: {type(error).__name__}: {error}") from error
     if not (isinstance(cls, type) and issubclass(cls, PolicyLoss)):
         raise PluginLoadError(f"{target} is {cls!r}, not a subclass of PolicyLoss")
-    checked = validate_params(cls.Params, params, f"policy loss {target}")
-    try:
-        return cls(checked)
-    except Exception as error:
-        why = f"{type(error).__name__}: {error}"
-        raise PluginLoadError(f"{target} could not be constructed with {checked!r}: {why}") from error
+    return construct(target, cls, validate_params(cls.Params, params, f"policy loss {target}"))
 
 
 def _lines(report: Report) -> list[str]:

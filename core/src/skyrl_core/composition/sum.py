@@ -17,6 +17,7 @@ from torch import Tensor
 
 from skyrl_core.composition.params import SumParams
 from skyrl_core.evaluation import scalar_loss
+from skyrl_core.loss_group import loss_name
 from skyrl_core.metric import Metric
 from skyrl_core.policy_loss import LossBatch, Need, PolicyLoss, TokenLosses, is_scalar_form
 from skyrl_core.registry import load_policy_loss
@@ -117,7 +118,7 @@ def _needs(part: PolicyLoss) -> frozenset[Need]:
 
 
 def _labels(params: SumParams) -> list[str]:
-    names = [term.loss.partition("@")[0].rpartition(":")[2] for term in params.terms]
+    names = [loss_name(term.loss) for term in params.terms]
     counts, seen = Counter(names), Counter[str]()
     labels = []
     for name in names:

@@ -13,8 +13,9 @@ from skyrl_core.conformance.project import LossProject, read_project
 from skyrl_core.conformance.report import Report, RuleResult
 from skyrl_core.conformance.rule import Violation
 from skyrl_core.conformance.waivers import check_waivers
-from skyrl_core.errors import ConformanceError, PluginLoadError
+from skyrl_core.errors import ConformanceError
 from skyrl_core.param_validation import validate_params
+from skyrl_core.plugin_class import construct
 from skyrl_core.policy_loss import PolicyLoss
 
 GOLDEN = PackageRule(
@@ -102,12 +103,8 @@ def check_loss_package(
 
 
 def _instance(cls: type[PolicyLoss], params: Mapping[str, Any], name: str) -> PolicyLoss:
-    checked = validate_params(cls.Params, params, f"policy loss {name!r}")
-    try:
-        return cls(checked)
-    except Exception as error:
-        why = f"{type(error).__name__}: {error}"
-        raise PluginLoadError(f"policy loss {name!r} could not be constructed with {checked!r}: {why}") from error
+    subject = f"policy loss {name!r}"
+    return construct(subject, cls, validate_params(cls.Params, params, subject))
 
 
 def _result(rule: PackageRule, project: LossProject, check: Callable[[], list[str]]) -> RuleResult:

@@ -158,11 +158,8 @@ class PluginCheck:
             self._add(name_key, NO_VALUE if given is None else given, str(error), kind_of(error))
 
     def _add(self, key: str, value: Any, rule: str, kind: type[SkyrlError] = InvalidParamsError) -> None:
-        self.problems.append(self._problem(key, value, rule, kind))
-
-    def _problem(self, key: str, value: Any, rule: str, kind: type[SkyrlError]) -> Problem:
         origin = self._sources.origin(tuple(key.split(".")))
-        return Problem(key=key, value=value, rule=rule, origin=origin, error=kind)
+        self.problems.append(Problem(key=key, value=value, rule=rule, origin=origin, error=kind))
 
 
 def plugin_policy(config: RunConfig) -> PluginPolicy:
