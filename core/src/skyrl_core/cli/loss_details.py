@@ -6,13 +6,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from skyrl_core.cli.parameters import as_markdown, as_yaml, parameters
+from skyrl_core.cli.parameter_table import as_markdown, as_yaml, parameters
 from skyrl_core.cli.table import indented, render_table, terminal_width
-from skyrl_core.entry_points import Claim
-from skyrl_core.module_source import class_constants, source_file
-from skyrl_core.params import LossParams
-from skyrl_core.registry import LOSSES
-from skyrl_core.resolved_loss import ResolvedLoss
+from skyrl_core.discovery.module_source import class_constants, source_file
+from skyrl_core.discovery.plugin_group import Claim
+from skyrl_core.parameters.loss_params import LossParams
+from skyrl_core.registry.loss_registry import LOSSES
+from skyrl_core.registry.resolved_loss import ResolvedLoss
 
 SCHEMA_VERSION = 1
 LONGEST_DEFAULT = 40
@@ -29,7 +29,7 @@ def show(reference: str, *, as_json: bool) -> int:
     facts = {key: constants.get(key) for key in _CONSTANTS}
     if as_json:
         _print_json(
-            claim._asdict() | facts | {"file": str(file) if file else None, "params": schema.model_json_schema()}
+            claim.record() | facts | {"file": str(file) if file else None, "params": schema.model_json_schema()}
         )
         return 0
     print("\n".join(_page(claim, facts, str(file or "not on disk as source"), schema)))
@@ -61,7 +61,10 @@ def _page(claim: Claim, facts: Mapping[str, Any], file: str, schema: type[LossPa
         "class": claim.value,
         "file": file,
         "status": claim.status,
-    } | {key.replace("_", " "): str(value) for key, value in facts.items() if value is not None}
+    }
+    if origin := claim.origin:
+        about["installed from"] = f"{origin} (editable)" if origin.editable else str(origin)
+    about |= {key.replace("_", " "): str(value) for key, value in facts.items() if value is not None}
     label = max(map(len, about)) + 2
     lines = [claim.name, *indented(claim.summary, width, "  "), ""]
     lines += [f"  {key:<{label}}{value}" for key, value in about.items()]

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from skyrl_core.cli.table import indented, render_table, terminal_width
-from skyrl_core.entry_points import Claim, PluginPolicy
+from skyrl_core.discovery.plugin_group import Claim, PluginPolicy
 
 SCHEMA_VERSION = 1
 """Of the JSON output; goes up when a key changes its meaning or goes away."""
@@ -97,13 +97,13 @@ def _add_signature_options(command: argparse.ArgumentParser) -> None:
 
 def _list(policy: PluginPolicy, *, as_json: bool, long: bool) -> int:
     # Not the registry, which also knows how to load a loss: a listing need not pay for that.
-    from skyrl_core.loss_group import LOSSES
+    from skyrl_core.registry.loss_reference import LOSSES
 
     claims = LOSSES.claims(policy)
     if as_json:
         import json
 
-        losses = [claim._asdict() for claim in claims]
+        losses = [claim.record() for claim in claims]
         print(json.dumps({"schema_version": SCHEMA_VERSION, "losses": losses}, indent=2, ensure_ascii=False))
     elif not claims:
         print("no policy losses are installed")

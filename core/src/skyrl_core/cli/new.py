@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from skyrl_core import __version__
 from skyrl_core.scaffold.folder import write_folder
 from skyrl_core.scaffold.naming import PackageNames, package_names
-from skyrl_core.scaffold.package import Form, package_files
+from skyrl_core.scaffold.package_files import Form, package_files
 
 SCHEMA_VERSION = 1
 
@@ -35,7 +35,7 @@ def new(name: str, folder: str | None, form: Form, *, as_json: bool) -> int:
 
 def _next_commands(names: PackageNames, folder: Path) -> list[str]:
     return [
-        f"python -m pip install -e {shlex.quote(f'{folder}[test]')}",
+        f"python -m pip install -e {shlex.quote(f'{folder}[test,train]')}",
         f"python -m pytest {shlex.quote(str(folder))}",
         f"skyrl losses check {names.loss}",
         f"skyrl train --loss {names.loss}",

@@ -4,10 +4,10 @@ import argparse
 from collections.abc import Iterable, Sequence
 
 from skyrl_core.cli.table import render_table, terminal_width
-from skyrl_core.entry_points import GROUPS, PARAMS_GROUPS, Claim, PluginGroup, PluginPolicy
+from skyrl_core.discovery.installed import installed_distributions
+from skyrl_core.discovery.plugin_group import GROUPS, PARAMS_GROUPS, Claim, PluginGroup, PluginPolicy
 from skyrl_core.errors import did_you_mean
-from skyrl_core.installed import installed_distributions
-from skyrl_core.registry import LOSSES
+from skyrl_core.registry.loss_registry import LOSSES
 
 SCHEMA_VERSION = 1
 """Of the JSON output; goes up when a key changes its meaning or goes away."""
@@ -23,7 +23,7 @@ def main(argv: Sequence[str]) -> int:
     if arguments.json:
         import json
 
-        plugins = [{"group": group} | claim._asdict() for group, claim in rows]
+        plugins = [{"group": group} | claim.record() for group, claim in rows]
         print(json.dumps({"schema_version": SCHEMA_VERSION, "plugins": plugins}, indent=2, ensure_ascii=False))
     else:
         print("\n".join(_tables(rows)) or "no plugins are installed")

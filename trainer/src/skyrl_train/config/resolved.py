@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from skyrl_core.claim import Claim
-from skyrl_core.estimator_registry import ResolvedEstimator
-from skyrl_core.resolved_loss import ResolvedLoss
+from skyrl_core.discovery import Claim
+from skyrl_core.registry import ResolvedEstimator, ResolvedLoss
 from skyrl_train.config.problem import Problem
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.config.yaml_text import write_yaml
@@ -23,6 +22,7 @@ class ResolvedRun:
     engine: Claim
     trackers: tuple[Claim, ...] = ()
     observers: tuple[Claim, ...] = ()
+    quickstart: bool = False  # options that nobody set have the quickstart's values, where it has some
     files: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
     resume: Path | None = None  # a run folder or a checkpoint in one

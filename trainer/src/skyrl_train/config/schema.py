@@ -11,7 +11,7 @@ from pydantic import (
     field_validator,
 )
 
-from skyrl_core.algorithm_options import KlEstimator, LossReduction, NonNegative, OffPolicyOptions
+from skyrl_core.parameters import KlEstimator, LossReduction, NonNegative, OffPolicyOptions
 from skyrl_train.config.number import Number, Scheduled
 from skyrl_train.config.section import Section
 from skyrl_train.config.vllm_schema import Fraction, ServerConfig, VllmConfig
@@ -253,7 +253,11 @@ class PluginsConfig(Section):
 class RunConfig(Section):
     """A whole run."""
 
-    model: str = Field(default="tiny", description="`tiny` (ships with the trainer), a model folder, or a hub name.")
+    model: str = Field(
+        default="tiny",
+        description="`tiny` (ships with the trainer), a model folder, or a hub name. Without it and without --config "
+        "the tiny model trains with the quickstart's settings, not with the defaults listed here.",
+    )
     seed: NonNegativeInt = Field(default=0, description="Seed of data order and sampling.")
     run_folder: str | None = Field(default=None, description="Folder of the run; null makes runs/<loss>-<time>.")
     trainer: TrainerConfig = Field(default_factory=TrainerConfig, description="How much is trained, and how.")

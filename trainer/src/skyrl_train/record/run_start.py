@@ -1,0 +1,94 @@
+"""Opens the record of a run: its folder, its trackers and its observers."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+from skyrl_core.registry import LossIdentity
+from skyrl_train.config.resolved import ResolvedRun
+from skyrl_train.observers.load_observers import load_observers
+from skyrl_train.ranks.ranks import RankLost, Ranks
+from skyrl_train.ranks.resume_command import resume_command
+from skyrl_train.record.journal import Journal
+from skyrl_train.record.progress import Progress
+from skyrl_train.tracking.load_trackers import load_trackers
+from skyrl_train.tracking.provenance import collect_provenance
+from skyrl_train.tracking.run_folder import RunFolder
+from skyrl_train.tracking.tracker import RunInfo
+
+
+def open_journal(run: ResolvedRun, ranks: Ranks, progress: Progress, found: Path | None) -> Journal:
+    """The run folder is made, and everything that watches the run started, on rank 0. Collective."""
+    if not ranks.is_main:
+        path = ranks.broadcast(None)
+        if path is None:
+            raise RankLost("rank 0 could not start the run, and said why")
+        return Journal(Path(path))
+    try:
+        journal = _open_journal(run, ranks, progress, found)
+    except Exception:
+        ranks.broadcast(None)
+        raise
+    ranks.broadcast(str(journal.folder))
+    return journal
+
+
+def _open_journal(run: ResolvedRun, ranks: Ranks, progress: Progress, found: Path | None) -> Journal:
+    config, loss = run.config, run.loss.identity
+    if found is not None:
+        folder = RunFolder.resume(found.parent.parent)
+    else:
+        folder = RunFolder.create(config.run_folder, title=loss.name)
+    with ExitStack() as undo:
+        undo.callback(folder.close)
+        observers = load_observers(run.observers)
+        tracker = load_trackers(run.trackers)
+        undo.callback(tracker.close)
+        with folder.restored_on_error():
+            folder.write_config(run.as_dict())
+            folder.start_run(
+                {
+                    "title": folder.path.name,
+                    "loss": loss.record(),
+                    "loss_changes": progress.loss_changes,
+                    "model": config.model,
+                    "seeds": {"run": config.seed},
+                    "total_steps": config.trainer.steps,
+                    "world_size": ranks.world_size,
+                }
+                | collect_provenance(_distributions(loss))
+            )
+            if found is not None:
+                observers.checkpoint_loading(found)
+            tracker.start(
+                RunInfo(
+                    run_folder=folder.path,
+                    title=folder.path.name,
+                    loss=str(loss),
+                    total_steps=config.trainer.steps,
+                    config=run.as_dict(),
+                    world_size=ranks.world_size,
+                    start_step=progress.step,
+                )
+            )
+            observers.train_start(folder.read_run())
+        undo.pop_all()
+    journal = Journal(
+        folder.path,
+        run_folder=folder,
+        tracker=tracker,
+        observers=observers,
+        keep_rollouts=config.tracking.keep_rollouts,
+        start_step=progress.step,
+        resume_command=resume_command(folder, ranks),
+    )
+    journal.last_checkpoint = found
+    journal.accepts_loss_change = any(change["step"] == progress.step for change in progress.loss_changes[-1:])
+    return journal
+
+
+def _distributions(loss: LossIdentity) -> Iterator[str]:
+    """The distributions of a loss and of the losses that it is composed of."""
+    yield loss.distribution
+    for part in loss.components:
+        yield from _distributions(part)

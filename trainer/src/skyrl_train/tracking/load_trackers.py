@@ -1,0 +1,40 @@
+"""Trackers by name, from the entry-point group ``skyrl.trackers``."""
+
+from collections.abc import Iterable
+from typing import cast
+
+from skyrl_core.discovery import Claim
+from skyrl_core.errors import PluginLoadError
+from skyrl_train.config.plugin_check import TRACKER_GROUP
+from skyrl_train.tracking.metrics_jsonl import Jsonl
+from skyrl_train.tracking.tracker import Tracker, Trackers
+
+_METHODS = ("start", "log_step", "log_evaluation", "message", "finish", "close")
+
+
+def load_trackers(claims: Iterable[Claim]) -> Trackers:
+    """The trackers of a run: metrics.jsonl first, always, then the named trackers without duplicates.
+
+    Raises:
+        PluginLoadError: one of them is not a usable tracker.
+    """
+    others = [claim for claim in dict.fromkeys(claims) if (claim.distribution, claim.name) != ("skyrl-train", "jsonl")]
+    return Trackers([Jsonl(), *map(_load, others)])
+
+
+def _load(claim: Claim) -> Tracker:
+    name, loaded = claim.name, TRACKER_GROUP.load_claim(claim)
+    if not callable(loaded):
+        raise PluginLoadError(
+            f"tracker {name!r} is not a class but {type(loaded).__name__}: point its entry point to a class"
+        )
+    try:
+        tracker = loaded()
+    except Exception as error:
+        raise PluginLoadError(
+            f"tracker {name!r} could not be created without arguments: {type(error).__name__}: {error}. "
+            "Read options from info.config in start()."
+        ) from error
+    if missing := [method for method in _METHODS if not callable(getattr(tracker, method, None))]:
+        raise PluginLoadError(f"tracker {name!r} lacks methods: {', '.join(missing)}. Implement them")
+    return cast(Tracker, tracker)
