@@ -15,7 +15,7 @@ from skyrl_core.cli.assignments import params_of
 from skyrl_core.cli.json_output import print_json
 from skyrl_core.cli.table import indented, terminal_width
 from skyrl_core.errors import ConformanceError, PluginLoadError, SkyrlError
-from skyrl_core.registry.loss_registry import LOSSES, load_policy_loss
+from skyrl_core.registry.resolved_loss import ResolvedLoss
 
 if TYPE_CHECKING:
     from skyrl_core.conformance.check_report import Report, RuleResult
@@ -61,8 +61,9 @@ def _check_loss(target: str, params: Mapping[str, Any], *, as_json: bool) -> boo
     if _is_class(target):
         loss, name, distribution, about = _loss_of_class(target, params), target, None, ""
     else:
-        claim = LOSSES.find(target)
-        loss, name, distribution = load_policy_loss(target, params), claim.name, claim.distribution
+        resolved = ResolvedLoss.find(target, params)
+        claim = resolved.claim
+        loss, name, distribution = resolved.scheduled().loss, claim.name, claim.distribution
         about = f" ({distribution} {claim.version})"
     report = check_policy_loss(loss, thorough=True)
     if as_json:
@@ -85,6 +86,7 @@ def _loss_of_class(target: str, params: Mapping[str, Any]) -> PolicyLoss:
         InvalidParamsError: the parameters are not valid.
     """
     from skyrl_core.contract.policy_loss import PolicyLoss
+    from skyrl_core.discovery.plugin_class import construct
     from skyrl_core.parameters.param_validation import validate_params
 
     module, _, attribute = target.partition(":")
@@ -97,12 +99,7 @@ def _loss_of_class(target: str, params: Mapping[str, Any]) -> PolicyLoss:
         raise PluginLoadError(f"{target} could not be imported: {type(error).__name__}: {error}") from error
     if not (isinstance(cls, type) and issubclass(cls, PolicyLoss)):
         raise PluginLoadError(f"{target} is {cls!r}, not a subclass of PolicyLoss")
-    checked = validate_params(cls.Params, params, f"policy loss {target}")
-    try:
-        return cls(checked)
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise PluginLoadError(f"{target} could not be constructed with {checked!r}: {reason}") from error
+    return construct(target, cls, validate_params(cls.Params, params, f"policy loss {target}"))
 
 
 def _lines(report: Report) -> list[str]:

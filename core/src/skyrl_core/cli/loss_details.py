@@ -12,7 +12,8 @@ from skyrl_core.cli.table import indented, render_table, terminal_width
 from skyrl_core.discovery.module_source import class_constants, source_file
 from skyrl_core.discovery.plugin_group import Claim
 from skyrl_core.parameters.loss_params import LossParams
-from skyrl_core.registry.loss_registry import LOSSES, load_loss_class, loss_params_class
+from skyrl_core.registry.loss_registry import LOSSES
+from skyrl_core.registry.resolved_loss import ResolvedLoss
 
 SCHEMA_VERSION = 1
 LONGEST_DEFAULT = 40
@@ -49,7 +50,8 @@ def schema(reference: str, form: str) -> int:
 
 
 def _schema(claim: Claim) -> type[LossParams]:
-    return loss_params_class(claim) or load_loss_class(claim).Params
+    loss = ResolvedLoss(claim)
+    return loss.schema or loss.plugin.Params
 
 
 def _page(claim: Claim, facts: Mapping[str, Any], file: str, schema: type[LossParams]) -> list[str]:

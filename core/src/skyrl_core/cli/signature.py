@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from skyrl_core.cli.assignments import params_of
 from skyrl_core.cli.table import indented, terminal_width
 from skyrl_core.errors import ConformanceError, SkyrlError
-from skyrl_core.registry.loss_registry import LOSSES, load_policy_loss
+from skyrl_core.registry.resolved_loss import ResolvedLoss
 from skyrl_core.signature.axis import number
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ _NARROWEST, _WIDEST = 48, 100
 
 def run(arguments: Namespace) -> int:
     """Measure the signature, then print it or write it to a file."""
-    claim = LOSSES.find(arguments.name)
-    loss = load_policy_loss(arguments.name, params_of(arguments.param))
+    resolved = ResolvedLoss.find(arguments.name, params_of(arguments.param))
+    claim, loss = resolved.claim, resolved.scheduled().loss
     measured = _measure(loss, arguments)
     if arguments.json:
         about = {"name": claim.name, "distribution": claim.distribution, "params": _params(loss)}

@@ -14,7 +14,8 @@ from skyrl_core.conformance.package.project import LossProject, read_project
 from skyrl_core.conformance.rule import Violation
 from skyrl_core.conformance.waivers import apply_waiver, check_waivers
 from skyrl_core.contract.policy_loss import PolicyLoss
-from skyrl_core.errors import ConformanceError, PluginLoadError
+from skyrl_core.discovery.plugin_class import construct
+from skyrl_core.errors import ConformanceError
 from skyrl_core.parameters.param_validation import validate_params
 
 GOLDEN = PackageRule(
@@ -101,12 +102,8 @@ def check_loss_package(
 
 
 def _instance(cls: type[PolicyLoss], params: Mapping[str, Any], name: str) -> PolicyLoss:
-    checked = validate_params(cls.Params, params, f"policy loss {name!r}")
-    try:
-        return cls(checked)
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise PluginLoadError(f"policy loss {name!r} could not be constructed with {checked!r}: {reason}") from error
+    subject = f"policy loss {name!r}"
+    return construct(subject, cls, validate_params(cls.Params, params, subject))
 
 
 def _result(rule: PackageRule, project: LossProject, check: Callable[[], list[str]]) -> RuleResult:
