@@ -185,7 +185,7 @@ def measure(kind: str, case: Case, threads: int) -> Measured:
 def _work(kind: str, hidden: "Tensor", weight: "Tensor", ids: "Tensor") -> Callable[[], object]:
     import torch
 
-    from skyrl_train.policy.log_probs import token_statistics
+    from skyrl_train.policy.log_probs.tiled_log_probs import token_statistics
 
     slopes = torch.randn(2, len(ids))
 
@@ -232,7 +232,7 @@ def _products(hidden: "Tensor", weight: "Tensor", *, faster: bool) -> Callable[[
     """Four products in parts, with torch.mm, or with the library that is faster at one of them here."""
     import torch
 
-    from skyrl_train.policy.product import product
+    from skyrl_train.policy.cpu.product import product
 
     def mm(a: "Tensor", b: "Tensor") -> "Tensor":
         return a @ b.T

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from skyrl_core.registry import load_policy_loss, load_scheduled_loss, policy_losses
 from skyrl_core.schedule import parse_schedule
-from skyrl_train.policy.loading import load_model
+from skyrl_train.policy.model_loading import load_model
 from skyrl_train.policy.policy import Policy, Sequences
 from skyrl_train.rollout.engine import Sample
 from skyrl_train.training.batching import MicroBatchSize

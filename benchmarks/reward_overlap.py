@@ -24,7 +24,7 @@ from skyrl_train.data.prompts import encode_prompt
 from skyrl_train.data.source import build_source
 from skyrl_train.environments.environment import Row
 from skyrl_train.environments.scoring import Scorer
-from skyrl_train.policy.loading import load_model, load_tokenizer
+from skyrl_train.policy.model_loading import load_model, load_tokenizer
 from skyrl_train.rollout.engine import RolloutEngine, Sample, SampleRequest, Sampling
 from skyrl_train.training.drawing import Drawing
 from skyrl_train.training.engine_building import build_rollout_engine

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 from skyrl_core.registry import load_scheduled_loss
 from skyrl_train.config.schema import LoraConfig
 from skyrl_train.policy.adapters import add_adapters
-from skyrl_train.policy.loading import prepare_model
+from skyrl_train.policy.model_loading import prepare_model
 from skyrl_train.policy.policy import Policy
 from skyrl_train.rollout.engine import Sample
 from skyrl_train.training.experience import Experience

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from skyrl_train.environments.arithmetic import Arithmetic
-from skyrl_train.policy.product import product
+from skyrl_train.policy.cpu.product import product
 
 REPEATS = 5
 

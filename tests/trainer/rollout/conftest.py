@@ -8,7 +8,7 @@ import torch
 
 from skyrl_train.config.schema import RolloutConfig, RunConfig
 from skyrl_train.rollout.engine import EngineSetup
-from skyrl_train.rollout.hf import HfEngine
+from skyrl_train.rollout.hf.engine import HfEngine
 
 
 @pytest.fixture(scope="session")

@@ -9,10 +9,10 @@ import torch
 
 from skyrl_core.errors import SkyrlError
 from skyrl_train.config.schema import RunConfig
-from skyrl_train.policy.loading import end_tokens, load_model, load_tokenizer, resolve_model
+from skyrl_train.policy.model_loading import end_tokens, load_model, load_tokenizer, resolve_model
 from skyrl_train.rollout import server_start
 from skyrl_train.rollout.engine import EngineSetup, SampleRequest, Sampling
-from skyrl_train.rollout.hf import HfEngine
+from skyrl_train.rollout.hf.engine import HfEngine
 from skyrl_train.rollout.server_client import ServerError
 from skyrl_train.rollout.server_weights import pieces_of
 from skyrl_train.rollout.vllm_server import VllmServerEngine

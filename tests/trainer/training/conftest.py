@@ -17,7 +17,7 @@ from tests.trainer.training.started_runs import LIMIT, Started
 from tests.trainer.training.thread_ranks import run_on_ranks
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from skyrl_train.policy.loading import load_tokenizer
+from skyrl_train.policy.model_loading import load_tokenizer
 from skyrl_train.rollout.engine import Sample
 from skyrl_train.training.experience import Experience
 from skyrl_train.training.ranks import ALONE, Ranks

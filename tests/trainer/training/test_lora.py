@@ -11,7 +11,7 @@ from skyrl_core.registry import load_scheduled_loss
 from skyrl_train.commands.eval import main as evaluate
 from skyrl_train.config.schema import DeepSpeedConfig, LoraConfig, OptimizerConfig
 from skyrl_train.policy.adapters import adapters_off, add_adapters
-from skyrl_train.policy.loading import load_model
+from skyrl_train.policy.model_loading import load_model
 from skyrl_train.policy.policy import Policy, Sequences
 from skyrl_train.tiny_model import TINY_MODEL
 from skyrl_train.training.batching import MicroBatchSize

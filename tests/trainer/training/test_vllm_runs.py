@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from skyrl_train.commands.eval import main as evaluate
-from skyrl_train.policy.loading import load_model, load_tokenizer
+from skyrl_train.policy.model_loading import load_model, load_tokenizer
 from skyrl_train.training.export import export
 
 pytestmark = pytest.mark.vllm

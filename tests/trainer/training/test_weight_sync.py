@@ -7,7 +7,7 @@ import torch
 
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.rollout.engine import EngineSetup
-from skyrl_train.rollout.hf import HfEngine
+from skyrl_train.rollout.hf.engine import HfEngine
 from skyrl_train.training.weight_sync import StaleEngineError, WeightSync
 
 PROBE = [(3, 9, 4, 1, 17, 30), (5, 2)]

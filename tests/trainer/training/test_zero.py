@@ -10,7 +10,7 @@ from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_grad, safe_g
 from skyrl_core.errors import SkyrlError
 from skyrl_train.config.schema import DeepSpeedConfig, LoraConfig, OptimizerConfig
 from skyrl_train.policy.adapters import add_adapters
-from skyrl_train.policy.loading import recompute_activations
+from skyrl_train.policy.model_loading import recompute_activations
 from skyrl_train.policy.policy import Policy
 from skyrl_train.training.ranks import Ranks
 from skyrl_train.training.zero import ZeroEngine

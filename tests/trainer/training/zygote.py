@@ -28,7 +28,7 @@ for module in (
     "deepspeed.checkpoint.ds_to_universal",
     "deepspeed.runtime.zero.muon.original_muon",  # through which DeepSpeed imports torch's compiler, most of a start
     "skyrl_train.environments.arithmetic",
-    "skyrl_train.rollout.hf",
+    "skyrl_train.rollout.hf.engine",
     "skyrl_train.training.run",
     "transformers.models.qwen2.modeling_qwen2",
 ):
@@ -113,7 +113,7 @@ def reload(source: str, target: str, stage: str, precision: str, lora_rank: str)
     """Load a checkpoint into an engine of this many ranks, and write what the engine then holds. Nothing is trained."""
     from skyrl_train.config.schema import DeepSpeedConfig, LoraConfig, OptimizerConfig
     from skyrl_train.policy.adapters import add_adapters
-    from skyrl_train.policy.loading import load_model
+    from skyrl_train.policy.model_loading import load_model
     from skyrl_train.policy.policy import Policy
     from skyrl_train.training.checkpoint import read
     from skyrl_train.training.conversion import converted, is_needed

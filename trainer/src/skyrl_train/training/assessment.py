@@ -12,7 +12,7 @@ from skyrl_train.config.schema import RunConfig
 from skyrl_train.data.source import build_source
 from skyrl_train.environments.loading import load_environments
 from skyrl_train.environments.scoring import Scorer
-from skyrl_train.policy.loading import load_model, load_tokenizer
+from skyrl_train.policy.model_loading import load_model, load_tokenizer
 from skyrl_train.rollout.engine import RolloutEngine
 from skyrl_train.rollout.weights import ModelWeights
 from skyrl_train.training import checkpoint

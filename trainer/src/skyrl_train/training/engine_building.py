@@ -7,7 +7,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from skyrl_train.config.plugins import ENGINE_GROUP, plugin_policy
 from skyrl_train.config.schema import RunConfig
-from skyrl_train.policy.loading import end_tokens, load_model, resolve_model
+from skyrl_train.policy.model_loading import end_tokens, load_model, resolve_model
 from skyrl_train.rollout.engine import EngineSetup, RolloutEngine
 from skyrl_train.training.export import DTYPES
 from skyrl_train.training.ranks import Ranks

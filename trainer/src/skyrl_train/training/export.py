@@ -17,7 +17,7 @@ from skyrl_core.errors import SkyrlError
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.config.yaml_text import parse_yaml
 from skyrl_train.policy.adapters import add_adapters, has_adapters, merge_adapters, save_adapters
-from skyrl_train.policy.loading import load_model, load_tokenizer
+from skyrl_train.policy.model_loading import load_model, load_tokenizer
 from skyrl_train.training import checkpoint
 from skyrl_train.training.checkpoint import Progress, flush_to_disk
 from skyrl_train.training.checkpoint_folder import PARTIAL, find

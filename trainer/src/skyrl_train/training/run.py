@@ -21,14 +21,14 @@ from skyrl_train.data.source import PromptSource, build_source
 from skyrl_train.environments.loading import load_environments
 from skyrl_train.environments.scoring import Scorer
 from skyrl_train.policy.adapters import add_adapters
-from skyrl_train.policy.linear import use_fast_linear
-from skyrl_train.policy.loading import (
+from skyrl_train.policy.cpu.linear import use_fast_linear
+from skyrl_train.policy.model_loading import (
     load_model,
     load_tokenizer,
     recompute_activations,
 )
 from skyrl_train.policy.policy import Policy
-from skyrl_train.policy.shared_prompts import can_share_prompts
+from skyrl_train.policy.prompts.shared_prompts import can_share_prompts
 from skyrl_train.rollout.engine import RolloutEngine
 from skyrl_train.training import checkpoint_folder, conversion, random_state, resume
 from skyrl_train.training.advantages import AdvantagePass
@@ -42,7 +42,7 @@ from skyrl_train.training.engine_building import build_rollout_engine
 from skyrl_train.training.evaluation import Evaluator
 from skyrl_train.training.export import DTYPES
 from skyrl_train.training.fingerprint import check_data, check_run
-from skyrl_train.training.freed_memory import keep_freed_memory
+from skyrl_train.machine.malloc import keep_freed_memory
 from skyrl_train.training.journal import Journal
 from skyrl_train.training.objective import Objective
 from skyrl_train.training.opening import open_journal
