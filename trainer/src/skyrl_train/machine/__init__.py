@@ -1,0 +1,1 @@
+"""The process and its machine: the memory that the C library keeps."""
