@@ -231,7 +231,6 @@ def _liger(hidden: "Tensor", weight: "Tensor", ids: "Tensor") -> Callable[[], ob
 def _products(hidden: "Tensor", weight: "Tensor", *, faster: bool) -> Callable[[], object]:
     """Four products in parts, with torch.mm, or with the library that is faster at one of them here."""
     import torch
-
     from skyrl_train.policy.cpu.product import product
 
     def mm(a: "Tensor", b: "Tensor") -> "Tensor":

@@ -5,11 +5,11 @@ import sys
 import time
 
 import torch
+from skyrl_train.policy.cpu.product import product
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from skyrl_train.environments.arithmetic import Arithmetic
-from skyrl_train.policy.cpu.product import product
 
 REPEATS = 5
 

@@ -7,9 +7,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from skyrl_core.errors import SkyrlError
+from skyrl_train.policy.cpu.rotation import NAME, FastRotation
 from skyrl_train.policy.model_loading import prepare_model, recompute_activations
 from skyrl_train.policy.policy import Policy, Sequences
-from skyrl_train.policy.cpu.rotation import NAME, FastRotation
 from skyrl_train.policy.prompts.shared_prompts import can_share_prompts
 from skyrl_train.rollout.hf.decoding import ModelDecoding, ReadPrompts, check_decoding, evaluated
 from skyrl_train.rollout.hf.direct_decoding import can_decode_directly

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from skyrl_train.policy.log_probs import tiled_log_probs
-from skyrl_train.policy.log_probs.tiled_log_probs import token_statistics
 from skyrl_train.policy.log_probs.tile_passes import TorchPasses
+from skyrl_train.policy.log_probs.tiled_log_probs import token_statistics
 
 N, H, V = 7, 5, 11
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from skyrl_train.policy.log_probs import tiled_log_probs
-from skyrl_train.policy.log_probs.tiled_log_probs import passes_for, token_statistics
 from skyrl_train.policy.log_probs.tile_passes import Slopes, Sums, TorchPasses
+from skyrl_train.policy.log_probs.tiled_log_probs import passes_for, token_statistics
 
 pytest.importorskip("triton", reason="Triton is not installed; `nox -s triton` has it")
 interpreted = pytest.mark.skipif(

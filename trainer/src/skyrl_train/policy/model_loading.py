@@ -1,5 +1,6 @@
 """Loads a model and its tokenizer by name: ``tiny``, a folder, or a hub name."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -8,9 +9,6 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from skyrl_core.errors import SkyrlError
 from skyrl_train.policy.prompts.attention import use_own_attention
-from skyrl_train.policy.cpu.linear import use_fast_linear
-from skyrl_train.policy.cpu.norm import use_fast_norm
-from skyrl_train.policy.cpu.rotation import use_fast_rotation
 from skyrl_train.tiny_model import TINY_MODEL
 
 LARGE_LOGIT = 1000.0
@@ -59,12 +57,13 @@ def load_model(name: str, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def prepare_model(model: PreTrainedModel) -> None:
-    """Make it one that the trainer trains: without dropout, with the trainer's attention and layers."""
+    """Make the model one that the trainer can train: no dropout, the trainer's attention, fast parts on a CPU."""
     _remove_dropout(model)
     use_own_attention()
-    use_fast_linear(model)
-    use_fast_norm(model)
-    use_fast_rotation(model)
+    if find_spec("skyrl_train.policy.cpu") is not None:  # the package is optional: it changes speed only
+        from skyrl_train.policy.cpu import accelerate_on_cpu
+
+        accelerate_on_cpu(model)
     model.eval()
 
 

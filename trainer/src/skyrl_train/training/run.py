@@ -20,8 +20,8 @@ from skyrl_train.data.prompts import encode_prompt
 from skyrl_train.data.source import PromptSource, build_source
 from skyrl_train.environments.loading import load_environments
 from skyrl_train.environments.scoring import Scorer
+from skyrl_train.machine.malloc import keep_freed_memory
 from skyrl_train.policy.adapters import add_adapters
-from skyrl_train.policy.cpu.linear import use_fast_linear
 from skyrl_train.policy.model_loading import (
     load_model,
     load_tokenizer,
@@ -42,7 +42,6 @@ from skyrl_train.training.engine_building import build_rollout_engine
 from skyrl_train.training.evaluation import Evaluator
 from skyrl_train.training.export import DTYPES
 from skyrl_train.training.fingerprint import check_data, check_run
-from skyrl_train.machine.malloc import keep_freed_memory
 from skyrl_train.training.journal import Journal
 from skyrl_train.training.objective import Objective
 from skyrl_train.training.opening import open_journal
@@ -221,7 +220,6 @@ def _policy_and_reference(
     import_deepspeed(ranks, trainer.deepspeed.zero_stage)  # before the model is there: see many_imports
     model = load_model(config.model, dtype)
     add_adapters(model, trainer.lora, seed=config.seed)
-    use_fast_linear(model)  # the adapters, too
     if trainer.deepspeed.gradient_checkpointing:
         recompute_activations(model)
     settings["share_prompts"] = trainer.share_prompts and can_share_prompts(model)

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from transformers import PreTrainedModel
 
 NAME = "apply_rotary_pos_emb"
 """The function that the modules of transformers call by this name."""
@@ -28,13 +27,6 @@ class FastRotation:
             return self.original(q, k, cos, sin, *others, **named)
         cos, sin = cos[:, None], sin[:, None]
         return _rotated(q, cos, sin), _rotated(k, cos, sin)
-
-
-def has_rotation_of_a_batch(model: PreTrainedModel) -> bool:
-    """Whether a token's rotation depends on the longest sequence beside it: that changes with what is beside it."""
-    settings = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
-    kinds = [part.get("rope_type") for part in (settings, *settings.values()) if isinstance(part, dict)]
-    return any(kind in ("dynamic", "longrope") for kind in kinds)
 
 
 def use_fast_rotation(model: nn.Module) -> None:
