@@ -1,6 +1,5 @@
 """Loads a model and its tokenizer by name: ``tiny``, a folder, or a hub name."""
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -57,13 +56,9 @@ def load_model(name: str, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def prepare_model(model: PreTrainedModel) -> None:
-    """Make the model one that the trainer can train: no dropout, the trainer's attention, fast parts on a CPU."""
+    """Make the model one that the trainer can train: without dropout, with the trainer's attention."""
     _remove_dropout(model)
     use_own_attention()
-    if find_spec("skyrl_train.policy.cpu") is not None:  # the package is optional: it changes speed only
-        from skyrl_train.policy.cpu import accelerate_on_cpu
-
-        accelerate_on_cpu(model)
     model.eval()
 
 

@@ -1,8 +1,7 @@
-"""The attention that the trainer's models use in every layer, in the place of torch's.
+"""The attention that the trainer registers in transformers instead of torch's, so that samples can share prompts.
 
-Two things are its own. Sequences that share prompts are one row (``shared_prompts``): each prompt attends to itself,
-each response to its prompt and to itself, and nothing else is computed. And where a CPU attends with few queries, as to
-a cache, three plain operations take half the time of torch's kernel, which is made for many.
+Sequences that share prompts are one row (``shared_prompts``): each prompt attends to itself, each response to its
+prompt and to itself, and nothing else is computed. All other sequences get torch's attention.
 """
 
 from typing import Any
@@ -16,20 +15,11 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from skyrl_train.policy.prompts.packing import Packing
 
 NAME = "sdpa"
-"""Torch's, in transformers. Some models ask whether their attention has this name, and compute other things if not."""
-
-LARGEST_SCORES = 2**21
-"""Numbers that plain operations may keep for the backward pass of a layer: 8 MiB in float32."""
-
-EXACT = (torch.float32, torch.float64)
-"""In any other type plain operations would round the scores; torch's kernel keeps them in float32."""
-
-UNUSUAL = ("softcap", "position_bias", "s_aux")
-"""Settings of some models that plain operations do not know."""
+"""The name of torch's attention in transformers. Some models check for it, and attend to everything under another."""
 
 
 def use_own_attention() -> None:
-    """Instead of torch's, in every model of this process. One with any other attention keeps it."""
+    """Replace torch's attention in every model of this process; a model with any other attention keeps that."""
     AttentionInterface.register(NAME, attention)
 
 
@@ -47,27 +37,29 @@ def attention(
     packing: Packing | None = None,
     **settings: Any,
 ) -> tuple[Tensor, None]:
-    """What a layer calls.
+    """Attend as a layer of transformers asks.
 
     Args:
-        module: the layer's.
+        module: the layer.
         query: float [B, H, T, D].
         key: float [B, K, S, D]; H is a multiple of K.
         value: as key.
         attention_mask: bool, or float that is added, [B, 1, T, S]; or None: causal.
-        packing: of the one row that all tokens are in. The mask is that of its responses then.
+        packing: of the one row that holds all tokens; the mask is then that of its responses.
         settings: as for torch's attention in transformers.
 
     Returns:
         float [B, T, H, D], and no weights.
     """
     if packing is None:
-        # As torch's is: some models take a view of it.
-        return _attend(module, query, key, value, attention_mask, settings).contiguous(), None
+        attended: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
+        return attended
     queries, keys, values = (packing.unpacked(tensor[0].transpose(0, 1)) for tensor in (query, key, value))
-    prompts = _attend(module, queries.prompts, keys.prompts, values.prompts, None, settings)
+    prompts = sdpa_attention_forward(module, queries.prompts, keys.prompts, values.prompts, None, **settings)[0]
+    if packing.responses[1] == 0:  # of which transformers cannot make a result
+        return packing.packed(prompts, prompts.new_empty(packing.responses + prompts.shape[2:]))[None], None
     seen = [torch.cat([_repeated(part.prompts, packing.prompt_of), part.responses], 2) for part in (keys, values)]
-    responses = _attend(module, queries.responses, seen[0], seen[1], attention_mask, settings)
+    responses = sdpa_attention_forward(module, queries.responses, *seen, attention_mask, **settings)[0]
     return packing.packed(prompts, responses)[None], None
 
 
@@ -75,30 +67,3 @@ def _repeated(prompts: Tensor, prompt_of: Tensor) -> Tensor:
     """[P, ...] by int64 [B] -> [B, ...]: an embedding is fast at adding up gradients."""
     rows = nn.functional.embedding(prompt_of, prompts.flatten(1))
     return rows.view(len(prompt_of), *prompts.shape[1:])
-
-
-def _attend(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, settings: dict[str, Any]
-) -> Tensor:
-    rows, heads, tokens, _ = query.shape
-    few = rows * heads * tokens * key.shape[2] <= LARGEST_SCORES and (mask is not None or tokens == 1)
-    usual = not settings.get("dropout") and all(settings.get(name) is None for name in UNUSUAL)
-    if query.device.type == "cpu" and query.dtype in EXACT and few and usual:
-        return _plainly(query, key, value, mask, settings.get("scaling"))
-    attended: Tensor = sdpa_attention_forward(module, query, key, value, mask, **settings)[0]
-    return attended
-
-
-def _plainly(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:
-    """The formula. All queries of a head of the keys, H / K · T, are rows of one product."""
-    rows, heads, tokens, size = query.shape
-    groups = rows * key.shape[1]
-    query = query * (size**-0.5 if scaling is None else scaling)
-    scores = torch.bmm(query.reshape(groups, -1, size), key.flatten(0, 1).transpose(1, 2))
-    if mask is not None:
-        by_head = scores.view(rows, heads, tokens, key.shape[2])
-        # Padding may see nothing at all, and with infinity it would be no number, which others multiply by zero.
-        hidden = torch.finfo(scores.dtype).min
-        scores = by_head.masked_fill_(~mask, hidden) if mask.dtype == torch.bool else by_head.add_(mask)
-    weights = torch.softmax(scores.view(groups, -1, key.shape[2]), dim=-1)
-    return torch.bmm(weights, value.flatten(0, 1)).view(rows, heads, tokens, value.shape[3]).transpose(1, 2)

@@ -40,14 +40,14 @@ class DirectDecoding:
         hidden = torch.finfo(self.logits.dtype).min
         self._mask = torch.zeros(prompts.mask.shape, dtype=self.logits.dtype).masked_fill_(~prompts.mask, hidden)
         self._prompts = [(layer.keys, layer.values) for layer in prompts.cache.layers]  # [P, K, W, D] each
-        self._own = [OwnTokens() for _ in self._layers]
+        self._own = [RoomyLayer() for _ in self._layers]  # of the tokens that rows have added
         self._prompt_of = prompt_of
         self._group()
 
     def keep(self, rows: Tensor) -> None:
         """See ``Decoding``."""
         for own in self._own:
-            own.keep(rows)
+            own.batch_select_indices(rows)
         self._next_position = self._next_position[rows]
         self._longest = int(self._next_position.max())
         left, self._prompt_of = self._prompt_of[rows].unique(return_inverse=True)
@@ -102,7 +102,8 @@ class DirectDecoding:
         turned = layer.normed_heads(heads[:, :count])
         torch.addcmul(turned * rotation[0], turned.roll(layer.size // 2, -1), rotation[1], out=heads[:, :count])
         query = heads[:, : count - of_keys].reshape(len(rows), of_keys, -1, layer.size)
-        keys, values = self._own[number].add(heads[:, count - of_keys :])
+        added = (heads[:, start : start + of_keys, None] for start in (count - of_keys, count))  # [B, K, 1, D] each
+        keys, values = (tensor.flatten(0, 1) for tensor in self._own[number].update(*added))
         return self._attend(number, query, keys, values).view(len(rows), -1)
 
     def _attend(self, number: int, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -160,33 +161,6 @@ class _Norm:
         norms = torch.linalg.vector_norm(state, dim=-1, keepdim=True)
         scale = torch.addcmul(self._epsilon, norms, norms, value=1 / state.shape[-1]).rsqrt_()
         return (state * scale).mul_(self._weight)
-
-
-class OwnTokens:
-    """Keys and values of the tokens that B rows have added to their prompts, in tensors with room for more."""
-
-    def __init__(self) -> None:
-        self._room: Tensor | None = None  # [2, B, K, t and more, D]
-        self._filled = 0
-
-    def add(self, heads: Tensor) -> tuple[Tensor, Tensor]:
-        """Add one token, [B, K + K, D], keys first. Returns all keys and all values, [B * K, t, D] each."""
-        rows, _, size = heads.shape
-        states = heads.view(rows, 2, -1, size).transpose(0, 1)
-        if self._room is None or self._filled == self._room.shape[3]:
-            room = heads.new_empty(*states.shape[:3], self._filled + BLOCK, size)
-            if self._room is not None:
-                room[:, :, :, : self._filled] = self._room
-            self._room = room
-        self._room[:, :, :, self._filled] = states
-        self._filled += 1
-        keys, values = self._room.flatten(1, 2)[:, :, : self._filled]
-        return keys, values
-
-    def keep(self, rows: Tensor) -> None:
-        """Keep only these rows, in this order."""
-        if self._room is not None:
-            self._room = self._room.index_select(1, rows)
 
 
 class _Groups:
