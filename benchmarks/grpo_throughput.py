@@ -8,10 +8,9 @@ ends when the model ends it, and *full length*, where the end token is one that 
 turns of a few seconds, one stopped while the other computes, so that other load on the machine meets both; steps that a
 stop interrupted, and those before the clocks are warm, are left out.
 
-*Limit* is the rate at which the matrix products of the model's layers alone, of these shapes, run in oneDNN, the faster
-of torch's two libraries here, with the same number of threads: prefill of each prompt once, one product for each token
-that is drawn, forward and backward of the update. ``SKYRL_BENCH_PEERS=FOLDER python benchmarks/grpo_throughput.py``;
-FOLDER/trl is made with
+*Limit* is the rate at which torch computes only the matrix products of the model's layers, with these shapes and the
+same number of threads: prefill of each prompt once, one product for each generated token, forward and backward of the
+update. ``SKYRL_BENCH_PEERS=FOLDER python benchmarks/grpo_throughput.py``; FOLDER/trl is made with
 
     pip install --no-deps --target FOLDER/trl -r benchmarks/requirements/trl.txt
 """

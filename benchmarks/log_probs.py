@@ -4,9 +4,7 @@ Each measurement is a process of its own: the most memory that it held beyond th
 the same for all, and the best time of several. *Materialised* is what trainers on transformers do: logits, divided by
 the temperature, log_softmax, gather, entropy. The two losses that are fused with the output embedding are told what the
 gradient of each token is before the forward pass ends; they give neither per-token values nor entropy. The floor is
-four products of matrices of these sizes, timed in the same run with the faster of two libraries: MKL, which torch.mm
-asks and all others here with it, and oneDNN, which ``token_statistics`` asks. The time of MKL is in a row of its own:
-where it is far above the floor, much of the difference is the library.
+four products of matrices of these sizes, timed in the same run.
 
 ``python benchmarks/log_probs.py``. Liger's loss is measured where the folder SKYRL_BENCH_PEERS has it, in liger/
 (``pip install --no-deps --target FOLDER/liger -r benchmarks/requirements/liger.txt``).
@@ -36,7 +34,6 @@ KINDS = {
     "ours": "token_statistics",
     "torch": "F.linear_cross_entropy, chunked (no entropy)",
     "liger": "Liger's fused GRPO loss (no entropy)",
-    "mm": "four products of matrices, torch.mm",
     "floor": "the floor: four products of matrices",
 }
 REFERENCES = ("materialised", "ours", "floor")
@@ -109,7 +106,7 @@ def _table(found: dict[str, Measured]) -> str:
     lines.append("|---|---|---|---|---|---|")
     for kind, (memory, seconds) in found.items():
         cells = (f"{memory:.2f} GiB", f"{seconds:.2f} s", f"{memory / base.gib:.3f}")
-        if kind in ("mm", "floor"):
+        if kind == "floor":
             cells = ("", f"{seconds:.2f} s", "")
         lines.append(
             f"| {KINDS[kind]} | {' | '.join(cells)} | {seconds / base.seconds:.2f} | {seconds / floor.seconds:.2f} |"
@@ -207,8 +204,8 @@ def _work(kind: str, hidden: "Tensor", weight: "Tensor", ids: "Tensor") -> Calla
 
     if kind == "liger":
         return _liger(hidden, weight, ids)
-    if kind in ("mm", "floor"):
-        return _products(hidden, weight, faster=kind == "floor")
+    if kind == "floor":
+        return _products(hidden, weight)
     return {"materialised": materialised, "ours": ours, "torch": torchs}[kind]
 
 
@@ -228,34 +225,20 @@ def _liger(hidden: "Tensor", weight: "Tensor", ids: "Tensor") -> Callable[[], ob
     return fused
 
 
-def _products(hidden: "Tensor", weight: "Tensor", *, faster: bool) -> Callable[[], object]:
-    """Four products in parts, with torch.mm, or with the library that is faster at one of them here."""
+def _products(hidden: "Tensor", weight: "Tensor") -> Callable[[], object]:
+    """Four products in parts."""
     import torch
-    from skyrl_train.policy.cpu.product import product
-
-    def mm(a: "Tensor", b: "Tensor") -> "Tensor":
-        return a @ b.T
-
-    def seconds(multiply: Callable[["Tensor", "Tensor"], "Tensor"]) -> float:
-        times = []
-        for _ in range(5):
-            started = time.perf_counter()
-            multiply(hidden[:1024], weight[:2048])
-            times.append(time.perf_counter() - started)
-        return min(times)
 
     def four() -> None:
         for start in range(0, len(weight), 1024):
             part = weight[start : start + 1024]
             for first in range(0, len(hidden), 1024):
                 states = hidden[first : first + 1024]
-                multiply(states, part)
-                logits = multiply(states, part)
-                multiply(logits, part.T)
-                multiply(logits.T, states.T)
+                for _ in range(2):
+                    logits = states @ part.T
+                logits @ part
+                logits.T @ states
 
-    with torch.no_grad():
-        multiply = min((mm, product), key=seconds) if faster else mm
     return torch.no_grad()(four)
 
 
