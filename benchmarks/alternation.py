@@ -1,4 +1,4 @@
-"""Long processes that run by turns: all but one are stopped, so that other load on the machine meets all of them."""
+"""Run long processes in turns, all but one stopped, so that other load on the machine affects all alike."""
 
 import os
 import signal
@@ -13,24 +13,24 @@ from typing import IO
 
 @dataclass
 class Alternating:
-    """A process, and what became of it."""
+    """A process, its turns and its output."""
 
     command: Sequence[str]
     environment: Mapping[str, str]
-    turn: float  # seconds that it runs before the next one does
-    turns: list[tuple[float, float]] = field(default_factory=list)  # beginning and end, seconds since the epoch
+    turn: float  # seconds that it runs before the next process does
+    turns: list[tuple[float, float]] = field(default_factory=list)  # start and end, in seconds since the epoch
     output: str = ""
 
     def alone(self, started: float, ended: float) -> bool:
-        """Whether nothing else of these ran meanwhile, and it was not stopped itself."""
+        """Whether this process ran without interruption, and no other one ran meanwhile."""
         return any(first <= started and ended <= last for first, last in self.turns)
 
 
 def alternate(processes: Sequence[Alternating]) -> None:
-    """Run them to their ends, which fills ``turns`` and ``output``.
+    """Run all processes until they exit, and fill in their ``turns`` and ``output``.
 
     Raises:
-        SystemExit: one failed.
+        SystemExit: a process failed.
     """
     with ExitStack() as stack:
         running = [(process, stack.enter_context(_stopped(process))) for process in processes]
@@ -56,9 +56,9 @@ Started = tuple["subprocess.Popen[bytes]", IO[bytes], IO[bytes]]
 
 @contextmanager
 def _stopped(process: Alternating) -> Iterator[Started]:
-    # Files, because nobody reads a pipe before the end.
+    # Files, because a pipe would not be read before the end and could fill up.
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
-        # It stops itself before it is the command: a signal from here could come after its first steps.
+        # The shell stops itself before it runs the command: a signal from here could arrive after the first steps.
         command = ["/bin/sh", "-c", 'kill -STOP $$; exec "$@"', "sh", *process.command]
         handle = subprocess.Popen(command, stdout=output, stderr=errors, env=process.environment)
         try:

@@ -1,4 +1,4 @@
-"""How long a wrong parameter takes to be reported, against `import torch` alone: whole processes, in turns."""
+"""Time until a wrong parameter is reported, compared with `import torch`: complete processes, in turns."""
 
 import argparse
 import json
@@ -21,7 +21,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--write", action="store_true", help="write the results, and the table of all")
+    parser.add_argument("--write", action="store_true", help="write the results and the summary table")
     arguments = parser.parse_args()
     measures = {
         WRONG: lambda: to_the_end(COMMAND, exit_code=INVALID),
@@ -33,10 +33,10 @@ def main() -> int:
     if arguments.json:
         print(json.dumps({"seconds": seconds, "ratio": ratio, "goal": GOAL}, indent=2))
     else:
-        print(f"{text}\n\n{'met' if ratio <= GOAL else 'MISSED'}: at most {GOAL:g} of `import torch`")
+        print(f"{text}\n\n{'met' if ratio <= GOAL else 'MISSED'}: at most {GOAL:g} of the time of `import torch`")
     if arguments.write:
         row = Row(measure="wrong parameter reported / `import torch`", result=f"{ratio:.2f}", goal=f"≤ {GOAL:g}")
-        title = f"# A wrong parameter\n\n`skyrl train --loss entropy_reg {OVERRIDE}`, to its exit code {INVALID}."
+        title = f"# A wrong parameter\n\n`skyrl train --loss entropy_reg {OVERRIDE}`, until exit code {INVALID}."
         record("bad_parameter", [row], f"{title}\n\n{text}\n\nRounds: {arguments.rounds}.")
     return 0 if ratio <= GOAL else 1
 

@@ -1,12 +1,12 @@
-"""How long a step waits for a checkpoint: for a copy of the state in memory, while a thread writes it.
+"""Time that a step waits for a checkpoint: a copy of the state in memory, which a thread then writes.
 
-A Qwen2 of 63 million random parameters is trained on ZeRO-2 in float32, on one rank and one thread. *Written at once*
-is the same state written, flushed to disk and hashed between two steps. *A step waits* is the time until training goes
-on, for the first checkpoint, for which the system has to clear memory, and for a later one, which has the same memory;
-*complete after* is the time from then until the end of a step finds the checkpoint complete: steps of a second or so.
-*A copy* is a plain copy of as many bytes, into memory that is there or new. *A step beside it* is the time of a
-training step while the thread writes, against one without it: the two share the machine. Medians of several turns,
-which alternate; the disk is the noisiest of it.
+A Qwen2 of 63 million random parameters is trained on ZeRO-2 in float32, on one rank and one thread. *Blocking write*:
+the same state is written, flushed to disk and hashed between two steps. *A step waits* is the time until training
+continues, for the first checkpoint, for which the system has to clear memory, and for later ones, which reuse that
+memory. *Complete after* is the time from then until the first end of a step at which the checkpoint is complete; a step
+takes about a second. *Plain copy* copies as many bytes into reused or new memory. A training step while the thread
+writes is compared with one without it: the two share the machine. Medians of several alternating turns; the disk
+causes most of the noise.
 ``python benchmarks/checkpoint_stall.py``
 """
 
@@ -21,23 +21,25 @@ from pathlib import Path
 import torch
 from record import Row, record
 
+from skyrl_train.checkpoints import checkpoint_folder
+from skyrl_train.checkpoints.background_save import BackgroundSave
+from skyrl_train.checkpoints.manifest import write_manifest
 from skyrl_train.config.schema import DeepSpeedConfig, OptimizerConfig
 from skyrl_train.policy.policy import Policy, Sequences
-from skyrl_train.training import checkpoint_folder, random_state
-from skyrl_train.training.background_save import BackgroundSave
-from skyrl_train.training.checkpoint import Progress, write_manifest
-from skyrl_train.training.journal import Journal
-from skyrl_train.training.ranks import Ranks
-from skyrl_train.training.snapshot import Snapshot
-from skyrl_train.training.zero import ZeroEngine
+from skyrl_train.ranks.ranks import Ranks
+from skyrl_train.record.journal import Journal
+from skyrl_train.record.progress import Progress
+from skyrl_train.trainer_engine import random_state
+from skyrl_train.trainer_engine.snapshot import Snapshot
+from skyrl_train.trainer_engine.zero import ZeroEngine
 
 LAYERS, STAGE, TURNS, QUIET_STEPS = 6, 2, 3, 5
 GOAL = 0.1
-"""Of the time of writing at once, which a step may wait at most."""
+"""Largest share of the time of a blocking write that a step may wait."""
 
 
 class Training:
-    """An engine that trains, and whose state is saved below a folder."""
+    """A training engine whose state is saved in a folder."""
 
     def __init__(self, folder: Path) -> None:
         sys.path.insert(0, str(Path(__file__).parent / "workers"))
@@ -56,13 +58,13 @@ class Training:
         )
 
     def step(self) -> None:
-        """Forward, backward and the optimizer's step."""
+        """Run forward, backward and the optimizer step."""
         log_probs, _ = self.engine.forward(self._sequences, with_entropy=False)
         self.engine.backward(-log_probs.mean(), last=True)
         self.engine.step(1e-5)
 
     def write_at_once(self) -> None:
-        """A checkpoint with nothing in a thread: DeepSpeed writes files, which are flushed and hashed."""
+        """Write a checkpoint without a thread: DeepSpeed writes the files, which are flushed and hashed."""
         from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
 
         progress = self._next()
@@ -80,11 +82,11 @@ class Training:
         checkpoint_folder.prune(checkpoint_folder.publish(aside).parent, progress.step, keep=1)
 
     def begin(self) -> None:
-        """A checkpoint of the trainer: what a step waits for."""
+        """Start a checkpoint as the trainer does; a step waits for this call."""
         self.saves.start(self._next())
 
     def size(self) -> int:
-        """Bytes of the latest checkpoint."""
+        """The size of the latest checkpoint in bytes."""
         found = checkpoint_folder.find(self._folder)
         return sum(path.stat().st_size for path in found.rglob("*") if path.is_file())
 
@@ -94,14 +96,14 @@ class Training:
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Seconds."""
+    """The seconds that the work takes."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
 
 
 def measure(training: Training) -> dict[str, float]:
-    """Medians in seconds, and the size in bytes."""
+    """The median seconds of each measure, and the size in bytes."""
     training.step()
     first = timed(training.begin)
     training.saves.wait()
@@ -113,15 +115,15 @@ def measure(training: Training) -> dict[str, float]:
         seconds.setdefault(name, []).append(value)
 
     for _ in range(TURNS):
-        note("written at once", timed(training.write_at_once))
-        note("a copy, memory there", timed(lambda: target.copy_(source)))
-        note("a copy, new memory", timed(source.clone))
+        note("blocking write", timed(training.write_at_once))
+        note("plain copy, reused memory", timed(lambda: target.copy_(source)))
+        note("plain copy, new memory", timed(source.clone))
         for _ in range(QUIET_STEPS):
             note("a step", timed(training.step))
         note("a step waits", timed(training.begin))
         started = time.perf_counter()
         while training.saves.is_writing:
-            note("a step beside it", timed(training.step))
+            note("a step during the write", timed(training.step))
             training.saves.settle()
         note("complete after", time.perf_counter() - started)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
@@ -129,14 +131,14 @@ def measure(training: Training) -> dict[str, float]:
 
 
 def report(found: dict[str, float]) -> str:
-    """Markdown."""
-    whole = found["written at once"]
-    names = ["written at once", "a step waits", "a step waits, first time", "complete after"]
-    names += ["a copy, memory there", "a copy, new memory"]
-    lines = [f"| {found['bytes'] / 1e9:.2f} GB | of written at once |", "|---|---|"]
-    lines += [f"| {name} | {found[name] / whole:.2f} |" for name in names]
-    beside = found["a step beside it"] / found["a step"]
-    return "\n".join([*lines, "", f"A step beside it takes {beside:.2f} times one without it."])
+    """The results as Markdown."""
+    blocking = found["blocking write"]
+    names = ["blocking write", "a step waits", "a step waits, first time", "complete after"]
+    names += ["plain copy, reused memory", "plain copy, new memory"]
+    lines = [f"| {found['bytes'] / 1e9:.2f} GB | share of a blocking write |", "|---|---|"]
+    lines += [f"| {name} | {found[name] / blocking:.2f} |" for name in names]
+    slowdown = found["a step during the write"] / found["a step"]
+    return "\n".join([*lines, "", f"A step during the write takes {slowdown:.2f} times a step without it."])
 
 
 def main() -> None:
@@ -149,18 +151,18 @@ def main() -> None:
         training = Training(Path(folder))
         with training.saves:
             found = measure(training)
-    whole, text = found["written at once"], report(found)
-    ratio = found["a step waits"] / whole
+    blocking, text = found["blocking write"], report(found)
+    ratio = found["a step waits"] / blocking
     print(text)
     if arguments.write:
         how = (__doc__ or "").strip().split("\n", 2)[2].strip().rsplit("``", 2)[0].strip()
         row = Row(
-            measure=f"a step waits for a checkpoint of {found['bytes'] / 1e9:.1f} GB / writing it at once",
+            measure=f"a step waits for a checkpoint of {found['bytes'] / 1e9:.1f} GB / a blocking write",
             result=f"{ratio:.2f}",
             goal=f"≤ {GOAL:g}",
-            limit=f"{found['a copy, memory there'] / whole:.2f}",
+            limit=f"{found['plain copy, reused memory'] / blocking:.2f}",
         )
-        text = f"# A step and a checkpoint\n\n{how}\n\n{text}"
+        text = f"# Time that a step waits for a checkpoint\n\n{how}\n\n{text}"
         record("checkpoint_stall", [row], text, packages=("torch", "deepspeed", "transformers"))
     if ratio > GOAL:
         sys.exit(1)

@@ -1,13 +1,13 @@
-"""Prints that the gradient depends on neither micro-batch size, nor ranks, nor ZeRO stage, for every installed loss.
+"""Show that no installed loss's gradient depends on micro-batch size, number of ranks or ZeRO stage.
 
-Every cell is the largest deviation of any element of the gradient from the exact one, as a share of the exact one's
-largest element. The exact one is plain autograd in float64 over the whole batch on one process, with materialised
-logits and without DeepSpeed; all else is float32. The column of plain autograd, in float32 too, is what this
-arithmetic leaves open by itself. The batch has 28 ragged sequences in 7 groups; two ranks have 16 and 12 of them, so
-that one fills up with masked micro-batches. Model, batch and parameters are well conditioned, as
-workers/gradient_inputs.py explains: elsewhere float32 itself blurs more than this. Rows with LoRA are of the gradient
-of adapters; rows with skipping leave out the sequences without an advantage, and the exact gradient has them; rows with
-sharing compute the prompt of a group once.
+Every cell is the largest deviation of any element of the gradient from the exact gradient, as a share of the exact
+gradient's largest element. The exact gradient is plain autograd in float64 over the full batch on one process, with
+materialised logits and without DeepSpeed; everything else is float32. The column *plain autograd*, also in float32,
+shows the rounding error of that arithmetic. The batch has 28 ragged sequences in 7 groups; of two ranks, one has 16
+and the other 12, so that one needs masked filler micro-batches. Model, batch and parameters are well conditioned, as
+workers/gradient_inputs.py explains; otherwise the rounding error of float32 would be larger than these deviations. Rows
+with LoRA compare the gradient of the adapters. Rows with skipping leave out the sequences without an advantage; their
+exact gradient includes them. Rows with sharing compute the prompt of a group once.
 """
 
 import argparse
@@ -26,31 +26,31 @@ from skyrl_core.registry import policy_losses
 STAGES = (0, 1, 2, 3)
 RANKS = (1, 2)
 MICRO_BATCH_SIZES = (1, 4, 5, 64)
-"""1 and 4 divide what every rank has, 5 leaves a ragged last micro-batch, 64 takes all at once."""
+"""1 and 4 divide the sequences of every rank, 5 leaves a ragged last micro-batch, 64 takes all at once."""
 
 MICRO_BATCH_TOKENS = (100,)
-"""Three of the longest sequences, more of the others; the test has one that is less than a sequence, too."""
+"""Three of the longest sequences, more of the others; the test also has a budget below one sequence."""
 
 SKIPPING_LOSSES = ("dual_clip", "clip_cov")
-"""Those of one kind each among the losses that may skip: by token alone, and with statistics of all ranks."""
+"""One of each kind of loss that may skip: purely token-wise, and with statistics of all ranks."""
 
 SHARING_LOSSES = ("entropy_reg", "gspo")
-"""One with an entropy, one with the ratio of a sequence: what is shared is the model's computation, not the loss's."""
+"""One with entropy, one with a sequence ratio: sharing changes the model's computation, not the loss's."""
 
 LORA_LOSSES = ("entropy_reg", "clip_cov")
-"""Adapters change what is differentiated, not the loss: one with an entropy, one with statistics of all ranks."""
+"""One with entropy, one with statistics of all ranks: adapters change what is differentiated, not the loss."""
 
 BOUND = 1e-6
 WORKER = Path(__file__).parent / "workers" / "gradient.py"
 
 NAMES = ("stages", "sizes", "tokens", "losses", "lora_losses", "skipping_losses", "sharing_losses")
-"""What gradient.py is given, as the command line has it."""
+"""The command-line options that gradient.py receives."""
 
 Cell = dict[str, Any]
 
 
 def launch(ranks: int, given: dict[str, Any]) -> list[Cell]:
-    """Measure on so many ranks what gradient.py is given: stages, sizes, tokens and losses of each kind."""
+    """Run gradient.py on this many ranks with these stages, sizes, tokens and losses of each kind."""
     launcher = [] if ranks == 1 else ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     command = [sys.executable, *launcher, str(WORKER), json.dumps(given)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -61,7 +61,7 @@ def launch(ranks: int, given: dict[str, Any]) -> list[Cell]:
 
 
 def summary(cells: list[Cell]) -> str:
-    """Markdown: one row for each loss, the worst over all stages and sizes."""
+    """Markdown: one row per loss, the worst over all stages and sizes."""
     columns = [(ranks, ragged) for ranks in RANKS for ragged in (False, True)]
     names = [f"{_count(ranks)}, {'ragged' if ragged else 'even'}" for ranks, ragged in columns]
     lines = [_row(["loss", "plain autograd", *names, "worst"]), "|---" * 7 + "|"]
@@ -75,7 +75,7 @@ def summary(cells: list[Cell]) -> str:
 
 
 def details(cells: list[Cell]) -> str:
-    """Markdown: one row for each loss, ranks and stage, one column for each micro-batch size."""
+    """Markdown: one row per loss, ranks and stage, one column per micro-batch size."""
     measured = [cell for cell in cells if cell["stage"] is not None]
     sizes = list(dict.fromkeys(cell["micro_batch"] for cell in measured))
     lines = [
@@ -89,14 +89,14 @@ def details(cells: list[Cell]) -> str:
 
 
 def page(cells: list[Cell], text: str) -> str:
-    """The document, with how it was measured."""
+    """The page, with how it was measured."""
     how = (__doc__ or "").split("\n", 2)[2].strip()
-    rows = "A row has the worst over stages and micro-batch sizes; ragged: micro-batches differ in their rows."
+    rows = "A row shows the worst over stages and micro-batch sizes. Ragged: micro-batches differ in size."
     return f"# Equality of gradients\n\n{how}\n\n{rows}\n\n{text}\n## Every measurement\n\n{details(cells)}"
 
 
 def row(cells: list[Cell]) -> Row:
-    """The worst of all, beside the worst that float32 leaves open without the trainer."""
+    """The worst deviation, next to the worst of plain float32 autograd without the trainer."""
     losses = len({cell["loss"] for cell in cells})
     return Row(
         measure=f"largest deviation of a gradient from the float64 one / its largest element; {losses} losses x "
@@ -108,7 +108,7 @@ def row(cells: list[Cell]) -> Row:
 
 
 def worst(cells: Iterable[Cell]) -> float:
-    """The largest deviation of these; 0 for none."""
+    """The largest deviation; 0 if there are no cells."""
     return max((float(cell["deviation"]) for cell in cells), default=0.0)
 
 
@@ -128,14 +128,14 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--losses", nargs="+", default=[claim.name for claim in policy_losses()])
-    parser.add_argument("--lora-losses", nargs="*", default=LORA_LOSSES, help="those measured with LoRA adapters too")
+    parser.add_argument("--lora-losses", nargs="*", default=LORA_LOSSES, help="also measured with LoRA adapters")
     parser.add_argument("--stages", nargs="+", type=int, default=STAGES)
     parser.add_argument("--sizes", nargs="+", type=int, default=MICRO_BATCH_SIZES, help="micro-batch sizes")
-    parser.add_argument("--tokens", nargs="*", type=int, default=MICRO_BATCH_TOKENS, help="micro-batches by tokens")
-    parser.add_argument("--skipping-losses", nargs="*", default=SKIPPING_LOSSES, help="with sequences left out, too")
-    parser.add_argument("--sharing-losses", nargs="*", default=SHARING_LOSSES, help="with prompts computed once, too")
+    parser.add_argument("--tokens", nargs="*", type=int, default=MICRO_BATCH_TOKENS, help="micro-batch token budgets")
+    parser.add_argument("--skipping-losses", nargs="*", default=SKIPPING_LOSSES, help="also measured with skipping")
+    parser.add_argument("--sharing-losses", nargs="*", default=SHARING_LOSSES, help="also measured with shared prompts")
     parser.add_argument("--json", action="store_true", help="print the deviations as JSON")
-    parser.add_argument("--write", action="store_true", help="write the results, and the table of all")
+    parser.add_argument("--write", action="store_true", help="write the results and the summary table")
     arguments = parser.parse_args()
     given = {name: getattr(arguments, name) for name in NAMES}
     cells = [cell for ranks in RANKS for cell in launch(ranks, given)]

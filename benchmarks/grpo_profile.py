@@ -1,8 +1,8 @@
-"""What the time of a training step goes to: shares by kind of work, for the rollout and for the update.
+"""Where the time of a training step goes: shares by kind of work, for the rollout and for the update.
 
-Runs `skyrl train` in this process as grpo_throughput.py does, with torch.profiler around two steps after the first
-three. *Python* is what no operation of torch accounts for: the interpreter and the modules' own code. Shares, not
-seconds: profiling makes all of it slower. ``python benchmarks/grpo_profile.py [key=value ...]``
+Runs `skyrl train` in this process with the settings of grpo_throughput.py, and torch.profiler around two steps after
+the first three. *Python* is the time outside torch operations: the interpreter and the modules' Python code. Only
+shares are reported, because profiling makes everything slower. ``python benchmarks/grpo_profile.py [key=value ...]``
 """
 
 import argparse
@@ -20,8 +20,8 @@ from record import Row, record
 from torch.profiler import ProfilerActivity, profile
 
 from skyrl_train.entrypoints.main_base import main as train
-from skyrl_train.training.collect import Collector
-from skyrl_train.training.update import PolicyUpdate
+from skyrl_train.step.rollout import Collector
+from skyrl_train.step.update import PolicyUpdate
 
 WARM_UP, PROFILED = 3, 2
 KINDS = {
@@ -43,7 +43,7 @@ OPTIONS = (
 
 
 class Phase:
-    """Seconds of one phase by kind of work, and its share of the whole."""
+    """The seconds of one phase, in total and by kind of work."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -51,7 +51,7 @@ class Phase:
         self.by_kind: Counter[str] = Counter()
 
     def watching(self, method: Callable[..., Any]) -> Callable[..., Any]:
-        """The method, profiled once it is warm."""
+        """The method, profiled after its warm-up calls."""
 
         @wraps(method)
         def watched(*arguments: Any, **named: Any) -> Any:
@@ -70,14 +70,14 @@ class Phase:
         return watched
 
     def share(self, kind: str) -> float:
-        """Of this phase; of Python, what is left."""
+        """The share of a kind of work in this phase; Python is the rest."""
         if kind == "Python":
             return max(1 - sum(self.by_kind.values()) / self.seconds, 0.0)
         return self.by_kind[kind] / self.seconds
 
 
 def kind_of(operation: str) -> str:
-    """Which kind of work an operation is."""
+    """The kind of work that an operation does."""
     name = operation.removeprefix("aten::")
     for kind, names in KINDS.items():
         if name in names or (kind == "attention" and name.startswith(names)):
@@ -86,7 +86,7 @@ def kind_of(operation: str) -> str:
 
 
 def main() -> int:
-    """Profile and print."""
+    """Profile a run and print the shares."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("options", nargs="*", help="more options of the run, as key=value")
     parser.add_argument("--write", action="store_true", help="record the results")
@@ -98,19 +98,19 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
         steps = WARM_UP + PROFILED
         train([*OPTIONS, f"trainer.steps={steps}", f"run_folder={folder}/run", *arguments.options])
-    whole = rollout.seconds + update.seconds
+    total = rollout.seconds + update.seconds
     lines = ["| kind of work | of the rollout | of the update | of both |", "|---|---|---|---|"]
     rows = []
     for kind in (*KINDS, "other operations", "Python"):
         shares = rollout.share(kind), update.share(kind)
-        both = (shares[0] * rollout.seconds + shares[1] * update.seconds) / whole
+        both = (shares[0] * rollout.seconds + shares[1] * update.seconds) / total
         lines.append(f"| {kind} | {shares[0]:.0%} | {shares[1]:.0%} | {both:.0%} |")
         rows.append(Row(measure=f"share of a training step: {kind}", result=f"{both:.0%}"))
-    lines.append(f"| all | {rollout.seconds / whole:.0%} of both | {update.seconds / whole:.0%} of both | 100% |")
+    lines.append(f"| total | {rollout.seconds / total:.0%} of both | {update.seconds / total:.0%} of both | 100% |")
     text = "\n".join(lines)
     print(text)
     if arguments.write:
-        heading = f"# What a training step's time goes to\n\n{(__doc__ or '').strip()}"
+        heading = f"# Where the time of a training step goes\n\n{(__doc__ or '').strip()}"
         record("grpo_profile", rows, f"{heading}\n\n{text}", packages=("torch", "transformers", "deepspeed"))
     return 0
 

@@ -1,16 +1,17 @@
-"""GRPO samples per second of whole training steps, rollout, reward and update, against TRL's GRPOTrainer on a CPU.
+"""GRPO samples per second over complete steps (rollout, reward, update), compared with TRL's GRPOTrainer on a CPU.
 
-Both train the tiny model that ships with the trainer: the same folder, prompts, reward function, group size and token
-limit, temperature 1, AdamW, float32, no KL term, one optimizer step a rollout, two threads, one process of their own.
-TRL draws all samples of a step in one call and updates on them in one micro-batch, and writes no logs; our run writes
-metrics.jsonl, on ZeRO stage 0, because one process has nothing to shard. Two settings: *end token*, where a response
-ends when the model ends it, and *full length*, where the end token is one that the model never draws. The two run by
-turns of a few seconds, one stopped while the other computes, so that other load on the machine meets both; steps that a
-stop interrupted, and those before the clocks are warm, are left out.
+Both train the bundled tiny model with the same folder, prompts, reward function, group size and token limit, at
+temperature 1, with AdamW, float32, no KL term, one optimizer step per rollout and two threads, each in one process. TRL
+generates all samples of a step in one call, updates on them in one micro-batch, and writes no logs. Our run writes
+metrics.jsonl and uses ZeRO stage 0, because one process has nothing to shard. There are two settings: *end token*, in
+which the model ends its responses, and *full length*, in which the end token is one that the model never generates. The
+two processes alternate every few seconds, one stopped while the other computes, so that other load on the machine
+affects both. Interrupted steps and warm-up steps are left out.
 
-*Limit* is the rate at which torch computes only the matrix products of the model's layers, with these shapes and the
-same number of threads: prefill of each prompt once, one product for each generated token, forward and backward of the
-update. ``SKYRL_BENCH_PEERS=FOLDER python benchmarks/grpo_throughput.py``; FOLDER/trl is made with
+*Limit* is the rate of the matrix products of the model's layers without anything else, for these shapes and the same
+number of threads: prefill of each prompt once, one product per generated token, forward and backward of the update.
+``SKYRL_BENCH_PEERS=FOLDER python benchmarks/grpo_throughput.py``;
+create FOLDER/trl with
 
     pip install --no-deps --target FOLDER/trl -r benchmarks/requirements/trl.txt
 """
@@ -33,37 +34,37 @@ from record import Row, record
 from skyrl_train.tiny_model import TINY_MODEL
 
 WORKER = Path(__file__).parent / "workers" / "trl_grpo.py"
-INSTALL = "To make one: pip install --no-deps --target FOLDER/trl -r benchmarks/requirements/trl.txt"
+INSTALL = "To create one: pip install --no-deps --target FOLDER/trl -r benchmarks/requirements/trl.txt"
 GOAL = 3.0
 PROMPTS, GROUP, MAX_NEW_TOKENS = 16, 8, 48
 OURS = 2
-"""Steps of ours for each of TRL's, which take longer."""
+"""Our steps per step of TRL, whose steps take longer."""
 TURN = 4.0
-"""Seconds of a turn of TRL's; ours is half of it."""
+"""Seconds of TRL's turn; ours takes half as long."""
 LEARNING_RATE = 1e-6
-"""So small that both models stay what they are, and the lengths of their responses with them."""
+"""So small that the models, and the lengths of their responses, do not change."""
 UNUSED_TOKEN = ("@", 33)
-"""A token of the tiny model that no text of its corpus has."""
+"""A token of the tiny model that its corpus does not contain."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One run, without its first steps."""
+    """The figures of one run, without its first steps."""
 
-    seconds: float  # of a step that ran alone, median, from the end of one to the end of the next
-    length: float  # tokens of a response, mean
+    seconds: float  # median of uninterrupted steps, from the end of one to the end of the next
+    length: float  # mean tokens of a response
     reward: float  # mean
 
     @property
     def samples_per_second(self) -> float:
-        """Whole training steps."""
+        """The rate over complete training steps."""
         return PROMPTS * GROUP / self.seconds
 
 
 def main() -> int:
-    """Measure and print; 1 if the goal is missed, 2 if TRL is not there."""
+    """Measure and print; exit code 1 if the goal is missed, 2 if TRL is not installed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trl", type=Path, help="folder with TRL; otherwise $SKYRL_BENCH_PEERS/trl")
+    parser.add_argument("--trl", type=Path, help="folder with TRL; default $SKYRL_BENCH_PEERS/trl")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--warm-up", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
@@ -71,9 +72,9 @@ def main() -> int:
     arguments = parser.parse_args()
     folder = arguments.trl or Path(os.environ.get("SKYRL_BENCH_PEERS", ""), "trl")
     if not (folder / "trl" / "__init__.py").is_file():
-        print(f"TRL is not in {folder}: give its folder with --trl or SKYRL_BENCH_PEERS.\n{INSTALL}", file=sys.stderr)
+        print(f"no TRL in {folder}: pass its folder with --trl or SKYRL_BENCH_PEERS.\n{INSTALL}", file=sys.stderr)
         return 2
-    lines = ["| lengths | trainer | samples/s | tokens/s | step | tokens of a response | reward | ratio to TRL |"]
+    lines = ["| lengths | trainer | samples/s | tokens/s | step | tokens per response | reward | ratio to TRL |"]
     lines.append("|---|---|---|---|---|---|---|---|")
     rows, met = [], True
     with tempfile.TemporaryDirectory() as scratch:
@@ -83,7 +84,7 @@ def main() -> int:
             for trainer, found in (("TRL 1.16 GRPOTrainer", trl), ("skyrl train", ours)):
                 lines.append(_line(name, trainer, found, found.samples_per_second / trl.samples_per_second))
             ratio, allowed = (rate / trl.samples_per_second for rate in (ours.samples_per_second, limit))
-            lines.append(f"| {name} | matrix products alone | {limit:.0f} | | | | | {allowed:.2f} |")
+            lines.append(f"| {name} | only matrix products | {limit:.0f} | | | | | {allowed:.2f} |")
             met = met and ratio >= GOAL
             rows.append(
                 Row(
@@ -112,13 +113,13 @@ def _line(lengths: str, trainer: str, found: Measured, ratio: float) -> str:
 def _conditions(arguments: argparse.Namespace) -> str:
     return (
         f"{PROMPTS} prompts of {GROUP} samples, at most {MAX_NEW_TOKENS} tokens each, {arguments.threads} threads; "
-        f"medians of the steps that ran alone, of {arguments.steps} of TRL's and {OURS * arguments.steps} of ours, the "
-        f"first {arguments.warm_up} of each left out."
+        f"medians of the uninterrupted steps among {arguments.steps} of TRL's and {OURS * arguments.steps} of ours, "
+        f"without the first {arguments.warm_up} of each."
     )
 
 
 def endless_model(folder: Path) -> Path:
-    """The tiny model with an end token that it never draws."""
+    """A copy of the tiny model whose end token it never generates."""
     shutil.copytree(TINY_MODEL, folder)
     token, number = UNUSED_TOKEN
     for file, changed in (
@@ -132,7 +133,7 @@ def endless_model(folder: Path) -> Path:
 
 
 def measure(folder: Path, model: Path, arguments: argparse.Namespace, run: Path) -> tuple[Measured, Measured]:
-    """TRL and ours on the same model, by turns."""
+    """Run TRL and our trainer on the same model, in turns."""
     threads, path = arguments.threads, os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
     worker = [sys.executable, str(WORKER), json.dumps(trl_settings(model, arguments))]
     trl = Alternating(worker, _environment(threads, PYTHONPATH=path), TURN)
@@ -147,7 +148,7 @@ def measure(folder: Path, model: Path, arguments: argparse.Namespace, run: Path)
 
 
 def trl_settings(model: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the worker is told."""
+    """The arguments of the TRL worker."""
     return {
         "model": str(model),
         "threads": arguments.threads,
@@ -161,7 +162,7 @@ def trl_settings(model: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def our_command(model: Path, arguments: argparse.Namespace, run: Path) -> list[str]:
-    """`skyrl train`."""
+    """The command line of `skyrl train`."""
     options = {
         "model": model,
         "run_folder": run,
@@ -185,7 +186,7 @@ def _measured(process: Alternating, found: dict[str, list[float]], warm_up: int)
     steps = zip(found["ended"][warm_up - 1 :], found["ended"][warm_up:], strict=False)
     alone = [ended - started for started, ended in steps if process.alone(started, ended)]
     if not alone:
-        sys.exit(f"no step of {' '.join(process.command[:4])} ran alone: give more --steps")
+        sys.exit(f"no step of {' '.join(process.command[:4])} ran without interruption: increase --steps")
     return Measured(median(alone), mean(found["lengths"][warm_up:]), mean(found["rewards"][warm_up:]))
 
 
@@ -194,7 +195,7 @@ def _environment(threads: int, **variables: str) -> dict[str, str]:
 
 
 def matrix_products(length: int, threads: int) -> float:
-    """Seconds of the products of the model's layers for one step: the best of several."""
+    """The seconds of the matrix products of one step: the best of several runs."""
     worker = Path(__file__).parent / "workers" / "matrix_products.py"
     wanted = {"prompts": PROMPTS, "group": GROUP, "length": length, "threads": threads, "model": str(TINY_MODEL)}
     command = [sys.executable, str(worker), json.dumps(wanted)]

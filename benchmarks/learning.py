@@ -1,7 +1,7 @@
-"""Learning curves of the quickstart over seeds and losses.
+"""Learning curves of the quickstart for several seeds and losses.
 
-Every run is ``skyrl train --config configs/quickstart.yaml`` with another seed or loss. Accuracy is the share of
-sampled answers (temperature 1) to held-out problems that are right.
+Every run is ``skyrl train --config configs/quickstart.yaml`` with a different seed or loss. Accuracy is the share of
+correct responses to held-out problems, sampled at temperature 1.
 """
 
 import argparse
@@ -22,12 +22,12 @@ MEAN_AT_LEAST, WORST_AT_LEAST = 0.78, 0.75
 
 @dataclass(frozen=True)
 class Curve:
-    """Accuracy by step of one run, and what it took."""
+    """The accuracy of one run by step, and its duration."""
 
     loss: str
     seed: int
     accuracy: dict[int, float]
-    standard_error: float  # of the last one
+    standard_error: float  # of the last accuracy
     seconds: float
 
     @property
@@ -37,7 +37,7 @@ class Curve:
 
 
 def train(loss: str, seed: int, folder: Path, options: list[str]) -> Curve:
-    """One run of the quickstart; the curve is read from its run folder."""
+    """Run the quickstart and read the curve from its run folder."""
     command = [sys.executable, "-m", "skyrl_core.cli.main", "train", "--config", str(ROOT / "configs/quickstart.yaml")]
     command += ["--loss", loss, f"seed={seed}", f"run_folder={folder}", *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -51,7 +51,7 @@ def train(loss: str, seed: int, folder: Path, options: list[str]) -> Curve:
 
 
 def report(curves: list[Curve]) -> str:
-    """Markdown: one row for each run, then mean and minimum of each loss."""
+    """Markdown: one row per run, then mean and minimum of each loss."""
     steps = sorted(curves[0].accuracy)
     lines = [
         "| loss | seed | " + " | ".join(f"step {step}" for step in steps) + " | seconds |",
@@ -72,7 +72,7 @@ def report(curves: list[Curve]) -> str:
 
 
 def rows(curves: list[Curve]) -> list[Row]:
-    """Before and after training, for each loss."""
+    """One row per loss: accuracy before and after training."""
     found = []
     for loss in dict.fromkeys(curve.loss for curve in curves):
         own = [curve for curve in curves if curve.loss == loss]
@@ -89,19 +89,19 @@ def rows(curves: list[Curve]) -> list[Row]:
 
 
 def write(curves: list[Curve]) -> None:
-    """The results of this script, and the table of all."""
+    """Write the results and the summary table."""
     how = (__doc__ or "").split("\n", 2)[2].strip()
     packages = ("torch", "deepspeed", "transformers")
     record("learning", rows(curves), f"# Learning curves\n\n{how}\n\n{report(curves)}", packages=packages)
 
 
 def main() -> int:
-    """Train, print, write; exit code 1 if a loss learns less than promised."""
+    """Train, print and write; exit code 1 if a loss learns less than its goal."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--losses", nargs="+", default=LOSSES)
     parser.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2))
     parser.add_argument("--every", type=int, default=10, help="steps between evaluations")
-    parser.add_argument("--write", action="store_true", help="write the results, and the table of all")
+    parser.add_argument("--write", action="store_true", help="write the results and the summary table")
     parser.add_argument("options", nargs="*", help="more options of the run, as key=value")
     arguments = parser.parse_args()
     options = [f"evaluation.every={arguments.every}", *arguments.options]

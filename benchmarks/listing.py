@@ -1,7 +1,7 @@
-"""How long `skyrl losses list` takes, as a whole process, against bare Python that reads the same entry points.
+"""Time of a complete `skyrl losses list` process, compared with bare Python that reads the same entry points.
 
-The goal: at most twice as long. Processes take turns, so that other load on the machine meets both; medians are
-compared, with what is installed and with 300 more distributions on the path.
+The goal is at most twice the time. Processes take turns, so that other load on the machine affects both. Medians are
+compared for the installed packages, and with 300 more distributions on the path.
 """
 
 import argparse
@@ -19,11 +19,11 @@ BARE, LISTING = "bare Python", "`skyrl losses list`"
 
 
 def main() -> int:
-    """Print a table for each path; 1 if a ratio is above the goal."""
+    """Print a table for each path; exit code 1 if a ratio is above the goal."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=20, help="processes of each kind")
     parser.add_argument("--distributions", type=int, default=300, help="synthetic distributions of the second row")
-    parser.add_argument("--write", action="store_true", help="write the results, and the table of all")
+    parser.add_argument("--write", action="store_true", help="write the results and the summary table")
     arguments = parser.parse_args()
     seconds: Seconds = {}
     ratios, rows = {}, []
@@ -44,7 +44,7 @@ def main() -> int:
 
 
 def measure(path: str, runs: int) -> Seconds:
-    """Seconds of both, with this folder on the path."""
+    """The seconds of both processes, with this folder on the path."""
     command = [skyrl(), "losses", "list"]
     measures = {
         BARE: lambda: to_the_end([sys.executable, "-c", READS], path=path),
@@ -54,7 +54,7 @@ def measure(path: str, runs: int) -> Seconds:
 
 
 def write_distributions(folder: Path, count: int) -> None:
-    """Distributions such as any environment has: metadata, and scripts as entry points; every tenth has a loss."""
+    """Write typical distributions: metadata, and scripts as entry points; every tenth has a loss."""
     for number in range(count):
         info = folder / f"synthetic_{number}-1.0.dist-info"
         info.mkdir()

@@ -1,12 +1,12 @@
 """Log-probs and exact entropy from hidden states, forward and backward: memory and time against materialised logits.
 
-Each measurement is a process of its own: the most memory that it held beyond the inputs and their gradients, which are
-the same for all, and the best time of several. *Materialised* is what trainers on transformers do: logits, divided by
-the temperature, log_softmax, gather, entropy. The two losses that are fused with the output embedding are told what the
-gradient of each token is before the forward pass ends; they give neither per-token values nor entropy. The floor is
-four products of matrices of these sizes, timed in the same run.
+Each measurement is a separate process: its peak memory beyond the inputs and their gradients, which are the same for
+all, and the best time of several. *Materialised* is what trainers on transformers do: logits, divided by the
+temperature, log_softmax, gather, entropy. The two losses that are fused with the output embedding need the gradient of
+each token before the forward pass ends, and return neither per-token values nor entropy. The floor is four matrix
+products of these sizes, timed in the same run.
 
-``python benchmarks/log_probs.py``. Liger's loss is measured where the folder SKYRL_BENCH_PEERS has it, in liger/
+``python benchmarks/log_probs.py``. Liger's loss is measured if the folder SKYRL_BENCH_PEERS contains it, in liger/
 (``pip install --no-deps --target FOLDER/liger -r benchmarks/requirements/liger.txt``).
 """
 
@@ -34,13 +34,13 @@ KINDS = {
     "ours": "token_statistics",
     "torch": "F.linear_cross_entropy, chunked (no entropy)",
     "liger": "Liger's fused GRPO loss (no entropy)",
-    "floor": "the floor: four products of matrices",
+    "floor": "the floor: four matrix products",
 }
 REFERENCES = ("materialised", "ours", "floor")
 
 
 class Case(NamedTuple):
-    """What is measured together."""
+    """Sizes that are measured together."""
 
     vocabulary: int
     tokens: int
@@ -57,16 +57,16 @@ LIGER = Path(os.environ.get("SKYRL_BENCH_PEERS", "."), "liger")
 
 
 class Measured(NamedTuple):
-    """What one process found."""
+    """The result of one process."""
 
     gib: float  # beyond inputs and gradients
     seconds: float
 
 
 def main() -> int:
-    """Print a table for each case; 1 if a goal is missed."""
+    """Print a table for each case; exit code 1 if a goal is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--vocabulary", type=int, help="measure this size alone")
+    parser.add_argument("--vocabulary", type=int, help="measure only this size")
     parser.add_argument("--tokens", type=int, default=4096, help="for --vocabulary")
     parser.add_argument("--repeats", type=int, default=1, help="for --vocabulary")
     parser.add_argument("--threads", type=int, default=2)
@@ -102,7 +102,7 @@ def main() -> int:
 
 def _table(found: dict[str, Measured]) -> str:
     base, floor = found["materialised"], found["floor"]
-    lines = ["| what | memory | time | memory / materialised | time / materialised | time / floor |"]
+    lines = ["| method | memory | time | memory / materialised | time / materialised | time / floor |"]
     lines.append("|---|---|---|---|---|---|")
     for kind, (memory, seconds) in found.items():
         cells = (f"{memory:.2f} GiB", f"{seconds:.2f} s", f"{memory / base.gib:.3f}")
@@ -115,7 +115,7 @@ def _table(found: dict[str, Measured]) -> str:
 
 
 def _rows(found: dict[str, Measured], size: str) -> list[Row]:
-    """Of the table of all benchmarks."""
+    """The rows for the summary table of all benchmarks."""
     ours, base, floor = found["ours"], found["materialised"], found["floor"].seconds / found["materialised"].seconds
     memory = Row(
         measure=f"memory of log-probs and entropy, {size}, against materialised logits",
@@ -161,7 +161,7 @@ def _in_a_process(kind: str, case: Case, threads: int) -> Measured:
 
 
 def measure(kind: str, case: Case, threads: int) -> Measured:
-    """One kind, in this process."""
+    """Measure one kind in this process."""
     import torch
 
     torch.set_num_threads(threads)

@@ -1,12 +1,12 @@
-"""What everything that is loss costs, against the forward and backward pass of the model that it trains.
+"""Cost of all loss computations, compared with the forward and backward pass of the trained model.
 
-One optimizer step over 128 sequences of 512 response tokens, 65,536 in all, in micro-batches of 32. Loss is the
-trainer's own code, with the model's answers replayed: counts and weights of tokens, what the loss prepares over the
-minibatch, its values, terms and metrics, a KL term with a scheduled weight and a scheduled parameter where the loss has
-a number, the backward pass to log-probs and entropy, and the numbers for the log. The model is the tiny one that ships,
-the hardest case: a larger one takes longer, and the loss does not. Same process, same threads, medians. A loss with
-statistics of the minibatch (clip_cov, kl_cov) needs the log-probs of all tokens before the first backward pass, which
-is one more forward pass of the model and not counted here. ``python benchmarks/loss_cost.py``
+One optimizer step over 128 sequences of 512 response tokens, 65,536 in total, in micro-batches of 32. The cost of the
+loss is that of the trainer's code with replayed model outputs: token counts and weights, the loss's statistics of the
+minibatch, its values, terms and metrics, a KL term with a scheduled weight, a scheduled parameter if the loss has a
+numeric one, the backward pass to log-probs and entropy, and the logged metrics. The model is the bundled tiny one, the
+hardest case: a larger model takes longer, the loss does not. Same process, same threads, medians. A loss with
+statistics of the minibatch (clip_cov, kl_cov) needs the log-probs of all tokens before the first backward pass; that
+extra forward pass of the model is not counted. ``python benchmarks/loss_cost.py``
 """
 
 import argparse
@@ -22,16 +22,16 @@ import torch
 from record import Row, record
 from torch import Tensor
 
+from skyrl_core.parameters import parse_schedule
 from skyrl_core.registry import load_policy_loss, load_scheduled_loss, policy_losses
-from skyrl_core.schedule import parse_schedule
 from skyrl_train.policy.model_loading import load_model
 from skyrl_train.policy.policy import Policy, Sequences
-from skyrl_train.rollout.engine import Sample
-from skyrl_train.training.batching import MicroBatchSize
-from skyrl_train.training.experience import Experience
-from skyrl_train.training.objective import Objective
-from skyrl_train.training.ranks import ALONE, Ranks
-from skyrl_train.training.update import PolicyUpdate, summarise
+from skyrl_train.ranks.ranks import ALONE, Ranks
+from skyrl_train.rollout.rollout_engine import Sample
+from skyrl_train.step.batching import MicroBatchSize
+from skyrl_train.step.experience import Experience
+from skyrl_train.step.objective import Objective
+from skyrl_train.step.update import PolicyUpdate, summarise
 
 SEQUENCES, PROMPT, TOKENS, GROUP, MICRO_BATCH = 128, 32, 512, 8, 32
 MODEL_TURNS = 2
@@ -40,31 +40,31 @@ TERMS = {"terms": [{"loss": "dual_clip"}, {"loss": "entropy_reg"}, {"loss": "cli
 
 
 class Replay:
-    """Stands in for the engine: gives the log-probs and entropies that it has, and takes their gradient."""
+    """Stands in for the engine: replays stored log-probs and entropies, and accepts their gradient."""
 
     def __init__(self, log_probs: Tensor, entropy: Tensor) -> None:
         self._log_probs, self._entropy = log_probs, entropy
         self._row = 0
 
     def forward(self, sequences: Sequences, *, with_entropy: bool) -> tuple[Tensor, Tensor | None]:
-        """The next rows: all are equally long, so micro-batches have them in order."""
+        """The next rows: all have equal length, so micro-batches take them in order."""
         rows = slice(self._row, self._row + len(sequences.input_ids))
         self._row = rows.stop % SEQUENCES
         grad = torch.is_grad_enabled()
         entropy = self._entropy[rows].clone().requires_grad_(grad) if with_entropy else None
         return self._log_probs[rows].clone().requires_grad_(grad), entropy
 
-    def backward(self, loss: Tensor, *, last: bool) -> None:  # noqa: ARG002 - one process reduces nothing
-        """To log-probs and entropy."""
+    def backward(self, loss: Tensor, *, last: bool) -> None:  # noqa: ARG002 - one process has nothing to reduce
+        """Backpropagate to log-probs and entropy."""
         loss.backward()
 
-    def step(self, learning_rate: float) -> float:  # noqa: ARG002 - there are no weights
-        """Nothing."""
+    def step(self, learning_rate: float) -> float:  # noqa: ARG002 - no weights to update
+        """Do nothing; the gradient norm is 0."""
         return 0.0
 
 
 def build_batch(vocabulary: int) -> Experience:
-    """Samples of full length in groups of eight, one policy off the others by a few percent."""
+    """Build samples of full length in groups of eight."""
     generator = torch.Generator().manual_seed(0)
     responses = torch.randint(vocabulary, (SEQUENCES, TOKENS), generator=generator).tolist()
     samples = [
@@ -77,7 +77,7 @@ def build_batch(vocabulary: int) -> Experience:
 
 
 def around(batch: Experience, log_probs: Tensor) -> Experience:
-    """The batch with log-probs of three other policies."""
+    """The batch with log-probs of three other policies, a few percent off."""
     generator = torch.Generator().manual_seed(1)
     names = ("rollout_log_probs", "old_log_probs", "ref_log_probs")
     return replace(batch, **{n: log_probs + 0.05 * torch.randn(log_probs.shape, generator=generator) for n in names})
@@ -90,12 +90,12 @@ def model_pass(policy: Policy, batch: Experience, *, with_entropy: bool) -> tupl
         values = policy(batch.select(rows).sequences, with_entropy)
         values.sum().backward()
         found.append(values.detach())
-    whole = torch.cat(found, 1)
-    return whole[0], whole[-1]
+    values = torch.cat(found, 1)
+    return values[0], values[-1]
 
 
 def build_objective(name: str) -> Objective:
-    """The loss with a schedule for its first plain number, beside a KL term with a scheduled weight."""
+    """The loss with a schedule for its first plain number, plus a KL term with a scheduled weight."""
     params: dict[str, Any] = TERMS if name == "sum" else {}
     numbers = [key for key, value in load_policy_loss(name, params).params if type(value) is float and value > 0]
     for key in numbers[:1]:
@@ -107,7 +107,7 @@ def build_objective(name: str) -> Objective:
 
 
 def seconds(work: Callable[[int], object], turns: int) -> float:
-    """The median; the first turn warms up."""
+    """The median seconds; the first turn warms up."""
     taken = []
     for turn in range(turns + 1):
         started = time.perf_counter()
@@ -139,8 +139,8 @@ def measure(losses: list[str], turns: int) -> dict[str, float]:
 
 
 def table(costs: dict[str, float]) -> str:
-    """Markdown, the dearest first."""
-    lines = ["| loss | of the model's forward and backward |", "|---|---|"]
+    """The costs as Markdown, most expensive first."""
+    lines = ["| loss | share of the model's forward and backward |", "|---|---|"]
     lines += [f"| {name} | {cost:.2%} |" for name, cost in sorted(costs.items(), key=lambda item: -item[1])]
     return "\n".join(lines)
 
@@ -161,8 +161,8 @@ def main() -> None:
     if arguments.write:
         how = (__doc__ or "").strip().split("\n", 2)[2].strip().rsplit(" ``", 1)[0]
         line = Row(
-            measure="all that is loss, 65k tokens, against forward and backward of the tiny model",
-            result=f"{costs[name]:.2%} ({name}, the dearest of {len(costs)})",
+            measure="all loss computations, 65k tokens / forward and backward of the tiny model",
+            result=f"{costs[name]:.2%} ({name}, the most expensive of {len(costs)})",
             goal=f"{GOAL:.0%}",
         )
         record("loss_cost", [line], f"# Cost of the losses\n\n{how}\n\n{text}")

@@ -1,4 +1,4 @@
-"""Seconds of whole processes that take turns, so that other load on the machine meets all of them."""
+"""Time complete processes in turns, so that other load on the machine affects all alike."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ Seconds = dict[str, list[float]]
 
 
 def take_turns(measures: Mapping[str, Callable[[], float]], rounds: int) -> Seconds:
-    """The seconds that each measure returns; one more round, the first, fills caches and is thrown away."""
+    """The seconds that each measure returns; an extra first round fills caches and is discarded."""
     found: Seconds = {name: [] for name in measures}
     for _ in range(rounds + 1):
         for name, measure in measures.items():
@@ -22,10 +22,10 @@ def take_turns(measures: Mapping[str, Callable[[], float]], rounds: int) -> Seco
 
 
 def to_the_end(command: Sequence[str], *, path: str = "", exit_code: int = 0) -> float:
-    """Seconds from the start of a process to its end.
+    """The seconds from the start of a process to its end.
 
     Raises:
-        SystemExit: it ends with another exit code.
+        SystemExit: the process ends with another exit code.
     """
     started = time.perf_counter()
     done = subprocess.run(command, env=environment(path), capture_output=True, text=True, check=False)
@@ -36,16 +36,16 @@ def to_the_end(command: Sequence[str], *, path: str = "", exit_code: int = 0) ->
 
 
 def environment(path: str, **variables: str) -> dict[str, str]:
-    """Of a process that sees this folder of distributions before all others."""
+    """The environment of a process that sees this folder of distributions before all others."""
     search_path = os.pathsep.join(filter(None, [path, os.environ.get("PYTHONPATH", "")]))
     return {**os.environ, "PYTHONPATH": search_path, **variables}
 
 
 def skyrl() -> str:
-    """The installed command.
+    """The path of the installed `skyrl` command.
 
     Raises:
-        SystemExit: there is none.
+        SystemExit: it is not installed.
     """
     found = shutil.which("skyrl", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     if found is None:
@@ -54,7 +54,7 @@ def skyrl() -> str:
 
 
 def table(seconds: Seconds, ratios: Mapping[str, float]) -> str:
-    """Markdown: median, least and most of each, and how many times it takes what it is compared with."""
+    """Markdown: median, minimum and maximum of each process, and its ratio to the one it is compared with."""
     lines = ["| process | median | from, to | ratio |", "|---|---|---|---|"]
     for name, values in seconds.items():
         ratio = f"{ratios[name]:.2f}" if name in ratios else ""

@@ -1,6 +1,6 @@
-"""The figures of a benchmark: results/NAME.md for people, results/NAME.json for the table in README.md.
+"""Results of a benchmark: results/NAME.md for people, results/NAME.json for the table in README.md.
 
-A script measures, prints, and with ``--write`` calls ``record``. ``python benchmarks/record.py`` makes the table anew.
+A script measures, prints, and with ``--write`` calls ``record``. ``python benchmarks/record.py`` rebuilds the table.
 """
 
 import json
@@ -19,22 +19,22 @@ BEGIN, END = "<!-- table: written by record.py -->", "<!-- end of table -->"
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One line of the table."""
+    """One row of the summary table."""
 
-    measure: str  # what, against what
+    measure: str  # what is compared with what
     result: str  # the ratio
     goal: str = ""
     limit: str = ""  # what the machine allows, as the same ratio
 
 
 def record(name: str, rows: Sequence[Row], text: str, *, packages: Sequence[str] = ("torch",)) -> None:
-    """Write the results of ``benchmarks/NAME.py`` and the table of all.
+    """Write the results of ``benchmarks/NAME.py`` and the summary table.
 
     Args:
-        name: of the script, without its ending.
+        name: of the script, without its suffix.
         rows: for the table.
         text: Markdown with all figures; its first line is a heading.
-        packages: whose versions matter.
+        packages: the packages whose versions are recorded.
     """
     results = FOLDER / "results"
     facts = {"machine": machine(), "versions": {package: version(package) for package in packages}}
@@ -45,13 +45,13 @@ def record(name: str, rows: Sequence[Row], text: str, *, packages: Sequence[str]
 
 
 def machine() -> str:
-    """The kind of machine, and nothing that tells which."""
+    """The kind of machine, without anything that identifies it."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{cores} CPU cores ({platform.machine()}), Python {platform.python_version()}"
 
 
 def table() -> str:
-    """All results, by script, each with its command and a letter for where it ran, which is below the table."""
+    """All results by script, each with its command and a letter for its machine; the letters are explained below."""
     lines = ["| measure | result | goal | limit | command, all figures | on |", "|---|---|---|---|---|---|"]
     places: dict[str, str] = {}
     for path in sorted((FOLDER / "results").glob("*.json")):
@@ -65,7 +65,7 @@ def table() -> str:
 
 
 def write_table() -> None:
-    """Put it between its marks in README.md."""
+    """Write the table between its marks in README.md."""
     readme = FOLDER / "README.md"
     before, _, rest = readme.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)

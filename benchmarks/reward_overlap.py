@@ -1,8 +1,8 @@
-"""How much of slow rewards is hidden behind decoding: rewards of finished samples run while others are drawn.
+"""Overlap of slow rewards with decoding: finished samples are rewarded while others are being generated.
 
-The same samples are drawn with the tiny model and the engine hf, in batches of rollout.batch_size, and rewarded by
-an environment that waits for so many milliseconds and uses no CPU. Rewards take about as long as decoding, so that half
-of the time is the most that can be hidden. Median of several turns, which alternate.
+The same samples are generated with the tiny model and the engine hf, in batches of rollout.batch_size, and rewarded by
+an environment that waits a fixed time and uses no CPU. Rewards take about as long as decoding, so at most half of the
+time can be hidden. Medians of several alternating turns.
 ``python benchmarks/reward_overlap.py``
 """
 
@@ -20,24 +20,24 @@ from record import Row as Line
 from record import record
 
 from skyrl_train.config.schema import RolloutConfig, RunConfig
-from skyrl_train.data.prompts import encode_prompt
-from skyrl_train.data.source import build_source
+from skyrl_train.data.prompt_source import build_source
+from skyrl_train.data.prompt_tokens import encode_prompt
 from skyrl_train.environments.environment import Row
-from skyrl_train.environments.scoring import Scorer
 from skyrl_train.policy.model_loading import load_model, load_tokenizer
-from skyrl_train.rollout.engine import RolloutEngine, Sample, SampleRequest, Sampling
-from skyrl_train.training.drawing import Drawing
-from skyrl_train.training.engine_building import build_rollout_engine
-from skyrl_train.training.ranks import ALONE, Ranks
+from skyrl_train.ranks.ranks import ALONE, Ranks
+from skyrl_train.rewards.scorer import Scorer
+from skyrl_train.rollout.rollout_engine import RolloutEngine, Sample, SampleRequest, Sampling
+from skyrl_train.step.sampling import Drawing
+from skyrl_train.training.build_rollout_engine import build_rollout_engine
 
 PROMPTS, SAMPLES, BATCH_SIZE, TOKENS = 32, 8, 64, 64
 WORKERS, TURNS = 4, 3
 GOAL = 0.7
-"""Of the time without overlap, which must be the most with it."""
+"""Largest share of the time without overlap that a run with overlap may take."""
 
 
 class Late:
-    """An engine without the third parameter: all samples are there at the end."""
+    """An engine whose `generate` has no `hand_over`: all samples arrive at the end."""
 
     shares_weights, works_elsewhere = True, False
 
@@ -45,12 +45,12 @@ class Late:
         self._engine = engine
 
     def generate(self, requests: Sequence[SampleRequest], sampling: Sampling) -> list[Sample]:
-        """As the engine does, in silence."""
+        """Generate without handing over finished samples."""
         return self._engine.generate(requests, sampling)
 
 
 def build() -> tuple[RolloutEngine, Any, list[SampleRequest], list[Row]]:
-    """The engine, its tokenizer, and what is drawn."""
+    """The engine, its tokenizer, the requests and their rows."""
     config = RunConfig(rollout=RolloutConfig(batch_size=BATCH_SIZE))
     tokenizer, model = load_tokenizer("tiny"), load_model("tiny", torch.float32)
     os.environ.update(ALONE)
@@ -63,29 +63,29 @@ def build() -> tuple[RolloutEngine, Any, list[SampleRequest], list[Row]]:
 
 
 def measure() -> dict[str, float]:
-    """Median seconds of decoding alone, of decoding and then rewards, and of both together."""
+    """Median seconds of decoding, of decoding followed by rewards, and of both overlapped."""
     sys.path.insert(0, str(Path(__file__).parent / "workers"))
     from slow_reward import SlowReward
 
     engine, tokenizer, requests, rows = build()
     sampling = Sampling(max_new_tokens=TOKENS)
-    seconds: dict[str, list[float]] = {"decoding": [], "one after the other": [], "overlapped": []}
+    seconds: dict[str, list[float]] = {"decoding": [], "sequential": [], "overlapped": []}
     engine.generate(requests, sampling)
     for turn in range(TURNS + 1):
         started = time.perf_counter()
         engine.generate(requests, sampling)
         decoding = time.perf_counter() - started
         seconds["decoding"].append(decoding)
-        if turn == 0:  # how long a reward has to be
+        if turn == 0:  # sets how long a reward takes
             environments = {
                 name: SlowReward(decoding * WORKERS / len(requests)) for name in {r.environment for r in rows}
             }
             scorer = Scorer(environments, workers=WORKERS)
-        for name, drawer in (("one after the other", Late(engine)), ("overlapped", engine)):
+        for name, drawer in (("sequential", Late(engine)), ("overlapped", engine)):
             drawing = Drawing(engine=drawer, tokenizer=tokenizer, scorer=scorer)
             started = time.perf_counter()
             scores = drawing.draw(requests, rows, sampling).scores.scores()
-            if turn > 0:  # the workers start in the first one
+            if turn > 0:  # the workers start in the first turn
                 seconds[name].append(time.perf_counter() - started)
             assert [score.reward for score in scores] == [1.0] * len(requests), scores
     scorer.close()
@@ -93,13 +93,13 @@ def measure() -> dict[str, float]:
 
 
 def report(seconds: dict[str, float]) -> str:
-    """Markdown."""
-    late, early = seconds["one after the other"], seconds["overlapped"]
+    """The results as Markdown."""
+    late, early = seconds["sequential"], seconds["overlapped"]
     rewards = late - seconds["decoding"]
-    lines = ["| | of one after the other |", "|---|---|"]
+    lines = ["| | share of sequential |", "|---|---|"]
     lines += [f"| {name} | {value / late:.2f} |" for name, value in seconds.items()]
     hidden = (late - early) / rewards
-    lines += ["", f"Rewards took {rewards / late:.2f} of the time; {hidden:.0%} of theirs is hidden behind decoding."]
+    lines += ["", f"Rewards took {rewards / late:.2f} of the time; {hidden:.0%} of that overlaps with decoding."]
     return "\n".join(lines)
 
 
@@ -110,17 +110,17 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     seconds = measure()
-    ratio, text = seconds["overlapped"] / seconds["one after the other"], report(seconds)
+    ratio, text = seconds["overlapped"] / seconds["sequential"], report(seconds)
     print(text)
     if arguments.write:
         how = (__doc__ or "").strip().split("\n", 2)[2].strip().rsplit("``", 2)[0].strip()
         line = Line(
-            measure="samples with slow rewards, rewarded while others are drawn, against rewarded afterwards",
-            result=f"{ratio:.2f} of the time",
+            measure="samples with slow rewards, overlapped with decoding / sequential",
+            result=f"{ratio:.2f}",
             goal=f"{GOAL:g}",
-            limit=f"{seconds['decoding'] / seconds['one after the other']:.2f}",
+            limit=f"{seconds['decoding'] / seconds['sequential']:.2f}",
         )
-        record("reward_overlap", [line], f"# Rewards while others are drawn\n\n{how}\n\n{text}")
+        record("reward_overlap", [line], f"# Rewards overlapped with decoding\n\n{how}\n\n{text}")
     if ratio > GOAL:
         sys.exit(1)
 

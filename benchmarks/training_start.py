@@ -1,9 +1,9 @@
-"""How long `skyrl train` takes from its start to the first rollout, against importing the same libraries.
+"""Time from the start of `skyrl train` to the first rollout, compared with importing the same libraries.
 
-A run of the tiny model without an evaluation before; its rollout engine is `hf`, which notes the moment when it is
-first asked for samples, and all modules that are there. Bare Python then imports just those of them that are neither
-ours nor of the standard library, by name and in the same order. The third process imports the packages alone (`import
-torch, transformers, ...`), without the modules inside them that nobody has asked for yet. All take turns.
+A run of the tiny model without a first evaluation; its rollout engine is `hf`, which records the time of the first
+request for samples and all modules loaded by then. Bare Python then imports the same third-party modules, by name and
+in the same order. A third process imports only their packages (`import torch, transformers, ...`), without submodules
+that nothing has requested yet. All three take turns.
 """
 
 import argparse
@@ -20,10 +20,10 @@ from processes import environment, skyrl, table, take_turns
 from record import Row, record
 
 GOAL = 1.3
-RUN, MODULES, PACKAGES = "`skyrl train`, to the first rollout", "import of the same modules", "import of the packages"
+RUN, MODULES, PACKAGES = "`skyrl train` until the first rollout", "import of the same modules", "import of the packages"
 
 ENGINE = '''
-"""The engine hf, which writes down when it is first asked for samples."""
+"""The engine hf, which records when it is first asked for samples."""
 
 import json, os, sys, time
 from pathlib import Path
@@ -49,7 +49,7 @@ for name in json.load(open(sys.argv[1])):
     importlib.import_module(name)
 print(time.monotonic())
 """
-"""Ends with the moment in which all are there; what Python does when it ends is no part of the start."""
+"""Prints the time when all modules are imported; the exit of Python is not part of the start."""
 
 FINDABLE = """
 import importlib, json, sys
@@ -57,7 +57,7 @@ found = []
 for name in json.load(open(sys.argv[1])):
     try:
         importlib.import_module(name)
-    except ImportError:  # made by its package when it runs, not found by its name
+    except ImportError:  # created by its package at run time, not importable by name
         continue
     found.append(name)
 print(json.dumps(found))
@@ -74,7 +74,7 @@ OPTIONS = [
 
 
 class Start:
-    """The processes, and what the first of them leaves behind for the others."""
+    """The three processes, and the module lists that the first one writes for the others."""
 
     def __init__(self, scratch: Path, loss: str) -> None:
         self._scratch = scratch
@@ -91,16 +91,16 @@ class Start:
         self._modules_file, self._packages_file = self._list("modules", self.modules), self._list("top", self.packages)
 
     def train(self) -> float:
-        """Seconds to the first rollout."""
+        """The seconds until the first rollout."""
         started = time.monotonic()
         return float(self._train()["moment"]) - started
 
     def import_modules(self) -> float:
-        """Seconds until the same modules are imported."""
+        """The seconds until the same modules are imported."""
         return self._import(self._modules_file)
 
     def import_packages(self) -> float:
-        """Seconds until their packages are."""
+        """The seconds until their packages are imported."""
         return self._import(self._packages_file)
 
     def _import(self, file: str) -> float:
@@ -122,7 +122,7 @@ class Start:
 
 
 def _run(command: Sequence[str], *, path: str = "", **variables: str) -> str:
-    # The trainer sets the first for itself where there is no GPU: no side alone may look for one.
+    # The trainer sets the first variable itself without a GPU; set it for both sides, so that neither looks for one.
     own = environment(path, **{"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", **variables})
     done = subprocess.run(command, env=own, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -135,7 +135,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="processes of each kind")
     parser.add_argument("--loss", default="standard")
-    parser.add_argument("--write", action="store_true", help="write the results, and the table of all")
+    parser.add_argument("--write", action="store_true", help="write the results and the summary table")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         start = Start(Path(scratch), arguments.loss)
@@ -145,7 +145,7 @@ def main() -> int:
     ratio, of_packages = (medians[RUN] / medians[name] for name in (MODULES, PACKAGES))
     text = table(seconds, {MODULES: ratio, PACKAGES: of_packages})
     text += (
-        f"\n\nRatio: `skyrl train` to this import. {len(start.modules)} modules of {len(start.packages)} packages: "
+        f"\n\nRatio: `skyrl train` / this import. {len(start.modules)} modules of {len(start.packages)} packages: "
         f"{', '.join(start.packages)}. Rounds: {arguments.rounds}."
     )
     print(f"{text}\n\n{'met' if ratio <= GOAL else 'MISSED'}: at most {GOAL:g} times the import of the same modules")
@@ -153,7 +153,7 @@ def main() -> int:
         how = (__doc__ or "").split("\n", 2)[2].strip()
         rows = [
             Row(measure="start to first rollout / same imports", result=f"{ratio:.2f}", goal=f"≤ {GOAL:g}"),
-            Row(measure="start to first rollout / imports of the packages alone", result=f"{of_packages:.2f}"),
+            Row(measure="start to first rollout / only package imports", result=f"{of_packages:.2f}"),
         ]
         packages = ("torch", "transformers", "deepspeed", "accelerate")
         record("training_start", rows, f"# Start of training\n\n{how}\n\n{text}", packages=packages)

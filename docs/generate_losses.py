@@ -1,4 +1,4 @@
-"""Writes losses.md and the pictures in signatures/ from the losses themselves: `nox -s losses_docs`.
+"""Writes losses.md and the pictures in signatures/ from the losses themselves: `nox -s generated_docs`.
 
 The page has every loss of this repository's distributions; what else is installed does not change it.
 """
@@ -16,15 +16,15 @@ from typing import Any
 
 import torch
 
-from skyrl_core.cli.parameters import as_markdown, as_yaml, parameters
+from skyrl_core.cli.parameter_table import as_markdown, as_yaml, parameters
 from skyrl_core.cli.signature import in_words, ratio_label
-from skyrl_core.cli.signature_svg import svg
 from skyrl_core.conformance.batches import example_batch
 from skyrl_core.conformance.trial import loss_batch
-from skyrl_core.entry_points import Claim
-from skyrl_core.policy_loss import Need, PolicyLoss, TokenLosses
-from skyrl_core.registry import load_policy_loss, policy_losses
-from skyrl_core.signature import ADVANTAGES, Probe, Scale, Signature, signature
+from skyrl_core.contract.policy_loss import Need, PolicyLoss, TokenLosses
+from skyrl_core.discovery.plugin_group import Claim
+from skyrl_core.registry.loss_registry import load_policy_loss, policy_losses
+from skyrl_core.signature import ADVANTAGES, Probe, Scale, Signature, measure_signature
+from skyrl_core.signature.svg_chart import svg
 
 FOLDER = Path(__file__).parent
 DISTRIBUTIONS = ("skyrl-core", "skyrl-loss-clippedpg", "skyrl-loss-entropyreg")
@@ -64,7 +64,7 @@ NO_NEED = "Nothing beside the policy's log-probs"
 INTRODUCTION = """\
 # Losses
 
-<!-- Written by docs/generate_losses.py from the losses themselves. Edit those, then run: nox -s losses_docs -->
+<!-- Written by docs/generate_losses.py from the losses themselves. Edit those, then run: nox -s generated_docs -->
 
 Every loss that comes with this repository. What is the same for all of them (reductions, advantages, KL, corrections,
 schedules) stands in [algorithms.md](algorithms.md); what a loss is, and how to write one, in
@@ -101,7 +101,7 @@ def generated() -> dict[Path, str]:
     listed = {name for names in FAMILIES.values() for name in names}
     families = FAMILIES | {"Others": tuple(name for name in claims if name not in listed)}
     losses = {name: load_policy_loss(name, EXAMPLES.get(name)) for names in families.values() for name in names}
-    measured = {name: signature(loss) for name, loss in losses.items()}
+    measured = {name: measure_signature(loss) for name, loss in losses.items()}
     probe = Probe()
     page = [INTRODUCTION.format(length=probe.length, probability=probe.probability), *_summary(claims, losses)]
     for heading, names in families.items():

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,13 +24,34 @@ MAX_FUNCTION_LINES = 60
 VAGUE_NAMES = {"utils", "util", "common", "helpers", "helper", "misc"}
 HEAVY = ["torch", "transformers", "deepspeed", "accelerate"]
 # Packages, or single modules, that must be importable where none of HEAVY is: they serve commands that answer at once.
-LIGHT = ["skyrl_core.cli", "skyrl_core.entry_points", "skyrl_core.errors", "skyrl_core.params"]
-LIGHT += ["skyrl_core.losses.params", "skyrl_core.registry", "skyrl_core.estimator_registry", "skyrl_core.param_plan"]
+LIGHT = [
+    "skyrl_core.cli",
+    "skyrl_core.discovery.plugin_group",
+    "skyrl_core.errors",
+    "skyrl_core.parameters.loss_params",
+]
+LIGHT += [
+    "skyrl_core.losses.params",
+    "skyrl_core.registry.loss_registry",
+    "skyrl_core.registry.estimator_registry",
+    "skyrl_core.parameters.parameter_plan",
+]
 LIGHT += ["skyrl_train.config", "skyrl_train.environments", "skyrl_train.tracking", "skyrl_train.commands"]
-LIGHT += ["skyrl_train.entrypoints", "skyrl_train.data", "skyrl_train.rollout.engine", "skyrl_train.rollout.seeds"]
+LIGHT += [
+    "skyrl_train.entrypoints",
+    "skyrl_train.data",
+    "skyrl_train.rollout.rollout_engine",
+    "skyrl_train.rollout.seeds",
+]
 LIGHT += ["skyrl_loss_entropyreg.params", "skyrl_loss_clippedpg.params"]
 # The config's defaults are the one place where the trainer may name a loss.
 MAY_NAME_LOSSES = {ROOT / "trainer/src/skyrl_train/config/schema.py"}
+
+# What other packages may import.
+FACES = ["skyrl_core", "skyrl_core.maths", "skyrl_core.testing", "skyrl_train"]
+PUBLIC = {*FACES, "skyrl_train.algorithms.policy_losses", "skyrl_train.entrypoints.main_base"}
+# The schemas of losses and of estimators; the rollout engines hf, vllm and vllm_server.
+SAME_ROLE = {"engine.py", "params.py"}
 
 every_module = pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
 
@@ -115,12 +137,50 @@ def test_light_modules_import_without_the_heavy_packages(name):
     assert done.returncode == 0, done.stderr
 
 
-def test_everything_that_the_core_exports_can_be_imported():
-    core = importlib.import_module("skyrl_core")
-    assert core.__all__
-    missing = [name for name in core.__all__ if not hasattr(core, name)]
-    assert not missing
-    assert set(core.__all__) <= set(dir(core))
+@pytest.mark.parametrize("name", FACES)
+def test_everything_that_a_face_exports_can_be_imported(name):
+    face = importlib.import_module(name)
+    assert face.__all__
+    assert not [exported for exported in face.__all__ if not hasattr(face, exported)]
+    assert set(face.__all__) <= set(dir(face))
+
+
+def modules_imported(text: str) -> set[str]:
+    """The modules of our two main packages that a text imports from: Python, a template or a page with code in it."""
+    return set(re.findall(r"^\s*(?:from|import) (skyrl_(?:core|train)[\w.]*)", text, flags=re.MULTILINE))
+
+
+AUTHORS = sorted(
+    path
+    for pattern in ("README.md", "docs/*.md", "examples/**/*", "plugins/**/*", "core/README.md", "trainer/README.md")
+    for path in ROOT.glob(pattern)
+    if path.suffix in {".md", ".py"}
+) + sorted(ROOT.glob("core/src/skyrl_core/scaffold/templates/*.template"))
+
+
+@pytest.mark.parametrize("path", AUTHORS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_what_authors_read_imports_from_the_public_face_only(path):
+    assert modules_imported(path.read_text()) <= PUBLIC
+
+
+@pytest.mark.parametrize("folder", ["losses", "advantages"])
+def test_built_in_losses_and_estimators_import_what_authors_import(folder):
+    room = f"skyrl_core.{folder}."
+    for path in (ROOT / "core/src/skyrl_core" / folder).glob("*.py"):
+        if path.name not in {"sum.py", "sum_params.py"}:  # a loss made of other losses looks them up
+            assert {name for name in modules_imported(path.read_text()) if not name.startswith(room)} <= PUBLIC, path
+
+
+@pytest.mark.parametrize("folder", ["trainer/src", "benchmarks"])
+def test_the_trainer_imports_from_the_faces_of_cores_rooms_only(folder):
+    for path in (ROOT / folder).rglob("*.py"):
+        deep = {name for name in modules_imported(path.read_text()) if name.startswith("skyrl_core.")}
+        assert not {name for name in deep if name.count(".") > 1}, path
+
+
+def test_no_two_modules_share_a_name_unless_they_have_the_same_role():
+    names = Counter(path.name for path in MODULES if path.name != "__init__.py" and "plugins" not in path.parts)
+    assert {name for name, count in names.items() if count > 1} <= SAME_ROLE
 
 
 def test_all_distributions_have_the_version_of_the_changelog():

@@ -1,4 +1,4 @@
-"""docs/losses.md and its pictures are what docs/generate_losses.py writes, no more and no less."""
+"""The generated documents are exactly what the scripts docs/generate_*.py write."""
 
 import re
 import runpy
@@ -7,12 +7,12 @@ from xml.etree import ElementTree
 
 import pytest
 
-from skyrl_core.registry import policy_losses
+from skyrl_core.registry.loss_registry import policy_losses
 
 pytestmark = pytest.mark.docs
 
 DOCS = Path(__file__).parents[1] / "docs"
-REMEDY = "is not what the losses say: run `nox -s losses_docs` (or `python docs/generate_losses.py`) and commit"
+REMEDY = "is not what the losses say: run `nox -s generated_docs` (or `python docs/generate_losses.py`) and commit"
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +77,10 @@ def test_a_section_says_what_is_true_of_the_loss(generated, loss: str, facts: li
 def test_a_loss_of_single_tokens_is_not_said_to_weigh_sequences(generated, loss: str) -> None:
     section = re.search(rf"^### {loss}\n([\s\S]+?)(?=^##|\Z)", generated[DOCS / "losses.md"], flags=re.MULTILINE)[1]
     assert "all tokens of its sequence" not in section
+
+
+def test_the_api_page_is_the_generated_one() -> None:
+    page = runpy.run_path(str(DOCS / "generate_api.py"))["page"]()
+    assert (DOCS / "api.md").read_text(encoding="utf-8") == page, (
+        "docs/api.md is out of date: run `nox -s generated_docs`"
+    )

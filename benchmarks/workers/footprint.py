@@ -1,4 +1,4 @@
-"""One rank of ``benchmarks/memory.py``: prints how many bytes training adds to this process, at one ZeRO stage."""
+"""One rank of ``benchmarks/memory.py``: prints the bytes that training adds to this process at one ZeRO stage."""
 
 import ctypes
 import gc
@@ -12,14 +12,14 @@ from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 from skyrl_train.config.schema import DeepSpeedConfig, OptimizerConfig
 from skyrl_train.policy.model_loading import prepare_model
 from skyrl_train.policy.policy import Policy, Sequences
-from skyrl_train.training.ranks import Ranks
-from skyrl_train.training.zero import ZeroEngine
+from skyrl_train.ranks.ranks import Ranks
+from skyrl_train.trainer_engine.zero import ZeroEngine
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def build_model(dtype: torch.dtype, *, layers: int = 12) -> PreTrainedModel:
-    """A Qwen2 of 120 million random parameters, or fewer: large enough that all else is small beside it."""
+    """A Qwen2 of at most 120 million random parameters: large enough to dominate all other memory."""
     torch.manual_seed(0)
     config = Qwen2Config(
         vocab_size=8192,
@@ -36,7 +36,7 @@ def build_model(dtype: torch.dtype, *, layers: int = 12) -> PreTrainedModel:
 
 
 def resident() -> int:
-    """Bytes of this process that no file backs, after what was freed has gone back to the system."""
+    """The anonymous memory of this process in bytes, after freed memory has returned to the system."""
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     return _status("RssAnon")
@@ -48,11 +48,11 @@ def _status(field: str) -> int:
 
 
 def measure(stage: int, precision: str) -> dict[str, float]:
-    """Bytes above what the process held before it built a model; the maximum over ranks."""
+    """The bytes beyond the memory before the model was built; the maximum over ranks."""
     torch.set_num_threads(1)
     ranks = Ranks.start()
-    ranks.sum(torch.ones(1))  # the connections of gloo are not the model's
-    before, whole_before = resident(), _status("VmRSS")
+    ranks.sum(torch.ones(1))  # opens gloo's connections, which do not count as the model's memory
+    before, peak_before = resident(), _status("VmRSS")
     model = build_model(DTYPES[precision])
     parameters = sum(parameter.numel() for parameter in model.parameters())
     largest = max(sum(p.numel() for p in module.parameters(recurse=False)) for module in model.modules())
@@ -68,16 +68,16 @@ def measure(stage: int, precision: str) -> dict[str, float]:
         response_start=torch.tensor([4]),
         response_mask=torch.ones(1, 4, dtype=torch.bool),
     )
-    Path("/proc/self/clear_refs").write_text("5")  # the peak of training, not that of building
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak: measure training, not building
     found = {}
-    for _ in range(2):  # the optimizer's state comes into being with the first step
+    for _ in range(2):  # the first step creates the optimizer's state
         log_probs, _ = engine.forward(sequences, with_entropy=False)
         engine.backward(-log_probs.sum(), last=True)
         del log_probs
         found["with_gradients"] = float(ranks.max(torch.tensor(resident() - before)))
         engine.step(1e-4)
         found["between_steps"] = float(ranks.max(torch.tensor(resident() - before)))
-    found["peak"] = float(ranks.max(torch.tensor(_status("VmHWM") - whole_before)))
+    found["peak"] = float(ranks.max(torch.tensor(_status("VmHWM") - peak_before)))
     engine.close()
     return {**found, "parameters": parameters, "largest_layer": largest, "main": ranks.is_main}
 

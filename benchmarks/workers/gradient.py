@@ -1,4 +1,4 @@
-"""One process of ``benchmarks/exactness.py``: prints how far the gradient of each measurement is from the exact one."""
+"""One process of ``benchmarks/exactness.py``: prints the deviation of each gradient from the exact one."""
 
 import json
 import sys
@@ -13,19 +13,19 @@ from plain_autograd import Gradient, deviation, in_float64, plain_gradient
 
 from skyrl_train.config.schema import DeepSpeedConfig, OptimizerConfig
 from skyrl_train.policy.policy import Policy
-from skyrl_train.training.batching import MicroBatchSize, owner_of_group
-from skyrl_train.training.ranks import Ranks
-from skyrl_train.training.update import PolicyUpdate
-from skyrl_train.training.zero import ZeroEngine
+from skyrl_train.ranks.ranks import Ranks
+from skyrl_train.step.batching import MicroBatchSize, owner_of_group
+from skyrl_train.step.update import PolicyUpdate
+from skyrl_train.trainer_engine.zero import ZeroEngine
 
 
 class RecordingEngine(ZeroEngine):
-    """Keeps the gradient that a step is made with."""
+    """Keeps the gradient of each step."""
 
     gradient: Gradient
 
     def step(self, learning_rate: float) -> float:
-        """Record, then step."""
+        """Record the gradient, then step."""
         trained = {name: p for name, p in self.policy.model.named_parameters() if p.requires_grad}
         self.gradient = {name: safe_get_full_grad(parameter).double() for name, parameter in trained.items()}
         return super().step(learning_rate)
@@ -34,25 +34,25 @@ class RecordingEngine(ZeroEngine):
 def measure(
     ranks: Ranks, stages: Sequence[int], sizes: Mapping[str, MicroBatchSize], losses: Sequence[str], variant: str
 ) -> Iterator[dict[str, object]]:
-    """The deviations of every loss, stage and size on this process group; rank 0 yields, the others compute.
+    """The deviations of every loss, stage and size on this process group; only rank 0 yields.
 
-    Stage null is plain autograd in float32: what this arithmetic leaves open without any trainer. The reference of
-    ``skipping`` computes all sequences.
+    Stage null is plain autograd in float32: the rounding error without the trainer. The reference of ``skipping``
+    computes all sequences.
     """
     lora, skips = variant == "LoRA", variant == "skipping"
     model = build_model(lora=lora)
-    whole = build_batch(model)
+    batch = build_batch(model)
     if skips:
-        whole = without_advantages(whole)
+        batch = without_advantages(batch)
     objectives = {name: build_objective(name, skips=skips) for name in losses}
     exact = in_float64(model)
-    references = {name: plain_gradient(exact, whole, objective) for name, objective in objectives.items()}
+    references = {name: plain_gradient(exact, batch, objective) for name, objective in objectives.items()}
     for name, objective in objectives.items():
         if ranks.is_main:
-            found = deviation(plain_gradient(model, whole, objective), references[name])
+            found = deviation(plain_gradient(model, batch, objective), references[name])
             yield {"loss": name, "variant": variant, "stage": None, "ranks": ranks.world_size, "deviation": found}
-    mine = [owner_of_group(int(g), GROUPS, 1, ranks.world_size) == ranks.rank for g in whole.groups]
-    part = whole.select(torch.tensor(mine).nonzero().squeeze(-1))
+    mine = [owner_of_group(int(g), GROUPS, 1, ranks.world_size) == ranks.rank for g in batch.groups]
+    part = batch.select(torch.tensor(mine).nonzero().squeeze(-1))
     for stage in stages:
         engine = RecordingEngine(
             Policy(build_model(lora=lora), chunk_size=7, temperature=1.0, share_prompts=variant == "sharing"),
@@ -64,7 +64,7 @@ def measure(
             for label, plain in sizes.items():
                 size = replace(plain, cost=engine.policy.cost) if engine.policy.shares_prompts else plain
                 update = PolicyUpdate(engine, objective, ranks, micro_batch_size=size, pad_id=0)
-                # A learning rate of zero leaves the weights as they are for the next measurement.
+                # A learning rate of zero keeps the weights unchanged for the next measurement.
                 update.step(part, num_groups=GROUPS, learning_rate=0.0, step=0)
                 where = {"stage": stage, "ranks": ranks.world_size, "micro_batch": label}
                 ragged = len({len(rows) for rows in size.split(part, torch.arange(len(part)))}) > 1
@@ -75,7 +75,7 @@ def measure(
 
 
 def main(given: dict[str, Any]) -> None:
-    """Print the deviations of all weights' gradient, then of each variant."""
+    """Print the deviations with all weights trained, then those of each variant."""
     torch.set_num_threads(1)
     ranks = Ranks.start()
     sizes = {str(size): MicroBatchSize(sequences=size) for size in given["sizes"]}
@@ -84,7 +84,7 @@ def main(given: dict[str, Any]) -> None:
         losses = given[f"{variant.lower()}_losses" if variant else "losses"]
         for cell in measure(ranks, given["stages"], sizes, losses, variant):
             print(json.dumps(cell), flush=True)
-    ranks.leave()
+    ranks.end_run()
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""What ``gradient.py`` measures on: a model, a batch and the parameters of every loss, chosen well conditioned.
+"""Inputs of ``gradient.py``: a model, a batch and the parameters of every loss, chosen to be well conditioned.
 
-What is measured is the trainer, not float32. Compared with float64, plain autograd in float32 is off by
+The benchmark measures the trainer, not float32. Compared with float64, plain autograd in float32 is off by
 
-- 2e-5 on samples of the model itself: their gradient of log-probs has the expectation zero, and what is left is a small
-  difference of large parts. So the tokens are random and the advantages mostly of one sign.
-- 7e-6 for `vespo` on the shipped tiny model, whose log-probs of such tokens carry an error of 5e-6 each, that of its
-  large logits; `vespo` weighs a sequence by the exponential of their sum. So the weights are fresh and the vocabulary
-  is small: log-probs near -3.5 carry 1e-7, and no loss is off by more than 7e-7.
+- 2e-5 on samples of the model itself: the gradient of their log-probs has expectation zero, so the result is a small
+  difference of large parts. Therefore the tokens are random and most advantages have the same sign.
+- 7e-6 for `vespo` on the bundled tiny model: its large logits give the log-probs of such tokens an error of 5e-6 each,
+  and `vespo` weighs a sequence by the exponential of their sum. Therefore the weights are fresh and the vocabulary is
+  small: log-probs near -3.5 have an error of 1e-7, and no loss is off by more than 7e-7.
 """
 
 from dataclasses import replace
@@ -21,32 +21,32 @@ from skyrl_train.config.schema import LoraConfig
 from skyrl_train.policy.adapters import add_adapters
 from skyrl_train.policy.model_loading import prepare_model
 from skyrl_train.policy.policy import Policy
-from skyrl_train.rollout.engine import Sample
-from skyrl_train.training.experience import Experience
-from skyrl_train.training.objective import Objective
+from skyrl_train.rollout.rollout_engine import Sample
+from skyrl_train.step.experience import Experience
+from skyrl_train.step.objective import Objective
 
 GROUPS, SAMPLES = 7, 4
-"""Seven groups, because two ranks then have 16 and 12 sequences: one of them needs fillers."""
+"""Seven groups give two ranks 16 and 12 sequences, so that one rank needs fillers."""
 
 VOCABULARY = 32
 COVARIANCE = {"clip_cov_ratio": 0.1, "clip_cov_lb": -9.0, "clip_cov_ub": 9.0}
 PARAMS: dict[str, dict[str, Any]] = {
-    # The narrow ranges of the papers would clip nearly all of a random batch away.
+    # The narrow ranges of the papers would clip nearly all tokens of a random batch.
     "gspo": {"clip_low": 0.2, "clip_high": 0.2},
     "luspo": {"clip_low": 0.2, "clip_high": 0.2},
-    # Bounds within the noise of the batch: each of these drops some tokens and keeps others.
+    # Bounds within the noise of the batch: each drops some tokens and keeps others.
     "dppo": {"delta_low": 2e-3, "delta_high": 2e-3},
     "icepop": {"ratio_low": 0.9, "ratio_high": 1.1},
     "kpop": {"phi": 1e-4},
     "decoupled_ppo": {"behave_cap": 1.1},
-    # Of 0.2 of the tokens a penalty of weight 1 would cancel most of what the advantages say.
+    # On 0.2 of the tokens, a penalty of weight 1 would cancel most of the advantages.
     "kl_cov": {"kl_cov_frac": 0.2, "ppo_kl_coef": 0.1},
-    # The kernel multiplies what float32 loses in a sum of log-probs by k - lambda W. W goes up to 3.7 here: by the
-    # defaults that is -9.
+    # The kernel multiplies the float32 error of a sum of log-probs by k - lambda W. W reaches 3.7 here; with the
+    # defaults the factor is -9.
     "vespo": {"k_pos": 1.0, "lambda_pos": 1.0, "k_neg": 1.5, "lambda_neg": 1.5},
-    # A share that chooses more than a single one of some 350 tokens: what is chosen depends on all ranks.
+    # A share that selects more than one of some 350 tokens: the selection depends on all ranks.
     "clip_cov": COVARIANCE,
-    # An exact entropy, a statistic of the minibatch, and a term without any other policy.
+    # An exact entropy, a statistic of the minibatch, and a term that reads no other policy.
     "sum": {
         "terms": [
             {"loss": "dual_clip"},
@@ -61,7 +61,7 @@ PARAMS: dict[str, dict[str, Any]] = {
 def build_model(*, lora: bool) -> PreTrainedModel:
     """Half the layers of the tiny model with fresh weights, the same on every rank; float32.
 
-    Adapters, if any, are where training would have taken them: while B is zero, A has no gradient.
+    Adapters, if any, have trained-looking weights: while B is zero, A has no gradient.
     """
     torch.manual_seed(0)
     config = Qwen2Config(
@@ -84,7 +84,7 @@ def build_model(*, lora: bool) -> PreTrainedModel:
 
 
 def build_objective(loss_name: str, *, skips: bool = False) -> Objective:
-    """The loss with its own reduction, and a KL term beside it, which there cannot be where sequences are skipped."""
+    """The loss with its default reduction, plus a KL term unless sequences are skipped, which rules it out."""
     loss = load_scheduled_loss(loss_name, PARAMS.get(loss_name))
     objective = Objective(
         loss=loss,
@@ -99,9 +99,9 @@ def build_objective(loss_name: str, *, skips: bool = False) -> Objective:
 
 
 def without_advantages(batch: Experience) -> Experience:
-    """The batch with four groups whose samples are equally good: of two ranks, the second trains on nothing else."""
-    silent = torch.isin(batch.groups, torch.tensor([1, 2, 3, 5]))
-    return replace(batch, advantages=torch.where(silent[:, None], 0.0, batch.advantages))
+    """The batch with zero advantages in four groups, which include all groups of the second of two ranks."""
+    equal = torch.isin(batch.groups, torch.tensor([1, 2, 3, 5]))
+    return replace(batch, advantages=torch.where(equal[:, None], 0.0, batch.advantages))
 
 
 def build_batch(model: PreTrainedModel) -> Experience:

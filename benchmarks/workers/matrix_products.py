@@ -1,4 +1,4 @@
-"""Seconds of the matrix products of one GRPO step, each prompt computed once; its arguments are JSON."""
+"""Seconds of the matrix products of one GRPO step, with each prompt computed once; the argument is JSON."""
 
 import json
 import sys
@@ -14,7 +14,7 @@ REPEATS = 5
 
 
 def main() -> None:
-    """Print the seconds: the best of several."""
+    """Print the seconds, the best of several runs."""
     wanted = json.loads(sys.argv[1])
     torch.set_num_threads(wanted["threads"])
     tokenizer = AutoTokenizer.from_pretrained(wanted["model"])
@@ -25,7 +25,7 @@ def main() -> None:
     layers = [m.weight.detach() for m in model.modules() if isinstance(m, torch.nn.Linear)]
     samples = wanted["prompts"] * wanted["group"]
     drawn = samples * wanted["length"]
-    # Each prompt once, in the update too: what a step cannot do without.
+    # Each prompt once, also in the update: the minimum for a step.
     print(min(_step(layers, prompt, samples, wanted["length"], prompt + drawn) for _ in range(REPEATS)))
 
 

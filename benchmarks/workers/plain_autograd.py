@@ -1,4 +1,4 @@
-"""The gradient of an objective by plain autograd: one process, materialised logits, the whole batch at once."""
+"""The gradient of an objective by plain autograd: one process, materialised logits, the full batch at once."""
 
 import copy
 
@@ -6,17 +6,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from skyrl_core.kl import kl_loss
-from skyrl_core.policy_loss import Need
-from skyrl_core.reduction import count_batch, token_weights, weighted_sum
-from skyrl_train.training.experience import Experience
-from skyrl_train.training.objective import Objective
+from skyrl_core.contract import Need, count_batch, token_weights, weighted_sum
+from skyrl_core.maths import kl_loss
+from skyrl_train.step.experience import Experience
+from skyrl_train.step.objective import Objective
 
 Gradient = dict[str, Tensor]
 
 
 def plain_gradient(model: PreTrainedModel, batch: Experience, objective: Objective) -> Gradient:
-    """By parameter, in float64; computed in the model's own type."""
+    """The gradient by parameter, in float64; computed in the model's type."""
     dtype = next(model.parameters()).dtype
     batch = batch._map(lambda _, tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
     model.zero_grad()
@@ -46,18 +45,18 @@ def _statistics(model: PreTrainedModel, batch: Experience, dtype: torch.dtype) -
 
 
 def in_float64(model: PreTrainedModel) -> PreTrainedModel:
-    """The same model in float64 throughout: transformers' own norm would round to float32 on its way."""
+    """A copy of the model entirely in float64; transformers' norm would round to float32 internally."""
     exact = copy.deepcopy(model).double()
     for name, module in list(exact.named_modules()):
         if type(module).__name__ == "Qwen2RMSNorm":
             norm = torch.nn.RMSNorm(module.weight.shape[0], eps=module.variance_epsilon, dtype=torch.float64)
             norm.weight = module.weight
-            parent, _, own = name.rpartition(".")
-            setattr(exact.get_submodule(parent), own, norm)
+            parent, _, child = name.rpartition(".")
+            setattr(exact.get_submodule(parent), child, norm)
     return exact
 
 
 def deviation(gradient: Gradient, reference: Gradient) -> float:
-    """The largest difference of any element, as a share of the largest element of the reference."""
+    """The largest difference of an element, as a share of the largest element of the reference."""
     largest = max(float(wanted.abs().max()) for wanted in reference.values())
     return max(float((gradient[name] - wanted).abs().max()) for name, wanted in reference.items()) / largest

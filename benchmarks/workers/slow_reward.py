@@ -1,4 +1,4 @@
-"""An environment whose reward takes its time, as a sandbox or a judge does, and no CPU."""
+"""An environment whose reward waits without using the CPU, like a sandbox or a judge."""
 
 import time
 
@@ -11,7 +11,7 @@ class SlowReward(Environment):
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
 
-    def reward(self, completion: Completion, row: Row) -> float:  # noqa: ARG002 - the same for all
+    def reward(self, completion: Completion, row: Row) -> float:  # noqa: ARG002 - the same for all samples
         """Wait."""
         time.sleep(self._seconds)
         return 1.0

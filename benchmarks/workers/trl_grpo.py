@@ -1,6 +1,6 @@
-"""GRPO steps of TRL on a model folder: prints the time at which each step ended, and the lengths of what it drew.
+"""Run GRPO steps of TRL on a model folder; prints when each step ended, and the lengths and rewards of its samples.
 
-Its arguments are JSON, as grpo_throughput.py gives them. The folder with TRL is on PYTHONPATH.
+The argument is JSON from grpo_throughput.py. The folder with TRL is on PYTHONPATH.
 """
 
 import json
@@ -19,7 +19,7 @@ from skyrl_train.environments.environment import Completion, Row
 
 
 class StepTimes(TrainerCallback):
-    """When each step ended."""
+    """Records when each step ended."""
 
     def __init__(self) -> None:
         self.ended: list[float] = []
@@ -72,7 +72,7 @@ def _settings(wanted: dict[str, Any], folder: str) -> GRPOConfig:
         use_cpu=True,
         bf16=False,
         gradient_checkpointing=False,
-        per_device_train_batch_size=samples,  # one call of generate and one micro-batch for the whole step
+        per_device_train_batch_size=samples,  # one call of generate and one micro-batch for the entire step
         gradient_accumulation_steps=1,
         num_generations=wanted["samples_per_prompt"],
         max_completion_length=wanted["max_new_tokens"],

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from skyrl_train.config.schema import RunConfig
-from skyrl_train.data.source import build_source
+from skyrl_train.data.prompt_source import build_source
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "examples/gsm8k/gsm8k_dataset.py"
@@ -78,7 +78,7 @@ def test_an_answer_without_a_result_is_an_error_without_a_traceback(tmp_path):
     write(tmp_path, "train", ("?", "no result"))
     done = prepare("--source", tmp_path, cwd=tmp_path)
     assert done.returncode == 1
-    assert "does not state its result after ####: 'no result'" in done.stderr
+    assert "answer has no result after ####: 'no result'" in done.stderr
     assert "Traceback" not in done.stderr
 
 

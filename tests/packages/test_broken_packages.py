@@ -312,7 +312,7 @@ import json, os, sys, traceback
 from pathlib import Path
 import skyrl_core.conformance
 from skyrl_core.cli.main import main
-from skyrl_core.installed import installed_distributions
+from skyrl_core.discovery.installed import installed_distributions
 
 installed_distributions()
 

@@ -15,12 +15,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from skyrl_core.advantages.estimator import AdvantageBatch
-from skyrl_core.estimator_registry import load_advantage_estimator
-from skyrl_core.evaluation import evaluate_loss, rows_of
-from skyrl_core.policy_loss import LossBatch, Need
-from skyrl_core.reduction import count_batch, token_weights
-from skyrl_core.registry import load_policy_loss
+from skyrl_core.contract.advantage_estimator import AdvantageBatch
+from skyrl_core.contract.loss_value import evaluate_loss, rows_of
+from skyrl_core.contract.policy_loss import LossBatch, Need
+from skyrl_core.contract.reduction import count_batch, token_weights
+from skyrl_core.registry.estimator_registry import load_advantage_estimator
+from skyrl_core.registry.loss_registry import load_policy_loss
 
 HERE = Path(__file__).parent
 FOLDER = "SKYRL_PEERS"

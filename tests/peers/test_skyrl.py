@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from skyrl_core.kl import kl_estimate, kl_loss
-from skyrl_core.off_policy import OffPolicyCorrection
+from skyrl_core.maths.kl import kl_estimate, kl_loss
+from skyrl_core.maths.off_policy import OffPolicyCorrection
 
 pytestmark = pytest.mark.peers
 

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from skyrl_core.kl import kl_loss
-from skyrl_core.metric import Metric
-from skyrl_core.off_policy import OffPolicyCorrection
+from skyrl_core.contract.metric import Metric
+from skyrl_core.maths.kl import kl_loss
+from skyrl_core.maths.off_policy import OffPolicyCorrection
 
 pytestmark = pytest.mark.peers
 

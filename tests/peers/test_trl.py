@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from skyrl_core.kl import kl_loss
+from skyrl_core.maths.kl import kl_loss
 
 pytestmark = pytest.mark.peers
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from skyrl_core.errors import InvalidParamsError, UnknownPluginError
-from skyrl_core.registry import load_policy_loss
+from skyrl_core.registry.loss_registry import load_policy_loss
 
 pytestmark = pytest.mark.peers
 

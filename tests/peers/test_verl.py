@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from skyrl_core.kl import kl_estimate, kl_loss
-from skyrl_core.off_policy import OffPolicyCorrection
-from skyrl_core.reduction import count_batch, token_weights, weighted_sum
+from skyrl_core.contract.reduction import count_batch, token_weights, weighted_sum
+from skyrl_core.maths.kl import kl_estimate, kl_loss
+from skyrl_core.maths.off_policy import OffPolicyCorrection
 
 pytestmark = pytest.mark.peers
 

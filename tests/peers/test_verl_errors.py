@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from skyrl_core import registry
+from skyrl_core.contract.reduction import count_batch, token_weights
 from skyrl_core.errors import InvalidParamsError, PluginLoadError, UnknownPluginError
-from skyrl_core.kl import kl_loss
-from skyrl_core.reduction import count_batch, token_weights
-from skyrl_core.registry import load_policy_loss, register_policy_loss
+from skyrl_core.maths.kl import kl_loss
+from skyrl_core.registry import loss_registry as registry
+from skyrl_core.registry.loss_registry import load_policy_loss, register_policy_loss
 
 pytestmark = pytest.mark.peers
 

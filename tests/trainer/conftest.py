@@ -13,6 +13,51 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.trainer.fixtures.run_fixtures import (  # fixtures of every folder below
+    assert_same_state as assert_same_state,
+)
+from tests.trainer.fixtures.run_fixtures import (
+    experience as experience,
+)
+from tests.trainer.fixtures.run_fixtures import (
+    on_ranks as on_ranks,
+)
+from tests.trainer.fixtures.run_fixtures import (
+    one_rank as one_rank,
+)
+from tests.trainer.fixtures.run_fixtures import (
+    plain_engine as plain_engine,
+)
+from tests.trainer.fixtures.run_fixtures import (
+    sample as sample,
+)
+from tests.trainer.fixtures.run_fixtures import (
+    scripted as scripted,
+)
+from tests.trainer.fixtures.run_fixtures import (
+    small_disk as small_disk,
+)
+from tests.trainer.fixtures.run_fixtures import (
+    small_model as small_model,
+)
+from tests.trainer.fixtures.run_fixtures import (
+    start as start,
+)
+from tests.trainer.fixtures.run_fixtures import (
+    tiny_run as tiny_run,
+)
+from tests.trainer.fixtures.run_fixtures import (
+    tokenizer as tokenizer,
+)
+from tests.trainer.fixtures.run_fixtures import (
+    train as train,
+)
+from tests.trainer.fixtures.run_fixtures import (
+    train_rows as train_rows,
+)
+from tests.trainer.fixtures.run_fixtures import (
+    zygote as zygote,
+)
 from transformers import (
     BloomConfig,
     BloomForCausalLM,

@@ -3,8 +3,8 @@
 import torch
 
 from skyrl_core.advantages.dr_grpo import DrGrpo
-from skyrl_core.advantages.estimator import AdvantageBatch
 from skyrl_core.advantages.params import DrGrpoParams
+from skyrl_core.contract.advantage_estimator import AdvantageBatch
 
 
 def estimate(rewards: list[float], groups: list[int]) -> list[float]:

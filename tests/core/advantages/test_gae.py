@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from skyrl_core.advantages.estimator import AdvantageBatch
 from skyrl_core.advantages.gae import Gae
 from skyrl_core.advantages.params import GaeParams
+from skyrl_core.contract.advantage_estimator import AdvantageBatch
 
 F64 = torch.float64
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from skyrl_core.advantages.estimator import AdvantageBatch
 from skyrl_core.advantages.grpo import Grpo
 from skyrl_core.advantages.params import GrpoParams
+from skyrl_core.contract.advantage_estimator import AdvantageBatch
 
 
 def estimate(rewards: list[float], groups: list[int], **params) -> list[float]:

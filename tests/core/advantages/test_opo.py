@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from skyrl_core.advantages.estimator import AdvantageBatch
 from skyrl_core.advantages.opo import Opo
 from skyrl_core.advantages.params import OpoParams
+from skyrl_core.contract.advantage_estimator import AdvantageBatch
 
 
 def estimate(rewards: list[float], groups: list[int], lengths: list[int]) -> list[float]:

@@ -2,9 +2,9 @@
 
 import torch
 
-from skyrl_core.advantages.estimator import AdvantageBatch
 from skyrl_core.advantages.params import PassAtKParams
 from skyrl_core.advantages.pass_at_k import PassAtK
+from skyrl_core.contract.advantage_estimator import AdvantageBatch
 
 
 def estimate(rewards: list[float], groups: list[int]) -> list[float]:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from skyrl_core.advantages.estimator import AdvantageBatch
 from skyrl_core.advantages.params import ReinforcePpParams
 from skyrl_core.advantages.reinforce_pp import ReinforcePp
+from skyrl_core.contract.advantage_estimator import AdvantageBatch
 
 
 def estimate(rewards: list[float], groups: list[int], lengths: list[int] | None = None, **params) -> list[float]:

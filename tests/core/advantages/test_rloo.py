@@ -5,9 +5,9 @@ import statistics
 import pytest
 import torch
 
-from skyrl_core.advantages.estimator import AdvantageBatch
 from skyrl_core.advantages.params import RlooParams
 from skyrl_core.advantages.rloo import Rloo
+from skyrl_core.contract.advantage_estimator import AdvantageBatch
 
 
 def estimate(rewards: list[float], groups: list[int]) -> list[float]:

@@ -43,12 +43,17 @@ sys.exit(code)
 
 HEAVY = ["torch", "numpy", "pydantic", "pydantic_core", "rich", "typer", "click", "yaml", "transformers", "pluggy"]
 PLUGINS = ["foo_loss", "skyrl_loss_entropyreg", "skyrl_loss_clippedpg", "skyrl_train"]
-CONTRACT = ["skyrl_core.policy_loss", "skyrl_core.params", "skyrl_core.losses", "skyrl_core.conformance"]
+CONTRACT = [
+    "skyrl_core.contract.policy_loss",
+    "skyrl_core.parameters.loss_params",
+    "skyrl_core.losses",
+    "skyrl_core.conformance",
+]
 
 SCHEMA = """
 from typing import Literal
 from pydantic import Field
-from skyrl_core.params import LossParams
+from skyrl_core.parameters.loss_params import LossParams
 
 class FooParams(LossParams):
     coef: float = Field(default=1e-6, ge=0, lt=1, description="How much | of it,\\n  in two lines.")
@@ -154,7 +159,7 @@ class TestList:
 class TestShowAndSchema:
     @pytest.mark.parametrize("command", [["show"], ["show", "--json"], ["schema"], ["schema", "--format", "yaml"]])
     def test_they_import_no_torch_and_no_loss_that_declares_a_schema(self, foo, command):
-        blocked = ["torch", "numpy", "foo_loss.loss", "skyrl_core.policy_loss"]
+        blocked = ["torch", "numpy", "foo_loss.loss", "skyrl_core.contract.policy_loss"]
         done = run_blocked(foo, blocked, "losses", *command, "foo")
         assert (done.returncode, done.stderr) == (0, "")
 

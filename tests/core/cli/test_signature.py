@@ -6,17 +6,17 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from skyrl_core.cli.axis import bounds, linear_ticks, number, ratio_ticks, scaled, weight_range
 from skyrl_core.cli.main import main
 from skyrl_core.cli.signature import in_words
-from skyrl_core.cli.signature_svg import svg
-from skyrl_core.cli.signature_text import HEIGHT, chart
-from skyrl_core.registry import load_policy_loss
-from skyrl_core.signature import Curve, signature
+from skyrl_core.registry.loss_registry import load_policy_loss
+from skyrl_core.signature.axis import bounds, linear_ticks, number, ratio_ticks, scaled, weight_range
+from skyrl_core.signature.measure import Curve, measure_signature
+from skyrl_core.signature.svg_chart import svg
+from skyrl_core.signature.text_chart import HEIGHT, chart
 
 BROKEN = """
 from skyrl_core import PolicyLoss, TokenLosses
-from skyrl_core.params import LossParams
+from skyrl_core.parameters.loss_params import LossParams
 
 class FooLoss(PolicyLoss):
     name = "foo"
@@ -47,7 +47,7 @@ def broken(distributions, body: str) -> None:
 
 @pytest.fixture(scope="module")
 def dual_clip():
-    return signature(load_policy_loss("dual_clip"))
+    return measure_signature(load_policy_loss("dual_clip"))
 
 
 class TestNumbers:
@@ -137,7 +137,7 @@ class TestChart:
         assert "π / π_rollout" in skyrl("icepop")[1]
 
     def test_curves_that_end_together_are_named_where_they_peak(self) -> None:
-        rows = chart(signature(load_policy_loss("sapo")).curves, "ratio", 80, ascii_only=False)
+        rows = chart(measure_signature(load_policy_loss("sapo")).curves, "ratio", 80, ascii_only=False)
         assert [row.split()[-1] for row in rows if "A = " in row] == ["+1", "-1"]
 
 
@@ -165,7 +165,7 @@ class TestPicture:
         assert zero - float(middle[0][1]) == pytest.approx(244 / (1.1 * 4.2), abs=0.1)
 
     def test_the_same_loss_gives_the_same_bytes(self, dual_clip) -> None:
-        again = signature(load_policy_loss("dual_clip"))
+        again = measure_signature(load_policy_loss("dual_clip"))
         assert svg(again, "dual_clip", "ratio") == svg(dual_clip, "dual_clip", "ratio")
 
     def test_it_is_readable_on_light_and_on_dark_pages(self, dual_clip) -> None:
@@ -228,7 +228,7 @@ class TestErrors:
     ],
 )
 def test_a_curve_in_words(name: str, words: str) -> None:
-    assert in_words(signature(load_policy_loss(name)).curves[0]) == words
+    assert in_words(measure_signature(load_policy_loss(name)).curves[0]) == words
 
 
 class TestAxis:

@@ -28,7 +28,7 @@ packages = ["src/skyrl_loss_scaled"]
 """
 PARAMS = """\
 from pydantic import Field
-from skyrl_core.params import LossParams
+from skyrl_core.parameters.loss_params import LossParams
 
 
 class ScaledParams(LossParams):

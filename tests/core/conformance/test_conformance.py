@@ -12,14 +12,14 @@ from torch import Tensor
 
 from skyrl_core.conformance import RULES, WaiverError, check_policy_loss
 from skyrl_core.conformance.batches import example_batch, extreme_batches, wide_batch
+from skyrl_core.contract.policy_loss import LossBatch, Need, PolicyLoss, TokenLosses
 from skyrl_core.errors import ConformanceError
 from skyrl_core.losses.cispo import CispoLoss
 from skyrl_core.losses.dual_clip import DualClipLoss
 from skyrl_core.losses.gspo import GspoLoss
 from skyrl_core.losses.standard import StandardLoss
-from skyrl_core.masked import masked_mean, sequence_mean
-from skyrl_core.params import LossParams
-from skyrl_core.policy_loss import LossBatch, Need, PolicyLoss, TokenLosses
+from skyrl_core.maths.masked import masked_mean, sequence_mean
+from skyrl_core.parameters.loss_params import LossParams
 
 
 class Right(PolicyLoss):

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from skyrl_core.conformance.check import RULES
-from skyrl_core.conformance.package_check import ALL_PACKAGE_RULES
+from skyrl_core.conformance.loss_check import RULES
+from skyrl_core.conformance.package.package_check import ALL_PACKAGE_RULES
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "conformance.md"
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from skyrl_core.conformance.package_check import check_loss_package
+from skyrl_core.conformance.package.package_check import check_loss_package
 from skyrl_core.errors import ConformanceError
 
 LOSS = "src/skyrl_loss_scaled/loss.py"

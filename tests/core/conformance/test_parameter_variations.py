@@ -7,7 +7,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 from skyrl_core.conformance.parameter_variations import RecordingParams, changed, variations
-from skyrl_core.params import LossParams
+from skyrl_core.parameters.loss_params import LossParams
 
 
 class Shape(Enum):

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from skyrl_core.conformance import check_policy_loss
-from skyrl_core.conformance.report import Report
-from skyrl_core.policy_loss import PolicyLoss
+from skyrl_core.conformance.check_report import Report
+from skyrl_core.contract.policy_loss import PolicyLoss
 
 
 class MyCustomPolicyLoss(PolicyLoss):

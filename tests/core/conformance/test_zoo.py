@@ -9,10 +9,10 @@ from pydantic import Field
 from torch import Tensor
 
 from skyrl_core.conformance import RULES, check_policy_loss
-from skyrl_core.masked import masked_mean, sequence_mean
-from skyrl_core.metric import Metric
-from skyrl_core.params import LossParams
-from skyrl_core.policy_loss import LossBatch, Need, PolicyLoss, TokenLosses
+from skyrl_core.contract.metric import Metric
+from skyrl_core.contract.policy_loss import LossBatch, Need, PolicyLoss, TokenLosses
+from skyrl_core.maths.masked import masked_mean, sequence_mean
+from skyrl_core.parameters.loss_params import LossParams
 
 
 class Right(PolicyLoss):

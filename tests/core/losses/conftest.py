@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from skyrl_core.policy_loss import LossBatch, Need, PolicyLoss
+from skyrl_core.contract.policy_loss import LossBatch, Need, PolicyLoss
 
 F64 = torch.float64
 

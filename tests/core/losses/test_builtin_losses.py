@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from skyrl_core.conformance import check_policy_loss
-from skyrl_core.policy_loss import PolicyLoss
-from skyrl_core.registry import load_policy_loss
+from skyrl_core.contract.policy_loss import PolicyLoss
+from skyrl_core.registry.loss_registry import load_policy_loss
 
 PROJECT = tomllib.loads((Path(__file__).parents[3] / "core/pyproject.toml").read_text())["project"]
 NAMES = list(PROJECT["entry-points"]["skyrl.policy_losses"])
@@ -94,5 +94,5 @@ def test_the_dtype_of_the_loss_is_that_of_the_log_probs(loss: PolicyLoss, ragged
 @pytest.mark.parametrize("name", NAMES)
 def test_its_parameters_can_be_had_without_its_class(name: str) -> None:
     module, _, attribute = PROJECT["entry-points"]["skyrl.policy_loss_params"][name].partition(":")
-    assert module in ("skyrl_core.losses.params", "skyrl_core.composition.params")
+    assert module in ("skyrl_core.losses.params", "skyrl_core.losses.sum_params")
     assert attribute == type(load_policy_loss(name)).Params.__name__

@@ -6,9 +6,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from skyrl_core.contract.policy_loss import Need
 from skyrl_core.losses.cispo import CispoLoss
 from skyrl_core.losses.params import CispoParams
-from skyrl_core.policy_loss import Need
 
 
 def loss_of(**params) -> CispoLoss:

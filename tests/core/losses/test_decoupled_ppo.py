@@ -6,9 +6,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from skyrl_core.contract.policy_loss import LossBatch, Need
 from skyrl_core.losses.decoupled_ppo import DecoupledPpoLoss
 from skyrl_core.losses.params import DecoupledPpoParams
-from skyrl_core.policy_loss import LossBatch, Need
 
 
 @pytest.mark.parametrize("cap", [None, 5.0, 1.05])

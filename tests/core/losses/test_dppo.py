@@ -6,9 +6,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from skyrl_core.contract.policy_loss import LossBatch, Need
 from skyrl_core.losses.dppo import DppoLoss
 from skyrl_core.losses.params import DppoParams
-from skyrl_core.policy_loss import LossBatch, Need
 
 
 def binary_kl(p: float, q: float) -> float:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from skyrl_core.contract.reduction import count_batch, token_weights, weighted_sum
 from skyrl_core.losses.gmpo import GmpoLoss
 from skyrl_core.losses.params import GmpoParams
-from skyrl_core.reduction import count_batch, token_weights, weighted_sum
 
 
 def oracle(tokens, low: float, high: float) -> tuple[list[float], list[float]]:

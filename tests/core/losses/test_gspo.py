@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from skyrl_core.contract.reduction import count_batch, token_weights, weighted_sum
 from skyrl_core.losses.gspo import GspoLoss, sequence_ratio
 from skyrl_core.losses.params import GspoParams
-from skyrl_core.reduction import count_batch, token_weights, weighted_sum
 
 LEVELS = ("token", "sequence")
 

@@ -5,9 +5,9 @@ import math
 import pytest
 from pydantic import ValidationError
 
+from skyrl_core.contract.policy_loss import Need
 from skyrl_core.losses.icepop import IcepopLoss
 from skyrl_core.losses.params import IcepopParams
-from skyrl_core.policy_loss import Need
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.5, 5.0), (0.9, 1.1)])

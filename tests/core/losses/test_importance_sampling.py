@@ -4,9 +4,9 @@ import math
 
 import pytest
 
+from skyrl_core.contract.policy_loss import Need
 from skyrl_core.losses.importance_sampling import ImportanceSamplingLoss
 from skyrl_core.losses.params import ImportanceSamplingParams
-from skyrl_core.policy_loss import Need
 
 
 @pytest.mark.parametrize("anchor", ["old", "rollout"])

@@ -6,9 +6,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from skyrl_core.contract.policy_loss import Need
 from skyrl_core.losses.kpop import KpopLoss, larger_binary_kl
 from skyrl_core.losses.params import KpopParams
-from skyrl_core.policy_loss import Need
 
 
 def binary_kl(p: float, q: float) -> float:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from skyrl_core.contract.policy_loss import Need
 from skyrl_core.losses.params import VespoParams
 from skyrl_core.losses.vespo import VespoLoss
-from skyrl_core.policy_loss import Need
 
 
 @pytest.mark.parametrize("params", [(2.0, 3.0, 3.0, 2.0), (0.5, 0.1, 1.0, 0.3)])

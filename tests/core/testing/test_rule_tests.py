@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from skyrl_core.conformance import RULES, WaiverError
-from skyrl_core.conformance.package_check import ALL_PACKAGE_RULES
-from skyrl_core.conformance.project import ProjectError
+from skyrl_core.conformance.package.package_check import ALL_PACKAGE_RULES
+from skyrl_core.conformance.package.project import ProjectError
 from skyrl_core.losses.standard import StandardLoss
 from skyrl_core.testing import loss_package_tests, policy_loss_tests
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from skyrl_train.config.option_reference import find_options, write_commented_yaml, write_markdown, write_table
 from skyrl_train.config.options import all_options, all_sections
-from skyrl_train.config.reference import find_options, write_commented_yaml, write_markdown, write_table
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.config.yaml_text import parse_yaml
 

@@ -205,7 +205,7 @@ def test_how_training_ends_is_the_exit_code(tmp_path, outcome, code, message):
         "from skyrl_core.errors import SkyrlError\n"
         "from skyrl_train.entrypoints.main_base import main\n"
         f"def run_training(run):\n    {outcome}\n"
-        "module = types.ModuleType('skyrl_train.training.run')\n"
+        "module = types.ModuleType('skyrl_train.training.build')\n"
         "module.run_training = run_training\n"
         "sys.modules[module.__name__] = module\n"
         "main()\n"

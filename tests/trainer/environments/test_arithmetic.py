@@ -5,7 +5,7 @@ import pytest
 from skyrl_core.errors import InvalidParamsError
 from skyrl_train.environments.arithmetic import Arithmetic, ArithmeticParams
 from skyrl_train.environments.environment import Completion
-from skyrl_train.environments.loading import load_environment
+from skyrl_train.environments.load_environment import load_environment
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from skyrl_core.errors import InvalidParamsError, PluginLoadError
 from skyrl_train.environments.environment import Completion, Row
 from skyrl_train.environments.final_answer import stated_after_marker
-from skyrl_train.environments.loading import load_environment
+from skyrl_train.environments.load_environment import load_environment
 
 
 def judge(text, ground_truth="18", *, finished=True, **params):

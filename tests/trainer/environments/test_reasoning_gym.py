@@ -6,8 +6,8 @@ import pytest
 
 from skyrl_core.errors import InvalidParamsError, PluginLoadError, SkyrlError
 from skyrl_train.environments.environment import Completion, Row
-from skyrl_train.environments.loading import load_environment
-from skyrl_train.environments.scoring import Scorer
+from skyrl_train.environments.load_environment import load_environment
+from skyrl_train.rewards.scorer import Scorer
 
 
 def test_without_the_package_the_error_names_the_command(monkeypatch):

@@ -1,4 +1,4 @@
-"""What observers hear, and what happens when they fail."""
+"""Observers are notified of events, and their failures are contained."""
 
 import logging
 from pathlib import Path
@@ -6,14 +6,14 @@ from pathlib import Path
 import pluggy
 import pytest
 
-from skyrl_train.observers.loading import make_observer
+from skyrl_train.observers.load_observers import make_observer
 from skyrl_train.observers.observers import ObserverError, Observers
 
 hookimpl = pluggy.HookimplMarker("skyrl")
 
 
 class Everything:
-    """Notes every event; raises ``failure`` in the event ``failing``."""
+    """Records every event; raises ``failure`` in the event ``failing``."""
 
     def __init__(self, failing="", failure=None):
         self.calls, self.failing, self.failure = [], failing, failure or RuntimeError("no network")
@@ -65,13 +65,13 @@ def drive(*plugins):
         getattr(observers, hook)(*arguments)
 
 
-def test_every_observer_hears_every_event_in_order():
+def test_every_observer_receives_every_event_in_order():
     first, second = Everything(), Everything()
     drive(first, second)
     assert first.calls == second.calls == CALLS
 
 
-def test_hook_may_take_fewer_arguments():
+def test_a_hook_may_declare_fewer_arguments():
     class Short:
         steps = []
 
@@ -88,29 +88,31 @@ def test_hook_may_take_fewer_arguments():
 
 
 @pytest.mark.parametrize("failure", [RuntimeError("no network"), SystemExit(3)])
-def test_failing_observer_is_logged_once_and_left_out(caplog, failure):
+def test_a_failing_observer_is_logged_once_and_disabled(caplog, failure):
     broken, other = Everything("step_end", failure), Everything()
     with caplog.at_level(logging.WARNING):
         drive(broken, other)
     assert [call[0] for call in broken.calls] == ["checkpoint_loading", "train_start", "step_end"]
     assert other.calls == CALLS
     assert len(caplog.messages) == 1
-    assert "observer observer_0 failed in step_end and is disabled, training goes on" in caplog.text
+    assert "observer observer_0 failed in step_end and is disabled; training continues" in caplog.text
 
 
 @pytest.mark.parametrize("hook", ["train_start", "checkpoint_loading"])
-def test_observer_can_refuse_a_run_before_it_starts(hook):
-    with pytest.raises(ObserverError, match=f"'observer_0' refused in {hook}: RuntimeError: no network") as caught:
+def test_an_observer_can_refuse_a_run_before_it_starts(hook):
+    with pytest.raises(
+        ObserverError, match=f"'observer_0' refused the run in {hook}: RuntimeError: no network"
+    ) as caught:
         drive(Everything(hook))
     assert caught.value.exit_code == 5
 
 
-def test_interruption_is_not_swallowed():
+def test_an_interruption_is_not_swallowed():
     with pytest.raises(KeyboardInterrupt):
         drive(Everything("step_end", KeyboardInterrupt()))
 
 
-def test_observer_cannot_change_what_others_hear():
+def test_an_observer_cannot_change_the_data_of_others():
     class Meddler:
         @hookimpl
         def step_end(self, metrics):

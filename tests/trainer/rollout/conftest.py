@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from skyrl_train.config.schema import RolloutConfig, RunConfig
-from skyrl_train.rollout.engine import EngineSetup
 from skyrl_train.rollout.hf.engine import HfEngine
+from skyrl_train.rollout.rollout_engine import EngineSetup
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from skyrl_train.tracking.console import Console
-from skyrl_train.tracking.jsonl import Jsonl
+from skyrl_train.tracking.metrics_jsonl import Jsonl
 from skyrl_train.tracking.tracker import AnswerPair, RunInfo, RunSummary, Trackers
 
 EVIL = "[red]x[/red] \x1b[2J\x1b]0;evil\x07 [/]"
@@ -17,13 +17,13 @@ def main(folder: str, steps: str) -> None:
     )
     trackers = Trackers([Jsonl(), Console()])
     trackers.start(info)
-    before = {"pass@1": 0.469, "pass@1/standard_error": 0.035, "reward/mean": 0.47, "response_length/mean": 12.5}
+    before = {"accuracy": 0.469, "accuracy/standard_error": 0.035, "reward/mean": 0.47, "response_length/mean": 12.5}
     trackers.log_evaluation(0, before, False)
     trackers.message(f"note {EVIL}")
     for step in range(1, total + 1):
-        metrics = {"reward/mean": step / total, "accuracy": step / total, "loss/total": -0.0123}
+        metrics = {"reward/mean": step / total, "loss/total": -0.0123}
         trackers.log_step(step, {**metrics, "tokens_per_second": 2412.0})
-    after = {**before, "pass@1": 0.781}
+    after = {**before, "accuracy": 0.781}
     trackers.log_evaluation(total, after, True)
     pair = AnswerPair(
         question="2 + 2?", expected="4", before=EVIL, before_correct=False, after="#### 4", after_correct=True

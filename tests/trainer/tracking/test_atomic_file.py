@@ -1,4 +1,4 @@
-"""Files that are complete or not there."""
+"""Atomic writes: a file is complete or absent."""
 
 import errno
 import os
@@ -6,7 +6,7 @@ import resource
 
 import pytest
 
-from skyrl_train.tracking.atomic_file import RunFolderError, write_bytes, written_aside
+from skyrl_train.tracking.atomic_file import RunFolderError, atomic_write, write_bytes
 
 
 def test_content_is_replaced(tmp_path):
@@ -16,7 +16,7 @@ def test_content_is_replaced(tmp_path):
     assert os.listdir(tmp_path) == ["a"]
 
 
-def test_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     write_bytes(tmp_path / "a", b"old")
 
     def full(descriptor):
@@ -29,7 +29,7 @@ def test_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["a"]
 
 
-def test_write_that_breaks_off_leaves_the_old_file(tmp_path):
+def test_a_write_that_fails_halfway_leaves_the_old_file(tmp_path):
     write_bytes(tmp_path / "a", b"old")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
@@ -42,7 +42,7 @@ def test_write_that_breaks_off_leaves_the_old_file(tmp_path):
     assert os.listdir(tmp_path) == ["a"]
 
 
-def test_a_folder_that_becomes_read_only_before_the_last_step_is_named(tmp_path, monkeypatch):
+def test_the_error_names_a_file_whose_folder_becomes_read_only_before_the_rename(tmp_path, monkeypatch):
     def read_only(*_, **__):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
@@ -52,8 +52,8 @@ def test_a_folder_that_becomes_read_only_before_the_last_step_is_named(tmp_path,
         write_bytes(tmp_path / "a", b"new")
 
 
-def test_error_of_the_writer_leaves_no_file(tmp_path):
-    with pytest.raises(ZeroDivisionError), written_aside(tmp_path / "a") as aside:  # noqa: PT012 - the block is the case
-        aside.write_bytes(b"half")
+def test_an_error_of_the_caller_leaves_no_file(tmp_path):
+    with pytest.raises(ZeroDivisionError), atomic_write(tmp_path / "a") as file:  # noqa: PT012 - the block is the case
+        file.write_bytes(b"half")
         raise ZeroDivisionError
     assert os.listdir(tmp_path) == []

@@ -1,4 +1,4 @@
-"""One piece of work at a time, in order, and no error is lost."""
+"""The background writer runs one job at a time, in order, and loses no error."""
 
 import threading
 
@@ -15,21 +15,21 @@ def writer():
     made.close()
 
 
-def test_the_caller_goes_on_while_a_piece_is_written(writer):
-    caller_went_on, written = threading.Event(), []
+def test_the_caller_continues_while_a_job_runs(writer):
+    caller_continued, written = threading.Event(), []
 
     def work():
-        assert caller_went_on.wait(30)
+        assert caller_continued.wait(30)
         written.append(threading.current_thread().name)
 
     writer.start(work)
     assert written == []
-    caller_went_on.set()
+    caller_continued.set()
     writer.wait()
     assert written == ["skyrl-writer_0"]
 
 
-def test_a_second_piece_waits_for_the_first(writer):
+def test_a_second_job_waits_for_the_first(writer):
     first_may_end, second_asked, written = threading.Event(), threading.Event(), []
 
     def first():
@@ -45,7 +45,7 @@ def test_a_second_piece_waits_for_the_first(writer):
     asking.start()
     assert second_asked.wait(30)
     asking.join(0.2)
-    assert asking.is_alive()  # memory holds one piece, not two
+    assert asking.is_alive()  # memory holds one job, not two
     first_may_end.set()
     asking.join(30)
     writer.wait()
@@ -53,7 +53,7 @@ def test_a_second_piece_waits_for_the_first(writer):
 
 
 @pytest.mark.parametrize("then", ["wait", "start"])
-def test_an_error_is_raised_once_by_what_is_called_next(writer, then):
+def test_the_next_call_raises_the_error_once(writer, then):
     def fail():
         raise RunFolderError("the disk is full")
 
@@ -63,7 +63,7 @@ def test_an_error_is_raised_once_by_what_is_called_next(writer, then):
     writer.wait()
 
 
-def test_another_thread_may_come_after_what_was_begun(writer):
+def test_another_thread_can_wait_for_the_running_job(writer):
     may_end = threading.Event()
 
     def fail():
@@ -75,6 +75,6 @@ def test_another_thread_may_come_after_what_was_begun(writer):
     latest = writer.latest()
     assert not latest.done()
     may_end.set()
-    for wait in (lambda: latest.result(30), writer.wait):  # each of them hears of it
+    for wait in (lambda: latest.result(30), writer.wait):  # both raise the error
         with pytest.raises(RunFolderError, match="the disk is full"):
             wait()

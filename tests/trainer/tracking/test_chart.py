@@ -34,7 +34,7 @@ def test_points_lie_between_the_axes():
     assert tick_labels(svg) == ["0", "10", "20"]
 
 
-def test_missing_values_leave_a_gap_and_lonely_points_a_dot():
+def test_missing_values_are_gaps_and_single_points_are_dots():
     svg = parsed(Series("a", [(0, 1.0), (1, 2.0), (2, None), (3, 1.0), (4, None), (5, 1.0), (6, 2.0)]))
     assert [len(line) for line in lines(svg)] == [2, 2]
     assert len(list(svg.iter("circle"))) == 1
@@ -49,13 +49,13 @@ def test_fractions_have_percent_ticks():
 
 
 @pytest.mark.parametrize("value", [0.0, 3.0, -1e-7, 1e30])
-def test_constant_curve_runs_inside_the_frame(value):
+def test_a_constant_curve_stays_inside_the_frame(value):
     [line] = lines(parsed(Series("a", [(0, value), (10, value)])))
     assert line[0][1] == line[1][1]
     assert TOP < line[0][1] < HEIGHT - BOTTOM
 
 
-def test_long_curve_is_thinned_to_means():
+def test_a_long_curve_is_thinned_to_means():
     points = [(step, float(step % 2)) for step in range(4 * MAX_POINTS)]
     svg = parsed(Series("a", points), last_step=4 * MAX_POINTS)
     [line] = lines(svg)
@@ -64,12 +64,12 @@ def test_long_curve_is_thinned_to_means():
     assert {point[3] for point in curve["points"]} == {"0.5000"}
 
 
-def test_data_for_the_pointer_has_values_as_people_read_them():
+def test_the_values_under_the_pointer_are_formatted_for_people():
     [curve] = json.loads(parsed(Series('<a "b">', [(0, 0.25), (1, None)]), unit="percent").get("data-series"))
     assert curve["label"] == '<a "b">'
     assert [[point[0], point[3]] for point in curve["points"]] == [[0, "25.0%"]]
 
 
-def test_last_value_skips_gaps():
+def test_the_last_value_skips_gaps():
     assert Series("a", [(0, 1.0), (1, 2.0), (2, None)]).last == 2.0
     assert Series("a", [(0, None)]).last is None

@@ -19,7 +19,7 @@ def clock(monkeypatch):
     return clock
 
 
-def test_remaining_time_follows_the_last_steps(clock):
+def test_the_remaining_time_follows_the_last_steps(clock):
     run = Pace(0, 100)
     assert run.remaining() == ""
     clock.now += 60  # a slow first step
@@ -32,14 +32,14 @@ def test_remaining_time_follows_the_last_steps(clock):
     assert run.elapsed() == 60 + 39 * 2
 
 
-def test_resumed_run_counts_its_own_steps(clock):
+def test_a_resumed_run_counts_only_its_new_steps(clock):
     run = Pace(90, 100)
     clock.now += 3
     run.reached(91)
     assert run.remaining() == "0:27 left"
 
 
-def test_nothing_remains_at_the_end(clock):
+def test_no_time_remains_at_the_end(clock):
     run = Pace(0, 1)
     clock.now += 3
     run.reached(1)

@@ -1,4 +1,4 @@
-"""Model output made safe to show."""
+"""Model output is made safe to show."""
 
 import pytest
 
@@ -17,10 +17,10 @@ from skyrl_train.tracking.printable import printable
         ("👩\u200d🚀", "👩\u200d🚀"),
     ],
 )
-def test_only_what_cannot_be_seen_is_escaped(text, shown):
+def test_only_invisible_characters_are_escaped(text, shown):
     assert printable(text) == shown
 
 
-def test_long_text_is_cut_and_the_rest_counted():
+def test_long_text_is_shortened_and_the_rest_counted():
     assert printable("x" * 1500, limit=4) == "xxxx … (1,496 more characters)"
     assert printable("xxxx", limit=4) == "xxxx"

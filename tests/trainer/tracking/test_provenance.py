@@ -1,4 +1,4 @@
-"""What a run was made of."""
+"""The provenance of a run."""
 
 import importlib.metadata
 import platform
@@ -12,7 +12,7 @@ def git(folder, *arguments):
     return subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout
 
 
-def test_versions_are_those_installed(tmp_path):
+def test_versions_are_the_installed_ones(tmp_path):
     made_of = collect_provenance(["pluggy", "no-such-distribution"], folder=tmp_path)
     assert made_of["packages"]["torch"] == importlib.metadata.version("torch")
     assert made_of["packages"]["pluggy"] == importlib.metadata.version("pluggy")
@@ -20,7 +20,7 @@ def test_versions_are_those_installed(tmp_path):
     assert made_of["python"] == platform.python_version()
 
 
-def test_git_state_is_the_commit_and_whether_files_were_changed(tmp_path):
+def test_the_git_state_is_the_commit_and_whether_files_were_changed(tmp_path):
     assert collect_provenance(folder=tmp_path)["git"] is None
     git(tmp_path, "init", "-q")
     assert collect_provenance(folder=tmp_path)["git"] is None
@@ -34,12 +34,12 @@ def test_git_state_is_the_commit_and_whether_files_were_changed(tmp_path):
     assert collect_provenance(folder=tmp_path)["git"] == {"commit": commit, "dirty": True}
 
 
-def test_machine_without_git_has_no_git_state(tmp_path, monkeypatch):
+def test_without_git_the_git_state_is_none(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert collect_provenance(folder=tmp_path)["git"] is None
 
 
-def test_a_working_folder_that_is_gone_is_no_reason_not_to_train(tmp_path, monkeypatch):
+def test_a_deleted_working_folder_is_not_an_error(tmp_path, monkeypatch):
     folder = tmp_path / "gone"
     folder.mkdir()
     monkeypatch.chdir(folder)

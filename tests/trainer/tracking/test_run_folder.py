@@ -1,4 +1,4 @@
-"""The run folder."""
+"""The run folder: creation, ownership, configuration and run.json."""
 
 import json
 import os
@@ -18,13 +18,13 @@ from skyrl_train.tracking.run_folder import RunFolder
 from skyrl_train.tracking.tracker import AnswerPair, RunSummary
 
 
-def test_default_name_is_the_title_and_the_time(tmp_path):
+def test_the_default_name_is_the_title_and_the_time(tmp_path):
     with RunFolder.create(None, title="acme-losses:my loss/2", root=tmp_path / "runs") as folder:
         assert folder.path.parent == tmp_path / "runs"
         assert re.fullmatch(r"acme-losses-my-loss-2-\d{8}-\d{6}", folder.path.name)
 
 
-def test_runs_of_one_second_get_different_folders(tmp_path, monkeypatch):
+def test_runs_started_in_the_same_second_get_different_folders(tmp_path, monkeypatch):
     class Frozen(datetime):
         @classmethod
         def now(cls):
@@ -35,24 +35,24 @@ def test_runs_of_one_second_get_different_folders(tmp_path, monkeypatch):
     assert names == ["gspo-20260102-030405", "gspo-20260102-030405-2", "gspo-20260102-030405-3"]
 
 
-def test_new_run_takes_an_empty_folder_and_no_other(tmp_path):
+def test_a_new_run_accepts_only_an_empty_folder(tmp_path):
     (tmp_path / "empty").mkdir()
     RunFolder.create(tmp_path / "empty", title="t").close()
-    RunFolder.create(tmp_path / "empty", title="t").close()  # the lock file of the first does not count
+    RunFolder.create(tmp_path / "empty", title="t").close()  # the lock file left by the first run does not count
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "run.json").write_text("{}")
     with pytest.raises(RunFolderError, match=r"used is not empty: add --resume .* choose another run_folder"):
         RunFolder.create(tmp_path / "used", title="t")
 
 
-def test_refused_folder_is_not_left_locked(tmp_path):
+def test_a_refused_folder_is_not_left_locked(tmp_path):
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(RunFolderError, match="not empty"):
         RunFolder.create(tmp_path, title="t")
     assert not RunFolder(tmp_path).is_owned()
 
 
-def test_file_in_place_of_a_folder_is_an_error(tmp_path):
+def test_a_file_instead_of_a_folder_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunFolderError, match="file is a file"):
         RunFolder.create(tmp_path / "file", title="t")
@@ -60,7 +60,7 @@ def test_file_in_place_of_a_folder_is_an_error(tmp_path):
         RunFolder.create(tmp_path / "file" / "run", title="t")
 
 
-def test_resume_needs_a_run(tmp_path):
+def test_resuming_requires_a_run(tmp_path):
     with pytest.raises(RunFolderError, match=r"no run to resume in .*nothing"):
         RunFolder.resume(tmp_path / "nothing")
     (tmp_path / "run.json").write_text("{}")
@@ -78,7 +78,7 @@ time.sleep(60)
 """
 
 
-def test_second_process_is_refused_with_the_pid_of_the_first(tmp_path):
+def test_a_second_process_is_refused_with_the_pid_of_the_first(tmp_path):
     holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE)
     assert holder.stdout.readline() == b"ready\n"
     try:
@@ -91,7 +91,7 @@ def test_second_process_is_refused_with_the_pid_of_the_first(tmp_path):
         holder.send_signal(signal.SIGKILL)
         holder.wait()
         holder.stdout.close()
-    RunFolder.resume(tmp_path).close()  # the lock dies with its process
+    RunFolder.resume(tmp_path).close()  # the lock is released when its process exits
 
 
 FORK = """
@@ -107,21 +107,21 @@ time.sleep(60)
 """
 
 
-def test_forked_worker_that_outlives_a_killed_run_does_not_keep_it_locked(tmp_path):
+def test_a_forked_worker_that_outlives_a_killed_run_does_not_keep_it_locked(tmp_path):
     owner = subprocess.Popen([sys.executable, "-c", FORK, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     worker = int(owner.stdout.readline().split()[1])
     try:
         assert RunFolder(tmp_path).is_owned()
         owner.kill()
         owner.wait()
-        os.kill(worker, 0)  # still there
+        os.kill(worker, 0)  # it is still alive
         RunFolder.resume(tmp_path).close()
     finally:
         os.kill(worker, signal.SIGKILL)
         owner.stdout.close()
 
 
-def test_config_keeps_its_order_and_types(tmp_path):
+def test_the_configuration_keeps_its_order_and_types(tmp_path):
     with RunFolder.create(tmp_path, title="t") as folder:
         folder.write_config({"trainer": {"steps": 3, "betas": (0.9, 0.95)}, "model": Path("tiny"), "é": 1e-06})
         text = folder.config_file.read_text(encoding="utf-8")
@@ -129,7 +129,7 @@ def test_config_keeps_its_order_and_types(tmp_path):
     assert yaml.safe_load(text)["trainer"] == {"steps": 3, "betas": [0.9, 0.95]}
 
 
-def test_run_file_tells_the_story_of_a_resumed_run(tmp_path):
+def test_the_run_file_records_start_resume_and_end(tmp_path):
     with RunFolder.create(tmp_path, title="t") as folder:
         folder.start_run({"loss": {"identity": "skyrl-core:gspo@1"}, "kl": float("nan")})
         begun = folder.read_run()
@@ -140,22 +140,22 @@ def test_run_file_tells_the_story_of_a_resumed_run(tmp_path):
         pair = AnswerPair(
             question="q", expected="4", before="5", before_correct=False, after="\ud800", after_correct=True
         )
-        folder.end_run(RunSummary(run_folder=tmp_path, steps=9, seconds=2.5, after={"pass@1": 0.5}, answers=(pair,)))
+        folder.end_run(RunSummary(run_folder=tmp_path, steps=9, seconds=2.5, after={"accuracy": 0.5}, answers=(pair,)))
     run = json.loads(folder.run_file.read_text(encoding="utf-8"))
     assert run["started"] == begun["started"]
     assert len(run["resumed"]) == 1
-    assert (run["outcome"], run["last_step"], run["after"]) == ("finished", 9, {"pass@1": 0.5})
+    assert (run["outcome"], run["last_step"], run["after"]) == ("finished", 9, {"accuracy": 0.5})
     assert run["answers"][0]["after"] == "\ud800"
     assert datetime.fromisoformat(run["ended"]) >= datetime.fromisoformat(run["started"])
 
 
-def test_broken_run_file_is_an_error_that_names_it(tmp_path):
+def test_the_error_names_a_broken_run_file(tmp_path):
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(RunFolderError, match=r"run\.json cannot be read"):
         RunFolder(tmp_path).read_run()
 
 
-def test_paths_lie_in_the_folder(tmp_path):
+def test_all_paths_are_in_the_folder(tmp_path):
     folder = RunFolder(tmp_path)
     paths = [folder.config_file, folder.run_file, folder.metrics, folder.rollouts, folder.checkpoints, folder.report]
     assert [os.path.relpath(path, tmp_path) for path in paths] == [
@@ -163,7 +163,7 @@ def test_paths_lie_in_the_folder(tmp_path):
     ]  # fmt: skip
 
 
-def test_what_a_killed_process_left_aside_goes_when_the_run_is_resumed(tmp_path):
+def test_resuming_deletes_the_temporary_files_of_a_killed_process(tmp_path):
     folder = RunFolder.create(tmp_path / "run", title="t")
     folder.start_run({})
     folder.close()
@@ -175,9 +175,9 @@ def test_what_a_killed_process_left_aside_goes_when_the_run_is_resumed(tmp_path)
     assert not left.exists()
 
 
-def test_a_start_that_is_refused_changes_nothing(tmp_path):
+def test_a_start_that_fails_changes_nothing(tmp_path):
     def begin(folder, value):
-        with folder.unless_refused():
+        with folder.restored_on_error():
             folder.write_config({"a": value})
             folder.start_run({"title": str(value)})
             folder.metrics.touch()
@@ -187,7 +187,7 @@ def test_a_start_that_is_refused_changes_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         begin(folder, 1)
     folder.close()
-    again = RunFolder.create(tmp_path / "run", title="t")  # as if nothing had been there
+    again = RunFolder.create(tmp_path / "run", title="t")  # the folder counts as empty
     again.write_config({"a": 1})
     again.start_run({})
     again.metrics.write_text("{}\n")
@@ -198,7 +198,7 @@ def test_a_start_that_is_refused_changes_nothing(tmp_path):
     again.close()
 
 
-def test_a_home_folder_is_meant_by_its_sign(tmp_path, monkeypatch):
+def test_a_tilde_means_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     with RunFolder.create("~/runs/x", title="t") as folder:
         assert folder.path == tmp_path / "runs/x"

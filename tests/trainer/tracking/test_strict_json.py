@@ -1,4 +1,4 @@
-"""JSON for every parser."""
+"""JSON that every parser accepts."""
 
 import json
 import math
@@ -15,7 +15,7 @@ def test_non_finite_numbers_are_null_at_any_depth():
     assert json.loads(encode(value)) == {"a": [None, {"b": None}], "c": [1.0, None]}
 
 
-def test_numpy_paths_and_sets_have_plain_forms():
+def test_numpy_values_paths_and_sets_become_plain_data():
     assert json.loads(encode({"n": np.int64(3), "t": np.bool_(True), "p": Path("a/b")})) == {
         "n": 3,
         "t": True,
@@ -23,13 +23,13 @@ def test_numpy_paths_and_sets_have_plain_forms():
     }
 
 
-def test_text_survives_half_surrogates_and_line_separators_included():
+def test_text_is_preserved_including_half_surrogates_and_line_separators():
     text = "naïve 数 \U0001f600 \ud83d \u2028 \n \x1b"
     encoded = encode([text])
     assert b"\n" not in encoded
     assert json.loads(encoded) == [text]
 
 
-def test_what_has_no_form_is_named():
-    with pytest.raises(TypeError, match="object has no JSON form"):
+def test_the_error_names_a_value_without_a_json_representation():
+    with pytest.raises(TypeError, match="object has no JSON representation"):
         encode({"a": object()})

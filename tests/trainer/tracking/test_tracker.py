@@ -1,4 +1,4 @@
-"""The composite of trackers."""
+"""Forwarding to several trackers."""
 
 import logging
 from pathlib import Path
@@ -42,7 +42,7 @@ class Recorder:
 
 def drive(trackers):
     trackers.start(INFO)
-    trackers.log_evaluation(0, {"pass@1": 0.5}, False)
+    trackers.log_evaluation(0, {"accuracy": 0.5}, False)
     trackers.log_step(1, {"a": 1.0})
     trackers.log_step(2, {"a": 2.0})
     trackers.message("hello")
@@ -52,7 +52,7 @@ def drive(trackers):
 
 CALLS = [
     ("start", INFO),
-    ("log_evaluation", 0, {"pass@1": 0.5}, False),
+    ("log_evaluation", 0, {"accuracy": 0.5}, False),
     ("log_step", 1, {"a": 1.0}),
     ("log_step", 2, {"a": 2.0}),
     ("message", "hello"),
@@ -61,33 +61,33 @@ CALLS = [
 ]
 
 
-def test_every_tracker_hears_everything():
+def test_every_tracker_receives_every_call():
     first, second = Recorder(), Recorder()
     drive(Trackers([first, second]))
     assert first.calls == second.calls == CALLS
 
 
-def test_failing_tracker_is_reported_once_and_left_out(caplog):
+def test_a_failing_tracker_is_reported_once_and_disabled(caplog):
     broken, other = Recorder(failing="log_step"), Recorder()
     with caplog.at_level(logging.WARNING):
         drive(Trackers([broken, other]))
     assert other.calls == CALLS
     assert [call[0] for call in broken.calls] == ["start", "log_evaluation", "log_step", "close"]
     assert len(caplog.messages) == 1
-    assert "Recorder failed in log_step and is disabled, training goes on: RuntimeError: no network" in caplog.text
+    assert "Recorder failed in log_step and is disabled; training continues: RuntimeError: no network" in caplog.text
 
 
-def test_error_made_for_the_user_ends_the_run():
+def test_a_skyrl_error_ends_the_run():
     with pytest.raises(SkyrlError, match="disk is full"):
         drive(Trackers([Recorder(failing="log_step", error=SkyrlError("disk is full"))]))
 
 
-def test_interruption_is_not_swallowed():
+def test_an_interruption_is_not_swallowed():
     with pytest.raises(KeyboardInterrupt):
         drive(Trackers([Recorder(failing="log_step", error=KeyboardInterrupt())]))
 
 
-def test_close_reaches_every_tracker_once(caplog):
+def test_every_tracker_is_closed_once(caplog):
     broken, other = Recorder(failing="close"), Recorder()
     trackers = Trackers([broken, other])
     trackers.close()

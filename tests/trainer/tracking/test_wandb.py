@@ -34,25 +34,25 @@ def info(folder, mode):
 
 
 def log(tracker, folder):
-    tracker.log_evaluation(0, {"pass@1": 0.25}, False)
+    tracker.log_evaluation(0, {"accuracy": 0.25}, False)
     tracker.log_step(1, {"reward/mean": 0.5})
     tracker.log_step(2, {"reward/mean": 0.75})
-    tracker.log_evaluation(2, {"pass@1": 0.5}, True)
+    tracker.log_evaluation(2, {"accuracy": 0.5}, True)
     tracker.finish(RunSummary(run_folder=folder, steps=2, seconds=1.0))
     tracker.close()
 
 
 def logged_records(file: Path) -> list[Record]:
-    """What `wandb sync` would upload: the file is a LevelDB log after a header of 7 bytes."""
+    """The records that `wandb sync` would upload: the file is a LevelDB log after a header of 7 bytes."""
     content, offset, parts, records = file.read_bytes(), 7, [], []
     while offset + 7 <= len(content):
-        if 32768 - offset % 32768 < 7:  # too little room for a header: zeros up to the next block
+        if 32768 - offset % 32768 < 7:  # no room for a header: zeros up to the next block
             offset += 32768 - offset % 32768
             continue
         _, length, kind = struct.unpack_from("<IHB", content, offset)
         parts.append(content[offset + 7 : offset + 7 + length])
         offset += 7 + length
-        if kind in (1, 4):  # whole, or the last part
+        if kind in (1, 4):  # complete, or the last part
             records.append(Record.FromString(b"".join(parts)))
             parts.clear()
     return records
@@ -68,7 +68,7 @@ def child_processes():
     return {child.pid for child in psutil.Process().children(recursive=True)}
 
 
-def test_without_a_key_auto_is_offline_and_says_so_in_one_line(tmp_path, caplog, capfd):
+def test_auto_is_offline_without_a_key_and_logs_it_in_one_line(tmp_path, caplog, capfd):
     before = child_processes()
     tracker = Wandb()
     with caplog.at_level(logging.WARNING, logger=tracking_wandb.__name__):
@@ -76,32 +76,32 @@ def test_without_a_key_auto_is_offline_and_says_so_in_one_line(tmp_path, caplog,
         log(tracker, tmp_path / "run")
     [file] = (tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")
     assert caplog.messages == [
-        f"W&B keeps this run offline (no API key was found); `wandb sync {file.parent}` uploads it"
+        f"W&B logs this run offline (no API key was found); upload it with `wandb sync {file.parent}`"
     ]
     records = logged_records(file)
-    # The x axis of every curve is our step: a resumed run logs steps again, which W&B's own counter would drop.
+    # The x axis of each curve is the training step: a resumed run logs steps again, which W&B would otherwise drop.
     assert [(record.metric.glob_name, record.metric.step_metric) for record in records if record.metric.glob_name] == [
         ("*", "step")
     ]
     assert logged_rows(records) == [
-        {"evaluation/pass@1": 0.25, "step": 0},
+        {"evaluation/accuracy": 0.25, "step": 0},
         {"reward/mean": 0.5, "step": 1},
         {"reward/mean": 0.75, "step": 2},
-        {"evaluation/pass@1": 0.5, "step": 2},
+        {"evaluation/accuracy": 0.5, "step": 2},
     ]
     assert child_processes() <= before
     assert capfd.readouterr().out == ""
 
 
-def test_offline_names_the_folder_to_sync(tmp_path, caplog):
+def test_offline_mode_names_the_folder_to_sync(tmp_path, caplog):
     tracker = Wandb()
     tracker.start(info(tmp_path / "run", "offline"))
-    tracker.close()  # a run that broke off
-    assert "W&B keeps this run offline; `wandb sync" in caplog.text
+    tracker.close()  # an incomplete run
+    assert "W&B logs this run offline; upload it with `wandb sync" in caplog.text
     assert list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))
 
 
-def test_resumed_run_keeps_its_id(tmp_path):
+def test_a_resumed_run_keeps_its_id(tmp_path):
     for _ in range(2):
         tracker = Wandb()
         tracker.start(info(tmp_path / "run", "offline"))
@@ -111,7 +111,7 @@ def test_resumed_run_keeps_its_id(tmp_path):
 
 
 @pytest.mark.parametrize(("mode", "environment"), [("disabled", ""), ("auto", "disabled")])
-def test_disabled_writes_nothing(tmp_path, monkeypatch, mode, environment):
+def test_disabled_mode_writes_nothing(tmp_path, monkeypatch, mode, environment):
     monkeypatch.setenv("WANDB_MODE", environment)
     tracker = Wandb()
     tracker.start(info(tmp_path / "run", mode))
@@ -119,14 +119,14 @@ def test_disabled_writes_nothing(tmp_path, monkeypatch, mode, environment):
     assert list((tmp_path / "run").iterdir()) == []
 
 
-def test_online_without_a_key_is_an_error_before_training(tmp_path):
+def test_online_mode_without_a_key_is_an_error_before_training(tmp_path):
     tracker = Wandb()
     with pytest.raises(TrackerError, match="mode is online, but no API key was found: set WANDB_API_KEY or run"):
         tracker.start(info(tmp_path / "run", "online"))
     tracker.close()
 
 
-def test_malformed_key_is_named(tmp_path, monkeypatch):
+def test_a_malformed_key_is_reported(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "short")
     tracker = Wandb()
     with pytest.raises(TrackerError, match="the API key is not valid"):
@@ -155,7 +155,7 @@ def silent_server(monkeypatch):
     begin = tracking_wandb._begin
 
     def begin_soon(info, project, mode):
-        # The time counts offline, too, where it is to be enough.
+        # The timeout applies offline as well, where it must be long enough.
         monkeypatch.setattr(tracking_wandb, "CONNECT_SECONDS", 2 if mode == "online" else 60)
         return begin(info, project, mode)
 
@@ -167,27 +167,27 @@ def silent_server(monkeypatch):
 
 
 @pytest.mark.usefixtures("silent_server")
-def test_server_that_does_not_answer_means_offline_in_auto(tmp_path, caplog):
+def test_auto_is_offline_if_the_server_does_not_respond(tmp_path, caplog):
     before = child_processes()
     tracker = Wandb()
     tracker.start(info(tmp_path / "run", "auto"))
     log(tracker, tmp_path / "run")
     [file] = (tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")
     assert len(logged_rows(logged_records(file))) == 4
-    assert "W&B keeps this run offline (W&B refused or did not answer" in caplog.text
+    assert "W&B logs this run offline (W&B refused the connection or did not respond" in caplog.text
     assert child_processes() <= before
 
 
 @pytest.mark.usefixtures("silent_server")
-def test_server_that_does_not_answer_ends_a_run_that_must_be_online(tmp_path):
+def test_online_mode_fails_if_the_server_does_not_respond(tmp_path):
     tracker = Wandb()
-    with pytest.raises(TrackerError, match="mode is online, but W&B refused or did not answer"):
+    with pytest.raises(TrackerError, match="mode is online, but W&B refused the connection or did not respond"):
         tracker.start(info(tmp_path / "run", "online"))
     tracker.close()
 
 
-def test_terminal_is_never_asked_for_a_key(tmp_path):
-    # A pseudo-terminal as standard input would make W&B ask, and wait.
+def test_a_run_never_prompts_for_a_key(tmp_path):
+    # With a pseudo-terminal as standard input W&B would prompt and wait.
     program = (
         "import pathlib, sys; from skyrl_train.tracking.wandb import Wandb; "
         "from skyrl_train.tracking.tracker import RunInfo; tracker = Wandb(); "

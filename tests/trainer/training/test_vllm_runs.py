@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from tests.trainer.fixtures.listed_metrics import metric_names, unlisted
 
+from skyrl_train.checkpoints.model_export import export
 from skyrl_train.commands.eval import main as evaluate
 from skyrl_train.policy.model_loading import load_model, load_tokenizer
-from skyrl_train.training.export import export
 
 pytestmark = pytest.mark.vllm
 
@@ -55,6 +56,12 @@ def test_the_distance_of_engine_and_trainer_is_logged(trained: Any) -> None:
         assert 0 <= line["mismatch_kl"] < 1e-6
         assert 1 <= line["mismatch_ratio_max"] < 1.01
         assert line["probe_deviation"] < 1e-4
+
+
+def test_every_logged_metric_is_in_the_glossary(trained: Any) -> None:
+    names = metric_names(trained[1])
+    assert unlisted(names) == set()
+    assert names >= {"mismatch_kl", "mismatch_ratio_max", "probe_deviation", "accuracy"}
 
 
 def test_skyrl_eval_with_the_engine_gives_the_last_evaluation(trained: Any, capsys: Any) -> None:

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.trainer.fixtures.listed_metrics import metric_names, unlisted
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1500)]
 
@@ -88,6 +89,7 @@ def test_one_step_ahead_trains_on_samples_of_the_policy_before_and_a_resumed_run
     assert [row["staleness/max"] for row in rows] == [0, 2, 0, 2, 0, 2]
     assert [row["staleness/mean"] for row in rows] == [0, 2, 0, 2, 0, 2]
     assert all(row["probe_deviation"] < 1e-4 for row in rows)
+    assert unlisted(metric_names(rows)) == set()
     finished(started("train", "--num-processes", "2", *arguments(server, parts, *options, "trainer.steps=4")))
     finished(
         started(

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from skyrl_core.advantages.estimator import AdvantageBatch, AdvantageEstimator
+from skyrl_core import AdvantageBatch, AdvantageEstimator
 from skyrl_core.advantages.group import centred
 from skyrl_core.advantages.params import DrGrpoParams
 

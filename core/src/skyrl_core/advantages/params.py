@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from skyrl_core.params import LossParams
+from skyrl_core import LossParams
 
 
 class GrpoParams(LossParams):

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from skyrl_core.advantages.estimator import AdvantageBatch, AdvantageEstimator
+from skyrl_core import AdvantageBatch, AdvantageEstimator
 from skyrl_core.advantages.group import group_sizes
 from skyrl_core.advantages.params import PassAtKParams
 

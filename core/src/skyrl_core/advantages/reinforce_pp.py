@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from skyrl_core.advantages.estimator import AdvantageBatch, AdvantageEstimator
+from skyrl_core import AdvantageBatch, AdvantageEstimator
 from skyrl_core.advantages.group import group_sizes, group_sums
 from skyrl_core.advantages.params import ReinforcePpParams
 from skyrl_core.advantages.tokens import returns_to_go, rewards_of_tokens, whitened

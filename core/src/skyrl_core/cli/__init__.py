@@ -1,1 +1,5 @@
-"""The `skyrl` command and the subcommands that come with the core."""
+"""The `skyrl` command, the subcommands that come with the core, and tables for a terminal."""
+
+from skyrl_core.cli.table import indented, render_table, terminal_width
+
+__all__ = ["indented", "render_table", "terminal_width"]

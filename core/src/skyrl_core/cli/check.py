@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 from skyrl_core.cli.assignments import params_of
 from skyrl_core.cli.table import indented, terminal_width
 from skyrl_core.errors import ConformanceError, PluginLoadError, SkyrlError
-from skyrl_core.registry import LOSSES, load_policy_loss
+from skyrl_core.registry.loss_registry import LOSSES, load_policy_loss
 
 if TYPE_CHECKING:
-    from skyrl_core.conformance.package_check import PackageReport  # the rules import torch
-    from skyrl_core.conformance.report import Report, RuleResult
-    from skyrl_core.policy_loss import PolicyLoss
+    from skyrl_core.conformance.check_report import Report, RuleResult
+    from skyrl_core.conformance.package.package_check import PackageReport  # the rules import torch
+    from skyrl_core.contract.policy_loss import PolicyLoss
 
 SCHEMA_VERSION = 1
 
@@ -44,7 +44,7 @@ def _is_folder(target: str) -> bool:
 
 
 def _check_folder(folder: Path, params: Mapping[str, Any], arguments: Namespace) -> bool:
-    from skyrl_core.conformance.package_check import check_loss_package
+    from skyrl_core.conformance.package.package_check import check_loss_package
 
     report = check_loss_package(folder, params, rewrite_golden=arguments.write_golden)
     if arguments.json:
@@ -84,8 +84,8 @@ def _loss_of_class(target: str, params: Mapping[str, Any]) -> PolicyLoss:
         PluginLoadError: it cannot be imported or constructed, or is no PolicyLoss.
         InvalidParamsError: the parameters do not fit.
     """
-    from skyrl_core.param_validation import validate_params
-    from skyrl_core.policy_loss import PolicyLoss
+    from skyrl_core.contract.policy_loss import PolicyLoss
+    from skyrl_core.parameters.param_validation import validate_params
 
     module, _, attribute = target.partition(":")
     sys.path.insert(0, os.getcwd())

@@ -6,12 +6,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from skyrl_core.cli.parameters import as_markdown, as_yaml, parameters
+from skyrl_core.cli.parameter_table import as_markdown, as_yaml, parameters
 from skyrl_core.cli.table import indented, render_table, terminal_width
-from skyrl_core.entry_points import Claim
-from skyrl_core.module_source import class_constants, source_file
-from skyrl_core.params import LossParams
-from skyrl_core.registry import LOSSES, load_loss_class, loss_params_class
+from skyrl_core.discovery.module_source import class_constants, source_file
+from skyrl_core.discovery.plugin_group import Claim
+from skyrl_core.parameters.loss_params import LossParams
+from skyrl_core.registry.loss_registry import LOSSES, load_loss_class, loss_params_class
 
 SCHEMA_VERSION = 1
 LONGEST_DEFAULT = 40

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from skyrl_core.cli.table import indented, render_table, terminal_width
-from skyrl_core.entry_points import Claim, PluginPolicy
+from skyrl_core.discovery.plugin_group import Claim, PluginPolicy
 
 SCHEMA_VERSION = 1
 """Of the JSON output; goes up when a key changes its meaning or goes away."""
@@ -97,7 +97,7 @@ def _add_signature_options(command: argparse.ArgumentParser) -> None:
 
 def _list(policy: PluginPolicy, *, as_json: bool, long: bool) -> int:
     # Not the registry, which also knows how to load a loss: a listing need not pay for that.
-    from skyrl_core.loss_group import LOSSES
+    from skyrl_core.registry.loss_reference import LOSSES
 
     claims = LOSSES.claims(policy)
     if as_json:

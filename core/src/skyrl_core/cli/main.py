@@ -6,8 +6,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import cast
 
-from skyrl_core.claim import poison
-from skyrl_core.entry_points import COMMANDS, Claim, PluginGroup
+from skyrl_core.discovery.claim import poison
+from skyrl_core.discovery.plugin_group import COMMANDS, Claim, PluginGroup
 from skyrl_core.errors import PluginLoadError, SkyrlError
 
 INTERRUPTED = 130

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from skyrl_core import __version__
 from skyrl_core.scaffold.folder import write_folder
 from skyrl_core.scaffold.naming import PackageNames, package_names
-from skyrl_core.scaffold.package import Form, package_files
+from skyrl_core.scaffold.package_files import Form, package_files
 
 SCHEMA_VERSION = 1
 

@@ -4,10 +4,10 @@ import argparse
 from collections.abc import Iterable, Sequence
 
 from skyrl_core.cli.table import render_table, terminal_width
-from skyrl_core.entry_points import GROUPS, PARAMS_GROUPS, Claim, PluginGroup, PluginPolicy
+from skyrl_core.discovery.installed import installed_distributions
+from skyrl_core.discovery.plugin_group import GROUPS, PARAMS_GROUPS, Claim, PluginGroup, PluginPolicy
 from skyrl_core.errors import did_you_mean
-from skyrl_core.installed import installed_distributions
-from skyrl_core.registry import LOSSES
+from skyrl_core.registry.loss_registry import LOSSES
 
 SCHEMA_VERSION = 1
 """Of the JSON output; goes up when a key changes its meaning or goes away."""

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skyrl_core.cli.assignments import params_of
-from skyrl_core.cli.axis import number
 from skyrl_core.cli.table import indented, terminal_width
 from skyrl_core.errors import ConformanceError, SkyrlError
-from skyrl_core.registry import LOSSES, load_policy_loss
+from skyrl_core.registry.loss_registry import LOSSES, load_policy_loss
+from skyrl_core.signature.axis import number
 
 if TYPE_CHECKING:
-    from skyrl_core.policy_loss import PolicyLoss  # these import torch
-    from skyrl_core.signature import Curve, Probe, Signature
+    from skyrl_core.contract.policy_loss import PolicyLoss  # these import torch
+    from skyrl_core.signature.measure import Curve, Probe, Signature
 
 SCHEMA_VERSION = 1
 WIDTH = 80
@@ -43,7 +43,7 @@ def run(arguments: Namespace) -> int:
 
 def ratio_label(loss: PolicyLoss, *, ascii_only: bool = False) -> str:
     """What divides: the name of the ratio's axis."""
-    from skyrl_core.policy_loss import Need
+    from skyrl_core.contract.policy_loss import Need
 
     needs = loss.needs(loss.params)
     anchor = "rollout" if Need.ROLLOUT_LOG_PROBS in needs and Need.OLD_LOG_PROBS not in needs else "old"
@@ -75,7 +75,7 @@ def _rounded(weight: float) -> str:
 
 
 def _measure(loss: PolicyLoss, arguments: Namespace) -> Signature:
-    from skyrl_core.signature import WIDE, Probe, check_range, signature
+    from skyrl_core.signature.measure import WIDE, Probe, check_range, measure_signature
 
     ratios = tuple(arguments.range) if arguments.range else None
     probe = Probe(length=arguments.length, probability=arguments.probability)
@@ -84,7 +84,7 @@ def _measure(loss: PolicyLoss, arguments: Namespace) -> Signature:
     except ValueError as error:
         raise SkyrlError(str(error)) from error
     try:
-        return signature(loss, ratios=ratios, probe=probe)
+        return measure_signature(loss, ratios=ratios, probe=probe)
     except SkyrlError:
         raise
     except Exception as error:
@@ -95,7 +95,7 @@ def _measure(loss: PolicyLoss, arguments: Namespace) -> Signature:
 
 
 def _page(title: str, loss: PolicyLoss, measured: Signature) -> list[str]:
-    from skyrl_core.cli.signature_text import chart
+    from skyrl_core.signature.text_chart import chart
 
     width = min(max(terminal_width() or WIDTH, _NARROWEST), _WIDEST)
     ascii_only = not _prints("⣿┊π")
@@ -135,7 +135,7 @@ def probed(probe: Probe) -> str:
 
 
 def _write_svg(path: Path, loss: PolicyLoss, measured: Signature) -> None:
-    from skyrl_core.cli.signature_svg import svg
+    from skyrl_core.signature.svg_chart import svg
 
     try:
         path.write_text(svg(measured, loss.name, ratio_label(loss)), encoding="utf-8")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from skyrl_core.policy_loss import Need
+from skyrl_core.contract.policy_loss import Need
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from skyrl_core.conformance.batches import ExampleBatch, example_batch, wide_batch
-from skyrl_core.conformance.rule import Violation
+from skyrl_core.conformance.rules.rule import Violation
 from skyrl_core.conformance.trial import Trial, run
+from skyrl_core.contract.policy_loss import PolicyLoss
 from skyrl_core.errors import ConformanceError
-from skyrl_core.policy_loss import PolicyLoss
 
 FORMAT = 1
 _TENSORS = ("total", "gradient", "entropy_gradient")

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, PrivateAttr, ValidationError
 
-from skyrl_core.params import LossParams, OpenLossParams
+from skyrl_core.parameters.loss_params import LossParams, OpenLossParams
 
 Path = tuple[str | int, ...]
 """Where a parameter stands: names of fields, and positions in lists."""

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from skyrl_core.conformance.batches import ExampleBatch, example_batch
-from skyrl_core.conformance.rule import Rule, Violation
+from skyrl_core.conformance.rules.rule import Rule, Violation
 from skyrl_core.conformance.trial import needs_of
+from skyrl_core.contract.policy_loss import Need, PolicyLoss
 from skyrl_core.losses.params import StandardParams
 from skyrl_core.losses.standard import StandardLoss
-from skyrl_core.policy_loss import Need, PolicyLoss
 
 MAX_ROWS = 2
 _DIGITS = 4

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from skyrl_core.conformance.batches import ExampleBatch
-from skyrl_core.evaluation import evaluate_loss, rows_of
-from skyrl_core.metric import Metric, merge
-from skyrl_core.policy_loss import LossBatch, Need, PolicyLoss
-from skyrl_core.reduction import count_batch, token_weights
+from skyrl_core.contract.loss_value import evaluate_loss, rows_of
+from skyrl_core.contract.metric import Metric, merge
+from skyrl_core.contract.policy_loss import LossBatch, Need, PolicyLoss
+from skyrl_core.contract.reduction import count_batch, token_weights
 
 # L of sequence_sum_norm: any constant that holds the longest example.
 MAX_LENGTH = 16

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Mapping
 
+from skyrl_core.contract.policy_loss import PolicyLoss
 from skyrl_core.errors import SkyrlError, did_you_mean
-from skyrl_core.policy_loss import PolicyLoss
 
 ATTRIBUTE = "conformance_waivers"
 """Of a loss: a mapping of rule names to reasons. It is honoured, and shown, wherever the loss is checked.

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from skyrl_core.conformance.batches import ExampleBatch, example_batch, wide_batch
 from skyrl_core.conformance.trial import run
-from skyrl_core.policy_loss import PolicyLoss
+from skyrl_core.contract.policy_loss import PolicyLoss
 
 
 def effect_of_zero_advantages(loss: PolicyLoss) -> str | None:

@@ -14,10 +14,9 @@ from typing import Any
 
 from torch import Tensor
 
+from skyrl_core import LossBatch, Metric, Need, PolicyLoss, TokenLosses
 from skyrl_core.losses.params import CispoParams
-from skyrl_core.losses.ratio import bounded, ratio_metrics
-from skyrl_core.metric import Metric
-from skyrl_core.policy_loss import LossBatch, Need, PolicyLoss, TokenLosses
+from skyrl_core.maths import bounded, ratio_metrics
 
 
 def cispo(log_probs: Tensor, ratio: Tensor, advantages: Tensor, params: CispoParams) -> Tensor:

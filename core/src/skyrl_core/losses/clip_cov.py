@@ -13,11 +13,18 @@ sequences come.
 import torch
 from torch import Tensor
 
-from skyrl_core.losses.covariance import at_indices, by_covariance, share_of_tokens, token_covariance
+from skyrl_core import LossBatch, Metric, PolicyLoss, TokenLosses
 from skyrl_core.losses.params import ClipCovParams
-from skyrl_core.losses.ratio import bounded, clip_metrics, clipped_surrogate, ratio_metrics
-from skyrl_core.metric import Metric
-from skyrl_core.policy_loss import LossBatch, PolicyLoss, TokenLosses
+from skyrl_core.maths import (
+    at_indices,
+    bounded,
+    by_covariance,
+    clip_metrics,
+    clipped_surrogate,
+    ratio_metrics,
+    share_of_tokens,
+    token_covariance,
+)
 
 
 def candidates(ratio: Tensor, covariance: Tensor, advantages: Tensor, mask: Tensor, params: ClipCovParams) -> Tensor:

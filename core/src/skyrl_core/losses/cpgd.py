@@ -13,10 +13,9 @@ import math
 import torch
 from torch import Tensor
 
-from skyrl_core.kl import kl_estimate
+from skyrl_core import LossBatch, PolicyLoss, TokenLosses
 from skyrl_core.losses.params import CpgdParams
-from skyrl_core.losses.ratio import bounded, clip_metrics, ratio_metrics
-from skyrl_core.policy_loss import LossBatch, PolicyLoss, TokenLosses
+from skyrl_core.maths import bounded, clip_metrics, kl_estimate, ratio_metrics
 
 
 def clipped_log_ratio(log_ratio: Tensor, advantages: Tensor, params: CpgdParams) -> Tensor:

@@ -9,9 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from skyrl_core import LossBatch, Metric, Need, PolicyLoss, TokenLosses
 from skyrl_core.losses.params import CrossEntropyParams
-from skyrl_core.metric import Metric
-from skyrl_core.policy_loss import LossBatch, Need, PolicyLoss, TokenLosses
 
 
 def cross_entropy(log_probs: Tensor) -> Tensor:

@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from skyrl_core import LossBatch, Metric, Need, PolicyLoss, TokenLosses
 from skyrl_core.losses.params import DecoupledPpoParams
-from skyrl_core.losses.ratio import bounded, clip_metrics, clipped_surrogate, ratio_metrics
-from skyrl_core.metric import Metric
-from skyrl_core.policy_loss import LossBatch, Need, PolicyLoss, TokenLosses
+from skyrl_core.maths import bounded, clip_metrics, clipped_surrogate, ratio_metrics
 
 
 def behaviour_weight(old_log_probs: Tensor, rollout_log_probs: Tensor, cap: float | None) -> Tensor:

@@ -13,12 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skyrl_core.losses.binary_divergence import binary_kl, probability_change
+from skyrl_core import LossBatch, Metric, Need, PolicyLoss, TokenLosses
 from skyrl_core.losses.params import DppoParams
-from skyrl_core.losses.ratio import bounded, ratio_metrics
 from skyrl_core.losses.standard import policy_gradient
-from skyrl_core.metric import Metric
-from skyrl_core.policy_loss import LossBatch, Need, PolicyLoss, TokenLosses
+from skyrl_core.maths import binary_kl, bounded, probability_change, ratio_metrics
 
 
 def outside(log_probs: Tensor, anchor_log_probs: Tensor, params: DppoParams) -> tuple[Tensor, Tensor]:

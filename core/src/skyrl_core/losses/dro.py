@@ -8,9 +8,9 @@ that the pull does not grow with the square of the length.
 
 from torch import Tensor
 
+from skyrl_core import LossBatch, PolicyLoss, TokenLosses
 from skyrl_core.losses.params import DroParams
-from skyrl_core.losses.ratio import bounded, ratio_metrics
-from skyrl_core.policy_loss import LossBatch, PolicyLoss, TokenLosses
+from skyrl_core.maths import bounded, ratio_metrics
 
 
 def quadratic_pull(log_ratio: Tensor, beta: float) -> Tensor:

@@ -8,10 +8,9 @@ the clip-higher of DAPO, arXiv 2503.14476. Reference: arXiv 1912.09729, eq. 5; P
 import torch
 from torch import Tensor
 
+from skyrl_core import LossBatch, Metric, PolicyLoss, TokenLosses
 from skyrl_core.losses.params import DualClipParams
-from skyrl_core.losses.ratio import bounded, clip_metrics, clipped_surrogate, ratio_metrics
-from skyrl_core.metric import Metric
-from skyrl_core.policy_loss import LossBatch, PolicyLoss, TokenLosses
+from skyrl_core.maths import bounded, clip_metrics, clipped_surrogate, ratio_metrics
 
 
 def dual_clip(ratio: Tensor, advantages: Tensor, params: DualClipParams) -> Tensor:

@@ -13,11 +13,9 @@ number of micro-batches changes nothing.
 import torch
 from torch import Tensor
 
+from skyrl_core import LossBatch, Metric, PolicyLoss, TokenLosses
 from skyrl_core.losses.params import GmpoParams
-from skyrl_core.losses.ratio import bounded, ratio_metrics
-from skyrl_core.masked import sequence_mean
-from skyrl_core.metric import Metric
-from skyrl_core.policy_loss import LossBatch, PolicyLoss, TokenLosses
+from skyrl_core.maths import bounded, ratio_metrics, sequence_mean
 
 
 def geometric_mean_ratio(log_ratio: Tensor, advantages: Tensor, mask: Tensor, params: GmpoParams) -> Tensor:

@@ -16,10 +16,9 @@ from typing import Literal
 
 from torch import Tensor
 
+from skyrl_core import LossBatch, PolicyLoss, TokenLosses
 from skyrl_core.losses.params import GspoParams
-from skyrl_core.losses.ratio import bounded, clip_metrics, clipped_surrogate, ratio_metrics
-from skyrl_core.masked import sequence_mean
-from skyrl_core.policy_loss import LossBatch, PolicyLoss, TokenLosses
+from skyrl_core.maths import bounded, clip_metrics, clipped_surrogate, ratio_metrics, sequence_mean
 
 
 def sequence_ratio(

@@ -12,11 +12,10 @@ from typing import Any
 
 import torch
 
+from skyrl_core import LossBatch, Metric, Need, PolicyLoss, TokenLosses
 from skyrl_core.losses.params import IcepopParams
-from skyrl_core.losses.ratio import bounded, ratio_metrics
 from skyrl_core.losses.standard import policy_gradient
-from skyrl_core.metric import Metric
-from skyrl_core.policy_loss import LossBatch, Need, PolicyLoss, TokenLosses
+from skyrl_core.maths import bounded, ratio_metrics
 
 
 class IcepopLoss(PolicyLoss):

@@ -7,10 +7,10 @@ it corrects at once for stale samples and for the numerical difference between e
 
 from typing import Any
 
+from skyrl_core import LossBatch, Need, PolicyLoss, TokenLosses
 from skyrl_core.losses.params import ImportanceSamplingParams
-from skyrl_core.losses.ratio import bounded, ratio_metrics
 from skyrl_core.losses.standard import policy_gradient
-from skyrl_core.policy_loss import LossBatch, Need, PolicyLoss, TokenLosses
+from skyrl_core.maths import bounded, ratio_metrics
 
 
 class ImportanceSamplingLoss(PolicyLoss):

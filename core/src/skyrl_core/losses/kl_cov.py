@@ -11,12 +11,10 @@ Means and choice are of the whole minibatch of all ranks, made once in ``prepare
 import torch
 from torch import Tensor
 
-from skyrl_core.losses.covariance import at_indices, by_covariance, share_of_tokens, token_covariance
+from skyrl_core import LossBatch, Metric, PolicyLoss, TokenLosses
 from skyrl_core.losses.params import KlCovParams
-from skyrl_core.losses.ratio import bounded, ratio_metrics
 from skyrl_core.losses.standard import policy_gradient
-from skyrl_core.metric import Metric
-from skyrl_core.policy_loss import LossBatch, PolicyLoss, TokenLosses
+from skyrl_core.maths import at_indices, bounded, by_covariance, ratio_metrics, share_of_tokens, token_covariance
 
 
 class KlCovLoss(PolicyLoss):

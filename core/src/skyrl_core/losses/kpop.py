@@ -12,12 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skyrl_core.losses.binary_divergence import binary_kl
+from skyrl_core import LossBatch, Metric, Need, PolicyLoss, TokenLosses
 from skyrl_core.losses.params import KpopParams
-from skyrl_core.losses.ratio import bounded, ratio_metrics
 from skyrl_core.losses.standard import policy_gradient
-from skyrl_core.metric import Metric
-from skyrl_core.policy_loss import LossBatch, Need, PolicyLoss, TokenLosses
+from skyrl_core.maths import binary_kl, bounded, ratio_metrics
 
 
 def larger_binary_kl(log_probs: Tensor, rollout_log_probs: Tensor) -> Tensor:

@@ -7,10 +7,10 @@ s A times the sum over the tokens of grad log pi, does not shrink with the lengt
 default bounds are those of its section 5.1.
 """
 
+from skyrl_core import LossBatch, PolicyLoss, TokenLosses
 from skyrl_core.losses.gspo import sequence_ratio
 from skyrl_core.losses.params import LuspoParams
-from skyrl_core.losses.ratio import clip_metrics, clipped_surrogate, ratio_metrics
-from skyrl_core.policy_loss import LossBatch, PolicyLoss, TokenLosses
+from skyrl_core.maths import clip_metrics, clipped_surrogate, ratio_metrics
 
 
 class LuspoLoss(PolicyLoss):

@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from skyrl_core.params import LossParams
+from skyrl_core import LossParams
 
 
 class StandardParams(LossParams):

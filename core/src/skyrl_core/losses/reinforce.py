@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from skyrl_core import LossBatch, Need, PolicyLoss, TokenLosses
 from skyrl_core.losses.params import ReinforceParams
-from skyrl_core.policy_loss import LossBatch, Need, PolicyLoss, TokenLosses
 
 
 def reinforce(log_probs: Tensor, advantages: Tensor) -> Tensor:

@@ -10,10 +10,9 @@ tokens more. Reference: arXiv 2511.20347.
 import torch
 from torch import Tensor
 
+from skyrl_core import LossBatch, Metric, PolicyLoss, TokenLosses
 from skyrl_core.losses.params import SapoParams
-from skyrl_core.losses.ratio import bounded, ratio_metrics
-from skyrl_core.metric import Metric
-from skyrl_core.policy_loss import LossBatch, PolicyLoss, TokenLosses
+from skyrl_core.maths import bounded, ratio_metrics
 
 
 def soft_gated_surrogate(ratio: Tensor, advantages: Tensor, temperature: Tensor) -> Tensor:

@@ -6,9 +6,9 @@ that of REINFORCE. Reference: PPO, arXiv 1707.06347, eq. 6, there called L^CPI.
 
 from torch import Tensor
 
+from skyrl_core import LossBatch, PolicyLoss, TokenLosses
 from skyrl_core.losses.params import StandardParams
-from skyrl_core.losses.ratio import bounded, ratio_metrics
-from skyrl_core.policy_loss import LossBatch, PolicyLoss, TokenLosses
+from skyrl_core.maths import bounded, ratio_metrics
 
 
 def policy_gradient(ratio: Tensor, advantages: Tensor) -> Tensor:

@@ -14,10 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from skyrl_core import LossBatch, Metric, Need, PolicyLoss, TokenLosses
 from skyrl_core.losses.params import VespoParams
-from skyrl_core.losses.ratio import LOG_RATIO_LIMIT, bounded, ratio_metrics
-from skyrl_core.metric import Metric
-from skyrl_core.policy_loss import LossBatch, Need, PolicyLoss, TokenLosses
+from skyrl_core.maths import LOG_RATIO_LIMIT, bounded, ratio_metrics
 
 
 def kernel(log_weight: Tensor, advantages: Tensor, params: VespoParams) -> Tensor:

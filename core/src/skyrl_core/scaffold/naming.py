@@ -8,9 +8,9 @@ from itertools import chain, count
 from keyword import iskeyword
 from typing import NamedTuple
 
-from skyrl_core.entry_points import ADVANTAGE_ESTIMATORS, POLICY_LOSSES, PluginGroup
+from skyrl_core.discovery.installed import is_installed
+from skyrl_core.discovery.plugin_group import ADVANTAGE_ESTIMATORS, POLICY_LOSSES, PluginGroup
 from skyrl_core.errors import SkyrlError
-from skyrl_core.installed import is_installed
 
 MAX_LENGTH = 40
 """Of the loss's name; the lines of the package that hold it twice stay within 120 characters."""

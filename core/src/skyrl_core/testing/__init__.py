@@ -1,4 +1,4 @@
-"""The rules of the contract as pytest tests, for the author of a loss; active only where they are imported.
+"""The rules of the contract as pytest tests, and the inputs that they use, for the author of a loss.
 
 In a file of tests::
 
@@ -10,7 +10,17 @@ In a file of tests::
 Every rule is a test of its own, such as ``test_loss[FooLoss-finite]``.
 """
 
-from skyrl_core.conformance.package_check import PackageReport, check_loss_package
+from skyrl_core.conformance.batches import ExampleBatch, example_batch
+from skyrl_core.conformance.package.package_check import PackageReport, check_loss_package
+from skyrl_core.conformance.trial import loss_batch
 from skyrl_core.testing.rule_tests import loss_package_tests, policy_loss_tests
 
-__all__ = ["PackageReport", "check_loss_package", "loss_package_tests", "policy_loss_tests"]
+__all__ = [
+    "ExampleBatch",
+    "PackageReport",
+    "check_loss_package",
+    "example_batch",
+    "loss_batch",
+    "loss_package_tests",
+    "policy_loss_tests",
+]

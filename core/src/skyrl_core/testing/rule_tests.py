@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from skyrl_core.conformance.check import RULES, check_policy_loss
-from skyrl_core.conformance.package_check import ALL_PACKAGE_RULES, PackageReport, check_loss_package
-from skyrl_core.conformance.project import read_project
-from skyrl_core.conformance.report import Report
+from skyrl_core.conformance.check_report import Report
+from skyrl_core.conformance.loss_check import RULES, check_policy_loss
+from skyrl_core.conformance.package.package_check import ALL_PACKAGE_RULES, PackageReport, check_loss_package
+from skyrl_core.conformance.package.project import read_project
 from skyrl_core.conformance.waivers import check_waivers, waivers_of
-from skyrl_core.policy_loss import PolicyLoss
+from skyrl_core.contract.policy_loss import PolicyLoss
 
 RuleTest = Callable[..., None]
 """A function that pytest collects once for every rule."""

@@ -1,6 +1,6 @@
 """What a script needs for a policy loss of its own: `PolicyLoss` to subclass, `register_policy_loss` to name it."""
 
-from skyrl_core.policy_loss import PolicyLoss
+from skyrl_core.contract import PolicyLoss
 from skyrl_core.registry import register_policy_loss
 
 __all__ = ["PolicyLoss", "register_policy_loss"]

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from skyrl_core.errors import SkyrlError
+from skyrl_train.config.option_reference import find_options, write_commented_yaml, write_markdown, write_table
 from skyrl_train.config.options import all_options, all_sections
 from skyrl_train.config.problem import nearest, printable
-from skyrl_train.config.reference import find_options, write_commented_yaml, write_markdown, write_table
 from skyrl_train.config.schema import RunConfig
 
 LOSS_HINT = """

@@ -10,14 +10,14 @@ from rich.console import Console
 from rich.table import Table
 
 from skyrl_core.errors import SkyrlError
-from skyrl_train.config.load import resolve_run, run_folder_of
+from skyrl_train.config.load_config import resolve_run, run_folder_of
 from skyrl_train.config.problem import raise_problems
 from skyrl_train.config.resolved import ResolvedRun
-from skyrl_train.environments.loading import load_environment
-from skyrl_train.training.imports import many_imports
+from skyrl_train.environments.load_environment import load_environment
+from skyrl_train.machine.gc_pause import many_imports
 
 if TYPE_CHECKING:
-    from skyrl_train.training.assessment import Assessment
+    from skyrl_train.training.measure_model import Assessment
 
 SCHEMA_VERSION = 1
 
@@ -30,8 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = _parser().parse_intermixed_args(argv)
     run = _resolve(arguments)
-    with many_imports("skyrl_train.training.assessment"):
-        from skyrl_train.training.assessment import assess
+    with many_imports("skyrl_train.training.measure_model"):
+        from skyrl_train.training.measure_model import assess
     settings, console = run.config.evaluation, Console(stderr=True)
     what = f"{settings.prompts} problems x {settings.samples_per_prompt}"
     with console.status(f"sampling answers to {what} ..."):

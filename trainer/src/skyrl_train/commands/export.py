@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "folder", type=Path, nargs="?", metavar="FOLDER", help="a new folder; by default RUN/exported/step_N"
     )
     options = parser.parse_args(argv)
-    from skyrl_train.training.export import export
+    from skyrl_train.checkpoints.model_export import export
 
     print(export(options.run, options.folder))
     return 0

@@ -5,7 +5,7 @@ import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 
-from skyrl_train.tracking.report import write_report
+from skyrl_train.tracking.html_report import write_report
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from skyrl_train.config.load import resolve_run
-from skyrl_train.environments.loading import load_environment
+from skyrl_train.config.load_config import resolve_run
+from skyrl_train.environments.load_environment import load_environment
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     overrides = [*arguments.overrides, "rollout.engine=vllm_server"]
     run = resolve_run(load_environment, files=arguments.config, overrides=overrides)
     from skyrl_train.policy.model_loading import resolve_model
-    from skyrl_train.rollout.server_launch import become_server, server_command
+    from skyrl_train.rollout.vllm_server.serve_command import become_server, server_command
 
     model = resolve_model(run.config.model)
     command = server_command(run.config, model, host=arguments.host, port=arguments.port, extra=extra)

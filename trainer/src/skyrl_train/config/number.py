@@ -6,8 +6,15 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
-from skyrl_core.rule import rule_of
-from skyrl_core.schedule import Schedule, checked_steps, is_schedule, number_at, parse_schedule, schedule_fault
+from skyrl_core.parameters import (
+    Schedule,
+    checked_steps,
+    is_schedule,
+    number_at,
+    parse_schedule,
+    rule_of,
+    schedule_fault,
+)
 
 Number = float | Schedule
 SCHEDULE_TYPE = "schedule"

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from skyrl_core.loss_group import loss_name
+from skyrl_core.registry import loss_name
 from skyrl_train.config.problem import Problem
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.config.yaml_text import write_yaml

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from skyrl_core.errors import SkyrlError
 from skyrl_train.config.problem import nearest, printable
-from skyrl_train.entrypoints.launch import OPTION
+from skyrl_train.ranks.launch import OPTION
 
 DESCRIPTION = "Train a language model with any installed policy loss."
 EPILOG = """\

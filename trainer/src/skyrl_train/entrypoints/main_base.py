@@ -14,17 +14,17 @@ import time
 from collections.abc import Sequence
 
 from skyrl_core.errors import SkyrlError
-from skyrl_train.config.load import resolve_run
+from skyrl_train.config.load_config import resolve_run
 from skyrl_train.config.problem import raise_problems
 from skyrl_train.config.resolved import ResolvedRun
 from skyrl_train.entrypoints.arguments import TrainArguments, parse_arguments
-from skyrl_train.entrypoints.launch import is_launched, launch
-from skyrl_train.entrypoints.leave import leave
-from skyrl_train.entrypoints.plan import write_plan, write_plan_json
-from skyrl_train.environments.loading import load_environment
+from skyrl_train.entrypoints.dry_run import write_plan, write_plan_json
+from skyrl_train.environments.load_environment import load_environment
+from skyrl_train.machine.gc_pause import many_imports
+from skyrl_train.ranks.exit_process import exit_process
+from skyrl_train.ranks.interruption import Interrupted
+from skyrl_train.ranks.launch import is_launched, launch
 from skyrl_train.tracking.stderr import say
-from skyrl_train.training.imports import many_imports
-from skyrl_train.training.interruption import Interrupted
 
 INTERRUPTED = 130
 """The exit code of a program that Ctrl-C ended, by the convention of shells."""
@@ -97,8 +97,8 @@ def _dry_run(run: ResolvedRun, *, as_json: bool) -> int:
 
 def _train(run: ResolvedRun) -> int:
     try:
-        with many_imports("skyrl_train.training.run"):
-            from skyrl_train.training.run import run_training
+        with many_imports("skyrl_train.training.build"):
+            from skyrl_train.training.build import run_training
         return run_training(run)
     except SkyrlError as error:
         _report(f"error: {error}", every_rank=True)
@@ -126,4 +126,4 @@ def _world_size() -> int:
 
 
 if __name__ == "__main__":
-    leave(main)
+    exit_process(main)

@@ -1,1 +1,1 @@
-"""Code of others that watches a run: told of its events in plain data, never of tensors."""
+"""User code that is notified of the events of a run, with plain data and never with tensors."""

@@ -1,4 +1,4 @@
-"""Tells the observers of a run what happens, and keeps their failures from it."""
+"""Notifies the observers of a run and keeps their failures from ending it."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -16,22 +16,22 @@ logger = logging.getLogger(__name__)
 
 
 class ObserverError(PluginLoadError):
-    """An observer failed where a failure ends the run: in train_start or checkpoint_loading."""
+    """An observer raised in train_start or checkpoint_loading, which ends the run."""
 
 
 @dataclass(frozen=True)
 class Observer:
-    """One observer with its own pluggy manager."""
+    """One observer and its pluggy manager."""
 
     name: str
     manager: pluggy.PluginManager
 
 
 class Observers:
-    """Calls the hooks of all observers in order. One that raises is logged once and not called again.
+    """Calls the hooks of all observers in order. One that raises is logged once and disabled.
 
     Raises:
-        ObserverError: from ``train_start`` and ``checkpoint_loading``, if an observer raises there.
+        ObserverError: an observer raised in ``train_start`` or ``checkpoint_loading``.
     """
 
     def __init__(self, observers: Sequence[Observer] = ()) -> None:
@@ -59,11 +59,11 @@ class Observers:
         for observer in list(self._active):
             try:
                 getattr(observer.manager.hook, hook)(**arguments)
-            except (Exception, SystemExit) as error:  # a watcher must not cost a training run
+            except (Exception, SystemExit) as error:  # an observer must not end a training run
                 reason = f"{type(error).__name__}: {error}"
                 if hook in FATAL_HOOKS:
-                    raise ObserverError(f"observer {observer.name!r} refused in {hook}: {reason}") from error
+                    raise ObserverError(f"observer {observer.name!r} refused the run in {hook}: {reason}") from error
                 self._active.remove(observer)
                 logger.warning(
-                    "observer %s failed in %s and is disabled, training goes on: %s", observer.name, hook, reason
+                    "observer %s failed in %s and is disabled; training continues: %s", observer.name, hook, reason
                 )

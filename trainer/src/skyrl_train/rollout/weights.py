@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from skyrl_core.errors import SkyrlError
-from skyrl_train.rollout.engine import WeightSource
+from skyrl_train.rollout.rollout_engine import WeightSource
 
 PERTURBATION = 0.1
 """Of every tensor, as a share of its root mean square: far beyond what any optimizer step does."""

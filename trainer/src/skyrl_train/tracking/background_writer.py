@@ -1,37 +1,37 @@
-"""Writes files in a thread, one piece of work at a time, so that no training step waits for a disk."""
+"""Writes files in a thread, one job at a time, so that no training step waits for a disk."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 
 class BackgroundWriter:
-    """Holds at most one piece of work: a disk that is slower than the steps slows them down, but takes no memory."""
+    """Holds at most one job: a disk that is slower than the steps slows them down but does not use up memory."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="skyrl-writer")
         self._writing: Future[None] | None = None
 
     def start(self, work: Callable[[], None]) -> None:
-        """Begin, once the piece before it is on disk.
+        """Start a job, after the previous one is on disk.
 
         Raises:
-            RunFolderError: the piece before it could not be written.
+            RunFolderError: the previous job could not write its file.
         """
         self.wait()
         self._writing = self._thread.submit(work)
 
     def wait(self) -> None:
-        """Until everything is on disk.
+        """Block until everything is on disk.
 
         Raises:
-            RunFolderError: it could not be written; said once.
+            RunFolderError: a file could not be written. Raised once.
         """
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
 
     def latest(self) -> Future[None]:
-        """Done once everything so far is on disk; for another thread, which `wait` is not."""
+        """A future that is done once everything so far is on disk. Unlike ``wait``, any thread may use it."""
         if self._writing is not None:
             return self._writing
         nothing: Future[None] = Future()
@@ -39,5 +39,5 @@ class BackgroundWriter:
         return nothing
 
     def close(self) -> None:
-        """End the thread. Call ``wait`` before."""
+        """End the thread. Call ``wait`` first."""
         self._thread.shutdown()

@@ -1,4 +1,4 @@
-"""Line charts as inline SVG. They need no script; the report's script adds a read-out under the pointer."""
+"""Line charts as inline SVG. They need no script; the report's script adds the values under the pointer."""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from itertools import groupby
 
 from markupsafe import Markup
 
-from skyrl_train.tracking.glossary import Unit, format_value
+from skyrl_train.tracking.metric_glossary import Unit, format_value
 from skyrl_train.tracking.strict_json import encode
 
 WIDTH, HEIGHT = 360, 170
@@ -19,7 +19,7 @@ Point = tuple[int, float | None]
 
 @dataclass(frozen=True)
 class Series:
-    """One curve: (step, value) in order of steps; None leaves a gap. ``sparse`` curves show a dot at each point."""
+    """One curve: (step, value) pairs in order of step. None is a gap; a ``sparse`` curve has a dot at each point."""
 
     label: str
     points: Sequence[Point]
@@ -27,7 +27,7 @@ class Series:
 
     @property
     def last(self) -> float | None:
-        """The last value that is a number."""
+        """The last value that is not None."""
         return next((value for _, value in reversed(self.points) if value is not None), None)
 
 
@@ -43,7 +43,7 @@ class _Scale:
 
 
 def line_chart(series: Sequence[Series], unit: Unit, last_step: int) -> Markup:
-    """One SVG with all curves on the same axes: x is the step from 0, y is ``unit``."""
+    """One SVG with all curves on the same axes: x is the step, starting at 0, and y has the given unit."""
     thinned = [Series(curve.label, _thinned(curve.points), curve.sparse) for curve in series]
     values = [value for curve in thinned for _, value in curve.points if value is not None]
     ticks = _ticks(min(values), max(values))
@@ -83,14 +83,14 @@ def _curve(series: Series, index: int, x: _Scale, y: _Scale) -> Markup:
         if known and len(drawn) > 1:
             line = Markup('<polyline class="c{}" points="{}"/>')
             parts.append(line.format(index, " ".join(f"{px},{py}" for px, py in drawn)))
-        # A point without neighbours would be an invisible line.
+        # A line through a single point would be invisible.
         if known and (series.sparse or len(drawn) == 1):
             parts += [Markup('<circle class="c{}" cx="{}" cy="{}" r="3"/>').format(index, px, py) for px, py in drawn]
     return Markup("").join(parts)
 
 
 def _thinned(points: Sequence[Point]) -> list[Point]:
-    """At most MAX_POINTS points: means of neighbours, so that noise is not picked by chance."""
+    """At most MAX_POINTS points. Neighbours are averaged, because picking single points would show their noise."""
     size = math.ceil(len(points) / MAX_POINTS)
     if size <= 1:
         return list(points)
@@ -103,7 +103,7 @@ def _thinned(points: Sequence[Point]) -> list[Point]:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Three to six round numbers that enclose the range."""
+    """Three to six round numbers that span the range."""
     if high - low <= 1e-9 * max(abs(low), abs(high)):
         pad = abs(high) * 0.1 or 1.0
         low, high = low - pad, high + pad

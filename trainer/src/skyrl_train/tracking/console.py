@@ -1,4 +1,4 @@
-"""The screen: progress while training runs, and before and after at its end."""
+"""The screen: progress during training, and a comparison of before and after at the end."""
 
 import math
 from collections.abc import Mapping
@@ -11,22 +11,22 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
-from skyrl_train.tracking.glossary import describe, format_change, format_duration, format_metric, in_order
+from skyrl_train.tracking.metric_glossary import describe, format_change, format_duration, format_metric, in_order
 from skyrl_train.tracking.pace import Pace
 from skyrl_train.tracking.printable import printable
 from skyrl_train.tracking.terminal import Terminal
 from skyrl_train.tracking.tracker import AnswerPair, RunInfo, RunSummary
 
-STEP_METRICS = ("reward/mean", "accuracy", "loss/total", "tokens_per_second")
+STEP_METRICS = ("reward/mean", "loss/total", "tokens_per_second")
 PLAIN_LINES = 1000
 SHOWN_ANSWERS = 3
 ANSWER_CHARACTERS = 400
 
 
 class Console:
-    """Progress bar, evaluations and the final comparison on a terminal; plain lines anywhere else.
+    """Progress bar, evaluations and final comparison on a terminal; plain lines on any other stream.
 
-    A plain stream gets one line per step, or about a thousand lines if there are more steps.
+    A plain stream gets one line per step, or about a thousand lines for a longer run.
     """
 
     def __init__(self, file: TextIO | None = None) -> None:
@@ -76,13 +76,13 @@ class Console:
         self._print(printable(text))
 
     def finish(self, summary: RunSummary) -> None:
-        """Take the bar away and show what training has changed."""
+        """Remove the bar and show what training changed."""
         self._stop()
         for part in _closing(summary):
             self._terminal.print(part, soft_wrap=isinstance(part, Text))
 
     def close(self) -> None:
-        """Give the terminal back, with its cursor."""
+        """Restore the terminal and its cursor."""
         self._stop()
 
     def _stop(self) -> None:
@@ -91,7 +91,7 @@ class Console:
             live.stop()
 
     def _print(self, text: str | Text, style: str = "") -> None:
-        # Text, not str: rich would read [brackets] in a str as markup. Plain lines are not folded, so that grep works.
+        # Text, not str, because rich parses [brackets] in a str as markup. Plain lines are not wrapped, so grep works.
         self._terminal.print(
             Text(text) if isinstance(text, str) else text, style=style, soft_wrap=not self._terminal.live
         )
@@ -101,7 +101,7 @@ class Console:
 
 
 class _Elapsed(ProgressColumn):
-    """Time since the start, in the form of the other durations."""
+    """Time since the start, formatted like the other durations."""
 
     def render(self, task: Task) -> Text:
         return Text(format_duration(task.elapsed or 0), style="progress.elapsed")
@@ -138,7 +138,7 @@ def _closing(summary: RunSummary) -> list[RenderableType]:
         "Run folder": summary.run_folder,
         "Report": report if report.exists() else None,
         "Checkpoint": summary.checkpoint,
-        "To go on": summary.resume_command,
+        "To resume": summary.resume_command,
     }
     return parts + [Text(f"{name + ':':<12}{value}") for name, value in facts.items() if value]
 

@@ -1,4 +1,4 @@
-"""What metrics.jsonl says, as series over steps. Reads the file of a run in progress or killed, too."""
+"""The content of metrics.jsonl as series over steps. The run may be in progress or killed."""
 
 import json
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ _OWN_KEYS = frozenset({"step", "kind", "time", "final"})
 
 @dataclass
 class History:
-    """Metrics of every step. A step that was logged twice counts once, as it was logged last."""
+    """Metrics of each step. If a step was logged twice, the last line counts."""
 
     train: dict[int, Metrics] = field(default_factory=dict)
     evaluations: dict[int, Metrics] = field(default_factory=dict)
@@ -24,18 +24,18 @@ class History:
 
     @property
     def before(self) -> Metrics | None:
-        """The evaluation before the first step, if there was one."""
+        """The evaluation before the first step, or None."""
         return self.evaluations.get(0)
 
     @property
     def after(self) -> tuple[int, Metrics] | None:
-        """The latest evaluation after at least one step, and its step."""
+        """The step and the metrics of the latest evaluation after training began, or None."""
         step = max(self.evaluations, default=0)
         return (step, self.evaluations[step]) if step else None
 
 
 def read_history(path: Path) -> History:
-    """Read metrics.jsonl; an empty history where there is none. Torn and foreign lines are counted and left out."""
+    """Read metrics.jsonl. A missing file is an empty history; incomplete or unknown lines are counted and skipped."""
     history = History()
     if not path.exists():
         return history

@@ -1,11 +1,11 @@
-"""How fast a run goes, and how long it will still take."""
+"""The speed of a run and its remaining time."""
 
 import time
 from collections import deque
 
-from skyrl_train.tracking.glossary import format_duration
+from skyrl_train.tracking.metric_glossary import format_duration
 
-WINDOW = 20  # steps; the first ones are slow and lengths change, so old ones say little
+WINDOW = 20  # steps; the first ones are slow and response lengths change, so older ones predict little
 
 
 class Pace:
@@ -17,11 +17,11 @@ class Pace:
         self._reached = deque([(step, self._started)], maxlen=WINDOW + 1)
 
     def reached(self, step: int) -> None:
-        """Note that this step has just ended."""
+        """Record that this step has just ended."""
         self._reached.append((step, time.monotonic()))
 
     def elapsed(self) -> float:
-        """Seconds since this object was made."""
+        """Seconds since this object was created."""
         return time.monotonic() - self._started
 
     def remaining(self) -> str:

@@ -1,4 +1,4 @@
-"""Model output made safe to show: nothing in it can steer a terminal or hide in a page."""
+"""Makes model output safe to show: it cannot control a terminal or hide text in a page."""
 
 import unicodedata
 
@@ -9,10 +9,10 @@ _HARMLESS = frozenset("\n\u200c\u200d")
 
 
 def printable(text: str, *, limit: int | None = None) -> str:
-    """The text with tabs as spaces and control and format characters as backslash escapes; newlines stay.
+    """The text with control and format characters escaped and tabs as spaces; newlines are kept.
 
     Args:
-        limit: longest result in characters; what is cut is counted at the end.
+        limit: maximum number of characters to show. The result ends with the number of characters left out.
     """
     cut = len(text) - limit if limit is not None and len(text) > limit else 0
     shown = text[: len(text) - cut].replace("\r\n", "\n").replace("\t", "    ")

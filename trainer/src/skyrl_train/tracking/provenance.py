@@ -1,4 +1,4 @@
-"""What a run was made of: package versions, Python, platform, git state, command line."""
+"""The provenance of a run: package versions, Python, platform, git state and command line."""
 
 import importlib.metadata
 import os
@@ -32,13 +32,12 @@ def collect_provenance(distributions: Iterable[str] = (), *, folder: Path | None
     """Plain data for run.json.
 
     Args:
-        distributions: to be listed beside those that every run uses, such as the loss's own; what is not installed is
-            left out.
-        folder: whose git state counts; None takes the working folder.
+        distributions: additional ones to list, such as the package of the loss. Those not installed are left out.
+        folder: the git state is that of this folder, or of the working folder if None.
     """
     try:
         here = Path.cwd()
-    except FileNotFoundError:  # it was removed
+    except FileNotFoundError:  # the folder was deleted
         here = None
     place = folder or here
     return {
@@ -63,7 +62,7 @@ def _versions(names: Iterable[str]) -> dict[str, str]:
 
 
 def _git_state(folder: Path) -> dict[str, Any] | None:
-    """Commit and whether tracked files were changed; None outside of a repository, without git or without a commit."""
+    """The commit, and whether tracked files were changed. None without a repository, a commit or git."""
     commit = _git(folder, "rev-parse", "HEAD")
     if not commit:
         return None
@@ -72,7 +71,7 @@ def _git_state(folder: Path) -> dict[str, Any] | None:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    # Without optional locks, so that a run never gets in the way of the user's own git commands.
+    # With optional locks, this command could make a git command of the user fail.
     command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
     try:
         answer = subprocess.run(command, capture_output=True, timeout=GIT_SECONDS, check=True)

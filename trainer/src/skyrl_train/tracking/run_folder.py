@@ -1,4 +1,4 @@
-"""The run folder: everything that a run leaves behind, and the lock that gives it one owner at a time."""
+"""The run folder: the files of a run, and the lock that allows one owner at a time."""
 
 import errno
 import fcntl
@@ -17,11 +17,11 @@ import yaml
 
 from skyrl_train.tracking.atomic_file import (
     RunFolderError,
-    remove_what_was_left_aside,
+    remove_temporary_files,
     write_bytes,
     write_error,
 )
-from skyrl_train.tracking.jsonl import METRICS_FILE
+from skyrl_train.tracking.metrics_jsonl import METRICS_FILE
 from skyrl_train.tracking.strict_json import encode
 from skyrl_train.tracking.tracker import RunSummary
 
@@ -32,9 +32,9 @@ logger = logging.getLogger(__name__)
 
 
 class RunFolder:
-    """Paths and files of one run. The plain constructor only names a folder; ``create`` and ``resume`` own it.
+    """The files of one run. The constructor does not touch the folder; ``create`` and ``resume`` return its owner.
 
-    An owner holds the folder's lock until ``close``; also usable as a context manager.
+    The owner holds the lock of the folder until ``close``. Also a context manager.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -43,21 +43,21 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path | str | None, *, title: str, root: Path = DEFAULT_ROOT) -> Self:
-        """Make a folder for a new run and own it.
+        """Create the folder of a new run and own it.
 
         Args:
-            path: the folder, which must not exist or be empty; None makes ``<root>/<title>-<date>-<time>``.
+            path: a folder that is empty or does not exist; None creates ``<root>/<title>-<date>-<time>``.
             title: usually the name of the loss.
 
         Raises:
-            RunFolderError: it holds a run already, another process owns it, or it cannot be written.
+            RunFolderError: it is not empty, another process owns it, or it cannot be written.
         """
         folder = cls(_make(Path(path).expanduser()) if path is not None else _make_unique(root, title))
         folder._acquire()
         if any(entry.name != LOCK_FILE for entry in folder.path.iterdir()):
             folder.close()
             raise RunFolderError(
-                f"the run folder {folder.path} is not empty: add --resume to go on with the run in it, "
+                f"the run folder {folder.path} is not empty: add --resume to continue the run in it, "
                 "choose another run_folder, or delete it."
             )
         return folder
@@ -67,13 +67,16 @@ class RunFolder:
         """Own the folder of an earlier run.
 
         Raises:
-            RunFolderError: there is no run in it, another process owns it, or it cannot be written.
+            RunFolderError: it contains no run, another process owns it, or it cannot be written.
         """
         folder = cls(path)
         if not folder.run_file.exists():
-            raise RunFolderError(f"there is no run to resume in {folder.path}: {folder.run_file.name} is missing.")
+            raise RunFolderError(
+                f"there is no run to resume in {folder.path}: {folder.run_file.name} is missing. "
+                "Give the run folder that `skyrl train` printed."
+            )
         folder._acquire()
-        remove_what_was_left_aside(folder.path)
+        remove_temporary_files(folder.path)
         return folder
 
     @property
@@ -101,7 +104,7 @@ class RunFolder:
         return self.path / "report.html"
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        """Write config.yaml: the resolved configuration, plain data, in its own order.
+        """Write config.yaml: the resolved configuration as plain data, with its order of keys.
 
         Raises:
             RunFolderError: the folder cannot be written.
@@ -110,7 +113,7 @@ class RunFolder:
         write_bytes(self.config_file, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).encode())
 
     def read_run(self) -> dict[str, Any]:
-        """What run.json says; empty where there is none.
+        """The content of run.json; empty if the file does not exist.
 
         Raises:
             RunFolderError: it is not a JSON object.
@@ -122,11 +125,11 @@ class RunFolder:
         except (ValueError, OSError) as error:
             raise RunFolderError(f"{self.run_file} cannot be read: {error}") from error
         if not isinstance(content, dict):
-            raise RunFolderError(f"{self.run_file} cannot be read: it holds a {type(content).__name__}, not an object")
+            raise RunFolderError(f"{self.run_file} cannot be read: expected an object, not {type(content).__name__}")
         return content
 
     def update_run(self, fields: Mapping[str, Any]) -> None:
-        """Set these fields of run.json and keep the others; the file is never seen half written.
+        """Set these fields of run.json, atomically, and keep the others.
 
         Raises:
             RunFolderError: the folder cannot be written.
@@ -134,7 +137,7 @@ class RunFolder:
         write_bytes(self.run_file, encode({**self.read_run(), **fields}, indent=2) + b"\n")
 
     def start_run(self, fields: Mapping[str, Any]) -> None:
-        """Write run.json at the beginning: these fields and the time. A resumed run keeps its first beginning."""
+        """Write run.json at the start: these fields and the time. A resumed run keeps its first start time."""
         earlier, now = self.read_run(), _now()
         if "started" in earlier:
             times = {"started": earlier["started"], "resumed": [*earlier.get("resumed", []), now]}
@@ -143,7 +146,7 @@ class RunFolder:
         self.update_run({**fields, **times, "ended": None, "outcome": "running", "error": None})
 
     def end_run(self, summary: RunSummary) -> None:
-        """Write how the run ended, its evaluations and its sample answers into run.json."""
+        """Write the outcome, the evaluations and the sample answers into run.json."""
         answers = [vars(answer) for answer in summary.answers]
         self.update_run(
             {
@@ -161,10 +164,10 @@ class RunFolder:
         )
 
     @contextmanager
-    def unless_refused(self) -> Iterator[None]:
-        """If the body raises, config.yaml and run.json are as before, and there is no metrics.jsonl that was not there.
+    def restored_on_error(self) -> Iterator[None]:
+        """If the block raises, restore config.yaml and run.json, and delete a metrics.jsonl that it created.
 
-        So a run that does not come to its start can be begun, or gone on with, once its trouble is over.
+        A run that fails to start can then be started or resumed again once the cause is fixed.
         """
         files = (self.config_file, self.run_file)
         before = {file: file.read_bytes() for file in files if file.exists()}
@@ -172,7 +175,7 @@ class RunFolder:
         try:
             yield
         except BaseException:
-            with suppress(OSError, RunFolderError):  # what the body raised is what the user has to hear of
+            with suppress(OSError, RunFolderError):  # the user needs the error of the block, not this one
                 for file, content in before.items():
                     write_bytes(file, content)
                 for file in made:
@@ -180,7 +183,7 @@ class RunFolder:
             raise
 
     def is_owned(self) -> bool:
-        """Whether a running process owns the folder."""
+        """Whether a live process owns the folder."""
         try:
             descriptor = os.open(self.path / LOCK_FILE, os.O_RDONLY)
         except OSError:
@@ -196,7 +199,7 @@ class RunFolder:
         return False
 
     def close(self) -> None:
-        """Give the folder back. A second call does nothing."""
+        """Release the folder. A second call does nothing."""
         lock, self._lock = self._lock, None
         if lock is not None:
             os.close(lock)
@@ -210,7 +213,7 @@ class RunFolder:
     def _acquire(self) -> None:
         path = self.path / LOCK_FILE
         try:
-            # Not inherited by programs that are started; forked children drop it below.
+            # Child programs do not inherit the descriptor; forked children close it below.
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise write_error(path, error) from error
@@ -222,17 +225,17 @@ class RunFolder:
             owner = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
             os.close(descriptor)
             raise RunFolderError(
-                f"the run folder {self.path} is in use by process {owner}: wait for it, end it, or choose another "
+                f"the run folder {self.path} is in use by process {owner}: wait for it, stop it, or choose another "
                 "run_folder."
             ) from error
         except OSError as error:
             os.close(descriptor)
             if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
                 raise write_error(path, error) from error
-            logger.warning("the file system of %s has no locks: take care that only one run writes there", self.path)
+            logger.warning("the file system of %s has no locks; make sure that only one run writes there", self.path)
             return
         self._lock = descriptor
-        # A forked worker that outlives a killed run would otherwise keep the folder locked.
+        # Otherwise a forked worker that outlives a killed run would keep the folder locked.
         os.register_at_fork(after_in_child=self.close)
 
 
@@ -252,13 +255,13 @@ def _make_unique(root: Path, title: str) -> Path:
     for number in itertools.count(1):
         path = root / (name if number == 1 else f"{name}-{number}")
         try:
-            path.mkdir()  # fails if it exists, so that two runs of one second get two folders
+            path.mkdir()  # fails if it exists, so two runs started in the same second get two folders
         except FileExistsError:
             continue
         except OSError as error:
             raise write_error(path, error) from error
         return path
-    raise AssertionError("count never ends")
+    raise AssertionError("unreachable: count() never ends")
 
 
 def _file_name(title: str) -> str:

@@ -1,6 +1,6 @@
-"""Words for people on stderr, which may be gone: a terminal was closed, or the program that read a pipe has ended.
+"""Messages on stderr that never raise, even if the terminal was closed or the reader of the pipe has exited.
 
-What is said there must not end a run, nor keep it from saving. Imports no torch.
+A lost message must neither end a run nor prevent its checkpoint. Imports no torch.
 """
 
 import os
@@ -9,14 +9,14 @@ from contextlib import suppress
 
 
 def say(text: str) -> None:
-    """Write a line, at once."""
-    with suppress(OSError, ValueError):  # ValueError: it was closed in this process
+    """Write a line and flush it."""
+    with suppress(OSError, ValueError):  # ValueError: this process closed it
         if sys.stderr is not None:
             sys.stderr.write(f"{text}\n")
             sys.stderr.flush()
 
 
 def say_in_a_handler(text: str) -> None:
-    """The same from a signal handler, which may have come in the middle of a line to ``sys.stderr``."""
+    """Write a line from a signal handler, which may have interrupted a write to ``sys.stderr``."""
     with suppress(OSError):
         os.write(2, f"{text}\n".encode())

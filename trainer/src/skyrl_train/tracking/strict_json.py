@@ -1,4 +1,4 @@
-"""JSON that every parser reads: no NaN, no infinity, UTF-8."""
+"""JSON that every parser accepts: UTF-8, without NaN and infinity."""
 
 import json
 import math
@@ -8,13 +8,13 @@ from typing import Any
 
 
 def encode(value: Any, *, indent: int | None = None) -> bytes:
-    """The value as UTF-8 JSON without a final newline. Non-finite floats become null; numpy scalars and arrays work.
+    """The value as UTF-8 JSON without a final newline. NaN and infinity become null; accepts numpy values.
 
     Raises:
-        TypeError: something in it has no JSON form.
+        TypeError: a part of the value has no JSON representation.
     """
     text = json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, indent=indent)
-    # A model may emit half of a surrogate pair, which UTF-8 cannot hold; the backslash form of it is valid JSON.
+    # A model may emit half of a surrogate pair. UTF-8 cannot encode it, but its backslash escape is valid JSON.
     return text.encode("utf-8", errors="backslashreplace")
 
 
@@ -31,4 +31,4 @@ def _finite(value: Any) -> Any:
         return str(value)
     if hasattr(value, "tolist"):  # numpy scalars and arrays
         return _finite(value.tolist())
-    raise TypeError(f"{type(value).__name__} has no JSON form: {value!r}")
+    raise TypeError(f"{type(value).__name__} has no JSON representation: {value!r}")

@@ -1,4 +1,4 @@
-"""The output stream of the console: a live terminal or a plain one, whatever it can encode."""
+"""The output stream of the console: a terminal or a plain stream, in any encoding."""
 
 import io
 import os
@@ -11,18 +11,18 @@ PLAIN_WIDTH = 100
 
 
 def _nowhere() -> TextIO:
-    """For a process whose standard output was closed when it was started."""
+    """A stream for processes that were started with standard output closed."""
     return open(os.devnull, "w", encoding="utf-8")
 
 
 class Terminal(Console):
-    """A rich console that never ends the program and writes no escape sequence to anything but a terminal."""
+    """A rich console that never exits the process and writes escape sequences only to a terminal."""
 
     def __init__(self, file: TextIO | None = None) -> None:
         stream = file or sys.stdout or _nowhere()
         self.live = stream.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown")
         if isinstance(stream, io.TextIOWrapper):
-            # An answer with a character that the stream cannot encode must not end the training.
+            # A character that the stream cannot encode must not end the training.
             stream.reconfigure(errors="backslashreplace")
         super().__init__(
             file=stream,
@@ -35,13 +35,13 @@ class Terminal(Console):
         )
 
     def on_broken_pipe(self) -> None:
-        """The reader has gone, as in ``skyrl train | head``: be quiet and let the caller decide.
+        """Handles an exited reader, as in ``skyrl train | head``: stops printing and lets the caller decide.
 
         Raises:
-            BrokenPipeError: always. rich would end the process, and with it the training.
+            BrokenPipeError: always. rich would exit the process and so end the training.
         """
         self.quiet = True
         if self.file is sys.stdout:
-            # The next print of anybody, and Python's own flush at exit, would raise again.
+            # Otherwise any later print, and the flush at exit, would raise again.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise BrokenPipeError("the reader of standard output has gone")
+        raise BrokenPipeError("the reader of standard output has exited")

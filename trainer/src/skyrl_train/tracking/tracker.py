@@ -1,4 +1,4 @@
-"""What a tracker is, what it is told, and the composite through which a run speaks to all of them."""
+"""The interface of a tracker, the data that it receives, and the composite that forwards to all trackers."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -14,12 +14,12 @@ logger = logging.getLogger(__name__)
 
 
 class TrackerError(SkyrlError):
-    """A tracker cannot do what the configuration demands. Raised before training, it ends the run."""
+    """A tracker cannot work as configured. Ends the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunInfo:
-    """What a tracker knows about a run before its first step."""
+    """The facts about a run that are known before its first step."""
 
     run_folder: Path
     title: str
@@ -27,12 +27,12 @@ class RunInfo:
     total_steps: int
     config: Mapping[str, Any]  # resolved; plain data
     world_size: int = 1
-    start_step: int = 0  # steps that an earlier part of this run has done; above 0 when resumed
+    start_step: int = 0  # steps already completed; above 0 in a resumed run
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerPair:
-    """One held-out question with the answers before and after training. ``before`` is None where none was kept."""
+    """A held-out question and the answers before and after training. ``before`` is None if it was not kept."""
 
     question: str
     expected: str
@@ -44,28 +44,28 @@ class AnswerPair:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
-    """How a run ended."""
+    """The outcome of a run."""
 
     run_folder: Path
     steps: int  # the last completed step
-    seconds: float  # of training, evaluations included
-    before: Mapping[str, float] | None = None  # evaluation before the first step
-    after: Mapping[str, float] | None = None  # evaluation after the last step
+    seconds: float  # training time, including evaluations
+    before: Mapping[str, float] | None = None  # the evaluation before the first step
+    after: Mapping[str, float] | None = None  # the evaluation after the last step
     answers: tuple[AnswerPair, ...] = ()
     checkpoint: Path | None = None
     resume_command: str | None = None
     outcome: Outcome = "finished"
-    error: str | None = None  # what a failed run has failed with
+    error: str | None = None  # the error that ended a failed run
 
 
 class Tracker(Protocol):
-    """Receives the numbers of a run, on rank 0 only. Made without arguments: options are in ``info.config``.
+    """Receives the metrics of a run, on rank 0 only. Created without arguments; options are in ``info.config``.
 
-    An exception is reported once and disables the tracker; the run goes on. A ``SkyrlError`` ends the run.
+    An exception is reported once and disables the tracker; the run continues. A ``SkyrlError`` ends the run.
     """
 
     def start(self, info: RunInfo) -> None:
-        """Called once, before the first evaluation and step."""
+        """Called once, before the first evaluation and the first step."""
         ...
 
     def log_step(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -73,24 +73,24 @@ class Tracker(Protocol):
         ...
 
     def log_evaluation(self, step: int, metrics: Mapping[str, float], final: bool) -> None:
-        """The metrics of an evaluation after ``step`` steps; ``final`` after the last one."""
+        """The metrics of an evaluation after ``step`` steps; ``final`` marks the one after the last step."""
         ...
 
     def message(self, text: str) -> None:
-        """One line for people."""
+        """One line of text for the user."""
         ...
 
     def finish(self, summary: RunSummary) -> None:
-        """Called once at the end of training, also of an interrupted one."""
+        """Called once at the end of training, even if it was interrupted."""
         ...
 
     def close(self) -> None:
-        """Release everything. Called once, always, also without ``finish``."""
+        """Release all resources. Always called once, even without ``finish``."""
         ...
 
 
 class Trackers:
-    """Forwards to every tracker in order; itself a Tracker. One that raises is reported once and then left out."""
+    """A tracker that forwards to all trackers in order. One that raises is reported once and disabled."""
 
     def __init__(self, trackers: Sequence[Tracker]) -> None:
         self._active = list(trackers)
@@ -112,12 +112,12 @@ class Trackers:
         self._forward("finish", lambda tracker: tracker.finish(summary))
 
     def close(self) -> None:
-        """Close every tracker, the disabled ones too: they may hold files and processes. A second call does nothing."""
+        """Close all trackers, even disabled ones, which may hold files and processes. A second call does nothing."""
         closing, self._all, self._active = self._all, [], []
         for tracker in closing:
             try:
                 tracker.close()
-            except Exception as error:  # noqa: BLE001 - the others must still be closed, and the run's result stands
+            except Exception as error:  # noqa: BLE001 - the others must still be closed, and the result of the run is unaffected
                 logger.warning("tracker %s could not be closed: %s", _name(tracker), _reason(error))
 
     def _forward(self, what: str, call: Callable[[Tracker], None]) -> None:
@@ -126,10 +126,10 @@ class Trackers:
                 call(tracker)
             except SkyrlError:
                 raise
-            except Exception as error:  # noqa: BLE001 - a broken dashboard must not cost a training run
+            except Exception as error:  # noqa: BLE001 - a broken dashboard must not end a training run
                 self._active.remove(tracker)
                 logger.warning(
-                    "tracker %s failed in %s and is disabled, training goes on: %s",
+                    "tracker %s failed in %s and is disabled; training continues: %s",
                     _name(tracker),
                     what,
                     _reason(error),

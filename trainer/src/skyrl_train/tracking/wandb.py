@@ -1,4 +1,4 @@
-"""Weights & Biases: online with a key, offline without, never a question and never a wait without an end."""
+"""Weights & Biases: online with a key, offline without one. Never prompts and never waits indefinitely."""
 
 import logging
 import os
@@ -14,28 +14,28 @@ from skyrl_train.tracking.tracker import RunInfo, RunSummary, TrackerError
 Mode = Literal["online", "offline", "disabled"]
 
 CONNECT_SECONDS = 30
-"""How long to wait for the server before training."""
+"""Maximum wait for the server before training."""
 UPLOAD_SECONDS = 120
-"""How long to wait at the end for what is not uploaded yet; the rest stays in the run folder."""
+"""Maximum wait for uploads at the end; data not uploaded by then stays in the run folder."""
 
 logger = logging.getLogger(__name__)
 
 
 class Wandb:
-    """Mirrors the metrics to W&B. Its files go to ``<run folder>/wandb``; a resumed run continues the same W&B run.
+    """Mirrors the metrics to W&B. Its files are in ``<run folder>/wandb``; a resumed run continues the same W&B run.
 
-    Options are ``tracking.wandb`` in the configuration. ``auto`` obeys WANDB_MODE=offline or disabled, else goes online
-    if there is a key (WANDB_API_KEY, `wandb login`) and offline if there is none or the server does not answer.
+    The options are in ``tracking.wandb``. Mode ``auto`` obeys WANDB_MODE=offline or disabled. Otherwise it goes online
+    with a key (WANDB_API_KEY, `wandb login`), and offline without a key or if the server does not respond.
     """
 
     def __init__(self) -> None:
         self._run: Any = None
 
     def start(self, info: RunInfo) -> None:
-        """Begin or continue the W&B run.
+        """Start or continue the W&B run.
 
         Raises:
-            TrackerError: the mode is ``online`` and there is no key or no connection.
+            TrackerError: the mode is ``online`` and the key or the connection is missing.
         """
         options = info.config.get("tracking", {}).get("wandb", {})
         project, wanted = options.get("project", "skyrl"), options.get("mode", "auto")
@@ -45,21 +45,22 @@ class Wandb:
         try:
             self._run = _begin(info, project, mode)
         except wandb.errors.Error as error:
-            # The failed attempt would keep the id of the run in use, and its service process.
+            # Otherwise the failed attempt would keep the run id and the service process in use.
             wandb.teardown()
             if mode != "online":
                 raise
             if wanted == "online":
                 raise TrackerError(
-                    f"tracking.wandb.mode is online, but W&B refused or did not answer: {_one_line(error)}. "
-                    "Check the key and the network, or set tracking.wandb.mode=auto or offline."
+                    "tracking.wandb.mode is online, but W&B refused the connection or did not respond: "
+                    f"{_one_line(error)}. "
+                    "Check the key and the network, or set tracking.wandb.mode to auto or offline."
                 ) from error
-            mode, why = "offline", f"W&B refused or did not answer: {_one_line(error)}"
+            mode, why = "offline", f"W&B refused the connection or did not respond: {_one_line(error)}"
             self._run = _begin(info, project, mode)
         if mode == "offline":
             reason = f" ({why})" if why else ""
             logger.warning(
-                "W&B keeps this run offline%s; `wandb sync %s` uploads it", reason, Path(self._run.dir).parent
+                "W&B logs this run offline%s; upload it with `wandb sync %s`", reason, Path(self._run.dir).parent
             )
 
     def log_step(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -73,7 +74,7 @@ class Wandb:
                 self._run.summary["final_evaluation_step"] = step
 
     def message(self, text: str) -> None:
-        """Messages are for the console."""
+        """Ignored: messages are for the console."""
 
     def finish(self, summary: RunSummary) -> None:
         if self._run is not None:
@@ -82,7 +83,7 @@ class Wandb:
             self._run = None
 
     def close(self) -> None:
-        """End the run if it was not finished, and the service process of W&B with it."""
+        """End the run if it was not finished, and stop the service process of W&B."""
         run, self._run = self._run, None
         try:
             if run is not None:
@@ -96,7 +97,7 @@ def _begin(info: RunInfo, project: str, mode: Mode) -> Any:
         project=project,
         name=info.run_folder.name,
         id=_run_id(info.run_folder),
-        # Offline runs know nothing of their past; `wandb sync` joins parts of one id.
+        # An offline run cannot look up earlier parts; `wandb sync` joins parts with the same id.
         resume="allow" if mode == "online" else None,
         dir=str(info.run_folder),
         mode=mode,
@@ -110,7 +111,7 @@ def _begin(info: RunInfo, project: str, mode: Mode) -> Any:
             silent=True,
         ),
     )
-    # A resumed run logs some steps again; W&B's own counter would drop them.
+    # A resumed run may log steps again, which the step counter of W&B would drop.
     run.define_metric("*", step_metric="step")
     return run
 
@@ -130,11 +131,11 @@ def _run_id(run_folder: Path) -> str:
 
 
 def _chosen_mode(wanted: str) -> tuple[Mode, str]:
-    """The mode to begin with, and why it is not the one that the user may expect."""
-    wish = os.environ.get("WANDB_MODE", "") if wanted == "auto" else wanted
-    if wish == "disabled":
+    """The mode to start with, and the reason if it is not the expected one."""
+    chosen = os.environ.get("WANDB_MODE", "") if wanted == "auto" else wanted
+    if chosen == "disabled":
         return "disabled", ""
-    if wish == "offline":
+    if chosen == "offline":
         return "offline", "WANDB_MODE=offline" if wanted == "auto" else ""
     problem = _key_problem()
     if not problem:
@@ -142,13 +143,13 @@ def _chosen_mode(wanted: str) -> tuple[Mode, str]:
     if wanted == "online":
         raise TrackerError(
             f"tracking.wandb.mode is online, but {problem}: set WANDB_API_KEY or run `wandb login`, "
-            "or set tracking.wandb.mode=auto or offline."
+            "or set tracking.wandb.mode to auto or offline."
         )
     return "offline", problem
 
 
 def _key_problem() -> str:
-    # Quiet, and never a question: W&B would ask on a terminal. The key is not sent anywhere yet.
+    # Silent and without the prompt that W&B would show on a terminal. The key is not sent anywhere yet.
     wandb.setup(settings=wandb.Settings(silent=True))
     try:
         return "" if wandb.login(prompt=False, verify=False) else "no API key was found"

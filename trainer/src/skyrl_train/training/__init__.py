@@ -1,1 +1,1 @@
-"""The training loop and its steps."""
+"""Builds a run and trains it."""

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from skyrl_core.errors import SkyrlError
-from skyrl_train.rollout.engine import EngineSetup, HandOver, Sample, SampleRequest, Sampling, WeightSource
 from skyrl_train.rollout.hf.decoding import Decoding, ModelDecoding, ReadPrompts, check_decoding, evaluated
 from skyrl_train.rollout.hf.direct_decoding import DirectDecoding, can_decode_directly
+from skyrl_train.rollout.rollout_engine import EngineSetup, HandOver, Sample, SampleRequest, Sampling, WeightSource
 
 COMPACT_BELOW = 0.9
 """Finished rows leave the batch once no more than this share of it is still being written: leaving copies the cache."""

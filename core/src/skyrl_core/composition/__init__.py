@@ -1,1 +1,0 @@
-"""Losses made of other losses."""

@@ -1,0 +1,213 @@
+"""Rules about a loss package as a distribution: what it declares, needs and ships."""
+
+import importlib
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from skyrl_core import __version__
+from skyrl_core.conformance.package.project import LossProject
+from skyrl_core.conformance.package.wheel import build_wheel, missing_from_wheel
+from skyrl_core.conformance.rules.rule import Violation
+from skyrl_core.contract.policy_loss import PolicyLoss, is_scalar_form
+from skyrl_core.discovery.core_requirement import unmet_core_requirement
+from skyrl_core.discovery.plugin_group import POLICY_LOSS_PARAMS, POLICY_LOSSES
+from skyrl_core.parameters.loss_params import OpenLossParams
+
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
+_REQUIREMENT = re.compile(r"\s*(?P<name>[A-Za-z0-9._-]+)\s*(?:\[[^]]*\])?\s*\(?(?P<bounds>[^;()]*)")
+_FLOORS, _CEILINGS = (">", "==", "~="), ("<", "==", "~=")
+_WITHOUT_TORCH = "import importlib, sys; sys.modules['torch'] = None; importlib.import_module(sys.argv[1])"
+IMPORT_SECONDS = 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackageRule:
+    """One promise of a loss package to whoever installs it."""
+
+    name: str
+    explanation: str
+    remedy: str
+    breaks: str
+    check: Callable[[LossProject], list[str]]  # within project.importable(); returns notes, raises Violation
+    gate: bool = False
+
+
+def load_loss(project: LossProject, name: str) -> type[PolicyLoss]:
+    """The class of a loss of the project, imported from its folder.
+
+    Raises:
+        Violation: it cannot be imported, is no PolicyLoss, has another name, or is that of another folder.
+    """
+    value = project.losses[name]
+    loss = _import(project, value)
+    if not (isinstance(loss, type) and issubclass(loss, PolicyLoss)):
+        raise Violation(f"{name} = {value!r} is {loss!r}, not a subclass of PolicyLoss")
+    if loss.name != name and not (is_scalar_form(loss) and not loss.name):
+        raise Violation(f"{value} has name = {loss.name!r}, its entry point is called {name!r}: make them the same")
+    return loss
+
+
+def check_entry_points(project: LossProject) -> list[str]:
+    """At least one loss, each found under the name that it goes by."""
+    if not project.losses:
+        raise Violation(
+            f"pyproject.toml has no entry point in {POLICY_LOSSES!r}",
+            remedy=f'add [project.entry-points."{POLICY_LOSSES}"] with a line: name = "package.loss:Class"',
+        )
+    for name in project.losses:
+        if not _NAME.fullmatch(name):
+            raise Violation(f"{name!r} is not a name: lower-case letters, digits and _, a letter first")
+        load_loss(project, name)
+    return []
+
+
+def check_params_entry_points(project: LossProject) -> list[str]:
+    """The schema that is read without the class is that of the class."""
+    notes = []
+    for name in project.losses:
+        schema = load_loss(project, name).Params
+        if name in project.params:
+            declared = _import(project, project.params[name])
+            if declared is not schema:
+                raise Violation(f"{name} = {project.params[name]!r} is {declared!r}; the class has Params = {schema!r}")
+        elif schema is OpenLossParams:
+            notes.append(f"{name} declares no Params: what a config says of it is not checked")
+        else:
+            raise Violation(f"{name} has Params = {schema.__module__}:{schema.__name__} and no entry point for it")
+    if strangers := sorted(project.params.keys() - project.losses.keys()):
+        raise Violation(f"{', '.join(strangers)}: parameters of no loss of this package")
+    return notes
+
+
+def check_requirements(project: LossProject) -> list[str]:
+    """skyrl-core from a version up to another; torch from a version."""
+    if project.requirements is None:
+        return ["dependencies are made by the build, and were not looked at"]
+    core, torch = (_bounds(project.requirements, name) for name in ("skyrl-core", "torch"))
+    if core is None:
+        raise Violation("dependencies do not name skyrl-core")
+    for what, operators in (("lower", _FLOORS), ("upper", _CEILINGS)):
+        if not any(bound.strip().startswith(operators) for bound in core.split(",")):
+            raise Violation(f"'skyrl-core{core}' has no {what} bound")
+    if unmet_core_requirement(project.requirements, __version__):
+        raise Violation(f"'skyrl-core{core}' does not allow the installed skyrl-core {__version__}")
+    if any(bound.strip().startswith(_CEILINGS) for bound in (torch or "").split(",")):
+        raise Violation(
+            f"'torch{torch}' could replace the build that somebody's GPU needs",
+            remedy="leave torch out, or give it a lower bound alone",
+        )
+    return []
+
+
+def _bounds(requirements: tuple[str, ...], name: str) -> str | None:
+    """The version bounds on a distribution; None where it is not required."""
+    for requirement in requirements:
+        match = _REQUIREMENT.match(requirement)
+        if match and re.sub(r"[-_.]+", "-", match["name"]).lower() == name:
+            return match["bounds"].strip()
+    return None
+
+
+def check_light_params(project: LossProject) -> list[str]:
+    """The module of the parameters, imported where there is no torch."""
+    search_path = os.pathsep.join(filter(None, [str(project.source), os.environ.get("PYTHONPATH", "")]))
+    for module in dict.fromkeys(value.partition(":")[0] for value in project.params.values()):
+        done = subprocess.run(
+            [sys.executable, "-B", "-c", _WITHOUT_TORCH, module],  # -B: as in `importable`
+            env={**os.environ, "PYTHONPATH": search_path},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=IMPORT_SECONDS,
+        )
+        if done.returncode:
+            lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+            places = [line.strip() for line in lines if line.strip().startswith("File ") and "<" not in line]
+            raise Violation(f"without torch, import {module} fails: {lines[-1]} ({places[-1] if places else module})")
+    return []
+
+
+def check_wheel(project: LossProject) -> list[str]:
+    """The wheel, built aside: modules, metadata, py.typed, license."""
+    wheel = build_wheel(project)
+    if isinstance(wheel, str):
+        return [f"{wheel}; only the folder was looked at", *_missing_from_folder(project)]
+    if missing := missing_from_wheel(wheel, project):
+        raise Violation(f"the wheel lacks {', '.join(missing)}")
+    return []
+
+
+def _missing_from_folder(project: LossProject) -> list[str]:
+    missing = [f"{package}/py.typed" for package in project.packages if not _is_typed(project.source / package)]
+    if not any(project.folder.glob("LICEN[CS]E*")):
+        missing.append("a license file")
+    if missing:
+        raise Violation(f"the folder lacks {', '.join(missing)}")
+    return []
+
+
+def _is_typed(package: Path) -> bool:
+    return not package.is_dir() or (package / "py.typed").is_file()
+
+
+def _import(project: LossProject, value: str) -> object:
+    module_name, _, attribute = value.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a module may call sys.exit
+        raise Violation(f"import {module_name} raised {type(error).__name__}: {error}") from error
+    file = Path(getattr(module, "__file__", None) or "")
+    if not file.resolve().is_relative_to(project.source):
+        raise Violation(
+            f"{module_name} was imported from {file}, not from {project.source}: another package has its name"
+        )
+    if not hasattr(module, attribute):
+        raise Violation(f"{value!r}: {module_name} has no {attribute!r}")
+    return getattr(module, attribute)
+
+
+PACKAGE_RULES: tuple[PackageRule, ...] = (
+    PackageRule(
+        name="entry_points",
+        explanation="every entry point resolves to a PolicyLoss of this package, under the class's own name",
+        remedy="correct the line in pyproject.toml, or the name in the class",
+        breaks='foo = "my_package.los:FooLoss"; name = "bar" in the class of the entry point foo',
+        check=check_entry_points,
+        gate=True,
+    ),
+    PackageRule(
+        name="params_entry_points",
+        explanation="the parameter schema that is read without the class is the one that the class has",
+        remedy=f"name the class's Params under the loss's name in {POLICY_LOSS_PARAMS!r}",
+        breaks="an entry point that names the schema of another loss, or none for a loss with Params",
+        check=check_params_entry_points,
+    ),
+    PackageRule(
+        name="requirements",
+        explanation="skyrl-core is required with a lower and an upper bound, torch is never pinned",
+        remedy=f'write "skyrl-core>={__version__.rsplit(".", 1)[0]},<NEXT", where NEXT may change the contract',
+        breaks='dependencies = ["skyrl-core"]; dependencies = ["torch==2.5"]',
+        check=check_requirements,
+    ),
+    PackageRule(
+        name="light_params",
+        explanation="the module of the parameters, and the packages that it is in, import no torch",
+        remedy="keep parameters in a module of their own, and the package's __init__.py empty",
+        breaks="from my_package.loss import FooLoss in my_package/__init__.py",
+        check=check_light_params,
+    ),
+    PackageRule(
+        name="wheel",
+        explanation="the wheel has every module that an entry point names, the entry points, py.typed and the license",
+        remedy="add the file, and tell the build backend to include it",
+        breaks="packages = [...] that leaves one out; no py.typed; no LICENSE",
+        check=check_wheel,
+    ),
+)

@@ -1,0 +1,104 @@
+"""A folder with the source of a loss package: what its pyproject.toml says, and its modules, without installing it."""
+
+import importlib
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from skyrl_core.discovery.plugin_group import POLICY_LOSS_PARAMS, POLICY_LOSSES
+from skyrl_core.errors import SkyrlError
+
+
+class ProjectError(SkyrlError):
+    """The folder holds no Python project that can be read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossProject:
+    """What a loss package declares."""
+
+    folder: Path
+    source: Path  # the folder that goes on sys.path
+    name: str
+    requirements: tuple[str, ...] | None  # None where the build makes them
+    losses: Mapping[str, str]  # name -> module:Class
+    params: Mapping[str, str]
+    backend: str  # module that builds it
+    waivers: Mapping[str, str]  # [tool.skyrl.waive]
+
+    @property
+    def packages(self) -> list[str]:
+        """The top-level packages of its losses and their parameters."""
+        values = [*self.losses.values(), *self.params.values()]
+        return list(dict.fromkeys(value.partition(":")[0].partition(".")[0] for value in values))
+
+    @property
+    def golden_file(self) -> Path:
+        """Where the numbers of its losses are kept."""
+        return self.folder / "tests" / "golden.json"
+
+    @contextmanager
+    def importable(self) -> Iterator[None]:
+        """Its source at the front of sys.path; importing it leaves nothing in its folder."""
+        path, no_bytecode = list(sys.path), sys.dont_write_bytecode
+        sys.path.insert(0, str(self.source))
+        # Bytecode counts as fresh for a source of the same size and second: an edit right after a check would not.
+        sys.dont_write_bytecode = True
+        importlib.invalidate_caches()
+        try:
+            yield
+        finally:
+            sys.path[:], sys.dont_write_bytecode = path, no_bytecode
+
+
+def read_project(folder: Path) -> LossProject:
+    """Read pyproject.toml.
+
+    Raises:
+        ProjectError: there is none, or it is not valid.
+    """
+    folder = folder.resolve()
+    file = folder / "pyproject.toml"
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ProjectError(f"{folder} has no pyproject.toml: give the folder of a loss package") from None
+    except (OSError, ValueError) as error:
+        raise ProjectError(f"{file} cannot be read: {error}") from error
+    project, groups = _table(content, "project"), _table(content, "project", "entry-points")
+    dependencies = None if "dependencies" in project.get("dynamic", ()) else project.get("dependencies", ())
+    return LossProject(
+        folder=folder,
+        source=_source_folder(folder, content),
+        name=str(project.get("name", folder.name)),
+        requirements=None if dependencies is None else tuple(dependencies),
+        losses=groups.get(POLICY_LOSSES, {}),
+        params=groups.get(POLICY_LOSS_PARAMS, {}),
+        backend=_table(content, "build-system").get("build-backend", "setuptools.build_meta"),
+        waivers=_table(content, "tool", "skyrl", "waive"),
+    )
+
+
+def _source_folder(folder: Path, content: Mapping[str, Any]) -> Path:
+    """Of hatch's packages or setuptools' where; else src, if there is one; else the folder itself."""
+    packages = _table(content, "tool", "hatch", "build", "targets", "wheel").get("packages")
+    where = _table(content, "tool", "setuptools", "packages", "find").get("where")
+    directories = _table(content, "tool", "setuptools").get("package-dir", {})
+    if packages:
+        return folder / Path(packages[0]).parent
+    if where:
+        return folder / str(where[0])
+    if "" in directories:
+        return folder / str(directories[""])
+    return folder / "src" if (folder / "src").is_dir() else folder
+
+
+def _table(content: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    table: Any = content
+    for key in keys:
+        table = table.get(key, {}) if isinstance(table, Mapping) else {}
+    return dict(table) if isinstance(table, Mapping) else {}

@@ -1,0 +1,92 @@
+"""The wheel of a loss package: built in a copy of its folder, by the backend that is installed here, and read."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from skyrl_core.conformance.package.project import LossProject
+from skyrl_core.conformance.rules.rule import Violation
+
+BUILD_SECONDS = 120
+_REQUIRES_CORE = re.compile(r"^Requires-Dist: skyrl[-_.]core\b", re.MULTILINE | re.IGNORECASE)
+_NOT_SOURCE = shutil.ignore_patterns(".*", "dist", "build", "__pycache__", "*.egg-info", "venv", "node_modules")
+_BUILD = """
+import importlib, sys
+backend = importlib.import_module(sys.argv[1].partition(":")[0])
+for name in filter(None, sys.argv[1].partition(":")[2].split(".")):
+    backend = getattr(backend, name)
+print(backend.build_wheel(sys.argv[2]))
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wheel:
+    """The files of a wheel, and the text of those that describe it."""
+
+    files: frozenset[str]
+    metadata: Mapping[str, str]  # name of a file in the dist-info folder -> its text
+
+
+def build_wheel(project: LossProject) -> Wheel | str:
+    """Build it, or say why not: nothing is downloaded, so that the backend must be installed.
+
+    Raises:
+        Violation: the backend fails.
+    """
+    module = project.backend.partition(":")[0]
+    try:
+        installed = find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package that the backend is in
+        installed = False
+    if not installed:
+        return f"no wheel was built: the backend {module} is not installed here"
+    with tempfile.TemporaryDirectory() as folder:
+        copy, out = Path(folder, "project"), Path(folder, "out")
+        shutil.copytree(project.folder, copy, ignore=_NOT_SOURCE)
+        out.mkdir()
+        done = subprocess.run(
+            [sys.executable, "-c", _BUILD, project.backend, str(out)],
+            cwd=copy,
+            env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=BUILD_SECONDS,
+        )
+        if done.returncode:
+            raise Violation(f"{module} cannot build it: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+        with zipfile.ZipFile(next(out.glob("*.whl"))) as archive:
+            names = archive.namelist()
+            described = [name for name in names if name.partition("/")[0].endswith(".dist-info")]
+            texts = {name.partition("/")[2]: archive.read(name).decode("utf-8", "replace") for name in described}
+    return Wheel(files=frozenset(names), metadata=texts)
+
+
+def missing_from_wheel(wheel: Wheel, project: LossProject) -> list[str]:
+    """What the wheel should have and has not."""
+    missing = []
+    for value in dict.fromkeys([*project.losses.values(), *project.params.values()]):
+        path = value.partition(":")[0].replace(".", "/")
+        if not {f"{path}.py", f"{path}/__init__.py"} & wheel.files:
+            missing.append(f"{path}.py")
+        if value not in wheel.metadata.get("entry_points.txt", ""):
+            missing.append(f"the entry point {value}")
+    for package in project.packages:
+        if f"{package}/__init__.py" in wheel.files and f"{package}/py.typed" not in wheel.files:
+            missing.append(f"{package}/py.typed")
+    if not any("licen" in name.lower() for name in (*wheel.metadata, *wheel.files)):
+        missing.append("a license file")
+    # What pyproject.toml itself says of it is the business of another rule.
+    if project.requirements is None and not _REQUIRES_CORE.search(
+        wheel.metadata.get("METADATA", "").partition("\n\n")[0]
+    ):
+        missing.append("Requires-Dist: skyrl-core")
+    return missing

@@ -1,0 +1,1 @@
+"""The rules of the contract, one after the other."""

@@ -1,0 +1,65 @@
+"""The rule about number formats: float64 loses nothing, bfloat16 breaks nothing."""
+
+from dataclasses import replace
+
+import torch
+
+from skyrl_core.conformance.batches import ExampleBatch
+from skyrl_core.conformance.rules.interface import result_dtype
+from skyrl_core.conformance.rules.rule import Rule, Violation
+from skyrl_core.conformance.trial import Trial, run
+from skyrl_core.contract.policy_loss import PolicyLoss
+
+# float32 against float64: rounding with room. bfloat16 has 8 bits, and a token at a threshold may fall on either side.
+FLOAT32_TOLERANCE, BFLOAT16_TOLERANCE = 1e-3, 0.15
+# A token that the policy was all but sure of: its probability is 1 in bfloat16.
+ALMOST_SURE = -1e-3
+
+
+def check_precision(loss: PolicyLoss, base: ExampleBatch) -> list[str]:
+    """The same batch in float64, float32 and bfloat16."""
+    dtype = result_dtype(loss, base.to(torch.float64))
+    if dtype != torch.float64:
+        raise Violation(f"log_probs in float64 gave a loss in {dtype}", batch=base)
+    double, single = run(loss, base.to(torch.float64)), run(loss, base)
+    as_single = Trial(
+        total=double.total.float(),
+        gradient=double.gradient.float(),
+        entropy_gradient=double.entropy_gradient.float(),
+    )
+    if difference := as_single.difference(single, FLOAT32_TOLERANCE):
+        raise Violation(f"in float32, against float64, {difference}", batch=base)
+    _check_bfloat16(loss, base)
+    return []
+
+
+def _check_bfloat16(loss: PolicyLoss, base: ExampleBatch) -> None:
+    sure = base.log_probs.clone()
+    sure[:, 0] = ALMOST_SURE
+    batch = replace(base, log_probs=sure).to(torch.bfloat16)
+    half, single = run(loss, batch), run(loss, batch.to(torch.float32))
+    if not half.is_finite:
+        raise Violation(f"in bfloat16 the loss is {float(half.total):g}, or a gradient is not finite", batch=batch)
+    pairs = {
+        "the loss": (single.total, half.total),
+        "the sum of all |d loss / d log_probs|": (single.gradient.abs().sum(), half.gradient.float().abs().sum()),
+        "the sum of all |d loss / d entropy|": (
+            single.entropy_gradient.abs().sum(),
+            half.entropy_gradient.float().abs().sum(),
+        ),
+    }
+    for what, (expected, got) in pairs.items():
+        if abs(float(got - expected)) > BFLOAT16_TOLERANCE * (1 + abs(float(expected))):
+            found = f"in bfloat16 {what} is {float(got):.6g}; the same inputs in float32 give {float(expected):.6g}"
+            raise Violation(found, batch=batch)
+
+
+PRECISION = Rule(
+    name="precision",
+    explanation="float64 in gives float64 out with the gradient of float32, and bfloat16 gives about the same loss",
+    remedy="create tensors with zeros_like or new_full, not in a fixed dtype; instead of adding 1e-8 to a probability "
+    "before its logarithm, work with logarithms (log1p, expm1, logsumexp)",
+    breaks="losses.float(); torch.log(1 - probs + 1e-8), where 1 - probs is 0 in bfloat16",
+    check=check_precision,
+    quick=False,
+)

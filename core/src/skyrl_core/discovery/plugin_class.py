@@ -1,0 +1,62 @@
+"""From a claim to a class that is what it promises, and to an instance. Imports no torch."""
+
+import reprlib
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from skyrl_core.discovery.installed import shortened
+from skyrl_core.discovery.plugin_group import Claim, PluginGroup
+from skyrl_core.errors import PluginLoadError
+
+Plugin = TypeVar("Plugin", bound=Callable[..., Any])
+"""A class or a function, which a decorator gives back as it is."""
+
+Base = TypeVar("Base")
+
+MAX_SHOWN = 120
+
+
+def class_or_function(plugin: object, base: type[Base]) -> type[Base] | None:
+    """The plugin itself if it is a subclass of base, None if it is a function.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if isinstance(plugin, type):
+        if issubclass(plugin, base):
+            return plugin
+    elif callable(plugin):
+        return None
+    raise TypeError(f"expected a subclass of {base.__name__} or a function, got {plugin!r}")
+
+
+def load_class(group: PluginGroup, claim: Claim, base: type[Base]) -> type[Base]:
+    """Import the class that a claim names.
+
+    Raises:
+        PluginLoadError: its import fails, or it is no subclass of base.
+    """
+    plugin = group.load_claim(claim)
+    if isinstance(plugin, type) and issubclass(plugin, base):
+        return plugin
+    raise PluginLoadError(f"{group.kind} {claim}: {claim.value} is {_shown(plugin)}, not a subclass of {base.__name__}")
+
+
+def construct(group: PluginGroup, plugin: Callable[[Any], Base], params: Any, claim: Claim) -> Base:
+    """Make an instance.
+
+    Raises:
+        PluginLoadError: its constructor fails.
+    """
+    try:
+        return plugin(params)
+    except Exception as error:
+        why = f"{type(error).__name__}: {error}"
+        raise PluginLoadError(
+            f"{group.kind} {claim}: {claim.value} could not be constructed with {params!r}: {why}"
+        ) from error
+
+
+def _shown(plugin: object) -> str:
+    # A plugin may be anything, and its repr may be long, steer the terminal, or fail.
+    return shortened(reprlib.repr(plugin), MAX_SHOWN)

@@ -1,0 +1,233 @@
+"""Plugins by name: every claim to a name in installed metadata, found without importing any plugin."""
+
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from contextlib import redirect_stdout
+from importlib import import_module
+from typing import NamedTuple
+
+from skyrl_core.discovery.allow_deny import ALLOW_ALL as ALLOW_ALL
+from skyrl_core.discovery.allow_deny import PluginPolicy as PluginPolicy
+from skyrl_core.discovery.claim import NAME_RULE, Status, defect, is_name, is_value, owner, repair
+from skyrl_core.discovery.claim import Claim as Claim
+from skyrl_core.discovery.claim import qualified as qualified
+from skyrl_core.discovery.core_requirement import unmet_core_requirement
+from skyrl_core.discovery.installed import (
+    MAX_VALUE,
+    SCRIPT,
+    Declaration,
+    InstalledDistribution,
+    fold,
+    installed_distributions,
+    shortened,
+)
+from skyrl_core.discovery.module_source import docstring_line, source_file
+from skyrl_core.errors import PluginConflictError, PluginLoadError, UnknownPluginError, did_you_mean
+
+POLICY_LOSSES = "skyrl.policy_losses"
+POLICY_LOSS_PARAMS = "skyrl.policy_loss_params"
+ADVANTAGE_ESTIMATORS = "skyrl.advantage_estimators"
+ADVANTAGE_ESTIMATOR_PARAMS = "skyrl.advantage_estimator_params"
+ENVIRONMENTS = "skyrl.environments"
+ROLLOUT_ENGINES = "skyrl.rollout_engines"
+TRACKERS = "skyrl.trackers"
+COMMANDS = "skyrl.commands"
+OBSERVERS = "skyrl.plugins"
+
+GROUPS = (
+    POLICY_LOSSES,
+    ADVANTAGE_ESTIMATORS,
+    ENVIRONMENTS,
+    ROLLOUT_ENGINES,
+    TRACKERS,
+    COMMANDS,
+    OBSERVERS,
+)
+"""Every group of plugins."""
+PARAMS_GROUPS = (POLICY_LOSS_PARAMS, ADVANTAGE_ESTIMATOR_PARAMS)
+"""Schemas of plugins, which have no rows of their own."""
+
+
+class _Registered(NamedTuple):
+    claim: Claim
+    plugin: object
+    source: object
+
+
+class PluginGroup:
+    """The plugins of one entry-point group, and those registered in this process.
+
+    A reference to a plugin is its name, or ``distribution:name`` where two distributions claim the name.
+    """
+
+    def __init__(self, group: str, kind: str, *, params_group: str = "") -> None:
+        """``kind`` is what messages call a plugin; ``params_group`` is the sibling group of schemas, if any."""
+        self.group = group
+        self.kind = kind
+        self.params_group = params_group
+        self._registered: dict[str, _Registered] = {}
+
+    def register(self, name: str, plugin: object, *, source: object, status: Status = "ok", reason: str = "") -> None:
+        """Add a plugin of this process. ``source`` is the class or function that the user wrote.
+
+        Raises:
+            ValueError: the name is malformed, or taken by another source.
+        """
+        if not is_name(name):
+            raise ValueError(f"{name!r} cannot be the name of a {self.kind}: {NAME_RULE}")
+        value = f"{getattr(source, '__module__', '')}:{getattr(source, '__qualname__', '')}"
+        first = self._registered.get(name)
+        if first and first.source is not source:
+            raise ValueError(
+                f"{self.kind} {name!r} is registered twice: {first.claim.value} and {value}; rename one of them"
+            )
+        summary = shortened((getattr(source, "__doc__", None) or "").strip().partition("\n")[0], MAX_VALUE)
+        self._registered[name] = _Registered(Claim(name, value, SCRIPT, "", status, reason, summary), plugin, source)
+
+    def claims(self, policy: PluginPolicy = ALLOW_ALL) -> list[Claim]:
+        """Every claim, sorted by name and distribution, whatever its status. Imports none of them.
+
+        Raises:
+            UnknownPluginError: the policy allows a distribution that is not installed.
+        """
+        rows = self._rows(policy)
+        competing = defaultdict(list)
+        for row in rows:
+            if row.competes:
+                competing[row.name].append(row)
+        return [_marked(row, competing[row.name]) if row.competes else row for row in rows]
+
+    def find(self, reference: str, policy: PluginPolicy = ALLOW_ALL) -> Claim:
+        """The one usable claim that a reference means. Imports nothing.
+
+        Raises:
+            UnknownPluginError: nothing has this name, or the policy allows a distribution that is not installed.
+            PluginConflictError: two distributions claim the name, or policy or version rules the plugin out.
+            PluginLoadError: its metadata or its package is broken.
+        """
+        distribution, _, name = reference.rpartition(":")
+        rows = self._rows(policy)
+        matches = [row for row in rows if row.name == name and fold(distribution) in ("", fold(row.distribution))]
+        if not matches:
+            raise self._unknown(reference, rows)
+        competing = [row for row in matches if row.competes]
+        if len(competing) > 1:
+            raise PluginConflictError(
+                f"{self.kind} {name!r} is claimed by {_owners(competing)}: use "
+                f"{' or '.join(repr(qualified(row)) for row in competing)}, or uninstall one of them"
+            )
+        claim = (competing or matches)[0]
+        if claim.status == "broken":
+            raise PluginLoadError(f"{self.kind} {claim} is broken: {claim.reason}")
+        if claim.status in ("denied", "incompatible"):
+            raise PluginConflictError(f"{self.kind} {claim} cannot be used: {claim.reason}")
+        return claim
+
+    def load(self, reference: str, policy: PluginPolicy = ALLOW_ALL) -> object:
+        """Import the plugin that a reference means, and no other.
+
+        Raises:
+            UnknownPluginError, PluginConflictError: as ``find``.
+            PluginLoadError: as ``find``, or its import fails in whatever way.
+        """
+        return self.load_claim(self.find(reference, policy))
+
+    def load_claim(self, claim: Claim) -> object:
+        """Import what a claim from ``find`` names.
+
+        Raises:
+            PluginLoadError: its import fails in whatever way, ``sys.exit`` included.
+        """
+        if self.is_registered(claim):
+            return self._registered[claim.name].plugin
+        try:
+            with redirect_stdout(sys.stderr):  # what it prints must not mix with the output that a program reads
+                return getattr(import_module(claim.module), claim.attribute)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # plugins call sys.exit at import
+            raise PluginLoadError(
+                f"{self.kind} {claim} could not be imported from {claim.value}\n  {_in_a_line(error)}\n"
+                f"see the traceback: {sys.executable} -c 'import {claim.module}'\n"
+                f"repair it: {repair(claim.distribution)}"
+            ) from error
+
+    def is_registered(self, claim: Claim) -> bool:
+        """Whether the claim is that of a plugin of this process."""
+        return claim.name in self._registered and self._registered[claim.name].claim == claim
+
+    def source(self, name: str) -> object:
+        """The class or function that the user registered under a name."""
+        return self._registered[name].source
+
+    def _rows(self, policy: PluginPolicy) -> list[Claim]:
+        policy.check()
+        distributions = installed_distributions()
+        core = next((each.version for each in distributions if fold(each.name) == "skyrl-core"), "")
+        rows = [registered.claim for registered in self._registered.values()]
+        for distribution in distributions:
+            mine = [declaration for declaration in distribution.declarations if declaration.group == self.group]
+            by_name = {declaration.name: declaration for declaration in reversed(mine)}  # twice the same name: one row
+            rows += [self._claim(distribution, declaration, policy, core) for declaration in by_name.values()]
+        return sorted(rows, key=lambda row: (row.name, fold(row.distribution), row.value))
+
+    def _claim(
+        self, distribution: InstalledDistribution, declaration: Declaration, policy: PluginPolicy, core: str
+    ) -> Claim:
+        name, value = declaration.name, declaration.value
+        status, reason = self._status(distribution, declaration, policy, core)
+        file = source_file(value.partition(":")[0]) if is_value(value) else None
+        summary = shortened(docstring_line(file), MAX_VALUE) if file else ""
+        summary = summary or distribution.summary
+        return Claim(name, value, distribution.name, distribution.version, status, reason, summary)
+
+    def _status(
+        self, distribution: InstalledDistribution, declaration: Declaration, policy: PluginPolicy, core: str
+    ) -> tuple[Status, str]:
+        if refusal := policy.refusal(distribution.name):
+            return "denied", refusal
+        if reason := defect(distribution, declaration):
+            return "broken", reason
+        if core and (bounds := unmet_core_requirement(distribution.requirements, core)):
+            upgrade = f"{sys.executable} -m pip install --upgrade {distribution.name} skyrl-core"
+            return "incompatible", f"it requires skyrl-core{bounds}, installed is {core}: {upgrade}"
+        if not self.params_group:
+            return "ok", ""
+        wanted = (self.params_group, declaration.name)
+        schema = next((other for other in distribution.declarations if other[:2] == wanted), None)
+        if schema is None:
+            return "untyped", f"no schema in {self.params_group}: parameters are not checked before it is imported"
+        if reason := defect(distribution, schema):
+            return "broken", f"in {self.params_group}: {reason}"
+        return "ok", ""
+
+    def _unknown(self, reference: str, rows: Sequence[Claim]) -> UnknownPluginError:
+        usable = [row for row in rows if row.status in ("ok", "untyped")]
+        known = [qualified(row) if ":" in reference else row.name for row in usable]
+        return UnknownPluginError(
+            f"no {self.kind} is named {reference!r}{did_you_mean(reference, known)}\n"
+            f"available: {', '.join(dict.fromkeys(known)) or 'none'}\n"
+            f"to add the package that it is in: {sys.executable} -m pip install PACKAGE"
+        )
+
+
+def _marked(row: Claim, competing: Sequence[Claim]) -> Claim:
+    others = [other for other in competing if other is not row]
+    if not others:
+        return row
+    reason = f"{_owners(others)} claims it too; use {qualified(row)!r} or uninstall one of them"
+    return row._replace(status="conflict", reason=reason)
+
+
+def _owners(claims: Iterable[Claim]) -> str:
+    return " and ".join(map(owner, claims))
+
+
+def _in_a_line(error: BaseException) -> str:
+    from traceback import format_exception_only  # unlike str(), it survives an exception that cannot be printed
+
+    text = "".join(format_exception_only(error)).strip()
+    if isinstance(error, SyntaxError):  # the lines before the last one show where it is
+        text = text.splitlines()[-1]
+    return shortened(" ".join(text.split()), 4 * MAX_VALUE)

@@ -1,0 +1,60 @@
+"""The parameters of ``sum``: each term's own are checked by the schema of its loss. Imports no torch."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from skyrl_core import InvalidParamsError, LossParams, ParamProblem, PluginPolicy, SkyrlError, validate_loss_params
+from skyrl_core.discovery.claim import qualified
+from skyrl_core.discovery.plugin_group import ALLOW_ALL
+from skyrl_core.parameters.param_validation import as_validation_error
+from skyrl_core.registry.loss_registry import LOSSES
+
+
+class SumTerm(BaseModel):
+    """One loss of the sum."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
+
+    loss: str = Field(description="Any installed loss, as in policy_loss_type.")
+    weight: float = Field(default=1.0, description="Its factor; may be negative, or a schedule.")
+    params: dict[str, Any] = Field(default_factory=dict, description="Its parameters, as in a block of its own.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _checked_params(cls, values: Any, info: ValidationInfo) -> Any:
+        """With the defaults of the loss filled in, and its distribution in the reference."""
+        if not isinstance(values, dict) or not isinstance(values.get("loss"), str):
+            return values
+        policy: PluginPolicy = (info.context or {}).get("policy", ALLOW_ALL)
+        params = values.get("params") or {}
+        try:
+            claim = LOSSES.find(values["loss"], policy)
+            checked = validate_loss_params(values["loss"], params, policy)
+        except InvalidParamsError as error:
+            found = [(("params", *problem.path.split(".")), problem) for problem in error.problems]
+            raise as_validation_error(cls, found) from error
+        except SkyrlError as error:
+            unusable = ParamProblem("loss", values["loss"], str(error))
+            raise as_validation_error(cls, [(("loss",), unusable)]) from error
+        # From here on the name means this one distribution, whatever else is allowed where the loss is built.
+        pin = values["loss"].partition("@")[1:]
+        reference = values["loss"] if LOSSES.is_registered(claim) else qualified(claim) + "".join(pin)
+        return values | {"loss": reference, "params": checked.model_dump(mode="json")}
+
+
+class SumParams(LossParams):
+    """Parameters of ``sum``."""
+
+    terms: tuple[SumTerm, ...] = Field(
+        default=(SumTerm(loss="dual_clip"),),
+        min_length=1,
+        description="The losses that are added: a list of {loss, weight, params}.",
+    )
+
+    @field_validator("terms")
+    @classmethod
+    def _some_weight(cls, terms: tuple[SumTerm, ...]) -> tuple[SumTerm, ...]:
+        if all(term.weight == 0 for term in terms):
+            raise ValueError("every weight is 0: nothing would be learned")
+        return terms

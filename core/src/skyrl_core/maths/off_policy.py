@@ -1,0 +1,96 @@
+"""Off-policy correction: for samples that another policy drew than the one whose gradient is taken.
+
+With w_t = pi_old(t) / mu(t), mu the policy that the rollout engine sampled from, each token's loss is multiplied by a
+weight without gradient. mu differs from pi_old by numerics (another kernel, another precision) and by staleness.
+
+- ``token``: w_t. Truncated at ``high`` it is TIS (https://fengyao.notion.site/off-policy-rl); with ``outside: mask`` it
+  is IcePop (arXiv 2510.18855). Biased, of low variance.
+- ``sequence``: the product of w_t over the sequence, the unbiased weight; its variance grows with the length.
+- ``geometric``: the geometric mean of w_t over the sequence, length-normalised, biased.
+
+Weights outside [low, high] become the nearest bound (``truncate``) or 0 (``mask``). Apart from weights, a ``band``
+drops whole sequences: those whose product or geometric mean of w_t, or any single w_t (``token``), lies outside
+[band_low, band_high]. What is dropped still counts in the denominators of the reduction, so that rejecting tokens
+never raises the weight of the others.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from skyrl_core.contract.metric import Metric
+from skyrl_core.maths.kl import kl_estimate
+from skyrl_core.maths.masked import sequence_mean
+
+# As the ratio of the losses: exp(20) = 4.9e8 says no more than exp(21).
+_LIMIT = 20.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class OffPolicyCorrection:
+    """Which weights, and which sequences are dropped."""
+
+    weight: Literal["none", "token", "sequence", "geometric"] = "none"
+    outside: Literal["truncate", "mask"] = "truncate"
+    low: float = 0.0
+    high: float = 2.0
+    band: Literal["none", "token", "geometric", "product"] = "none"
+    band_low: float = 0.5
+    band_high: float = 2.0
+
+    @property
+    def active(self) -> bool:
+        """Whether it changes anything."""
+        return self.weight != "none" or self.band != "none"
+
+    def factors(self, old_log_probs: Tensor, rollout_log_probs: Tensor, mask: Tensor) -> Tensor:
+        """The weight of each token, without gradient: float [B, T], [B, T], bool [B, T] -> [B, T]; 0 where masked."""
+        log_ratio = torch.where(mask, old_log_probs - rollout_log_probs, 0.0).detach()
+        factors = torch.ones_like(log_ratio)
+        if self.weight != "none":
+            weight = _per_token(log_ratio, mask, self.weight)
+            inside = (weight >= self.low) & (weight <= self.high)
+            limited = weight.clamp(self.low, self.high)
+            factors = limited if self.outside == "truncate" else torch.where(inside, weight, 0.0)
+        if self.band != "none":
+            factors = torch.where(self._kept(log_ratio, mask), factors, 0.0)
+        return torch.where(mask, factors, 0.0)
+
+    def _kept(self, log_ratio: Tensor, mask: Tensor) -> Tensor:
+        level = "sequence" if self.band == "product" else self.band
+        ratio = _per_token(log_ratio, mask, level)
+        outside = mask & ((ratio < self.band_low) | (ratio > self.band_high))
+        return ~outside.any(-1, keepdim=True).expand_as(mask)
+
+
+def _per_token(log_ratio: Tensor, mask: Tensor, level: str) -> Tensor:
+    """The ratio that counts for each token: its own, or that of its sequence."""
+    if level == "sequence":
+        log_ratio = log_ratio.sum(-1, keepdim=True).expand_as(mask)
+    elif level == "geometric":
+        log_ratio = sequence_mean(log_ratio, mask).unsqueeze(-1).expand_as(mask)
+    return log_ratio.clamp(-_LIMIT, _LIMIT).exp()
+
+
+def mismatch_metrics(old_log_probs: Tensor, rollout_log_probs: Tensor, mask: Tensor) -> dict[str, Metric]:
+    """How far trainer and rollout engine are apart on the same tokens. float [B, T], [B, T], bool [B, T].
+
+    ``mismatch_kl`` estimates KL(engine || trainer) in nats (k3); ``mismatch_ratio_max`` is the largest
+    pi_old / mu.
+    """
+    log_ratio = torch.where(mask, old_log_probs - rollout_log_probs, 0.0).detach()
+    return {
+        "mismatch_kl": Metric.mean(kl_estimate(rollout_log_probs.detach(), old_log_probs.detach(), "k3"), mask),
+        "mismatch_ratio_max": Metric.max(log_ratio.clamp(-_LIMIT, _LIMIT).exp(), mask),
+    }
+
+
+def correction_metrics(factors: Tensor, mask: Tensor) -> dict[str, Metric]:
+    """What a correction did: mean, largest weight, and the share of tokens that it keeps. float, bool [B, T]."""
+    return {
+        "correction_mean": Metric.mean(factors, mask),
+        "correction_max": Metric.max(factors, mask),
+        "correction_kept": Metric.mean(factors > 0, mask),
+    }

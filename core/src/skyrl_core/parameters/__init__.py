@@ -1,0 +1,32 @@
+"""Parameter schemas, their validation, and schedules. Imports no torch.
+
+Decision: schemas live in modules without torch and have entry-point groups of their own (`skyrl.policy_loss_params`,
+`skyrl.advantage_estimator_params`), so that a wrong parameter is reported before torch is imported.
+"""
+
+from skyrl_core.parameters.loss_params import LossParams, OpenLossParams
+from skyrl_core.parameters.param_validation import validate_params
+from skyrl_core.parameters.parameter_plan import ParamPlan
+from skyrl_core.parameters.schedule import (
+    Schedule,
+    checked_steps,
+    is_schedule,
+    number_at,
+    parse_schedule,
+    schedule_fault,
+)
+from skyrl_core.parameters.wording import rule_of
+
+__all__ = [
+    "LossParams",
+    "OpenLossParams",
+    "ParamPlan",
+    "Schedule",
+    "checked_steps",
+    "is_schedule",
+    "number_at",
+    "parse_schedule",
+    "rule_of",
+    "schedule_fault",
+    "validate_params",
+]

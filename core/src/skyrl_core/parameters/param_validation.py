@@ -1,0 +1,74 @@
+"""Values against a parameter schema: everything that is wrong with them at once. Imports no torch."""
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, PydanticInvalidForJsonSchema, ValidationError
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
+
+from skyrl_core.errors import InvalidParamsError, ParamProblem
+from skyrl_core.parameters.wording import rule_of
+
+Schema = TypeVar("Schema", bound=BaseModel)
+Path = tuple[str | int, ...]
+
+_FOUND = "param_problem"
+"""The type of pydantic's errors that carry a problem of ours."""
+
+
+def validate_params(schema: type[Schema], values: Mapping[str, Any], subject: str, context: Any = None) -> Schema:
+    """An instance of the schema. ``subject`` is whose parameters they are, for the message.
+
+    ``context`` goes to the schema's validators.
+
+    Raises:
+        InvalidParamsError: values do not fit; ``problems`` has all of them.
+    """
+    try:
+        return schema.model_validate(values, context=context)
+    except ValidationError as error:
+        problems = [_problem(item, schema) for item in error.errors(include_url=False) if not _follows(item)]
+        raise InvalidParamsError(f"{subject}: the parameters do not fit", problems) from error
+
+
+def as_validation_error(schema: type[BaseModel], problems: Iterable[tuple[Path, ParamProblem]]) -> ValidationError:
+    """Problems that a validator of the schema found, for it to raise; each with the path of what it is about."""
+    details = [
+        InitErrorDetails(
+            type=PydanticCustomError(_FOUND, "{rule}", {"rule": problem.rule, "nearest": problem.nearest}),
+            loc=path,
+            input=problem.value,
+        )
+        for path, problem in problems
+    ]
+    return ValidationError.from_exception_data(schema.__name__, details)
+
+
+def _follows(item: ErrorDetails) -> bool:
+    """Whether a list is too short only because values in it do not fit, which are problems of their own."""
+    return item["type"] == "too_short" and len(item["input"]) >= item["ctx"]["min_length"]
+
+
+def _problem(item: ErrorDetails, schema: type[BaseModel]) -> ParamProblem:
+    path = ".".join(map(str, item["loc"]))
+    if item["type"] == _FOUND:
+        return ParamProblem(path, item["input"], item["ctx"]["rule"], item["ctx"]["nearest"])
+    if item["type"] == "extra_forbidden":
+        nearest = get_close_matches(str(item["loc"][-1]), _known_names(schema, item["loc"][:-1]), n=1)
+        return ParamProblem(path, item["input"], rule_of(item), nearest[0] if nearest else None)
+    return ParamProblem(path, None if item["type"] == "missing" else item["input"], rule_of(item))
+
+
+def _known_names(schema: type[BaseModel], path: Path) -> list[str]:
+    """The fields of the schema, or of the model that it has at the path."""
+    if not path:
+        return list(schema.model_fields)
+    try:
+        node = document = schema.model_json_schema()
+    except PydanticInvalidForJsonSchema:
+        return []
+    for part in path:
+        node = node.get("items", {}) if isinstance(part, int) else node.get("properties", {}).get(part, {})
+        node = document["$defs"][node["$ref"].rpartition("/")[2]] if "$ref" in node else node
+    return list(node.get("properties", {}))

@@ -1,0 +1,175 @@
+"""Schedules: a number that depends on the optimizer step. Imports no torch.
+
+Written as a mapping where a number is expected; steps are counted from 0::
+
+    {schedule: constant, value: 0.01}
+    {schedule: linear, start: 0.02, end: 0.0, steps: 100}       # end from step 100 on
+    {schedule: cosine, start: 0.02, end: 0.0, steps: 100}       # the half wave from start to end
+    {schedule: piecewise, points: [[0, 0.02], [50, 0.01]]}      # linear between points, interpolation: step holds each
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+
+from skyrl_core.errors import did_you_mean
+from skyrl_core.parameters.wording import rule_of
+
+KEY = "schedule"
+"""The key that makes a mapping a schedule."""
+
+
+class _Base(BaseModel):
+    """What all schedules have in common."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Constant(_Base):
+    """The same number at every step."""
+
+    schedule: Literal["constant"] = "constant"
+    value: float
+
+    @property
+    def knots(self) -> tuple[int, ...]:
+        """The steps between which nothing but interpolation happens."""
+        return (0,)
+
+    def at(self, step: int) -> float:  # noqa: ARG002 - the same at every step
+        """The number at optimizer step ``step``."""
+        return self.value
+
+    def __str__(self) -> str:
+        return f"{self.value:g}"
+
+
+class _Ramp(_Base):
+    schedule: str
+    start: float
+    end: float
+    steps: PositiveInt
+
+    @property
+    def knots(self) -> tuple[int, ...]:
+        """The steps between which nothing but interpolation happens."""
+        return (0, self.steps)
+
+    def at(self, step: int) -> float:
+        """The number at optimizer step ``step``."""
+        return _between(self.start, self.end, self._share(min(max(step, 0), self.steps) / self.steps))
+
+    def __str__(self) -> str:
+        return f"{self.start:g} to {self.end:g} in {self.steps} optimizer steps ({self.schedule})"
+
+    def _share(self, progress: float) -> float:
+        raise NotImplementedError
+
+
+class Linear(_Ramp):
+    """From start to end in equal parts."""
+
+    schedule: Literal["linear"] = "linear"
+
+    def _share(self, progress: float) -> float:
+        return progress
+
+
+class Cosine(_Ramp):
+    """From start to end along half a cosine wave: slow, fast, slow."""
+
+    schedule: Literal["cosine"] = "cosine"
+
+    def _share(self, progress: float) -> float:
+        return 0.5 * (1 - math.cos(math.pi * progress))
+
+
+class Piecewise(_Base):
+    """Through points (step, number); before the first and after the last the number stays."""
+
+    schedule: Literal["piecewise"] = "piecewise"
+    points: tuple[tuple[NonNegativeInt, float], ...] = Field(min_length=1)
+    interpolation: Literal["linear", "step", "cosine"] = "linear"
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if any(one >= other for one, other in zip(self.knots, self.knots[1:], strict=False)):
+            raise ValueError(f"the steps of points must increase, got {', '.join(map(str, self.knots))}")
+        return self
+
+    @property
+    def knots(self) -> tuple[int, ...]:
+        """The steps between which nothing but interpolation happens."""
+        return tuple(step for step, _ in self.points)
+
+    def at(self, step: int) -> float:
+        """The number at optimizer step ``step``."""
+        before = [point for point in self.points if point[0] <= step]
+        after = [point for point in self.points if point[0] > step]
+        if not before or not after or self.interpolation == "step":
+            return (before[-1] if before else after[0])[1]
+        (left, low), (right, high) = before[-1], after[0]
+        ramp = Linear if self.interpolation == "linear" else Cosine
+        return ramp(start=low, end=high, steps=right - left).at(step - left)
+
+    def __str__(self) -> str:
+        points = ", ".join(f"{number:g} at step {step}" for step, number in self.points)
+        return f"{points} ({self.interpolation})"
+
+
+Schedule = Constant | Linear | Cosine | Piecewise
+_ADAPTER: TypeAdapter[Schedule] = TypeAdapter(Annotated[Schedule, Field(discriminator="schedule")])
+
+
+def is_schedule(value: object) -> bool:
+    """Whether a value of a configuration stands for a schedule."""
+    return isinstance(value, Mapping) and KEY in value
+
+
+def parse_schedule(value: Any) -> Schedule:
+    """The schedule that a mapping describes.
+
+    Raises:
+        pydantic.ValidationError: it describes none; has everything that is wrong.
+    """
+    return _ADAPTER.validate_python(value)
+
+
+def schedule_fault(error: ValidationError) -> str:
+    """What is wrong with a schedule that ``parse_schedule`` refused, in one line."""
+    item = error.errors(include_url=False)[0]
+    if item["type"] == "union_tag_invalid":
+        kind, known = str(item["input"][KEY]), ("constant", "linear", "cosine", "piecewise")
+        return f"no schedule is named {kind!r}{did_you_mean(kind, known)} (known: {', '.join(known)})"
+    inside = ".".join(map(str, item["loc"][1:]))
+    return f"is no schedule: {f'{inside}: ' if inside else ''}{rule_of(item)}"
+
+
+def checked_steps(knots: tuple[int, ...]) -> tuple[int, ...]:
+    """The steps at which a bound holds if it holds at all: the knots, and one step after each but the last.
+
+    Between knots a schedule is monotone, so that an interval needs the knots alone; the step after shows a number that
+    is whole at the knots only.
+    """
+    return tuple(sorted({*knots, *(step + 1 for step in knots[:-1])}))
+
+
+def number_at(value: "float | Schedule", step: int) -> float:
+    """A number, or what a schedule says at optimizer step ``step``."""
+    return float(value) if isinstance(value, float | int) else value.at(step)
+
+
+def _between(start: float, end: float, share: float) -> float:
+    # The ends exactly: start + (end - start) need not be end in floating point.
+    return start if share == 0 else end if share == 1 else start + (end - start) * share

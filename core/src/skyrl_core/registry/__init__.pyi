@@ -1,0 +1,15 @@
+from .estimator_registry import ESTIMATORS as ESTIMATORS
+from .estimator_registry import load_advantage_estimator as load_advantage_estimator
+from .estimator_registry import register_advantage_estimator as register_advantage_estimator
+from .estimator_registry import validate_estimator_params as validate_estimator_params
+from .loss_identity import LossIdentity as LossIdentity
+from .loss_reference import LOSSES as LOSSES
+from .loss_reference import loss_name as loss_name
+from .loss_registry import describe_loss as describe_loss
+from .loss_registry import load_policy_loss as load_policy_loss
+from .loss_registry import load_scheduled_loss as load_scheduled_loss
+from .loss_registry import plan_loss_params as plan_loss_params
+from .loss_registry import policy_losses as policy_losses
+from .loss_registry import register_policy_loss as register_policy_loss
+from .loss_registry import validate_loss_params as validate_loss_params
+from .scheduled_loss import ScheduledLoss as ScheduledLoss

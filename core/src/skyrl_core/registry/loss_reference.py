@@ -1,0 +1,64 @@
+"""The policy losses by name: a reference may also say which semantics it means. Imports no torch.
+
+A reference is ``name``, ``distribution:name`` where two distributions claim the name, and either with ``@2``: only if
+the installed loss has semantics version 2, so that a config never trains with other numbers than it was written for.
+"""
+
+import sys
+
+from skyrl_core.discovery.module_source import class_constants, source_file
+from skyrl_core.discovery.plugin_group import (
+    ALLOW_ALL,
+    POLICY_LOSS_PARAMS,
+    POLICY_LOSSES,
+    Claim,
+    PluginGroup,
+    PluginPolicy,
+)
+from skyrl_core.errors import PluginConflictError, UnknownPluginError
+
+
+class LossGroup(PluginGroup):
+    """The group ``skyrl.policy_losses``, and the losses registered in this process."""
+
+    def __init__(self) -> None:
+        super().__init__(POLICY_LOSSES, "policy loss", params_group=POLICY_LOSS_PARAMS)
+
+    def find(self, reference: str, policy: PluginPolicy = ALLOW_ALL) -> Claim:
+        """The one usable claim that a reference means. Imports nothing.
+
+        Raises:
+            UnknownPluginError, PluginConflictError, PluginLoadError: as ``PluginGroup.find``; a conflict also where the
+                installed loss has other semantics than the reference asks for.
+        """
+        name, pinned, version = reference.partition("@")
+        claim = super().find(name, policy)
+        if not pinned:
+            return claim
+        if not version.isdecimal():
+            raise UnknownPluginError(
+                f"policy loss {reference!r}: what follows @ is a semantics version, a whole number, such as {name}@1"
+            )
+        found = self._semantics(claim)
+        if found != int(version):
+            has = "declares no semantics_version" if found is None else f"has semantics version {found}"
+            raise PluginConflictError(
+                f"policy loss {claim} {has}, not {version}: its numbers are not those of {reference!r}. Install "
+                f"the version that has them (`{sys.executable} -m pip index versions {claim.distribution}`), or write "
+                f"{name}{'' if found is None else f'@{found}'}"
+            )
+        return claim
+
+    def _semantics(self, claim: Claim) -> object:
+        if self.is_registered(claim):
+            return getattr(self.load_claim(claim), "semantics_version", None)
+        file = source_file(claim.module)
+        return class_constants(file, claim.attribute).get("semantics_version") if file else None
+
+
+LOSSES = LossGroup()
+
+
+def loss_name(reference: str) -> str:
+    """The entry-point name in a reference: also the name of its block of parameters."""
+    return reference.partition("@")[0].rpartition(":")[2]

@@ -1,0 +1,10 @@
+from .measure import ADVANTAGES as ADVANTAGES
+from .measure import WIDE as WIDE
+from .measure import Curve as Curve
+from .measure import Probe as Probe
+from .measure import Scale as Scale
+from .measure import Signature as Signature
+from .measure import check_range as check_range
+from .measure import measure_signature as measure_signature
+from .svg_chart import svg as svg
+from .text_chart import chart as chart

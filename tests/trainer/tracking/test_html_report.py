@@ -1,0 +1,160 @@
+"""The report page of a run."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from skyrl_train.tracking.atomic_file import RunFolderError
+from skyrl_train.tracking.history import History
+from skyrl_train.tracking.html_report import draw_charts, write_report
+from skyrl_train.tracking.metrics_jsonl import Jsonl
+from skyrl_train.tracking.rollout_files import save_rollouts
+from skyrl_train.tracking.run_folder import RunFolder
+from skyrl_train.tracking.tracker import AnswerPair, RunInfo, RunSummary
+
+EVIL = "<script>alert(1)</script> {{ 7*7 }} \x1b[31m &amp;"
+SHOWN = r"<script>alert(1)</script> {{ 7*7 }} \x1b[31m &amp;"
+
+
+class Page(HTMLParser):
+    """The text of a page, its tags, and the attributes that could load something."""
+
+    VOID = frozenset({"meta", "br"})
+
+    def __init__(self, markup):
+        super().__init__()
+        self.text, self.tags, self.loads, self.open = "", [], [], []
+        self.feed(markup)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.loads += [value for name, value in attributes if name in ("src", "href", "action", "data")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] not in ("script", "style"):
+            self.text += f"{data} "
+
+
+def write_run(path, *, steps=20, end=True):
+    folder = RunFolder.create(path, title="t")
+    folder.write_config({"model": "tiny", "note": "<b>"})
+    folder.start_run(
+        {
+            "title": EVIL,
+            "loss": {"identity": "skyrl-core:gspo@1", "parameters": {"clip_low": 0.0003}},
+            "total_steps": 20,
+            "packages": {"torch": "2.13.0"},
+            "git": {"commit": "0123456789abcdef", "dirty": True},
+        }
+    )
+    tracker = Jsonl()
+    tracker.start(RunInfo(run_folder=path, title="t", loss="l", total_steps=20, config={}))
+    tracker.log_evaluation(0, {"accuracy": 0.469, "accuracy/standard_error": 0.035}, False)
+    for step in range(1, steps + 1):
+        tracker.log_step(step, {"reward/mean": step / 20, "entropy": 1 / step, "odd/metric": 7.0, "kl": float("nan")})
+        record = {"prompt": EVIL, "response": f"answer {step}", "reward": 1.0, "error": None}
+        save_rollouts(folder.rollouts, step, {}, [record], keep=2)
+    tracker.log_evaluation(steps, {"accuracy": 0.75}, True)
+    tracker.close()
+    if end:
+        pair = AnswerPair(question=EVIL, expected="4", before="5", before_correct=False, after="", after_correct=True)
+        folder.end_run(
+            RunSummary(
+                run_folder=path,
+                steps=20,
+                seconds=75,
+                before={"accuracy": 0.469},
+                after={"accuracy": 0.781},
+                answers=(pair,),
+            )
+        )
+    return folder
+
+
+def test_the_report_shows_the_complete_run(tmp_path):
+    write_run(tmp_path / "run").close()
+    path = write_report(tmp_path / "run")
+    assert path == tmp_path / "run" / "report.html"
+    page = Page(path.read_text(encoding="utf-8"))
+    text = " ".join(page.text.split())
+    assert page.open == []
+    for fact in (
+        "finished", "skyrl-core:gspo@1", "parameters.clip_low 0.0003", "20 of 20", "1:15", "0123456789ab with changes",
+        "accuracy 46.9% 78.1% +31.2 points", "Expected 4", "(empty)", "reward 1.00", "entropy 0.0500",
+        "odd metric 7.00", "Samples of step 20", "answer 20", "note: <b>", "torch 2.13.0",
+    ):  # fmt: skip
+        assert fact in text, fact
+    assert "answer 19" not in text
+
+
+def test_the_page_loads_nothing_and_executes_no_model_output(tmp_path):
+    write_run(tmp_path / "run").close()
+    markup = write_report(tmp_path / "run").read_text(encoding="utf-8")
+    page = Page(markup)
+    assert page.tags.count("script") == 1
+    assert page.text.count(SHOWN) == 4  # window title, page title, question and prompt
+    assert page.loads == []
+    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)|@import|url\(", markup)
+
+
+def test_a_metric_without_values_has_no_chart(tmp_path):
+    write_run(tmp_path / "run").close()
+    assert "KL" not in Page(write_report(tmp_path / "run").read_text(encoding="utf-8")).text
+
+
+def test_a_run_in_progress_and_a_killed_run_are_distinguished(tmp_path):
+    folder = write_run(tmp_path / "run", steps=3, end=False)
+    text = " ".join(Page(write_report(tmp_path / "run").read_text()).text.split())
+    assert "running" in text
+    assert "3 of 20" in text
+    assert "after step 3" in text
+    assert "accuracy 46.9% ± 3.5 75.0% +28.1 points" in text
+    folder.close()
+    assert "killed" in Page(write_report(tmp_path / "run").read_text()).text
+
+
+def test_a_run_that_has_just_started_has_a_report(tmp_path):
+    with RunFolder.create(tmp_path / "run", title="t") as folder:
+        folder.start_run({})
+        text = Page(write_report(folder.path).read_text()).text
+    assert "No step has been logged yet." in text
+
+
+def test_an_incomplete_line_is_mentioned(tmp_path):
+    write_run(tmp_path / "run").close()
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 21, "ki')
+    assert "Skipped 1 unreadable line of metrics.jsonl" in write_report(tmp_path / "run").read_text()
+
+
+def test_a_folder_without_a_run_is_an_error(tmp_path):
+    with pytest.raises(RunFolderError, match=r"no run in .*: it has neither run\.json nor metrics\.jsonl"):
+        write_report(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_charts_group_related_metrics_in_the_order_of_the_glossary():
+    train = {"zzz": 1.0, "reward/mean": 1.0, "clip_fraction_high": 0.1, "clip_fraction_low": 0.2}
+    history = History(train={1: train}, evaluations={0: {"pass@2": 0.6, "accuracy": 0.4, "reward/mean": 0.4}})
+    legends = [(chart.title, [entry.label for entry in chart.legend]) for chart in draw_charts(history)]
+    assert legends == [
+        ("Accuracy", ["accuracy", "pass@2"]),
+        ("Reward", ["reward", "reward, held-out"]),
+        ("Clip fraction", ["clipped below", "clipped above"]),
+        ("Zzz", ["zzz"]),
+    ]
+
+
+def test_a_group_with_many_curves_is_split_into_several_charts():
+    history = History(train={1: {f"time/{letter}": 1.0 for letter in "abcdefgh"}})
+    assert [len(chart.legend) for chart in draw_charts(history)] == [6, 2]

@@ -1,0 +1,52 @@
+import os
+import random
+
+import numpy as np
+import torch
+
+from skyrl_train.trainer_engine import random_state
+from skyrl_train.trainer_engine.snapshot import Snapshot
+
+
+def draw():
+    return [random.random(), random.gauss(0, 1), *np.random.randn(3), *torch.randn(3).tolist()]
+
+
+def save(folder, rank):
+    snapshot = Snapshot()
+    random_state.add(snapshot, folder, rank)
+    snapshot.write()
+
+
+def test_every_generator_goes_on_where_it_was(tmp_path):
+    random_state.seed(3)
+    random.gauss(0, 1), np.random.randn(3)  # both now hold back the second of two normal numbers
+    save(tmp_path, 0)
+    wanted = draw()
+    random_state.seed(4)
+    assert random_state.restore(tmp_path, 0)
+    assert draw() == wanted
+
+
+def test_each_rank_has_its_own(tmp_path):
+    drawn = {}
+    for rank in (0, 1):
+        random_state.seed(rank)
+        save(tmp_path, rank)
+        drawn[rank] = draw()
+    for rank in (1, 0):
+        assert random_state.restore(tmp_path, rank)
+        assert draw() == drawn[rank]
+    assert drawn[0] != drawn[1]
+
+
+def test_a_seed_decides_all_of_them(tmp_path):
+    random_state.seed(2**40)
+    first = draw()
+    random_state.seed(2**40)
+    assert draw() == first
+
+
+def test_a_checkpoint_without_them_says_so(tmp_path):
+    assert not random_state.restore(tmp_path, 0)
+    assert os.listdir(tmp_path) == []

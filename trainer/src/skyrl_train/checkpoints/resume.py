@@ -1,0 +1,182 @@
+"""Whether a run may go on from a checkpoint, and from which: the loss, parameters and precision are the same."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from skyrl_core.contract import PolicyLoss
+from skyrl_core.errors import SkyrlError
+from skyrl_train.checkpoints import conversion
+from skyrl_train.checkpoints import manifest as checkpoint
+from skyrl_train.checkpoints.checkpoint_folder import candidates, recover
+from skyrl_train.checkpoints.manifest import DamagedCheckpointError
+from skyrl_train.config.load_config import run_folder_of
+from skyrl_train.config.resolved import ResolvedRun
+from skyrl_train.config.schema import RunConfig
+from skyrl_train.ranks.ranks import RankLost, Ranks
+from skyrl_train.record.progress import Progress
+from skyrl_train.tracking.run_folder import RunFolder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resumption:
+    """The checkpoint that a run goes on from."""
+
+    path: Path
+    progress: Progress
+    finished: bool = False  # its run came to its end
+    skipped: tuple[str, ...] = ()  # later checkpoints that are damaged, and how
+    converts: bool = False  # it was written by another number of ranks or on another ZeRO stage
+
+    def notes(self, run: ResolvedRun, world_size: int) -> list[str]:
+        """What the user should know about it, a line for each fact."""
+        lines = [f"skipped: {reason}" for reason in self.skipped]
+        if self.skipped:
+            lines.append(f"going on from {self.path.name}, the newest checkpoint that is whole")
+        if self.converts:
+            was, stage = self.progress, run.config.trainer.deepspeed.zero_stage
+            lines.append(
+                f"converted from {was.world_size} rank(s) on ZeRO stage {was.zero_stage} to {world_size} on stage "
+                f"{stage}: parameters and optimizer state are the same, later numbers agree up to rounding"
+            )
+        accepted = [change for change in self.progress.loss_changes if change["step"] == self.progress.step]
+        return lines + [f"accepted change of the loss: {line}" for change in accepted for line in change["changes"]]
+
+
+def choose(run: ResolvedRun, loss: dict[str, Any], ranks: Ranks) -> Resumption | None:
+    """What to go on from; None for a new run. Rank 0 reads, the others are told. Collective.
+
+    Args:
+        run: what is to be trained now.
+        loss: identity and parameters of its loss.
+        ranks: the processes of this run.
+
+    Raises:
+        DamagedCheckpointError: a file of the checkpoint is not the one that was written.
+        SkyrlError: there is none, its run goes on, it is one of the last step, or it belongs to another loss, precision
+            or ZeRO stage.
+    """
+    if run.resume is None:
+        return None
+    if ranks.is_main:
+        try:
+            resumption = check(find_whole(run.resume, skip=run.skip_damaged), run, loss, ranks.world_size)
+        except Exception:
+            ranks.broadcast(None)
+            raise
+        ranks.broadcast(resumption)
+        return resumption
+    found: Resumption | None = ranks.broadcast(None)
+    if found is None:
+        raise RankLost("rank 0 found nothing to resume from, and said why")
+    return found
+
+
+def find_whole(path: Path, *, skip: bool) -> Resumption:
+    """The checkpoint of a run folder, or the one that is named, with every file checked.
+
+    Args:
+        path: a run folder or a checkpoint in one.
+        skip: go back to the newest one that is whole, instead of refusing a damaged one.
+
+    Raises:
+        DamagedCheckpointError: it is damaged, and none is skipped.
+        SkyrlError: there is none, none of them is whole, or the run goes on in another process.
+    """
+    folder = run_folder_of(path)
+    if folder is not None:
+        if RunFolder(folder).is_owned():
+            raise SkyrlError(
+                f"the run in {folder} goes on in another process: wait for it, or end it, before it is resumed"
+            )
+        recover(folder / "checkpoints")
+    skipped: list[str] = []
+    for candidate in candidates(path):
+        try:
+            progress = checkpoint.read(candidate)
+        except DamagedCheckpointError as error:
+            if not skip:
+                raise
+            skipped.append(error.summary)
+        else:
+            finished = folder is not None and RunFolder(folder).read_run().get("outcome") == "finished"
+            return Resumption(path=candidate, progress=progress, finished=finished, skipped=tuple(skipped))
+    raise SkyrlError(f"no checkpoint in {path} is whole:\n" + "\n".join(f"  {reason}" for reason in skipped))
+
+
+def check(found: Resumption, run: ResolvedRun, loss: dict[str, Any], world_size: int) -> Resumption:
+    """The same, with the loss of now, and with whether it has to be converted.
+
+    Raises:
+        SkyrlError: nothing is left to train, or it belongs to another loss, precision or ZeRO stage.
+    """
+    progress, path, trainer = found.progress, found.path, run.config.trainer
+    # Killed between its last checkpoint and its end, a run still has to write that end.
+    if progress.step > trainer.steps or (progress.step == trainer.steps and found.finished):
+        raise SkyrlError(
+            f"nothing is left to train: {path} is after step {progress.step} of {trainer.steps}; to go on, "
+            "raise trainer.steps"
+        )
+    if progress.precision != trainer.deepspeed.precision:
+        raise SkyrlError(
+            f"{path} was trained in {progress.precision} and this run is in {trainer.deepspeed.precision}: resume with "
+            f"trainer.deepspeed.precision={progress.precision}"
+        )
+    if progress.lora != lora_of(run.config):
+        raise SkyrlError(
+            f"{path} was trained with {_spoken(progress.lora)} and this run has {_spoken(lora_of(run.config))}: resume "
+            "with the trainer.lora of then"
+        )
+    converts = conversion.is_needed(progress, world_size, trainer.deepspeed.zero_stage)
+    changed = _differences(progress.loss, loss)
+    if changed and not run.accept_loss_change:
+        raise SkyrlError(
+            f"the loss is not the one that {path} was trained with:\n"
+            + "\n".join(f"  {line}" for line in changed)
+            + "\n  to go on all the same, add --accept-loss-change"
+        )
+    accepted = ({"step": progress.step, "changes": changed},) if changed else ()
+    now = replace(progress, loss=loss, loss_changes=(*progress.loss_changes, *accepted))
+    return replace(found, progress=now, converts=converts)
+
+
+def lora_of(config: RunConfig) -> dict[str, Any] | None:
+    """The adapters of a run, as a checkpoint writes them down; None where all weights are trained."""
+    return None if config.trainer.lora.rank is None else config.trainer.lora.model_dump(mode="json")
+
+
+def _spoken(lora: dict[str, Any] | None) -> str:
+    return "no LoRA" if lora is None else f"LoRA ({', '.join(f'{name} {value}' for name, value in lora.items())})"
+
+
+def restore(loss: PolicyLoss, progress: Progress, *, accept_change: bool) -> None:
+    """Give a loss the state that it had; one that changed so much that it cannot take it starts from its own.
+
+    Raises:
+        SkyrlError: the loss cannot take it, and no change was accepted.
+    """
+    try:
+        loss.load_state_dict(progress.loss_state)
+    except (ValueError, KeyError) as error:
+        if not accept_change:
+            raise SkyrlError(
+                f"the loss cannot go on from the state in the checkpoint: {error}; to begin with a new state, add "
+                "--accept-loss-change"
+            ) from error
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    lines = _changed_facts("", before, now)
+    was, parts = before.get("components", []), now.get("components", [])
+    for index, (one, other) in enumerate(zip(was, parts, strict=False)):
+        lines += _changed_facts(f"components.{index}.", one, other)
+    old, new = before.get("params", {}), now.get("params", {})
+    for name in sorted(old.keys() | new.keys()):
+        if old.get(name) != new.get(name):
+            lines.append(f"params.{name}: {old.get(name)} -> {new.get(name)}")
+    return lines
+
+
+def _changed_facts(prefix: str, before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    keys = ("id", "files_sha256")
+    return [f"{prefix}{key}: {before.get(key)} -> {now.get(key)}" for key in keys if before.get(key) != now.get(key)]

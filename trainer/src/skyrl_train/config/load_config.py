@@ -1,0 +1,131 @@
+"""From files and a command line to a run that was checked. Everything that is wrong is reported at once; no torch."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from skyrl_core.errors import SkyrlError
+from skyrl_train.config.machine_check import find_missing
+from skyrl_train.config.option_conflicts import check_rules, find_oddities
+from skyrl_train.config.plugin_check import EnvironmentLoader, PluginCheck
+from skyrl_train.config.problem import Problem, raise_problems
+from skyrl_train.config.resolved import ResolvedRun
+from skyrl_train.config.schema import RunConfig
+from skyrl_train.config.sources import COMMAND_LINE, Sources, read_sources
+from skyrl_train.config.validation import validate
+
+LOSS_KEY = ("trainer", "algorithm", "policy_loss_type")
+
+
+def resolve_run(
+    load_environment: EnvironmentLoader,
+    *,
+    files: Sequence[Path] = (),
+    overrides: Sequence[str] = (),
+    loss: str | None = None,
+    resume: str | None = None,
+    accept_loss_change: bool = False,
+    skip_damaged: bool = False,
+) -> ResolvedRun:
+    """Read, merge and check the configuration of a run.
+
+    Args:
+        load_environment: environments.loading.load_environment.
+        files: YAML files; of several the last wins. None of them: the defaults, or on resume the file of that run.
+        overrides: `a.b=value`; they win over the files.
+        loss: the same as the override of trainer.algorithm.policy_loss_type.
+        resume: a run folder or a checkpoint in one; empty takes `run_folder` of the configuration.
+        accept_loss_change: resume although the loss changed.
+        skip_damaged: resume from the newest checkpoint that is whole.
+
+    Raises:
+        SkyrlError: a file cannot be read, or what to resume is not there.
+        UnknownPluginError: the only problem is a name that nothing has.
+        PluginConflictError: the only problem is a name that two distributions claim, or that policy denies.
+        InvalidParamsError: anything else; the message has every problem.
+    """
+    if resume and not files:
+        files = [_config_of_run(Path(resume))]
+    sources = read_sources(files, overrides)
+    _apply_loss(sources, loss)
+    _check_resume(sources, resume)
+    config, faults = validate(sources.values)
+    problems = sources.problems + [
+        Problem(key=".".join(f.keys), value=f.value, rule=f.rule, origin=sources.origin(f.keys)) for f in faults
+    ]
+    faulty = frozenset(problem.key for problem in problems)
+    problems += _broken_rules(config, sources, faulty)
+    plugins = PluginCheck(config, sources, faulty, load_environment)
+    raise_problems(problems + plugins.problems, "invalid configuration")
+    return ResolvedRun(
+        config=config,
+        loss_reference=config.trainer.algorithm.policy_loss_type,
+        loss_params=plugins.loss_params,
+        estimator_params=plugins.estimator_params,
+        files=tuple(map(str, files)),
+        overrides=(*([f"--loss {loss}"] if loss else []), *overrides),
+        resume=None if resume is None else _resume_path(resume, config),
+        accept_loss_change=accept_loss_change,
+        skip_damaged=skip_damaged,
+        missing=tuple(find_missing(config, sources, generates_problems=plugins.generates_problems)),
+        notes=(*plugins.notes, *find_oddities(config)),
+    )
+
+
+def _apply_loss(sources: Sources, loss: str | None) -> None:
+    if loss is None:
+        return
+    key = ".".join(LOSS_KEY)
+    given = sources.value(LOSS_KEY)
+    if sources.origin(LOSS_KEY) == COMMAND_LINE and given != loss:
+        rule = f"contradicts --loss {loss}; give one of them"
+        sources.problems.append(Problem(key=key, value=given, rule=rule, origin=COMMAND_LINE, error=SkyrlError))
+    sources.set(LOSS_KEY, loss, COMMAND_LINE)
+
+
+def _check_resume(sources: Sources, resume: str | None) -> None:
+    key = ("run_folder",)
+    given = sources.value(key)
+    if not resume or sources.origin(key) != COMMAND_LINE:
+        return
+    own = run_folder_of(Path(resume)) or Path(resume)
+    if Path(str(given)).expanduser().resolve() == own.resolve():
+        return
+    rule = f"contradicts --resume {resume}: a run goes on in its own folder; copy it to go on in another"
+    sources.problems.append(Problem(key="run_folder", value=given, rule=rule, origin=COMMAND_LINE, error=SkyrlError))
+
+
+def _broken_rules(config: RunConfig, sources: Sources, faulty: frozenset[str]) -> list[Problem]:
+    """Rules between options; one that a faulty value takes part in says nothing new."""
+    problems = []
+    for violation in check_rules(config):
+        if any(key.startswith(bad) for key in violation.keys for bad in faulty):
+            continue
+        key, value = violation.keys[0], violation.value
+        origin = sources.origin(tuple(key.split(".")))
+        problems.append(Problem(key=key, value=value, rule=violation.rule, origin=origin))
+    return problems
+
+
+def run_folder_of(path: Path) -> Path | None:
+    """The run that a run folder, or a checkpoint in one, belongs to; None for anything else, such as a model folder."""
+    if (path / "checkpoints").is_dir():
+        return path
+    return path.parent.parent if (path / "manifest.json").is_file() else None
+
+
+def _config_of_run(folder: Path) -> Path:
+    """The configuration that a run folder keeps, found from the folder or from a checkpoint in it."""
+    candidates = [place / "config.yaml" for place in (folder, folder.parent.parent)]
+    found = next((file for file in candidates if file.is_file()), None)
+    if found is None:
+        raise SkyrlError(f"nothing to resume: {folder} is neither a run folder nor a checkpoint in one")
+    return found
+
+
+def _resume_path(resume: str, config: RunConfig) -> Path:
+    if not resume and config.run_folder is None:
+        raise SkyrlError("--resume needs to know which run: give its folder, or set run_folder")
+    path = Path(resume or str(config.run_folder))
+    if not path.is_dir():
+        raise SkyrlError(f"nothing to resume: there is no folder {path}")
+    return path

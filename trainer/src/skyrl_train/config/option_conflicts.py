@@ -1,0 +1,140 @@
+"""Rules that hold between options, and combinations that are allowed but probably not meant."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from skyrl_train.config.machine_check import is_data_file
+from skyrl_train.config.schema import RunConfig
+
+ENGINES_IN_PROCESS = ("hf", "vllm")
+"""Of those that skyrl-train brings; one of another package says so itself when it is built."""
+
+LONGEST_WAIT = 1500.0
+"""Seconds; ranks that wait for each other give up after 1800."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Violation:
+    """Options that do not fit together."""
+
+    keys: tuple[str, ...]  # dotted; the message stands at the first
+    value: Any  # of the first
+    rule: str
+
+
+def check_rules(config: RunConfig) -> Iterator[Violation]:
+    """Everything that training could not do, or that could only be a mistake."""
+    yield from _splits(config)
+    yield from _placement(config)
+    yield from _algorithm(config)
+    yield from _servers(config)
+    yield from _ahead(config)
+    if len(set(config.tracking.trackers)) < len(config.tracking.trackers):
+        trackers = list(config.tracking.trackers)
+        yield Violation(keys=("tracking.trackers",), value=trackers, rule="names a tracker twice")
+
+
+def _splits(config: RunConfig) -> Iterator[Violation]:
+    trainer, evaluation = config.trainer, config.evaluation
+    if trainer.prompts_per_step % trainer.minibatches:
+        yield Violation(
+            keys=("trainer.minibatches", "trainer.prompts_per_step"),
+            value=trainer.minibatches,
+            rule=f"must divide trainer.prompts_per_step ({trainer.prompts_per_step}): "
+            "the samples of a prompt stay in one minibatch",
+        )
+    if evaluation.samples_per_prompt > 1 and evaluation.temperature == 0:
+        yield Violation(
+            keys=("evaluation.samples_per_prompt", "evaluation.temperature"),
+            value=evaluation.samples_per_prompt,
+            rule="greedy sampling draws the same answer each time: "
+            "must be 1, or evaluation.temperature must be above 0",
+        )
+
+
+def _placement(config: RunConfig) -> Iterator[Violation]:
+    deepspeed = config.trainer.deepspeed
+    if deepspeed.offload_optimizer and deepspeed.zero_stage == 0:
+        yield Violation(
+            keys=("trainer.deepspeed.offload_optimizer", "trainer.deepspeed.zero_stage"),
+            value=True,
+            rule="stage 0 cannot offload: set trainer.deepspeed.zero_stage to 1, 2 or 3",
+        )
+
+
+def _algorithm(config: RunConfig) -> Iterator[Violation]:
+    algorithm, optimizer = config.trainer.algorithm, config.trainer.optimizer
+    if algorithm.kl_estimator == "k1":
+        yield Violation(
+            keys=("trainer.algorithm.kl_estimator",),
+            value="k1",
+            rule="k1 is useless as a loss: its gradient is zero in expectation, so it adds noise and no pull towards "
+            "the reference; take k2 (gradient of the reverse KL) or k3 (of the forward), or put k1 into the reward: "
+            "trainer.algorithm.kl_reward_coef",
+        )
+    correction, key = algorithm.off_policy, "trainer.algorithm.off_policy"
+    for low, high in (("low", "high"), ("band_low", "band_high")):
+        if getattr(correction, low) >= getattr(correction, high):
+            yield Violation(
+                keys=(f"{key}.{low}", f"{key}.{high}"),
+                value=getattr(correction, low),
+                rule=f"must be below {high} ({getattr(correction, high):g})",
+            )
+    if not isinstance(optimizer.learning_rate, float) and (optimizer.schedule != "constant" or optimizer.warmup_steps):
+        yield Violation(
+            keys=("trainer.optimizer.learning_rate", "trainer.optimizer.schedule", "trainer.optimizer.warmup_steps"),
+            value=optimizer.model_dump()["learning_rate"],
+            rule="is a schedule of its own, which leaves no place for trainer.optimizer.schedule and warmup_steps; "
+            "remove those, or give a plain number",
+        )
+    elif not optimizer.learning_rate:
+        yield Violation(keys=("trainer.optimizer.learning_rate",), value=0.0, rule="must be > 0")
+
+
+def _servers(config: RunConfig) -> Iterator[Violation]:
+    server, urls = config.rollout.server, config.rollout.server.urls
+    for name in ("start_timeout", "restart_timeout", "request_timeout"):
+        if getattr(server, name) > LONGEST_WAIT:
+            yield Violation(
+                keys=(f"rollout.server.{name}",),
+                value=getattr(server, name),
+                rule=f"must be <= {LONGEST_WAIT:g}: the other ranks wait no longer",
+            )
+    for url in urls:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
+            yield Violation(
+                keys=("rollout.server.urls",),
+                value=url,
+                rule="must be the address of a server and nothing more, such as http://127.0.0.1:8000",
+            )
+    if not urls:
+        yield Violation(keys=("rollout.server.urls",), value=[], rule="must name at least one server")
+    if len({url.rstrip("/") for url in urls}) < len(urls):
+        yield Violation(keys=("rollout.server.urls",), value=list(urls), rule="names a server twice")
+
+
+def _ahead(config: RunConfig) -> Iterator[Violation]:
+    if config.rollout.async_ == "one_step" and config.rollout.engine in ENGINES_IN_PROCESS:
+        yield Violation(
+            keys=("rollout.async", "rollout.engine"),
+            value="one_step",
+            rule=f"the engine {config.rollout.engine} samples in the trainer's process, which cannot train meanwhile; "
+            "take rollout.engine: vllm_server",
+        )
+
+
+def find_oddities(config: RunConfig) -> Iterator[str]:
+    """What is allowed and probably not meant, in words."""
+    trainer, algorithm, data = config.trainer, config.trainer.algorithm, config.data
+    optimizer_steps = trainer.steps * trainer.minibatches * trainer.epochs
+    warmup = trainer.optimizer.warmup_steps
+    if warmup >= optimizer_steps:
+        yield f"the learning rate never reaches its peak: {warmup} warm-up steps, {optimizer_steps} optimizer steps"
+    if algorithm.max_length is not None and algorithm.loss_reduction not in (None, "sequence_sum_norm"):
+        yield f"trainer.algorithm.max_length has no effect on {algorithm.loss_reduction}"
+    same_rows = is_data_file(data.train or "") or data.train_split == data.evaluation_split
+    if data.train is not None and data.train == data.evaluation and same_rows:
+        yield "evaluation asks what training asks: data.train and data.evaluation are the same rows"

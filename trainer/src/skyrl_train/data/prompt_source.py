@@ -1,0 +1,160 @@
+"""The prompts of a run in order, as a pure function of a position: what a checkpoint saves is one integer."""
+
+import dataclasses
+import itertools
+import random
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+from skyrl_core.discovery import PluginPolicy
+from skyrl_core.errors import SkyrlError
+from skyrl_train.config.machine_check import without_problems
+from skyrl_train.config.schema import RunConfig
+from skyrl_train.data.rows import Columns, DataError, load_rows
+from skyrl_train.environments.environment import Row, Split
+from skyrl_train.environments.load_environment import load_environment
+
+_WINDOW = 4096
+"""Generated rows that are kept. An evaluation asks for the same first rows again and again."""
+
+_EVALUATION_SEED = 0
+
+
+class PromptSource(Protocol):
+    """Rows by position. The same position gives the same row, in every process, on every platform."""
+
+    @property
+    def size(self) -> int | None:
+        """Rows of an epoch; None where there are new ones without end."""
+        ...
+
+    @property
+    def environments(self) -> frozenset[str]:
+        """The environments that the rows name."""
+        ...
+
+    def take(self, position: int, count: int) -> list[Row]:
+        """Rows ``position``, ``position + 1``, ... of the endless sequence.
+
+        Raises:
+            ValueError: position or count is negative.
+        """
+        ...
+
+
+class LoadedRows:
+    """Rows of a file, epoch after epoch, each in an order of its own if they are shuffled."""
+
+    def __init__(self, rows: Sequence[Row], *, seed: int, shuffle: bool) -> None:
+        """Position p is in epoch ``p // size``. The order of an epoch depends on (seed, epoch) and the size only.
+
+        Raises:
+            ValueError: there are no rows.
+        """
+        if not rows:
+            raise ValueError("there are no rows")
+        self._rows = rows
+        self._seed = seed
+        self._shuffle = shuffle
+        self._orders: dict[int, Sequence[int]] = {}  # of the epochs of the latest call
+        self.environments = frozenset(row.environment for row in rows)
+
+    @property
+    def size(self) -> int | None:
+        return len(self._rows)
+
+    def take(self, position: int, count: int) -> list[Row]:
+        _check(position, count)
+        places = [divmod(number, len(self._rows)) for number in range(position, position + count)]
+        self._orders = {epoch: self._order(epoch) for epoch in dict.fromkeys(epoch for epoch, _ in places)}
+        return [self._rows[self._orders[epoch][index]] for epoch, index in places]
+
+    def _order(self, epoch: int) -> Sequence[int]:
+        if not self._shuffle:
+            return range(len(self._rows))
+        if epoch in self._orders:
+            return self._orders[epoch]
+        order = list(range(len(self._rows)))
+        # A string seed is hashed with SHA-512 on every platform; Python's generator is specified to the bit.
+        random.Random(f"order/{self._seed}/{epoch}").shuffle(order)
+        return order
+
+
+class GeneratedRows:
+    """Rows that an environment generates. Keeps the latest few thousand; an earlier one is generated again."""
+
+    def __init__(self, generate: Callable[[], Iterator[Row]], environment: str) -> None:
+        """``generate`` starts the same endless sequence each time; ``environment`` refers to who rewards it."""
+        self._generate = generate
+        self._environment = environment
+        self._restart()
+        self.environments = frozenset({environment})
+
+    @property
+    def size(self) -> int | None:
+        return None
+
+    def take(self, position: int, count: int) -> list[Row]:
+        _check(position, count)
+        if position < self._end - len(self._window):
+            self._restart()
+        while self._end < position + count:
+            self._advance(keep=max(_WINDOW, count))
+        start = position - (self._end - len(self._window))
+        return list(itertools.islice(self._window, start, start + count))
+
+    def _restart(self) -> None:
+        self._rows = self._generate()
+        self._window: deque[Row] = deque()
+        self._end = 0  # position after the last row of the window
+
+    def _advance(self, keep: int) -> None:
+        row = next(self._rows, None)
+        if row is None:
+            raise SkyrlError(
+                f"environment {self._environment!r} ended after {self._end} rows: what `rows` returns must be endless"
+            )
+        if row.environment != self._environment:  # an environment does not know by which reference it is used
+            row = dataclasses.replace(row, environment=self._environment)
+        self._window.append(row)
+        if len(self._window) > keep:
+            self._window.popleft()
+        self._end += 1
+
+
+def build_source(config: RunConfig, split: Split) -> PromptSource:
+    """The prompts of a split: of the data file or hub name if the config has one, else those of the environment.
+
+    The held-out prompts do not depend on the seed, so that runs can be compared; nor are they shuffled.
+
+    Raises:
+        DataError: the data cannot be read, or there is neither data nor an environment that generates problems.
+        SkyrlError: the environment cannot be loaded.
+    """
+    data, name = config.data, config.environment.name
+    spec = data.train if split == "train" else data.evaluation
+    if spec is not None:
+        columns = Columns(
+            prompt=data.prompt_column, ground_truth=data.ground_truth_column, environment=data.environment_column
+        )
+        hub_split = data.train_split if split == "train" else data.evaluation_split
+        rows = load_rows(spec, hub_split, columns=columns, default_environment=name)
+        return LoadedRows(rows, seed=config.seed, shuffle=data.shuffle and split == "train")
+    policy = PluginPolicy(allow=config.plugins.allow, deny=config.plugins.deny)
+    environment = load_environment(name, config.environment.params, policy)
+    seed = config.seed if split == "train" else _EVALUATION_SEED
+    if environment.rows(split, seed=seed) is None:
+        raise DataError(without_problems(name, f"data.{split}"))
+
+    def generate() -> Iterator[Row]:
+        rows = environment.rows(split, seed=seed)
+        assert rows is not None  # an environment generates always or never
+        return rows
+
+    return GeneratedRows(generate, name)
+
+
+def _check(position: int, count: int) -> None:
+    if position < 0 or count < 0:
+        raise ValueError(f"position and count must not be negative, got {position} and {count}")

@@ -1,0 +1,240 @@
+"""What `--dry-run` prints: the plan of a run, in words and numbers. Imports neither torch nor the loss."""
+
+import json
+import os
+import textwrap
+from collections.abc import Iterator
+from math import ceil
+from typing import Any
+
+from skyrl_core.cli import terminal_width
+from skyrl_core.discovery import Claim
+from skyrl_core.registry import ESTIMATORS, LOSSES, loss_name
+from skyrl_train.config.number import spoken
+from skyrl_train.config.plugin_check import plugin_policy
+from skyrl_train.config.problem import printable
+from skyrl_train.config.resolved import ResolvedRun
+from skyrl_train.config.schema import AlgorithmConfig, TrainerConfig
+from skyrl_train.config.yaml_text import inline_yaml
+
+LABEL_WIDTH = 14
+WIDTH = 110
+"""Columns of a line at most; a terminal may have fewer."""
+
+
+def write_plan(run: ResolvedRun) -> str:
+    """The plan as text, a label and a value on each line."""
+    lines = ["The configuration is valid; nothing was trained."]
+    if run.missing:
+        lines = ["The configuration is valid, but training would not start on this machine: see `missing` below."]
+    for label, value in _rows(run):
+        lines += _wrapped(label, value)
+    for problem in run.missing:
+        lines += ["", *_wrapped("missing", str(problem))]
+    for note in run.notes:
+        lines += ["", *_wrapped("note", note)]
+    return "\n".join(map(printable, lines)) + "\n"
+
+
+def write_plan_json(run: ResolvedRun) -> str:
+    """The plan for scripts: the whole resolved configuration, which loss it is, and what is in the way."""
+    loss = LOSSES.find(run.loss_reference, plugin_policy(run.config))
+    plan = {
+        "config": run.as_dict(),
+        "loss": {
+            "name": loss.name,
+            "distribution": loss.distribution,
+            "version": loss.version,
+            "status": loss.status,
+            "params": run.loss_params,
+        },
+        "missing": [str(problem) for problem in run.missing],
+        "notes": list(run.notes),
+    }
+    return json.dumps(plan, indent=2) + "\n"
+
+
+def _wrapped(label: str, value: str) -> list[str]:
+    start, rest = label.ljust(LABEL_WIDTH), " " * LABEL_WIDTH
+    width = max(3 * LABEL_WIDTH, min(WIDTH, terminal_width() or WIDTH))
+    return textwrap.wrap(value, width, initial_indent=start, subsequent_indent=rest, break_on_hyphens=False)
+
+
+def _rows(run: ResolvedRun) -> Iterator[tuple[str, str]]:
+    config = run.config
+    sources = (*run.files, *run.overrides)
+    yield "from", ", ".join(sources) or "defaults alone"
+    if run.resume is not None:
+        accepts = ", accepting a changed loss" if run.accept_loss_change else ""
+        skips = ", from the newest checkpoint that is whole" if run.skip_damaged else ""
+        yield "resumes", f"{run.resume}{skips}{accepts}"
+    yield "model", config.model
+    yield "environment", config.environment.name + _params(config.environment.params)
+    yield from _data(run)
+    yield from _algorithm(run)
+    yield from _step(run)
+    yield from _optimisation(run)
+    yield from _outputs(run)
+
+
+def _data(run: ResolvedRun) -> Iterator[tuple[str, str]]:
+    data, rollout, evaluation = run.config.data, run.config.rollout, run.config.evaluation
+    order = "shuffled" if data.shuffle else "in order"
+    lacking = {problem.key for problem in run.missing}
+    nowhere = "nowhere: see `missing`"
+    train = data.train or (nowhere if "data.train" in lacking else "problems that the environment generates")
+    yield "data", f"{train}, {order}, seed {run.config.seed}"
+    yield (
+        "rollout",
+        (
+            f"{rollout.engine} engine, up to {rollout.max_new_tokens} tokens, "
+            f"temperature {spoken(rollout.temperature)}, top_p {rollout.top_p:g}"
+            f"{', one step ahead' if rollout.async_ == 'one_step' else ''}"
+        ),
+    )
+    if not evaluation.prompts:
+        yield "evaluation", "none"
+        return
+    held_out = data.evaluation or (nowhere if "data.evaluation" in lacking else "generated problems")
+    when = f", every {_count(evaluation.every, 'step')}" if evaluation.every else ""
+    yield (
+        "evaluation",
+        (
+            f"{_count(evaluation.prompts, 'prompt')} x {_count(evaluation.samples_per_prompt, 'sample')} from "
+            f"{held_out}, temperature {evaluation.temperature:g}, before and after{when}"
+        ),
+    )
+
+
+def _algorithm(run: ResolvedRun) -> Iterator[tuple[str, str]]:
+    algorithm = run.config.trainer.algorithm
+    loss = LOSSES.find(run.loss_reference, plugin_policy(run.config))
+    estimator = ESTIMATORS.find(algorithm.advantage_estimator, plugin_policy(run.config))
+    untyped = " (untyped: parameters are checked when it is loaded)" if loss.status == "untyped" else ""
+    yield "loss", _identity(loss) + untyped
+    yield "", _values(run.loss_params) or "no parameters"
+    length = algorithm.max_length or run.config.rollout.max_new_tokens
+    norm = f", L = {length}" if algorithm.loss_reduction == "sequence_sum_norm" else ""
+    yield "reduction", (algorithm.loss_reduction or "the default of the loss") + norm
+    yield "advantages", _identity(estimator) + _params(run.estimator_params)
+    yield "KL", "; ".join(_kl_terms(algorithm)) or "no KL term"
+    yield from _corrections(algorithm)
+
+
+def _kl_terms(algorithm: AlgorithmConfig) -> Iterator[str]:
+    if algorithm.kl_coef:
+        yield f"{spoken(algorithm.kl_coef)} x {algorithm.kl_estimator} to the reference model, in the loss"
+    if algorithm.kl_reward_coef:
+        yield f"{spoken(algorithm.kl_reward_coef)} x {algorithm.kl_reward_estimator}, taken off the reward"
+
+
+def _corrections(algorithm: AlgorithmConfig) -> Iterator[tuple[str, str]]:
+    if algorithm.entropy_coef:
+        yield "entropy", f"a bonus of {spoken(algorithm.entropy_coef)} for each nat"
+    if algorithm.high_entropy_fraction is not None:
+        yield "tokens", f"the loss sees the {algorithm.high_entropy_fraction:.0%} of highest entropy"
+    correction = algorithm.off_policy
+    if correction.weight != "none":
+        limits = f"{correction.outside} outside {correction.low:g} to {correction.high:g}"
+        yield "off-policy", f"importance weight of the {correction.weight}, {limits}"
+    if correction.band != "none":
+        limits = f"{correction.band_low:g} to {correction.band_high:g}"
+        yield "off-policy", f"sequences whose {correction.band} ratio is outside {limits} are dropped"
+
+
+def _micro_batches(trainer: TrainerConfig, sequences: int) -> str:
+    if trainer.micro_batch_tokens is not None:
+        limit = _count(trainer.micro_batch_tokens, "token")
+        return f"{_count(sequences, 'sequence')} in micro-batches of up to {limit}"
+    count = _count(ceil(sequences / trainer.micro_batch_size), "micro-batch")
+    return f"{count} of up to {_count(min(trainer.micro_batch_size, sequences), 'sequence')}"
+
+
+def _step(run: ResolvedRun) -> Iterator[tuple[str, str]]:
+    trainer, ranks = run.config.trainer, int(os.environ.get("WORLD_SIZE", "1"))
+    sequences = trainer.prompts_per_step * trainer.samples_per_prompt
+    updates = trainer.minibatches * trainer.epochs
+    yield (
+        "one step",
+        (
+            f"{_count(trainer.prompts_per_step, 'prompt')} x {_count(trainer.samples_per_prompt, 'sample')} "
+            f"= {_count(sequences, 'sequence')}"
+        ),
+    )
+    yield (
+        "",
+        (
+            f"{_count(trainer.minibatches, 'minibatch')} x {_count(trainer.epochs, 'epoch')} "
+            f"= {_count(updates, 'optimizer step')} of {_count(sequences // trainer.minibatches, 'sequence')}"
+        ),
+    )
+    # A prompt's samples stay on one rank.
+    largest = ceil(trainer.prompts_per_step // trainer.minibatches / ranks) * trainer.samples_per_prompt
+    yield (
+        "",
+        f"on {_count(ranks, 'rank')}: {_micro_batches(trainer, largest)} for each optimizer step and rank",
+    )
+    yield (
+        "whole run",
+        (
+            f"{_count(trainer.steps, 'step')}, {_count(trainer.steps * updates, 'optimizer step')}, "
+            f"{_count(trainer.steps * sequences, 'sample')}"
+        ),
+    )
+    old = "needs no pass" if updates == 1 else "takes one pass for each step if the loss asks for it"
+    yield (
+        "computed",
+        (f"the old policy {old}; what else the loss needs (entropy, reference) is known when it is loaded"),
+    )
+
+
+def _optimisation(run: ResolvedRun) -> Iterator[tuple[str, str]]:
+    optimizer, deepspeed = run.config.trainer.optimizer, run.config.trainer.deepspeed
+    lora = run.config.trainer.lora
+    if lora.rank is not None:
+        scale = lora.alpha / (lora.rank**0.5 if lora.rank_stabilised else lora.rank)
+        targets = inline_yaml(lora.model_dump(mode="json")["target_modules"])
+        yield "LoRA", f"adapters of rank {lora.rank}, scale {scale:g}, on {targets}; all other weights stay"
+    warmup = f" after {_count(optimizer.warmup_steps, 'warm-up step')}" if optimizer.warmup_steps else ""
+    clip = "no clipping" if optimizer.max_grad_norm is None else f"gradient norm clipped at {optimizer.max_grad_norm:g}"
+    rate = spoken(optimizer.learning_rate)
+    if isinstance(optimizer.learning_rate, float):
+        rate = f"{optimizer.learning_rate!r}, {optimizer.schedule}"
+    yield "optimizer", f"AdamW, learning rate {rate}{warmup}, {clip}"
+    extras = [
+        text
+        for text, on in (
+            ("optimizer state in CPU memory", deepspeed.offload_optimizer),
+            ("gradient checkpointing", deepspeed.gradient_checkpointing),
+        )
+        if on
+    ]
+    yield "DeepSpeed", ", ".join([f"ZeRO stage {deepspeed.zero_stage}", deepspeed.precision, *extras])
+
+
+def _outputs(run: ResolvedRun) -> Iterator[tuple[str, str]]:
+    config = run.config
+    every = f"every {_count(config.checkpoint.every, 'step')} and " if config.checkpoint.every else ""
+    stopped = ", also of a run that is stopped" if config.checkpoint.on_stop else ""
+    yield "checkpoints", f"{every}after the last step{stopped}; the latest {config.checkpoint.keep} are kept"
+    trackers = ", ".join(config.tracking.trackers) or "none"
+    wandb = f" (W&B {config.tracking.wandb.mode})" if "wandb" in config.tracking.trackers else ""
+    yield "trackers", trackers + wandb
+    yield "run folder", config.run_folder or f"runs/{loss_name(run.loss_reference)}-<date>-<time>"
+
+
+def _identity(claim: Claim) -> str:
+    return f"{claim.name}, from {' '.join(filter(None, (claim.distribution, claim.version)))}"
+
+
+def _params(params: dict[str, Any]) -> str:
+    return f"; {_values(params)}" if params else ""
+
+
+def _values(params: dict[str, Any]) -> str:
+    return ", ".join(f"{name} = {inline_yaml(value)}" for name, value in params.items())
+
+
+def _count(number: int, noun: str) -> str:
+    plural = "es" if noun.endswith("tch") else "s"
+    return f"{number:,} {noun}{'' if number == 1 else plural}"

@@ -1,0 +1,113 @@
+"""Environments by reference: found among the installed and the registered ones, their parameters checked."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from skyrl_core.discovery import ALLOW_ALL, Claim, PluginPolicy
+from skyrl_core.errors import InvalidParamsError, ParamProblem, PluginLoadError, SkyrlError, UnknownPluginError
+from skyrl_core.parameters import validate_params
+from skyrl_train.config.plugin_check import ENVIRONMENT_GROUP
+from skyrl_train.config.schema import RunConfig
+from skyrl_train.environments.environment import Environment, EnvironmentParams
+
+
+def register_environment(name: str, cls: type[Environment]) -> None:
+    """Give an environment of this process a name, for scripts and notebooks.
+
+    Args:
+        name: lower-case letters, digits and _.
+        cls: its class. Reward workers import it again, so it stands at the top level of a module or of the script.
+
+    Raises:
+        ValueError: the name is malformed, or another class is registered under it.
+        TypeError: ``cls`` is no subclass of Environment.
+    """
+    if not (isinstance(cls, type) and issubclass(cls, Environment)):
+        raise TypeError(f"expected a subclass of Environment, got {cls!r}")
+    ENVIRONMENT_GROUP.register(name, cls, source=cls)
+
+
+def split_reference(reference: str, policy: PluginPolicy = ALLOW_ALL) -> tuple[str, str]:
+    """What to look up, and the task: ``reasoning_gym:leg_counting`` is ``reasoning_gym`` and ``leg_counting``.
+
+    Where two distributions claim one name, ``distribution:name`` and ``distribution:name:task`` say which is meant.
+    """
+    head, _, rest = reference.partition(":")
+    claims = ENVIRONMENT_GROUP.claims(policy)
+    is_distribution = head in {claim.distribution for claim in claims} - {claim.name for claim in claims}
+    if not is_distribution:
+        return head, rest
+    name, _, task = rest.partition(":")
+    return f"{head}:{name}", task
+
+
+def load_environment(
+    reference: str, params: Mapping[str, Any] | None = None, policy: PluginPolicy = ALLOW_ALL
+) -> Environment:
+    """An environment, ready to use. ``reference`` is NAME or NAME:TASK; None takes the default parameters.
+
+    Raises:
+        InvalidParamsError: parameters do not fit; ``problems`` has all of them.
+        UnknownPluginError, PluginConflictError: as ``PluginGroup.find``, or it takes no task.
+        PluginLoadError: it cannot be imported, is no Environment, lacks a package, or its constructor fails.
+    """
+    plugin, task = split_reference(reference, policy)
+    claim = ENVIRONMENT_GROUP.find(plugin, policy)
+    environment = _environment_class(claim)
+    checked = validate_params(environment.Params, _with_task(claim, environment, params or {}, task), str(claim))
+    try:
+        return environment(checked)
+    except SkyrlError:
+        raise
+    except Exception as error:
+        why = f"{type(error).__name__}: {error}"
+        raise PluginLoadError(
+            f"environment {claim}: {claim.value} could not be made with {checked!r}: {why}"
+        ) from error
+
+
+def load_environments(config: RunConfig, named: Iterable[str] = ()) -> dict[str, Environment]:
+    """Who rewards the rows of a run, by reference: the configured environment, and those that rows name.
+
+    ``environment.params`` are those of the configured one; the others have their defaults.
+
+    Raises:
+        SkyrlError: as ``load_environment``.
+        UnknownPluginError: an environment that rows name cannot be had, for whatever reason.
+    """
+    policy = PluginPolicy(allow=config.plugins.allow, deny=config.plugins.deny)
+    own = config.environment.name
+    environments = {own: load_environment(own, config.environment.params, policy)}
+    for reference in sorted(set(named) - {own}):
+        try:
+            environments[reference] = load_environment(reference, {}, policy)
+        except SkyrlError as error:
+            column = config.data.environment_column
+            raise UnknownPluginError(
+                f"rows name the environment {reference!r} in the column {column!r}, which cannot be used: {error}"
+            ) from error
+    return environments
+
+
+def _environment_class(claim: Claim) -> type[Environment]:
+    plugin = ENVIRONMENT_GROUP.load_claim(claim)
+    if not (isinstance(plugin, type) and issubclass(plugin, Environment)):
+        raise PluginLoadError(f"environment {claim}: {claim.value} is {plugin!r}, not a subclass of Environment")
+    if not (isinstance(plugin.Params, type) and issubclass(plugin.Params, EnvironmentParams)):
+        raise PluginLoadError(
+            f"environment {claim}: {claim.attribute}.Params is {plugin.Params!r}, not a subclass of EnvironmentParams"
+        )
+    return plugin
+
+
+def _with_task(claim: Claim, environment: type[Environment], params: Mapping[str, Any], task: str) -> Mapping[str, Any]:
+    takes_task = "task" in environment.Params.model_fields
+    if task and not takes_task:
+        raise UnknownPluginError(f"environment {claim} has no tasks: write {claim.name!r}, without {':' + task!r}")
+    if task and params.get("task", task) != task:
+        problem = ParamProblem("task", params["task"], f"differs from the task {task!r} of the reference: leave it out")
+        raise InvalidParamsError(f"environment {claim}: the parameters do not fit", [problem])
+    if takes_task and not task and "task" not in params:
+        problem = ParamProblem("task", None, f"is required: write {claim.name}:TASK")
+        raise InvalidParamsError(f"environment {claim}: the parameters do not fit", [problem])
+    return {**params, "task": task} if task else params

@@ -1,0 +1,126 @@
+"""Starts a run on several processes of this machine, through accelerate's launcher."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+
+from skyrl_train.ranks import exit_message as exit_message
+
+MAIN = "skyrl_train.entrypoints.main_base"
+OPTION = "--num-processes"
+
+
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP)
+
+
+def is_launched() -> bool:
+    """Whether a launcher started this process as one of several."""
+    return "RANK" in os.environ
+
+
+PATIENCE = "600"
+"""Seconds that the launcher gives its processes to finish a training step after a request to stop."""
+
+
+def launch(argv: Sequence[str], processes: int) -> int:
+    """Run the same command line in ``processes`` processes; returns the exit code once all have exited.
+
+    Signals are forwarded to them, so that they stop in order.
+    """
+    with tempfile.TemporaryDirectory(prefix="skyrl-") as folder:
+        message = Path(folder, "exit_message")
+        message.touch()
+        code = _run(launch_command(argv, processes), {exit_message.FILE: str(message)})
+        last = exit_message.read_exit_message(message)
+    if last is None or code == 0:
+        return code
+    last.print()
+    return last.exit_code
+
+
+def _run(command: Sequence[str], environment: dict[str, str]) -> int:
+    settings = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": PATIENCE} | os.environ | environment
+    launcher: subprocess.Popen[bytes] | None = None
+    early: list[int] = []
+
+    def forward(number: int, _: FrameType | None) -> None:
+        if launcher is None:
+            early.append(number)
+        else:
+            _forward(number, launcher)
+
+    before = {number: signal.signal(number, forward) for number in FORWARDED if _is_enabled(number)}
+    try:
+        # In a separate process group: the terminal signals this process only, which forwards the signal once.
+        with subprocess.Popen(command, env=settings, process_group=0) as launcher:
+            for number in early:
+                _forward(number, launcher)
+            return launcher.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _is_enabled(number: int) -> bool:
+    """Whether the signal is not ignored, as `nohup` ignores SIGHUP."""
+    return signal.getsignal(number) not in (signal.SIG_IGN, None)
+
+
+def _forward(number: int, launcher: "subprocess.Popen[bytes]") -> None:
+    """Send it to all processes, as a terminal would; SIGTERM to the launcher, which ends the others in order."""
+    with suppress(ProcessLookupError):  # they have just exited
+        if number == signal.SIGTERM:
+            launcher.send_signal(number)
+        elif number == signal.SIGTSTP:
+            os.killpg(launcher.pid, signal.SIGSTOP)
+            os.kill(os.getpid(), signal.SIGSTOP)  # until `fg` or `bg`
+            os.killpg(launcher.pid, signal.SIGCONT)
+        else:
+            os.killpg(launcher.pid, number)
+
+
+def launch_command(argv: Sequence[str], processes: int) -> list[str]:
+    """accelerate's command line for the script that called ``main``, or for the module behind ``skyrl train``."""
+    script = sys.argv[0]
+    program = [script] if script.endswith(".py") and not script.endswith("main_base.py") else ["-m", MAIN]
+    settings = {
+        "--num_processes": str(processes),
+        "--num_machines": "1",
+        "--mixed_precision": "no",
+        "--dynamo_backend": "no",
+        # Two runs on one machine must not share the default port.
+        "--main_process_port": str(_free_port()),
+    }
+    options = [part for setting in settings.items() for part in setting]
+    return [
+        sys.executable,
+        "-m",
+        "accelerate.commands.accelerate_cli",
+        "launch",
+        "--use_deepspeed",
+        *options,
+        *program,
+        *_without_option(argv),
+    ]
+
+
+def _without_option(argv: Sequence[str]) -> list[str]:
+    kept, skip = [], False
+    for argument in argv:
+        if not skip and argument != OPTION and not argument.startswith(f"{OPTION}="):
+            kept.append(argument)
+        skip = argument == OPTION
+    return kept
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,1 @@
+"""What a run tells the outside: trackers, run folder, observers."""

@@ -1,0 +1,134 @@
+"""Servers before they are used: what a run needs of them, the command that starts one, and the wait for it."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Self
+from urllib.parse import urlsplit
+
+from transformers import AutoConfig
+
+from skyrl_core.errors import SkyrlError
+from skyrl_train.config.schema import RolloutConfig
+from skyrl_train.rollout.rollout_engine import EngineSetup
+from skyrl_train.rollout.vllm.sampling_params import DTYPES, LOGPROBS_MODE
+from skyrl_train.rollout.vllm_server.client import Server, ServerDescription, ServerError, ServerLostError, all_of
+from skyrl_train.rollout.vllm_server.vllm_plugin import HTTP_BACKEND
+
+BACKENDS = {"http": HTTP_BACKEND, "nccl": "nccl"}
+"""vLLM's names for the ways of ``rollout.server.weight_transfer``."""
+
+PAUSE, REPORT_EVERY = 1.0, 20.0
+"""Seconds between two looks at a server that is not there yet, and between two lines that say so."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerNeeds:
+    """What a server must have been started with to serve a run."""
+
+    model: str
+    names: frozenset[str]
+    max_model_len: int
+    dtype: str
+    weight_transfer: str
+
+    @classmethod
+    def of(cls, setup: EngineSetup) -> Self:
+        """The needs of this run."""
+        rollout = setup.config.rollout
+        return cls(
+            model=setup.config.model,
+            names=frozenset({setup.config.model, setup.model}),
+            max_model_len=longest_sequence(rollout, setup.model),
+            dtype=DTYPES[setup.config.trainer.deepspeed.precision],
+            weight_transfer=BACKENDS[rollout.server.weight_transfer],
+        )
+
+    def differences(self, found: ServerDescription) -> Iterator[str]:
+        """What does not fit, in words."""
+        if self.names.isdisjoint({found.served_name, found.model}):
+            yield f"it serves the model {found.served_name!r}, this run needs {self.model!r}"
+        if found.max_model_len < self.max_model_len:
+            yield (
+                f"its sequences have at most {found.max_model_len} tokens (max_model_len), prompts and responses of "
+                f"this run up to {self.max_model_len}"
+            )
+        if found.dtype.removeprefix("torch.") != self.dtype:
+            yield f"it computes in {found.dtype.removeprefix('torch.')}, the trainer in {self.dtype}"
+        if found.logprobs_mode != LOGPROBS_MODE:
+            yield f"its log-probs are {found.logprobs_mode}, not those of the sampled distribution ({LOGPROBS_MODE})"
+        if found.weight_transfer != self.weight_transfer:
+            yield f"it takes weights over {found.weight_transfer or 'in no way'}, not over {self.weight_transfer}"
+        if found.device == "cpu" and found.chunked_prefill:
+            yield "it reads prompts in chunks, and vLLM on a CPU dies of a chunk that has a seed"
+
+
+def longest_sequence(rollout: RolloutConfig, model: str) -> int:
+    """Tokens of the longest prompt and response, as far as the model's positions reach.
+
+    Raises:
+        SkyrlError: the model's configuration cannot be read.
+    """
+    try:
+        text = AutoConfig.from_pretrained(model).get_text_config()
+    except (OSError, ValueError) as error:
+        raise SkyrlError(f"cannot read the configuration of model {model!r}: {error}") from error
+    positions = getattr(text, "max_position_embeddings", None)
+    wanted = rollout.max_prompt_tokens + rollout.max_new_tokens
+    return min(wanted, positions) if positions else wanted
+
+
+async def wait_for_servers(
+    servers: Sequence[Server], needs: ServerNeeds, timeout: float, message: Callable[[str], None]
+) -> None:
+    """Until each is there and fits.
+
+    Raises:
+        ServerError: one is not there after ``timeout`` seconds, or was started with something else.
+    """
+    await all_of([_wait_for(server, needs, timeout, message) for server in servers])
+
+
+async def _wait_for(server: Server, needs: ServerNeeds, timeout: float, message: Callable[[str], None]) -> None:
+    started = reported = time.monotonic()
+    while True:
+        if await server.is_well():
+            try:
+                return _check(server, await _description(server), needs)
+            except ServerLostError:
+                message(f"the rollout server at {server.url} has gone again")
+        now = time.monotonic()
+        if now - started >= timeout:
+            raise ServerError(
+                f"no rollout server answers at {server.url} after {timeout:g} s; `{command(server.url)}` starts one, "
+                "and rollout.server.urls says where they are"
+            )
+        if now - reported >= REPORT_EVERY:
+            reported = now
+            message(f"waiting for the rollout server at {server.url}: {now - started:.0f} of {timeout:g} s")
+        await asyncio.sleep(PAUSE)
+
+
+async def _description(server: Server) -> ServerDescription:
+    try:
+        return await server.describe()
+    except ServerLostError:
+        raise
+    except ServerError as error:
+        raise ServerError(f"{error}; `{command(server.url)}` starts one with all that a run needs") from error
+
+
+def _check(server: Server, found: ServerDescription, needs: ServerNeeds) -> None:
+    differences = list(needs.differences(found))
+    if differences:
+        raise ServerError(
+            f"the rollout server at {server.url} was started with something else: {'; '.join(differences)}. "
+            f"`{command(server.url)}` starts one that fits"
+        )
+
+
+def command(url: str) -> str:
+    """What to type for a server at this address."""
+    parts = urlsplit(url)
+    return f"skyrl serve --config FILE --host {parts.hostname} --port {parts.port or 80}"

@@ -1,0 +1,86 @@
+"""Rewards of a step to advantages, over the samples of all ranks; with the KL to the reference taken off, if asked."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from skyrl_core.contract import AdvantageBatch, AdvantageEstimator
+from skyrl_core.errors import SkyrlError
+from skyrl_core.maths import kl_estimate
+from skyrl_train.ranks.ranks import Ranks
+from skyrl_train.step.experience import Experience
+
+
+class AdvantagePass:
+    """Calls the estimator with whole groups, whichever ranks drew them."""
+
+    def __init__(self, estimator: AdvantageEstimator, name: str, kl_estimator: str, ranks: Ranks) -> None:
+        """``name`` is what messages call the estimator.
+
+        Raises:
+            SkyrlError: the estimator needs a value model.
+        """
+        if type(estimator).needs_values:
+            raise SkyrlError(
+                f"trainer.algorithm.advantage_estimator = {name}: it needs a value model beside the policy, and this "
+                "trainer trains none; grpo, rloo and reinforce_pp estimate from the rewards of a group or of the batch"
+            )
+        self._estimator = estimator
+        self._name = name
+        self._kl_estimator = kl_estimator
+        self._ranks = ranks
+
+    def estimate(self, experience: Experience, kl_reward_coef: float) -> tuple[Experience, dict[str, float]]:
+        """The experience with advantages, and what is logged about the penalty. All ranks call it together."""
+        penalty = self._penalty(experience, kl_reward_coef) if kl_reward_coef else None
+        own = {"rewards": experience.rewards, "groups": experience.groups, "mask": experience.mask}
+        own |= {"token_rewards": -penalty} if penalty is not None else {}
+        parts = self._ranks.gather({name: tensor.cpu() for name, tensor in own.items()})
+        width = max(part["mask"].shape[1] for part in parts)
+        whole = {name: torch.cat([_widened(part[name], width) for part in parts]) for name in own}
+        earned = whole.get("token_rewards")
+        batch = AdvantageBatch(
+            rewards=whole["rewards"] if earned is None else whole["rewards"] + earned.sum(-1),
+            groups=whole["groups"],
+            mask=whole["mask"],
+            token_rewards=earned,
+        )
+        advantages = self._checked(self._estimator.estimate(batch), batch)
+        start = sum(len(part["rewards"]) for part in parts[: self._ranks.rank])
+        logged = {} if earned is None else {"kl_reward/mean": float(-earned.sum(-1).mean())}
+        return replace(
+            experience, advantages=_of_tokens(advantages[start : start + len(experience)], experience)
+        ), logged
+
+    def _penalty(self, experience: Experience, coef: float) -> Tensor:
+        old, reference = experience.old_log_probs, experience.ref_log_probs
+        if old is None or reference is None:
+            raise ValueError("a KL penalty needs the log-probs of the old policy and of the reference")
+        return torch.where(experience.mask, coef * kl_estimate(old, reference, self._kl_estimator), 0.0)
+
+    def _checked(self, advantages: Tensor, batch: AdvantageBatch) -> Tensor:
+        count = len(batch.rewards)
+        if advantages.shape not in ((count,), batch.mask.shape if batch.mask is not None else (count,)):
+            raise SkyrlError(
+                f"advantage estimator {self._name!r} returned shape {list(advantages.shape)} for {count} sequences: it "
+                "must return one value for each sequence, or one for each response token"
+            )
+        if not torch.isfinite(advantages).all():
+            raise SkyrlError(
+                f"advantage estimator {self._name!r} returned a value that is not finite for rewards "
+                f"{batch.rewards.tolist()}"
+            )
+        return advantages
+
+
+def _widened(tensor: Tensor, width: int) -> Tensor:
+    return torch.nn.functional.pad(tensor, (0, width - tensor.shape[1])) if tensor.ndim > 1 else tensor
+
+
+def _of_tokens(advantages: Tensor, experience: Experience) -> Tensor:
+    """float32 [N, T] of advantages [N] or [N, wider]; 0 where masked."""
+    advantages = advantages.to(experience.mask.device, torch.float32)
+    if advantages.ndim == 1:
+        advantages = advantages[:, None].expand(experience.mask.shape)
+    return torch.where(experience.mask, advantages[:, : experience.mask.shape[1]], 0.0)

@@ -1,0 +1,58 @@
+"""Shows the objective the whole minibatch of all ranks before its micro-batches: for losses with batch statistics."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from skyrl_core.contract import LossBatch, Need, rows_of
+from skyrl_train.ranks.ranks import Ranks
+from skyrl_train.step.batching import MicroBatch
+from skyrl_train.step.experience import Experience
+from skyrl_train.step.objective import Objective
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What ``Objective.prepare`` returned for the minibatch of all ranks, and where in it this rank's rows are."""
+
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    start: int = 0  # row of this rank's first sequence
+    total: int = 0  # sequences of all ranks
+
+    def part(self, micro: MicroBatch) -> dict[str, Tensor]:
+        """The tensors cut down to a micro-batch; a filler, which is masked, gets some row."""
+        rows = torch.zeros_like(micro.experience.groups) if micro.is_filler else micro.rows + self.start
+        # Cut once, by the number of all sequences: a table of groups may be as long as this rank's share of them.
+        return rows_of(self.tensors, rows, self.total, micro.experience.mask.shape[1])
+
+
+def prepare(
+    objective: Objective,
+    minibatch: Experience,
+    inputs: Mapping[Need, Tensor | None],
+    log_probs: Tensor,
+    ranks: Ranks,
+    *,
+    step: int,
+) -> Prepared:
+    """Show the objective the sequences of all ranks. log_probs float32 [N, T]. Collective."""
+    own = {"log_probs": log_probs, "advantages": minibatch.advantages, "mask": minibatch.mask}
+    own |= {need.value: tensor for need, tensor in inputs.items() if tensor is not None}
+    gathered = ranks.gather({name: tensor.detach().cpu() for name, tensor in own.items()})
+    sizes = [len(part["mask"]) for part in gathered]
+    whole = {name: _stack([part[name] for part in gathered]).to(ranks.device) for name in own}
+    log_probs, advantages, mask = (whole.pop(name) for name in ("log_probs", "advantages", "mask"))
+    known = {Need(name): tensor for name, tensor in whole.items()}
+    batch = LossBatch(
+        log_probs=log_probs, advantages=advantages, mask=mask, inputs=known, needs=objective.needs, step=step
+    )
+    tensors = objective.prepare(batch, known)
+    return Prepared(tensors=tensors, start=sum(sizes[: ranks.rank]), total=sum(sizes))
+
+
+def _stack(parts: list[Tensor]) -> Tensor:
+    width = max((part.shape[1] for part in parts if part.ndim > 1), default=0)
+    padded = [torch.nn.functional.pad(p, (0, width - p.shape[1])) if p.ndim > 1 else p for p in parts]
+    return torch.cat(padded)

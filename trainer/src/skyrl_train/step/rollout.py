@@ -1,0 +1,182 @@
+"""The first half of a training step: prompts, samples and rewards of this rank."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from skyrl_core.errors import SkyrlError
+from skyrl_train.config.schema import RunConfig
+from skyrl_train.data.prompt_source import PromptSource
+from skyrl_train.data.prompt_tokens import encode_prompt
+from skyrl_train.environments.environment import Completion, Row
+from skyrl_train.ranks.ranks import Ranks
+from skyrl_train.rewards.reward_result import Score
+from skyrl_train.rewards.scorer import Scorer
+from skyrl_train.rollout.rollout_engine import RolloutEngine, Sample, SampleRequest, Sampling
+from skyrl_train.rollout.seeds import sampling_seed
+from skyrl_train.step.batching import owner_of_group
+from skyrl_train.step.experience import Experience
+from skyrl_train.step.sampling import Drawing, Samples
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """One rank's samples of a step, whose rewards are on their way."""
+
+    rows: Sequence[Row]  # of the whole step, by group
+    groups: list[int]  # of each sample
+    requests: list[SampleRequest]
+    drawn: Samples
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollout:
+    """One rank's samples of a step, as tensors and as text; no advantages yet."""
+
+    experience: Experience
+    records: list[dict[str, Any]]  # prompt, response, reward, ... of each sequence, for people
+    metrics: dict[str, float]  # of all ranks
+    errors: list[str]  # of rewards that could not be had, on all ranks
+
+
+class Collector:
+    """Draws and rewards the samples of a step. What it draws depends on seed, step and weights, not on the ranks."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        *,
+        source: PromptSource,
+        tokenizer: PreTrainedTokenizerBase,
+        engine: RolloutEngine,
+        scorer: Scorer,
+        ranks: Ranks,
+    ) -> None:
+        self._config = config
+        self._source = source
+        self._tokenizer = tokenizer
+        self._drawing = Drawing(engine=engine, tokenizer=tokenizer, scorer=scorer)
+        self._ranks = ranks
+
+    def draw(self, step: int, position: int, temperature: float) -> Drawn:
+        """Sample for training step ``step``. All ranks call it together, of which only the engine knows.
+
+        Args:
+            step: it and the configured seed decide what is drawn.
+            position: of the first prompt in the data.
+            temperature: of the sampling.
+        """
+        trainer, rollout = self._config.trainer, self._config.rollout
+        num_groups = trainer.prompts_per_step
+        rows = self._source.take(position, num_groups)
+        owners = [owner_of_group(g, num_groups, trainer.minibatches, self._ranks.world_size) for g in range(num_groups)]
+        groups = [
+            g for g, owner in enumerate(owners) if owner == self._ranks.rank for _ in range(trainer.samples_per_prompt)
+        ]
+        encoded = {g: encode_prompt(rows[g], self._tokenizer, rollout.max_prompt_tokens) for g in set(groups)}
+        requests = [
+            SampleRequest(
+                prompt_ids=encoded[g],
+                seed=sampling_seed(self._config.seed, step, g, index % trainer.samples_per_prompt),
+            )
+            for index, g in enumerate(groups)
+        ]
+        sampling = Sampling(max_new_tokens=rollout.max_new_tokens, temperature=temperature, top_p=rollout.top_p)
+        drawn = self._drawing.draw(requests, [rows[g] for g in groups], sampling)
+        return Drawn(rows=rows, groups=groups, requests=requests, drawn=drawn)
+
+    def reward(self, drawn: Drawn, optimizer_steps: int) -> Rollout:
+        """Wait for the rewards of a step's samples. All ranks call it together.
+
+        Args:
+            drawn: its samples.
+            optimizer_steps: done so far; a sample is as stale as the steps that its policy has not seen.
+
+        Raises:
+            SkyrlError: no sample could be rewarded, or one is staler than the configuration allows.
+        """
+        rows, groups, requests = drawn.rows, drawn.groups, drawn.requests
+        samples, completions = drawn.drawn.samples, drawn.drawn.completions
+        experience = Experience.build(
+            [request.prompt_ids for request in requests],
+            samples,
+            groups,
+            pad_id=int(self._tokenizer.pad_token_id),
+            device=self._ranks.device,
+        )
+        scores = drawn.drawn.scores.scores()
+        rewards = torch.tensor([score.reward for score in scores], dtype=torch.float32, device=self._ranks.device)
+        experience = replace(experience, rewards=rewards)
+        metrics, errors = self._metrics(samples, scores, experience, optimizer_steps)
+        return Rollout(
+            experience=experience,
+            records=_records(groups, rows, completions, scores),
+            metrics=metrics,
+            errors=errors,
+        )
+
+    def _staleness(self, steps: list[int]) -> dict[str, float]:
+        """Optimizer steps between the policy that drew and the one that is updated; logged where there may be any."""
+        trainer, ahead = self._config.trainer, self._config.rollout.async_ == "one_step"
+        bound = trainer.minibatches * trainer.epochs if ahead else 0
+        if not all(0 <= count <= bound for count in steps):
+            raise SkyrlError(
+                f"the rollout engine says that its samples are of a policy {min(steps)} to {max(steps)} optimizer "
+                f"steps old, and at most {bound} are allowed: it did not take over the weights that it was given last"
+            )
+        return {"staleness/mean": sum(steps) / len(steps), "staleness/max": float(max(steps))} if ahead else {}
+
+    def _metrics(
+        self, samples: Sequence[Sample], scores: Sequence[Score], experience: Experience, optimizer_steps: int
+    ) -> tuple[dict[str, float], list[str]]:
+        own = {
+            "rewards": [score.reward for score in scores],
+            "errors": [score.error for score in scores if score.error],
+            "lengths": [len(sample.token_ids) for sample in samples],
+            "finished": [float(sample.finished) for sample in samples],
+            "groups": experience.groups.tolist(),
+            "staleness": [optimizer_steps - sample.policy_version for sample in samples],
+        }
+        parts = self._ranks.gather(own)
+        whole = {name: [value for part in parts for value in part[name]] for name in own}
+        if whole["errors"] and len(whole["errors"]) == len(whole["rewards"]):
+            raise SkyrlError(f"no sample of this step could be rewarded; the first error: {whole['errors'][0]}")
+        rewards, lengths = torch.tensor(whole["rewards"]), torch.tensor(whole["lengths"], dtype=torch.float32)
+        by_group: dict[int, set[float]] = {}
+        for group, reward in zip(whole["groups"], whole["rewards"], strict=True):
+            by_group.setdefault(group, set()).add(reward)
+        same = sum(len(values) == 1 for values in by_group.values())
+        metrics = {
+            "reward/mean": float(rewards.mean()),
+            "reward/std": float(rewards.std(correction=0)),
+            "reward_errors": float(len(whole["errors"])),
+            "zero_variance_groups": same / len(by_group),
+            "response_length/mean": float(lengths.mean()),
+            "response_length/max": float(lengths.max()),
+            "finished": sum(whole["finished"]) / len(whole["finished"]),
+            "tokens": float(lengths.sum()),
+        }
+        return metrics | self._staleness(whole["staleness"]), whole["errors"]
+
+
+def _records(
+    groups: Sequence[int],
+    rows: Sequence[Row],
+    completions: Sequence[Completion],
+    scores: Sequence[Score],
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "group": group,
+            "prompt": rows[group].prompt[-1]["content"],
+            "ground_truth": rows[group].ground_truth,
+            "response": completion.text,
+            "finished": completion.finished,
+            "reward": score.reward,
+            "error": score.error,
+        }
+        for group, completion, score in zip(groups, completions, scores, strict=True)
+    ]

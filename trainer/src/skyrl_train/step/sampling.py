@@ -1,0 +1,53 @@
+"""Draws samples and starts the reward of each as soon as it is there."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from skyrl_train.environments.environment import Completion, Row
+from skyrl_train.rewards.reward_stream import ScoreStream
+from skyrl_train.rewards.scorer import Scorer
+from skyrl_train.rollout.rollout_engine import RolloutEngine, Sample, SampleRequest, Sampling, generate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """The samples of some requests, in order; their rewards may still be computed."""
+
+    samples: list[Sample]
+    completions: list[Completion]
+    scores: ScoreStream
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """What draws, and what rewards."""
+
+    engine: RolloutEngine
+    tokenizer: PreTrainedTokenizerBase
+    scorer: Scorer
+
+    def draw(self, requests: Sequence[SampleRequest], rows: Sequence[Row], sampling: Sampling) -> Samples:
+        """One sample for each request, whose row is that of the same place."""
+        completions: dict[int, Completion] = {}
+        scores = self.scorer.stream()
+
+        def hand_over(index: int, sample: Sample) -> None:
+            if index not in completions:
+                completions[index] = complete(sample, self.tokenizer)
+                scores.add(index, (completions[index], rows[index]))
+
+        try:
+            samples = generate(self.engine, requests, sampling, hand_over)
+        except BaseException:
+            scores.cancel()
+            raise
+        scores.close()
+        return Samples(samples=samples, completions=[completions[i] for i in range(len(samples))], scores=scores)
+
+
+def complete(sample: Sample, tokenizer: PreTrainedTokenizerBase) -> Completion:
+    """The sample with its text, special tokens left out."""
+    text = tokenizer.decode(list(sample.token_ids), skip_special_tokens=True)
+    return Completion(text=str(text), token_ids=sample.token_ids, finished=sample.finished)

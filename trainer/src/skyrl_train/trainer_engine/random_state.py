@@ -1,0 +1,58 @@
+"""The global random number generators of a rank: seeded, saved and given back.
+
+Sampling needs none of them, it depends on seeds alone. A loss, an environment or a plugin may draw from them.
+"""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from skyrl_train.trainer_engine.snapshot import Snapshot
+
+FOLDER = "random"
+
+
+def seed(value: int) -> None:
+    """Seed Python, NumPy and torch, on every device."""
+    random.seed(value)
+    np.random.seed(value % 2**32)
+    torch.manual_seed(value)
+
+
+def add(snapshot: Snapshot, checkpoint: Path, rank: int) -> None:
+    """Add the state of this process to what is to be written into the checkpoint, below ``random``."""
+    snapshot.add(_file(checkpoint, rank), _state())
+
+
+def restore(checkpoint: Path, rank: int) -> bool:
+    """Give the generators the state that this rank had. False if the checkpoint has none: its version kept none."""
+    file = _file(checkpoint, rank)
+    if not file.is_file():
+        return False
+    state = torch.load(file, weights_only=True)
+    random.setstate(state["python"])
+    key = state["numpy"]["state"]["key"].numpy().astype(np.uint32)
+    np.random.set_state(state["numpy"] | {"state": state["numpy"]["state"] | {"key": key}})
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+    return True
+
+
+def _state() -> dict[str, Any]:
+    numpy: dict[str, Any] = dict(np.random.get_state(legacy=False))
+    key = torch.from_numpy(numpy["state"]["key"].astype(np.int64))  # torch.load reads no arrays without unpickling
+    state = {
+        "python": random.getstate(),
+        "numpy": numpy | {"state": numpy["state"] | {"key": key}},
+        "torch": torch.get_rng_state(),
+    }
+    # A device that nobody has used has nothing to keep, and asking it would start it.
+    return state | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_initialized() else {})
+
+
+def _file(checkpoint: Path, rank: int) -> Path:
+    return checkpoint / FOLDER / f"rank_{rank:05d}.pt"

@@ -1,0 +1,298 @@
+"""Builds a run from a checked configuration and trains it: the one place that names concrete classes."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import replace
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from skyrl_core.conformance import check_policy_loss
+from skyrl_core.discovery import PluginPolicy
+from skyrl_core.errors import SkyrlError
+from skyrl_core.registry import describe_loss, load_advantage_estimator, load_scheduled_loss
+from skyrl_train.checkpoints import checkpoint_folder, conversion, resume
+from skyrl_train.checkpoints.background_export import BackgroundExport
+from skyrl_train.checkpoints.background_save import BackgroundSave
+from skyrl_train.checkpoints.model_export import DTYPES
+from skyrl_train.checkpoints.resume import Resumption
+from skyrl_train.config.plugin_check import plugin_policy
+from skyrl_train.config.resolved import ResolvedRun
+from skyrl_train.config.schema import RunConfig
+from skyrl_train.data.prompt_source import PromptSource, build_source
+from skyrl_train.data.prompt_tokens import encode_prompt
+from skyrl_train.environments.load_environment import load_environments
+from skyrl_train.machine.library_output import quiet
+from skyrl_train.machine.malloc import keep_freed_memory
+from skyrl_train.machine.threads import ThreadGuard, choose_threads
+from skyrl_train.policy.adapters import add_adapters
+from skyrl_train.policy.model_loading import (
+    load_model,
+    load_tokenizer,
+    recompute_activations,
+)
+from skyrl_train.policy.policy import Policy
+from skyrl_train.policy.prompts.shared_prompts import can_share_prompts
+from skyrl_train.ranks.ranks import Ranks
+from skyrl_train.ranks.same_folder import check_same_folder
+from skyrl_train.ranks.same_run import check_data, check_run
+from skyrl_train.ranks.session import Session, session
+from skyrl_train.record.journal import Journal
+from skyrl_train.record.progress import Progress
+from skyrl_train.record.run_start import open_journal
+from skyrl_train.rewards.scorer import Scorer
+from skyrl_train.rollout.rollout_engine import RolloutEngine
+from skyrl_train.step.advantages import AdvantagePass
+from skyrl_train.step.batching import MicroBatchSize
+from skyrl_train.step.evaluation import Evaluator
+from skyrl_train.step.objective import Objective
+from skyrl_train.step.prefetch import DrawAhead
+from skyrl_train.step.rollout import Collector
+from skyrl_train.step.update import PolicyUpdate
+from skyrl_train.step.weight_sync import TOLERANCE, WeightSync
+from skyrl_train.trainer_engine import random_state
+from skyrl_train.trainer_engine.reference_model import BaseModel, Reference
+from skyrl_train.trainer_engine.zero import ZeroEngine, import_deepspeed
+from skyrl_train.training.build_rollout_engine import build_rollout_engine
+from skyrl_train.training.loop import Parts, Trainer
+
+PROBE_SEQUENCES, PROBE_TOKENS = 2, 64
+"""The beginnings of the first prompts, by which engine and trainer are compared."""
+
+
+def run_training(run: ResolvedRun) -> int:
+    """Train to the end. Returns the exit code.
+
+    Raises:
+        SkyrlError: the run cannot be started or gone on with; nothing that was saved is lost.
+        Interrupted: a signal has ended the run; the run folder says so, and rank 0 how to go on.
+        SystemExit: on one of several ranks, in the place of an error: it is on stderr already.
+    """
+    quiet()
+    with session() as own:
+        _run(run, own)
+    return 0
+
+
+def _run(run: ResolvedRun, own: Session) -> None:
+    with ExitStack() as stack:
+        threads = run.config.trainer.threads
+        if own.ranks.device.type == "cpu":
+            threads = choose_threads(own.ranks.local_world_size) if threads == "auto" else threads
+            torch.set_num_threads(threads)
+            keep_freed_memory()
+        random_state.seed(run.config.seed)
+        with own.reports_failure():
+            _build(run, own, stack, threads=threads).train()
+
+
+def _build(run: ResolvedRun, own: Session, stack: ExitStack, *, threads: int | str) -> Trainer:
+    config, ranks = run.config, own.ranks
+    policy = plugin_policy(config)
+    objective, loss_record = _objective(run, policy)
+    advantages = _advantages(run, policy, ranks)
+    check_run(ranks, run, loss_record)
+    resumed = resume.choose(run, loss_record, ranks)
+    progress = _progress(run, objective, loss_record, resumed, ranks)
+    tokenizer = load_tokenizer(config.model)
+    source = build_source(config, "train")
+    held_out = build_source(config, "evaluation") if config.evaluation.prompts else None
+    environments = load_environments(config, source.environments | (held_out.environments if held_out else frozenset()))
+    check_data(ranks, {"train": source, "evaluation": held_out})
+    # Before the model is loaded: a folder in use or a missing key should cost no minutes.
+    found = resumed.path if resumed is not None else None
+    journal = stack.enter_context(open_journal(run, ranks, progress, found, loss_record))
+    own.watchdog.record = journal
+    check_same_folder(journal.folder, ranks)
+    settings = config.environment
+    scorer = stack.enter_context(Scorer(environments, workers=settings.workers, deadline=settings.deadline))
+    converts = resumed is not None and resumed.converts
+    engine, reference = _policy_and_reference(config, objective, ranks, loads_converted=converts)
+    stack.callback(engine.close)
+    if resumed is not None:
+        _load(resumed, run, engine, ranks, journal)
+    rollout_engine = _rollout_engine(config, engine, tokenizer, ranks, journal.message)
+    stack.callback(rollout_engine.close)
+    objective = _beside(rollout_engine, objective, config)
+    shared: dict[str, Any] = {"tokenizer": tokenizer, "engine": rollout_engine, "scorer": scorer, "ranks": ranks}
+    export = stack.enter_context(_export(config, engine, tokenizer, ranks, journal))
+    saves = stack.enter_context(BackgroundSave(engine, ranks, journal, config.checkpoint.keep, export))
+    if resumed is not None:
+        _go_on(resumed, run, ranks, export)
+    pad_id = int(tokenizer.pad_token_id)
+    size = _micro_batch_size(config, engine.policy)
+    sync = _weight_sync(config, rollout_engine, engine, source, tokenizer, ranks)
+    collector = Collector(config, source=source, **shared)
+    journal.message(_describe(run, loss_record["id"], ranks, threads))
+    return Trainer(
+        Parts(
+            config=config,
+            ranks=ranks,
+            engine=engine,
+            sync=sync,
+            objective=objective,
+            update=PolicyUpdate(engine, objective, ranks, micro_batch_size=size, pad_id=pad_id),
+            collector=collector,
+            ahead=DrawAhead(collector, sync.weights, journal.message),
+            advantages=advantages,
+            evaluator=Evaluator(config, source=held_out, **shared) if held_out else None,
+            reference=reference,
+            journal=journal,
+            stop=own.stop,
+            pad_id=pad_id,
+            micro_batch_size=size,
+            threads=ThreadGuard(threads) if config.trainer.threads == "auto" and isinstance(threads, int) else None,
+            saves=saves,
+        ),
+        progress,
+    )
+
+
+def _export(
+    config: RunConfig, engine: ZeroEngine, tokenizer: PreTrainedTokenizerBase, ranks: Ranks, journal: Journal
+) -> AbstractContextManager[BackgroundExport | None]:
+    if not config.checkpoint.export:
+        return nullcontext()
+    return BackgroundExport(engine, tokenizer, ranks, model_name=config.model, tell=journal.message)
+
+
+def _objective(run: ResolvedRun, policy: PluginPolicy) -> tuple[Objective, dict[str, Any]]:
+    """What is minimised, and what is written down about the loss. The loss has kept the rules with every parameter."""
+    loss = load_scheduled_loss(run.loss_reference, run.loss_params, policy)
+    for variant in loss.variants():
+        check_policy_loss(variant).raise_for_failures()
+    objective = Objective.of(run.config, loss)
+    objective.check()
+    return objective, describe_loss(run.loss_reference, run.loss_params, policy).record()
+
+
+def _advantages(run: ResolvedRun, policy: PluginPolicy, ranks: Ranks) -> AdvantagePass:
+    algorithm = run.config.trainer.algorithm
+    estimator = load_advantage_estimator(algorithm.advantage_estimator, run.estimator_params, policy)
+    return AdvantagePass(estimator, algorithm.advantage_estimator, algorithm.kl_reward_estimator, ranks)
+
+
+def _progress(
+    run: ResolvedRun, objective: Objective, loss_record: dict[str, Any], resumed: Resumption | None, ranks: Ranks
+) -> Progress:
+    """Where the run stands; the loss has its state back."""
+    deepspeed = run.config.trainer.deepspeed
+    form: dict[str, Any] = {
+        "world_size": ranks.world_size,
+        "zero_stage": deepspeed.zero_stage,
+        "precision": deepspeed.precision,
+        "lora": resume.lora_of(run.config),
+    }
+    if resumed is None:
+        return Progress(step=0, optimizer_steps=0, prompts=0, loss=loss_record, **form)
+    loss = objective.loss.at(resumed.progress.optimizer_steps)
+    resume.restore(loss, resumed.progress, accept_change=run.accept_loss_change)
+    return replace(resumed.progress, **form)
+
+
+def _load(resumed: Resumption, run: ResolvedRun, engine: ZeroEngine, ranks: Ranks, journal: Journal) -> None:
+    """Model and optimizer as they were. Collective."""
+    if ranks.is_main:
+        checkpoint_folder.clear(journal.checkpoints)
+    for note in resumed.notes(run, ranks.world_size):
+        journal.message(note)
+    with conversion.converted(resumed.path, ranks) if resumed.converts else nullcontext(resumed.path) as path:
+        engine.load(path)
+    if ranks.is_main:
+        checkpoint_folder.finish(journal.checkpoints, resumed.progress.step, run.config.checkpoint.keep)
+
+
+def _go_on(resumed: Resumption, run: ResolvedRun, ranks: Ranks, export: BackgroundExport | None) -> None:
+    """Last of all, because what is built draws random numbers, too."""
+    if export is not None:
+        export.start(resumed.path, resumed.progress)  # where the run was killed before the model was written
+    same = resumed.progress.world_size == ranks.world_size
+    if not (same and random_state.restore(resumed.path, ranks.rank)):
+        random_state.seed(run.config.seed + resumed.progress.step)  # not those of the beginning again
+
+
+def _policy_and_reference(
+    config: RunConfig, objective: Objective, ranks: Ranks, *, loads_converted: bool
+) -> tuple[ZeroEngine, Reference | None]:
+    trainer, dtype = config.trainer, DTYPES[config.trainer.deepspeed.precision]
+    settings: dict[str, Any] = {"chunk_size": trainer.logprob_chunk_size, "temperature": 1.0}  # the trainer sets it
+    import_deepspeed(ranks, trainer.deepspeed.zero_stage)  # before the model is there: see many_imports
+    model = load_model(config.model, dtype)
+    add_adapters(model, trainer.lora, seed=config.seed)
+    if trainer.deepspeed.gradient_checkpointing:
+        recompute_activations(model)
+    settings["share_prompts"] = trainer.share_prompts and can_share_prompts(model)
+    reference: Reference | None = None
+    if objective.needs_reference and trainer.lora.rank is None:
+        frozen = load_model(config.model, dtype).requires_grad_(False).to(ranks.device)
+        reference = Policy(frozen, **settings)
+    trained = Policy(model, **settings)
+    engine = ZeroEngine(trained, trainer.deepspeed, trainer.optimizer, ranks, loads_converted=loads_converted)
+    if objective.needs_reference and reference is None:
+        reference = BaseModel(engine)
+    return engine, reference
+
+
+def _micro_batch_size(config: RunConfig, policy: Policy) -> MicroBatchSize:
+    return MicroBatchSize(
+        sequences=config.trainer.micro_batch_size,
+        tokens=config.trainer.micro_batch_tokens,
+        cost=policy.cost if policy.shares_prompts else None,
+    )
+
+
+def _rollout_engine(
+    config: RunConfig,
+    engine: ZeroEngine,
+    tokenizer: PreTrainedTokenizerBase,
+    ranks: Ranks,
+    message: Callable[[str], None],
+) -> RolloutEngine:
+    ahead = config.rollout.async_ == "one_step"
+    built = build_rollout_engine(
+        config,
+        engine.policy.model,
+        tokenizer,
+        ranks,
+        whole=engine.stage != 3,  # there the module holds shards alone
+        gather=ranks.gather_in_thread() if ahead else None,
+        message=message,
+    )
+    if ahead and not built.works_elsewhere:
+        raise SkyrlError(
+            f"rollout.async = one_step: the engine {config.rollout.engine} works in the trainer's process, which "
+            "cannot train meanwhile"
+        )
+    return built
+
+
+def _beside(rollout_engine: RolloutEngine, objective: Objective, config: RunConfig) -> Objective:
+    if rollout_engine.shares_weights:
+        return objective
+    return objective.beside_engine(optimizer_steps=config.trainer.minibatches * config.trainer.epochs)
+
+
+def _weight_sync(
+    config: RunConfig,
+    rollout_engine: RolloutEngine,
+    engine: ZeroEngine,
+    source: PromptSource,
+    tokenizer: PreTrainedTokenizerBase,
+    ranks: Ranks,
+) -> WeightSync:
+    wanted = config.rollout.probe and not rollout_engine.shares_weights
+    rows = source.take(0, PROBE_SEQUENCES) if wanted else ()
+    limit = config.rollout.max_prompt_tokens
+    tolerance = config.rollout.probe_tolerance or TOLERANCE[config.trainer.deepspeed.precision]
+    prompts = [encode_prompt(row, tokenizer, limit)[:PROBE_TOKENS] for row in rows]
+    probe = [ids for ids in prompts if len(ids) > 1]
+    return WeightSync(rollout_engine, engine, ranks, probe=probe, tolerance=tolerance)
+
+
+def _describe(run: ResolvedRun, identity: str, ranks: Ranks, threads: int | str) -> str:
+    trainer = run.config.trainer
+    place = f"{ranks.world_size} x {ranks.device.type}"
+    if ranks.device.type == "cpu":
+        place += f" ({threads} thread{'s' if threads != 1 else ''} each)"
+    return f"{identity} passes the conformance rules; ZeRO-{trainer.deepspeed.zero_stage} on {place}"
