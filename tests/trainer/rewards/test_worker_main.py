@@ -53,7 +53,7 @@ def test_an_error_is_named_with_its_place():
     reward, error = verdict(ZeroDivisionError("division by zero"))
     assert reward == 0.0
     assert error.startswith(
-        "ZeroDivisionError: division by zero, raised by the mine:task reward at test_reward_worker.py:"
+        "ZeroDivisionError: division by zero, raised by the mine:task reward at test_worker_main.py:"
     )
 
 

@@ -271,7 +271,11 @@ class PluginsConfig(Section):
 class RunConfig(Section):
     """A whole run."""
 
-    model: str = Field(default="tiny", description="`tiny` (ships with the trainer), a model folder, or a hub name.")
+    model: str = Field(
+        default="tiny",
+        description="`tiny` (ships with the trainer), a model folder, or a hub name. Without it and without --config "
+        "the tiny model trains with the quickstart's settings, not with the defaults listed here.",
+    )
     seed: NonNegativeInt = Field(default=0, description="Seed of data order and sampling.")
     run_folder: str | None = Field(default=None, description="Folder of the run; null makes runs/<loss>-<time>.")
     trainer: TrainerConfig = Field(default_factory=TrainerConfig, description="How much is trained, and how.")
