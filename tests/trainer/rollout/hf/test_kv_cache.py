@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers.cache_utils import DynamicLayer
 
-from skyrl_train.rollout.hf.engine import kv_cache as module
+from skyrl_train.rollout.hf import kv_cache as module
 from skyrl_train.rollout.hf.kv_cache import RoomyLayer, kv_cache
 from skyrl_train.rollout.rollout_engine import SampleRequest, Sampling
 
