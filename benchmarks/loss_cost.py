@@ -24,7 +24,7 @@ from torch import Tensor
 
 from skyrl_core.parameters import parse_schedule
 from skyrl_core.registry import ResolvedLoss, load_policy_loss, policy_losses
-from skyrl_train.policy.loading import load_model
+from skyrl_train.policy.model_loading import load_model
 from skyrl_train.policy.policy import Policy, Sequences
 from skyrl_train.ranks.ranks import ALONE, Ranks
 from skyrl_train.rollout.rollout_engine import Sample

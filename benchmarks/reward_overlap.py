@@ -24,7 +24,7 @@ from skyrl_train.data.prompt_source import build_source
 from skyrl_train.data.prompt_tokens import encode_prompt
 from skyrl_train.environments.environment import Row
 from skyrl_train.environments.load_environment import load_environment
-from skyrl_train.policy.loading import load_model, load_tokenizer
+from skyrl_train.policy.model_loading import load_model, load_tokenizer
 from skyrl_train.ranks.ranks import ALONE, Ranks
 from skyrl_train.rewards.scorer import Scorer
 from skyrl_train.rollout.rollout_engine import RolloutEngine, Sample, SampleRequest, Sampling

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 from skyrl_core.registry.resolved_loss import ResolvedLoss
 from skyrl_train.config.schema import LoraConfig
 from skyrl_train.policy.adapters import add_adapters
-from skyrl_train.policy.loading import prepare_model
+from skyrl_train.policy.model_loading import prepare_model
 from skyrl_train.policy.policy import Policy
 from skyrl_train.rollout.rollout_engine import Sample
 from skyrl_train.step.experience import Experience

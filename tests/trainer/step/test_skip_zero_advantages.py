@@ -8,7 +8,7 @@ import torch
 
 from skyrl_core.registry.resolved_loss import ResolvedLoss
 from skyrl_train.config.schema import DeepSpeedConfig, OptimizerConfig
-from skyrl_train.policy.loading import load_model
+from skyrl_train.policy.model_loading import load_model
 from skyrl_train.policy.policy import Policy
 from skyrl_train.ranks.ranks import Ranks
 from skyrl_train.step.batching import MicroBatchSize

@@ -12,7 +12,7 @@ from skyrl_train.checkpoints.model_export import export
 from skyrl_train.commands.eval import main as evaluate
 from skyrl_train.config.schema import DeepSpeedConfig, LoraConfig, OptimizerConfig
 from skyrl_train.policy.adapters import adapters_off, add_adapters
-from skyrl_train.policy.loading import load_model
+from skyrl_train.policy.model_loading import load_model
 from skyrl_train.policy.policy import Policy, Sequences
 from skyrl_train.ranks.ranks import Ranks
 from skyrl_train.step.batching import MicroBatchSize

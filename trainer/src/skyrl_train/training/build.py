@@ -21,16 +21,16 @@ from skyrl_train.data.prompt_source import PromptSource, build_source
 from skyrl_train.data.prompt_tokens import encode_prompt
 from skyrl_train.environments.load_environment import load_environments
 from skyrl_train.machine.library_output import quiet
+from skyrl_train.machine.malloc import keep_freed_memory
 from skyrl_train.machine.threads import ThreadGuard, choose_threads
 from skyrl_train.policy.adapters import add_adapters
-from skyrl_train.policy.linear import use_fast_linear
-from skyrl_train.policy.loading import (
+from skyrl_train.policy.model_loading import (
     load_model,
     load_tokenizer,
     recompute_activations,
 )
 from skyrl_train.policy.policy import Policy
-from skyrl_train.policy.shared_prompts import can_share_prompts
+from skyrl_train.policy.prompts.shared_prompts import can_share_prompts
 from skyrl_train.ranks.ranks import Ranks
 from skyrl_train.ranks.same_folder import check_same_folder
 from skyrl_train.ranks.same_run import check_data, check_run
@@ -52,7 +52,6 @@ from skyrl_train.trainer_engine import random_state
 from skyrl_train.trainer_engine.reference_model import BaseModel, Reference
 from skyrl_train.trainer_engine.zero import ZeroEngine, import_deepspeed
 from skyrl_train.training.build_rollout_engine import build_rollout_engine
-from skyrl_train.training.freed_memory import keep_freed_memory
 from skyrl_train.training.loop import Parts, Trainer
 
 PROBE_SEQUENCES, PROBE_TOKENS = 2, 64
@@ -216,7 +215,6 @@ def _policy_and_reference(
     import_deepspeed(ranks, trainer.deepspeed.zero_stage)  # before the model is there: see many_imports
     model = load_model(config.model, dtype)
     add_adapters(model, trainer.lora, seed=config.seed)
-    use_fast_linear(model)  # the adapters, too
     if trainer.deepspeed.gradient_checkpointing:
         recompute_activations(model)
     settings["share_prompts"] = trainer.share_prompts and can_share_prompts(model)

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from skyrl_train.checkpoints.model_export import DTYPES
 from skyrl_train.config.plugin_check import ENGINE_GROUP
 from skyrl_train.config.resolved import ResolvedRun
-from skyrl_train.policy.loading import end_tokens, load_model, resolve_model
+from skyrl_train.policy.model_loading import end_tokens, load_model, resolve_model
 from skyrl_train.ranks.ranks import Ranks
 from skyrl_train.rollout.rollout_engine import EngineSetup, RolloutEngine
 

@@ -16,7 +16,7 @@ from skyrl_train.config.schema import RunConfig
 from skyrl_train.data.prompt_source import build_source
 from skyrl_train.environments.load_environment import load_environments
 from skyrl_train.machine.library_output import quiet
-from skyrl_train.policy.loading import load_model, load_tokenizer
+from skyrl_train.policy.model_loading import load_model, load_tokenizer
 from skyrl_train.ranks.ranks import Ranks
 from skyrl_train.rewards.scorer import Scorer
 from skyrl_train.rollout.rollout_engine import RolloutEngine

@@ -3,9 +3,9 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, OPTConfig, Qwen2Config
 
 from skyrl_core.errors import SkyrlError
-from skyrl_train.policy.loading import load_model, load_tokenizer
+from skyrl_train.policy.model_loading import load_model, load_tokenizer
 from skyrl_train.policy.policy import Policy
-from skyrl_train.rollout.hf import draw, uniforms
+from skyrl_train.rollout.hf.engine import draw, uniforms
 from skyrl_train.rollout.rollout_engine import SampleRequest, Sampling
 from skyrl_train.rollout.weights import ModelWeights
 from skyrl_train.step.experience import Experience

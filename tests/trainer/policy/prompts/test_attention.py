@@ -3,9 +3,8 @@ import torch
 from transformers import AttentionInterface, DeepseekV32Config, DeepseekV32ForCausalLM, LlamaConfig, LlamaForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from skyrl_train.policy import attention as module
-from skyrl_train.policy.attention import attention, has_own_attention, use_own_attention
-from skyrl_train.policy.packing import Packing
+from skyrl_train.policy.prompts.attention import attention, has_own_attention, use_own_attention
+from skyrl_train.policy.prompts.packing import Packing
 
 HEADS, KEY_HEADS, SIZE = 4, 2, 3
 INDEXED = {
@@ -56,11 +55,9 @@ def formula(query, key, value, visible, scaling):
     return result
 
 
-@pytest.mark.parametrize("plainly", [True, False], ids=["plain operations", "torch's kernel"])
 @pytest.mark.parametrize("form", ["bool", "float"])
 @pytest.mark.parametrize(("tokens", "keys"), [(1, 5), (4, 6)])
-def test_it_is_the_formula_with_any_mask_and_so_is_its_gradient(tokens, keys, form, plainly, monkeypatch):
-    monkeypatch.setattr(module, "LARGEST_SCORES", 2**21 if plainly else 0)
+def test_it_is_the_formula_with_any_mask_and_so_is_its_gradient(tokens, keys, form):
     query, key, value = tensors(2, tokens, keys)
     visible = torch.ones(2, tokens, keys, dtype=torch.bool)
     visible[0, :, :2], visible[1, -1, 3] = False, False

@@ -10,11 +10,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from skyrl_core.errors import SkyrlError
-from skyrl_train.rollout.kv_cache import kv_cache, select_rows
-
-SIZES = 16
-"""Prompts are padded to a multiple of it, and a batch that rows have left is one: a library that prepares itself for
-each size of a product meets few."""
+from skyrl_train.rollout.hf.kv_cache import kv_cache, select_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +25,7 @@ class ReadPrompts:
     @torch.no_grad()
     def of(cls, model: PreTrainedModel, prompts: list[tuple[int, ...]], pad_id: int) -> "ReadPrompts":
         """The prompts, of at least one token each."""
-        device, width = model.device, -(-max(map(len, prompts)) // SIZES) * SIZES
+        device, width = model.device, max(map(len, prompts))
         ids = torch.tensor([[pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
         mask = torch.arange(width, device=device) >= width - lengths[:, None]

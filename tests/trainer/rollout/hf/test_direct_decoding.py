@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from skyrl_train.rollout.decoding import ModelDecoding, ReadPrompts
-from skyrl_train.rollout.direct_decoding import DirectDecoding, can_decode_directly
+from skyrl_train.rollout.hf.decoding import ModelDecoding, ReadPrompts
+from skyrl_train.rollout.hf.direct_decoding import DirectDecoding, can_decode_directly
 
 PROMPTS = [(2, 3, 4, 5, 6), (7,), (8, 9)]
 PROMPT_OF = [0, 2, 0, 1, 0, 2]  # the rows of a prompt need not be neighbours

@@ -4,9 +4,9 @@ import weakref
 import pytest
 import torch
 
-from skyrl_train.policy import log_probs
-from skyrl_train.policy.log_probs import token_statistics
-from skyrl_train.policy.tile import TorchPasses
+from skyrl_train.policy.log_probs import tiled_log_probs
+from skyrl_train.policy.log_probs.tile_passes import TorchPasses
+from skyrl_train.policy.log_probs.tiled_log_probs import token_statistics
 
 N, H, V = 7, 5, 11
 
@@ -29,9 +29,9 @@ def oracle(hidden, weight, token_ids, temperature):
 @pytest.mark.parametrize("tile", [1, 12, 2**22])
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
 def test_values_and_gradients_equal_those_of_materialised_logits(chunk_size, temperature, tile, share, monkeypatch):
-    monkeypatch.setitem(log_probs.TILE, "cpu", tile)
-    monkeypatch.setattr(log_probs, "KEPT_SHARE", share)
-    monkeypatch.setattr(log_probs, "KEPT_ANYWAY", 0)
+    monkeypatch.setitem(tiled_log_probs.TILE, "cpu", tile)
+    monkeypatch.setattr(tiled_log_probs, "KEPT_SHARE", share)
+    monkeypatch.setattr(tiled_log_probs, "KEPT_ANYWAY", 0)
     hidden, weight, ids = inputs()
     coefficients = torch.linspace(-1, 2, N, dtype=torch.float64)
     expected = oracle(hidden, weight, ids, temperature)
@@ -49,9 +49,9 @@ def test_values_and_gradients_equal_those_of_materialised_logits(chunk_size, tem
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
 def test_gradient_is_right_by_finite_differences(share, monkeypatch):
-    monkeypatch.setitem(log_probs.TILE, "cpu", 6)
-    monkeypatch.setattr(log_probs, "KEPT_SHARE", share)
-    monkeypatch.setattr(log_probs, "KEPT_ANYWAY", 0)
+    monkeypatch.setitem(tiled_log_probs.TILE, "cpu", 6)
+    monkeypatch.setattr(tiled_log_probs, "KEPT_SHARE", share)
+    monkeypatch.setattr(tiled_log_probs, "KEPT_ANYWAY", 0)
     hidden, weight, ids = inputs()
     assert torch.autograd.gradcheck(
         lambda h, w: tuple(token_statistics(h, w, ids, temperature=0.8, chunk_size=2, with_entropy=True)),
@@ -85,7 +85,7 @@ def test_uniform_logits_have_the_entropy_of_a_fair_die():
 def test_sums_are_float32_whatever_the_inputs_are(dtype, of_a_logit, monkeypatch):
     """Against float64 on equal inputs: off by the rounding of single logits and gradients, which does not add up."""
     vocabulary, size = 3000, 64
-    monkeypatch.setitem(log_probs.TILE, "cpu", 64 * 1000)
+    monkeypatch.setitem(tiled_log_probs.TILE, "cpu", 64 * 1000)
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(256, size, generator=generator).to(dtype).requires_grad_()
     weight = (torch.randn(vocabulary, size, generator=generator) / 8).to(dtype).requires_grad_()
@@ -135,10 +135,10 @@ class Counting(TorchPasses):
 @pytest.mark.parametrize("by", ["share", "bytes"])
 def test_what_is_kept_for_the_backward_pass_is_bounded(limit, alive, by, monkeypatch):
     tokens, vocabulary = 80, 50  # 40 tiles of 100 entries
-    monkeypatch.setitem(log_probs.TILE, "cpu", 100)
-    monkeypatch.setattr(log_probs, "KEPT_SHARE", limit if by == "share" else 1.0)
-    monkeypatch.setattr(log_probs, "KEPT_ANYWAY", 0)
-    monkeypatch.setattr(log_probs, "KEPT_BYTES", 2**30 if by == "share" else int(limit * tokens * vocabulary * 4))
+    monkeypatch.setitem(tiled_log_probs.TILE, "cpu", 100)
+    monkeypatch.setattr(tiled_log_probs, "KEPT_SHARE", limit if by == "share" else 1.0)
+    monkeypatch.setattr(tiled_log_probs, "KEPT_ANYWAY", 0)
+    monkeypatch.setattr(tiled_log_probs, "KEPT_BYTES", 2**30 if by == "share" else int(limit * tokens * vocabulary * 4))
     hidden, weight = torch.randn(tokens, 4, requires_grad=True), torch.randn(vocabulary, 4, requires_grad=True)
     passes = Counting()
     ids = torch.zeros(tokens, dtype=torch.long)
@@ -160,7 +160,7 @@ def test_nothing_is_kept_where_no_gradient_is_wanted():
 
 
 def test_a_second_backward_pass_finds_the_same_gradient(monkeypatch):
-    monkeypatch.setitem(log_probs.TILE, "cpu", 12)
+    monkeypatch.setitem(tiled_log_probs.TILE, "cpu", 12)
     hidden, weight, ids = inputs(torch.float32)
     loss = torch.stack(token_statistics(hidden, weight, ids, chunk_size=3, with_entropy=True)).sum()
     first = torch.autograd.grad(loss, (hidden, weight), retain_graph=True)  # of the tiles that were kept
@@ -171,7 +171,7 @@ def test_a_second_backward_pass_finds_the_same_gradient(monkeypatch):
 def test_full_logits_are_never_held(monkeypatch):
     """No tensor that the operation makes is larger than a tile of logits, but for the gradients of its inputs."""
     tokens, vocabulary, chunk = 64, 1000, 8
-    monkeypatch.setitem(log_probs.TILE, "cpu", 400)
+    monkeypatch.setitem(tiled_log_probs.TILE, "cpu", 400)
     hidden = torch.randn(tokens, 4, requires_grad=True)
     weight = torch.randn(vocabulary, 4, requires_grad=True)
     shapes = []

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other
 
 PROGRAM = """
 import json, sys, torch
-from skyrl_train.training.freed_memory import keep_freed_memory
+from skyrl_train.machine.malloc import keep_freed_memory
 kept = sys.argv[1] == "keep" and keep_freed_memory()
 def heap():
     ends = [line.split()[0].split("-") for line in open("/proc/self/maps") if line.endswith("[heap]\\n")]

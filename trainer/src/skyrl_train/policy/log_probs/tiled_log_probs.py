@@ -15,10 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import pad
 
-from skyrl_train.policy.product import few_sizes, product, uses_onednn
-from skyrl_train.policy.tile import Slopes, Sums, TilePasses, TorchPasses
+from skyrl_train.policy.log_probs.tile_passes import Slopes, Sums, TilePasses, TorchPasses
 
 TILE = {"cpu": 2**20, "cuda": 2**26}
 """Entries of a tile: on a CPU what its caches still help with, on a GPU what keeps it busy."""
@@ -64,9 +62,6 @@ def token_statistics(
     """
     if temperature <= 0 or chunk_size <= 0:
         raise ValueError(f"temperature and chunk_size must be positive, got {temperature} and {chunk_size}")
-    count = len(token_ids)
-    if uses_onednn(hidden, weight) and (filling := few_sizes(count) - count):
-        hidden, token_ids = pad(hidden, (0, 0, 0, filling)), pad(token_ids, (0, filling))
     tiling = Tiling(
         chunks=_slices(len(token_ids), chunk_size),
         parts=_slices(len(weight), max(TILE.get(hidden.device.type, TILE["cuda"]) // chunk_size, 1)),
@@ -78,16 +73,16 @@ def token_statistics(
     kept_bytes = min(KEPT_BYTES, max(share, KEPT_ANYWAY))
     apply: Any = _TokenStatistics.apply  # torch leaves it untyped
     log_probs, entropy = apply(hidden, weight, token_ids, tiling, with_entropy, with_gradient * kept_bytes)
-    return TokenStatistics(log_probs[:count], None if entropy is None else entropy[:count])
+    return TokenStatistics(log_probs, entropy)
 
 
 def passes_for(hidden: Tensor) -> TilePasses:
     """Triton's kernels on CUDA where Triton is installed, torch elsewhere, and where SKYRL_LOG_PROBS=torch says so."""
     if hidden.is_cuda and os.environ.get("SKYRL_LOG_PROBS") != "torch" and importlib.util.find_spec("triton"):
-        from skyrl_train.policy import tile_kernels
+        from skyrl_train.policy.log_probs import triton_kernels
 
-        if hidden.dtype in tile_kernels.TYPES:
-            return tile_kernels.TritonPasses()
+        if hidden.dtype in triton_kernels.TYPES:
+            return triton_kernels.TritonPasses()
     return TorchPasses()
 
 
@@ -116,7 +111,7 @@ class _TokenStatistics(torch.autograd.Function):
         kept: deque[Tensor] = deque()
         for part in tiling.parts:
             for chunk in tiling.chunks:
-                logits = product(hidden[chunk], weight[part])
+                logits = hidden[chunk] @ weight[part].T
                 tiling.passes.add(sums.of(chunk), logits, token_ids[chunk] - part.start, tiling.scale)
                 if logits.nbytes <= kept_bytes:
                     kept.append(logits)
@@ -141,13 +136,13 @@ class _TokenStatistics(torch.autograd.Function):
         for part in tiling.parts:
             grad_part = torch.zeros_like(weight[part], dtype=log_norm.dtype) if wants_weight else None
             for chunk in tiling.chunks:
-                logits = kept.popleft() if kept else product(hidden[chunk], weight[part])
+                logits = kept.popleft() if kept else hidden[chunk] @ weight[part].T
                 columns = token_ids[chunk] - part.start
                 grad_logits = tiling.passes.gradient(logits, columns, slopes.of(chunk), tiling.scale)
                 if grad_hidden is not None:
-                    grad_hidden[chunk] += product(grad_logits, weight[part].T)
+                    grad_hidden[chunk] += grad_logits @ weight[part]
                 if grad_part is not None:
-                    grad_part += product(grad_logits.T, hidden[chunk].T)
+                    grad_part += grad_logits.T @ hidden[chunk]
             if grad_weight is not None and grad_part is not None:
                 grad_weight[part] = grad_part
         grad_hidden = None if grad_hidden is None else grad_hidden.to(hidden.dtype)

@@ -7,10 +7,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from skyrl_core.errors import SkyrlError
-from skyrl_train.policy.attention import use_own_attention
-from skyrl_train.policy.linear import use_fast_linear
-from skyrl_train.policy.norm import use_fast_norm
-from skyrl_train.policy.rotation import use_fast_rotation
+from skyrl_train.policy.prompts.attention import use_own_attention
 from skyrl_train.tiny_model import TINY_MODEL
 
 LARGE_LOGIT = 1000.0
@@ -59,12 +56,9 @@ def load_model(name: str, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def prepare_model(model: PreTrainedModel) -> None:
-    """Make it one that the trainer trains: without dropout, with the trainer's attention and layers."""
+    """Make the model one that the trainer can train: without dropout, with the trainer's attention."""
     _remove_dropout(model)
     use_own_attention()
-    use_fast_linear(model)
-    use_fast_norm(model)
-    use_fast_rotation(model)
     model.eval()
 
 

@@ -1,28 +1,24 @@
-"""Decodes with the layers of a Llama-like model one after the other, without what transformers does around them.
+"""Decodes with the layers of a Llama-like model directly, without what transformers does around them.
 
-A token of a small model is little work: most of its time on a CPU goes to masks, modules and tensors that are made
-anew for each. Here a layer is its two norms, its projections, attention and the feed-forward part, in as few operations
-as there are: queries, keys and values are one product, and what follows a product is done in its pass. The keys and
-values of a prompt are there once for all rows that follow it, so that much less of them is read.
+One token of a small model is little work: on a CPU most of its time goes to masks, modules and tensors that
+transformers makes anew for every token. Here a layer is its two norms, its linear layers, attention and the
+feed-forward part, in as few operations as possible. The keys and values of a prompt are stored once for all rows that
+continue it, so that much less memory is read.
 """
 
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import silu
 from transformers import PreTrainedModel
 
-from skyrl_train.policy.rotation import has_rotation_of_a_batch
-from skyrl_train.rollout.decoding import Decoding, ModelDecoding, ReadPrompts, evaluated
-from skyrl_train.rollout.kv_cache import BLOCK, RoomyLayer, kv_cache
-from skyrl_train.rollout.own_tokens import OwnTokens
-from skyrl_train.rollout.projection import Projection
+from skyrl_train.policy.prompts.shared_prompts import has_rotation_of_a_batch
+from skyrl_train.rollout.hf.decoding import Decoding, ModelDecoding, ReadPrompts, evaluated
+from skyrl_train.rollout.hf.kv_cache import BLOCK, RoomyLayer, kv_cache
 
 FAMILIES = {"llama", "mistral", "qwen2", "qwen3"}
 """Whose layers are the ones below."""
-
-LARGEST_COPY = 64 * 2**20
-"""Bytes of weights up to which a rollout has a copy of its own in the order that products like best."""
 
 MOST_PLACES = 2
 """Times the rows: of the places for them, a group as large as the largest for each prompt."""
@@ -34,10 +30,9 @@ class DirectDecoding:
     def __init__(self, model: PreTrainedModel, prompts: ReadPrompts, prompt_of: Tensor) -> None:
         """``prompt_of`` int64 [B]: the prompt of each row."""
         base: Any = model.base_model
-        copy = sum(weight.nbytes for weight in base.parameters()) <= LARGEST_COPY
         self._embedding, self._rotary = base.embed_tokens, base.rotary_emb
-        self._layers = [_Layer(layer, copy=copy) for layer in base.layers]
-        self._norm, self._head = _Norm(base.norm), Projection(model.get_output_embeddings(), copy=copy)
+        self._layers = [_Layer(layer) for layer in base.layers]
+        self._norm, self._head = _Norm(base.norm), model.get_output_embeddings()
         self.logits = prompts.logits[prompt_of]
         self._next_position = prompts.mask.sum(-1)[prompt_of]
         self._longest = int(self._next_position.max())
@@ -45,14 +40,14 @@ class DirectDecoding:
         hidden = torch.finfo(self.logits.dtype).min
         self._mask = torch.zeros(prompts.mask.shape, dtype=self.logits.dtype).masked_fill_(~prompts.mask, hidden)
         self._prompts = [(layer.keys, layer.values) for layer in prompts.cache.layers]  # [P, K, W, D] each
-        self._own = [OwnTokens() for _ in self._layers]
+        self._own = [RoomyLayer() for _ in self._layers]  # of the tokens that rows have added
         self._prompt_of = prompt_of
         self._group()
 
     def keep(self, rows: Tensor) -> None:
         """See ``Decoding``."""
         for own in self._own:
-            own.keep(rows)
+            own.batch_select_indices(rows)
         self._next_position = self._next_position[rows]
         self._longest = int(self._next_position.max())
         left, self._prompt_of = self._prompt_of[rows].unique(return_inverse=True)
@@ -79,9 +74,9 @@ class DirectDecoding:
         state = self._embedding(tokens)
         rotation = self._rotation(state)
         for number, layer in enumerate(self._layers):
-            state = layer.attention_output(self._attention(number, layer.norm(state), rotation), plus=state)
+            state = state + layer.attention_output(self._attention(number, layer.norm(state), rotation))
             rows = layer.second_norm(state)
-            state = layer.down(layer.up(rows, times=layer.gate(rows, silu=True)), plus=state)
+            state = state + layer.down(silu(layer.gate(rows)) * layer.up(rows))
         self.logits = self._head(self._norm(state))
         self._next_position = self._next_position + 1
         self._longest += 1
@@ -102,12 +97,13 @@ class DirectDecoding:
 
     def _attention(self, number: int, rows: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
         layer = self._layers[number]
-        heads = layer.heads(rows).view(len(rows), -1, layer.size)  # [B, H + K + K, D]
+        heads = layer.heads(rows)
         count, of_keys = len(layer.scales), layer.key_heads
         turned = layer.normed_heads(heads[:, :count])
         torch.addcmul(turned * rotation[0], turned.roll(layer.size // 2, -1), rotation[1], out=heads[:, :count])
         query = heads[:, : count - of_keys].reshape(len(rows), of_keys, -1, layer.size)
-        keys, values = self._own[number].add(heads[:, count - of_keys :])
+        added = (heads[:, start : start + of_keys, None] for start in (count - of_keys, count))  # [B, K, 1, D] each
+        keys, values = (tensor.flatten(0, 1) for tensor in self._own[number].update(*added))
         return self._attend(number, query, keys, values).view(len(rows), -1)
 
     def _attend(self, number: int, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -126,19 +122,21 @@ class DirectDecoding:
 class _Layer:
     """What decoding needs of a layer of the model."""
 
-    def __init__(self, layer: Any, *, copy: bool) -> None:
+    def __init__(self, layer: Any) -> None:
         attention, mlp = layer.self_attn, layer.mlp
         self.norm, self.second_norm = _Norm(layer.input_layernorm), _Norm(layer.post_attention_layernorm)
-        self.heads = Projection(attention.q_proj, attention.k_proj, attention.v_proj, copy=copy)
-        self.attention_output = Projection(attention.o_proj, copy=copy)
-        self.gate, self.up, self.down = (
-            Projection(part, copy=copy) for part in (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
-        )
+        self._queries_keys_values = attention.q_proj, attention.k_proj, attention.v_proj
+        self.attention_output = attention.o_proj
+        self.gate, self.up, self.down = mlp.gate_proj, mlp.up_proj, mlp.down_proj
         self.size = attention.head_dim
         query_heads, self.key_heads = (part.out_features // self.size for part in (attention.q_proj, attention.k_proj))
         self.scales = torch.tensor([[attention.scaling]] * query_heads + [[1.0]] * self.key_heads)
         norms = (attention.q_norm, attention.k_norm) if hasattr(attention, "q_norm") else ()
         self._head_norms = [_Norm(norm) for norm in norms]
+
+    def heads(self, rows: Tensor) -> Tensor:
+        """[B, hidden] -> queries, keys and values, [B, H + K + K, D]."""
+        return torch.cat([layer(rows) for layer in self._queries_keys_values], dim=-1).view(len(rows), -1, self.size)
 
     def normed_heads(self, heads: Tensor) -> Tensor:
         """[B, H + K, D], as they are in most families."""
@@ -159,7 +157,7 @@ class _Norm:
         """[..., H] -> [..., H]."""
         if state.dtype != torch.float32:
             return self._norm(state)  # type: ignore[no-any-return]  # it computes in float32 whatever the type is
-        # The square of a root rounds once more than ``policy.norm`` does: nothing is differentiated here.
+        # The square of a root rounds once more than the mean of squares, which matters only for a gradient.
         norms = torch.linalg.vector_norm(state, dim=-1, keepdim=True)
         scale = torch.addcmul(self._epsilon, norms, norms, value=1 / state.shape[-1]).rsqrt_()
         return (state * scale).mul_(self._weight)

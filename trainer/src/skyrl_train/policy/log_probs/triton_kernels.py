@@ -2,7 +2,7 @@
 
 One program of the forward kernel goes over the row of one token, so that its running sums stay in registers; programs
 of the backward kernel write blocks of the gradient over the logits. Sums are float32 whatever the type of the logits.
-The maths is that of ``tile.TorchPasses``. Imported only where Triton is installed.
+The maths is that of ``tile_passes.TorchPasses``. Imported only where Triton is installed.
 """
 
 import torch
@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from skyrl_train.policy.tile import Slopes, Sums
+from skyrl_train.policy.log_probs.tile_passes import Slopes, Sums
 
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
 """Of tiles that the kernels take."""

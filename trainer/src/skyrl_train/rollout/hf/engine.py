@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from skyrl_core.errors import SkyrlError
-from skyrl_train.rollout.decoding import SIZES, Decoding, ModelDecoding, ReadPrompts, check_decoding, evaluated
-from skyrl_train.rollout.direct_decoding import DirectDecoding, can_decode_directly
+from skyrl_train.rollout.hf.decoding import Decoding, ModelDecoding, ReadPrompts, check_decoding, evaluated
+from skyrl_train.rollout.hf.direct_decoding import DirectDecoding, can_decode_directly
 from skyrl_train.rollout.rollout_engine import EngineSetup, HandOver, Sample, SampleRequest, Sampling, WeightSource
 
 COMPACT_BELOW = 0.9
@@ -36,11 +36,10 @@ class _Rows:
         return finished
 
     def compacted(self, drawn: Tensor) -> Tensor:
-        """Drop finished rows if they are many, but for a few. Returns the drawn tokens of the rows that stay."""
-        count = -(-self.left // SIZES) * SIZES
-        if count > COMPACT_BELOW * len(self._active):
+        """Drop finished rows if they are many. Returns the drawn tokens of the rows that stay."""
+        if self.left > COMPACT_BELOW * len(self._active):
             return drawn
-        keep = self._active.argsort(descending=True, stable=True)[:count].sort().values
+        keep = self._active.nonzero().squeeze(-1)
         self.decoding.keep(keep)
         self.uniforms, self.numbers, self._active = self.uniforms[keep], self.numbers[keep], self._active[keep]
         return drawn[keep]

@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers.cache_utils import DynamicLayer
 
-from skyrl_train.rollout import kv_cache as module
-from skyrl_train.rollout.kv_cache import RoomyLayer, kv_cache
+from skyrl_train.rollout.hf import kv_cache as module
+from skyrl_train.rollout.hf.kv_cache import RoomyLayer, kv_cache
 from skyrl_train.rollout.rollout_engine import SampleRequest, Sampling
 
 WINDOW = 6  # shorter than prompt and response

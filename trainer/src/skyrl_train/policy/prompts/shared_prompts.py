@@ -11,18 +11,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
-from skyrl_train.policy.attention import has_own_attention
-from skyrl_train.policy.packing import Packing
-from skyrl_train.policy.product import few_sizes
-from skyrl_train.policy.rotation import has_rotation_of_a_batch
+from skyrl_train.policy.prompts.attention import has_own_attention
+from skyrl_train.policy.prompts.packing import Packing
 
 
 @dataclass(frozen=True, kw_only=True)
 class SharedPrompts:
-    """A batch of B sequences as one row of N tokens. Those at its end may be filling."""
+    """A batch of B sequences as one row of N tokens."""
 
     input_ids: Tensor  # int64 [1, N]
     position_ids: Tensor  # int64 [1, N]
@@ -42,17 +39,15 @@ class SharedPrompts:
         firsts, prompt_of = _prompts(input_ids, response_start)
         prompts, responses = response_start[firsts], (lengths - response_start - 1).clamp(min=0)
         counts = torch.cat([prompts, responses])
-        total = int(counts.sum())
-        filling = few_sizes(total) - total
-        packing = Packing.of(prompts, responses, prompt_of, filling=filling)
+        packing = Packing.of(prompts, responses, prompt_of)
         sequences = torch.cat([firsts, torch.arange(len(lengths), device=lengths.device)])
         starts = torch.cat([torch.zeros_like(firsts), response_start])
-        position = torch.arange(total, device=lengths.device)
+        position = torch.arange(int(counts.sum()), device=lengths.device)
         position = position + (starts - packing.offsets).repeat_interleave(counts)
         ids = input_ids[sequences.repeat_interleave(counts), position]
         return cls(
-            input_ids=pad(ids, (0, filling))[None],
-            position_ids=pad(position, (0, filling))[None],
+            input_ids=ids[None],
+            position_ids=position[None],
             packing=packing,
             predictors=_predictors(packing, prompts, responses, num_tokens),
         )
@@ -139,6 +134,13 @@ def can_share_prompts(model: PreTrainedModel) -> bool:
         return _agrees(model)
     except (IndexError, TypeError, ValueError, RuntimeError):  # it takes no positions, or hands on no packing
         return False
+
+
+def has_rotation_of_a_batch(model: PreTrainedModel) -> bool:
+    """Whether a token's rotary position depends on the longest sequence of its batch."""
+    settings = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
+    kinds = [part.get("rope_type") for part in (settings, *settings.values()) if isinstance(part, dict)]
+    return any(kind in ("dynamic", "longrope") for kind in kinds)
 
 
 @torch.no_grad()

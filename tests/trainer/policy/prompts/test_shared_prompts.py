@@ -3,7 +3,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from skyrl_train.policy.policy import Policy, Sequences
-from skyrl_train.policy.shared_prompts import SharedPrompts, can_share_prompts, pairs_of_a_token
+from skyrl_train.policy.prompts.shared_prompts import SharedPrompts, can_share_prompts, pairs_of_a_token
 
 PROMPTS = ((7, 8, 9, 10, 11), (12, 13))
 RESPONSES = ((20, 21, 22), (23,), (24, 25, 26, 27), (), (28, 29))
@@ -46,10 +46,9 @@ def test_the_model_reads_each_prompt_once_and_no_last_token(model_of):
     model.base_model.register_forward_pre_hook(lambda _, __, inputs: seen.append(inputs), with_kwargs=True)
     Policy(model, chunk_size=8, temperature=1.0, share_prompts=True).score(batch(), False)
     (inputs,) = seen
-    # Both prompts; then the responses without their last tokens, of which two are left with nothing; then filling,
-    # up to a multiple of 16.
-    assert inputs["input_ids"].tolist() == [[7, 8, 9, 10, 11, 12, 13, 20, 21, 24, 25, 26, 28, 0, 0, 0]]
-    assert inputs["position_ids"].tolist() == [[0, 1, 2, 3, 4, 0, 1, 5, 6, 5, 6, 7, 5, 0, 0, 0]]
+    # Both prompts; then the responses without their last tokens, which leaves two of them empty.
+    assert inputs["input_ids"].tolist() == [[7, 8, 9, 10, 11, 12, 13, 20, 21, 24, 25, 26, 28]]
+    assert inputs["position_ids"].tolist() == [[0, 1, 2, 3, 4, 0, 1, 5, 6, 5, 6, 7, 5]]
 
 
 def test_a_batch_whose_responses_are_all_one_token_has_prompts_alone(model_of):
@@ -81,9 +80,8 @@ def test_one_sequence_is_computed_as_it_is(model_of):
 def test_the_cost_counts_prompts_once_and_what_responses_see():
     sequences = batch()
     layout = SharedPrompts.of(sequences.input_ids, sequences.attention_mask.sum(-1), sequences.response_start, 4)
-    # 5 + 2 tokens of prompts and 2 + 0 + 3 + 0 + 1 of responses, filled up to 16; two prompts of up to 5, five
-    # responses of up to 3.
-    assert layout.cost(10.0) == 10 * 16 + 2 * 5 * 5 + 5 * 3 * (5 + 3)
+    # 5 + 2 tokens of prompts and 2 + 0 + 3 + 0 + 1 of responses; two prompts of up to 5, five responses of up to 3.
+    assert layout.cost(10.0) == 10 * 13 + 2 * 5 * 5 + 5 * 3 * (5 + 3)
 
 
 def test_long_prompts_beside_long_responses_of_others_are_computed_as_they_are(model_of):

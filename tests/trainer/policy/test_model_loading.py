@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from skyrl_core.errors import SkyrlError
-from skyrl_train.policy.loading import load_model, load_tokenizer, resolve_model
+from skyrl_train.policy.model_loading import load_model, load_tokenizer, resolve_model
 from skyrl_train.policy.policy import Policy, Sequences
 from skyrl_train.tiny_model import TINY_MODEL
 

@@ -9,9 +9,9 @@ import sys
 import pytest
 import torch
 
-from skyrl_train.policy import log_probs
-from skyrl_train.policy.log_probs import passes_for, token_statistics
-from skyrl_train.policy.tile import Slopes, Sums, TorchPasses
+from skyrl_train.policy.log_probs import tiled_log_probs
+from skyrl_train.policy.log_probs.tile_passes import Slopes, Sums, TorchPasses
+from skyrl_train.policy.log_probs.tiled_log_probs import passes_for, token_statistics
 
 pytest.importorskip("triton", reason="Triton is not installed; `nox -s triton` has it")
 interpreted = pytest.mark.skipif(
@@ -23,10 +23,10 @@ N, H, V = 7, 5, 70
 
 @pytest.fixture
 def kernels(monkeypatch):
-    from skyrl_train.policy import tile_kernels
+    from skyrl_train.policy.log_probs import triton_kernels
 
-    monkeypatch.setattr(tile_kernels, "BLOCK", 16)  # several blocks in a row, the last one not full
-    return tile_kernels.TritonPasses()
+    monkeypatch.setattr(triton_kernels, "BLOCK", 16)  # several blocks in a row, the last one not full
+    return triton_kernels.TritonPasses()
 
 
 def inputs(dtype=torch.float32):
@@ -49,9 +49,9 @@ def oracle(hidden, weight, token_ids, temperature, coefficients):
 @pytest.mark.parametrize("tile", [12, 60, 2**20], ids=["narrow", "ragged", "whole"])
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_values_and_gradients_equal_those_of_materialised_float64_logits(kernels, tile, share, monkeypatch):
-    monkeypatch.setitem(log_probs.TILE, "cpu", tile)
-    monkeypatch.setattr(log_probs, "KEPT_SHARE", share)
-    monkeypatch.setattr(log_probs, "KEPT_ANYWAY", 0)
+    monkeypatch.setitem(tiled_log_probs.TILE, "cpu", tile)
+    monkeypatch.setattr(tiled_log_probs, "KEPT_SHARE", share)
+    monkeypatch.setattr(tiled_log_probs, "KEPT_ANYWAY", 0)
     hidden, weight, ids = inputs()
     coefficients = torch.stack([torch.linspace(-1, 2, N), torch.linspace(1, -0.5, N)])
     expected = oracle(hidden, weight, ids, 0.7, coefficients.double())
@@ -103,14 +103,14 @@ import itertools, json, pathlib, subprocess, sys
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from skyrl_train.policy import tile_kernels
+from skyrl_train.policy.log_probs import triton_kernels
 
 programs = pathlib.Path(triton.__file__).parent / "backends/nvidia/bin"
 binary = pathlib.Path(sys.argv[1])
 usage = {}
 for kernel, logits, capability, with_entropy, aligned in itertools.product(*json.loads(sys.argv[2])):
-    function = getattr(tile_kernels, kernel)
-    constants = {"WITH_ENTROPY": with_entropy, "BLOCK": tile_kernels.BLOCK}
+    function = getattr(triton_kernels, kernel)
+    constants = {"WITH_ENTROPY": with_entropy, "BLOCK": triton_kernels.BLOCK}
     types = {"logits_pointer": "*" + logits, "row_stride": "i32", "columns_pointer": "*i64", "width": "i32"}
     types |= {"scale": "fp32"} | dict.fromkeys(constants, "constexpr")
     signature = {name: types.get(name, "*fp32") for name in function.arg_names}
@@ -119,7 +119,7 @@ for kernel, logits, capability, with_entropy, aligned in itertools.product(*json
     attributes = {(function.arg_names.index(name),): [["tt.divisibility", 16]] for name in multiples}
     source = ASTSource(function, signature, constants, attributes)
     target = GPUTarget("cuda", capability, 32)
-    compiled = triton.compile(source, target=target, options={"num_warps": tile_kernels.WARPS})
+    compiled = triton.compile(source, target=target, options={"num_warps": triton_kernels.WARPS})
     binary.write_bytes(compiled.asm["cubin"])
     dump = [programs / "cuobjdump", "-res-usage", binary]
     usage[str((kernel, logits, capability, with_entropy, aligned))] = subprocess.check_output(dump, text=True)

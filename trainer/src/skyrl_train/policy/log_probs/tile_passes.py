@@ -2,7 +2,7 @@
 
 Shapes: a tile [n, v] has the logits of n tokens and v entries of the vocabulary, in the type of the output embedding
 and before the temperature; all vectors are [n], float32 (float64 for a float64 tile). ``scale`` is 1 / temperature.
-There are two implementations: torch here, for every device, and Triton kernels in ``tile_kernels`` for CUDA.
+There are two implementations: torch here, for every device, and Triton kernels in ``triton_kernels`` for CUDA.
 """
 
 from typing import NamedTuple, Protocol

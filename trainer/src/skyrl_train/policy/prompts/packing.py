@@ -17,10 +17,10 @@ class Unpacked(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Packing:
-    """N tokens in a row: P prompts, then B responses, then filling. L and T are the longest of each."""
+    """N tokens in a row: P prompts, then B responses. L and T are the longest of each."""
 
     offsets: Tensor  # int64 [P + B]: the first token of each
-    tokens: Tensor  # int64 [N]: the place of each token in the padded tensors, P * L + B * T for the filling
+    tokens: Tensor  # int64 [N]: the place of each token in the padded tensors
     places: Tensor  # int64 [P * L + B * T]: the token at each place, N where there is none
     prompt_of: Tensor  # int64 [B]: the prompt of each response
     prompt_lengths: Tensor  # int64 [B]: of that prompt
@@ -28,8 +28,8 @@ class Packing:
     responses: tuple[int, int]  # B, T
 
     @classmethod
-    def of(cls, prompt_lengths: Tensor, response_lengths: Tensor, prompt_of: Tensor, *, filling: int = 0) -> "Packing":
-        """int64 [P], at least 1; [B], at least 0; [B]; tokens at the end that belong to nothing."""
+    def of(cls, prompt_lengths: Tensor, response_lengths: Tensor, prompt_of: Tensor) -> "Packing":
+        """int64 [P], at least 1; [B], at least 0; [B]."""
         lengths = torch.cat([prompt_lengths, response_lengths])
         offsets = lengths.cumsum(0) - lengths
         prompts = len(prompt_lengths), int(prompt_lengths.max())
@@ -40,11 +40,11 @@ class Packing:
         first_places = widths.cumsum(0) - widths
         numbers = torch.arange(int(lengths.sum()), device=lengths.device)
         tokens = numbers + (first_places - offsets).repeat_interleave(lengths)
-        places = torch.full((int(widths.sum()),), len(numbers) + filling, device=lengths.device)
+        places = torch.full((int(widths.sum()),), len(numbers), device=lengths.device)
         places[tokens] = numbers
         return cls(
             offsets=offsets,
-            tokens=torch.cat([tokens, tokens.new_full((filling,), len(places))]),
+            tokens=tokens,
             places=places,
             prompt_of=prompt_of,
             prompt_lengths=prompt_lengths[prompt_of],

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from skyrl_train.policy.packing import Packing
+from skyrl_train.policy.prompts.packing import Packing
 
 
 @pytest.fixture
@@ -50,16 +50,3 @@ def test_responses_may_all_be_empty():
     prompts, responses = packing.unpacked(torch.randn(2, 1, 4))
     assert responses.shape == (2, 1, 0, 4)
     assert packing.packed(prompts.transpose(1, 2), responses.transpose(1, 2)).shape == (2, 1, 4)
-
-
-def test_filling_belongs_to_nothing():
-    lengths = torch.tensor([3, 1]), torch.tensor([2, 0, 1]), torch.tensor([1, 0, 0])
-    filled, plain = Packing.of(*lengths, filling=2), Packing.of(*lengths)
-    tokens = torch.arange(1.0, 10.0)[:, None, None].requires_grad_()
-    for own, other in zip(filled.unpacked(tokens), plain.unpacked(tokens[:7]), strict=True):
-        torch.testing.assert_close(own, other, rtol=0, atol=0)
-    parts = [part.transpose(1, 2) for part in filled.unpacked(tokens)]
-    together = filled.packed(*parts)
-    assert together.flatten().tolist() == [1, 2, 3, 4, 5, 6, 7, 0, 0]
-    together.sum().backward()
-    assert tokens.grad.flatten().tolist() == [1] * 7 + [0, 0]
