@@ -1,1 +1,1 @@
-"""What a run is: schema, loading, errors."""
+"""The configuration of a run: schema, loading, validation, errors."""

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from skyrl_core.discovery import PluginPolicy
 from skyrl_core.errors import SkyrlError
-from skyrl_train.config.machine_check import without_problems
+from skyrl_train.config.machine_check import no_prompts_message
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.data.rows import Columns, DataError, load_rows
 from skyrl_train.environments.environment import Row, Split
@@ -145,7 +145,7 @@ def build_source(config: RunConfig, split: Split) -> PromptSource:
     environment = load_environment(name, config.environment.params, policy)
     seed = config.seed if split == "train" else _EVALUATION_SEED
     if environment.rows(split, seed=seed) is None:
-        raise DataError(without_problems(name, f"data.{split}"))
+        raise DataError(no_prompts_message(name, f"data.{split}"))
 
     def generate() -> Iterator[Row]:
         rows = environment.rows(split, seed=seed)
