@@ -1,4 +1,4 @@
-"""Prepares GSM8K, 8.5 thousand grade-school word problems, for training: one parquet file for each split.
+"""Prepares GSM8K, 8.5 thousand grade-school word problems, for training: writes one parquet file per split.
 
 python examples/gsm8k/gsm8k_dataset.py                    # from the Hugging Face hub
 python examples/gsm8k/gsm8k_dataset.py --source FOLDER    # from FOLDER/train.jsonl and FOLDER/test.jsonl
@@ -18,7 +18,7 @@ INSTRUCTION = "Think step by step, and end with the final answer in the form `##
 
 
 def main() -> None:
-    """Read both splits, write them, show what was written."""
+    """Read both splits, write them, and print a summary."""
     parser = argparse.ArgumentParser(description="Prepare GSM8K as parquet files.")
     parser.add_argument("--source", type=Path, help="folder with train.jsonl and test.jsonl; default: the hub")
     parser.add_argument("--output", type=Path, default=Path("data/gsm8k"), help="folder to write: %(default)s")
@@ -38,10 +38,10 @@ def main() -> None:
 
 
 def training_row(question: str, answer: str) -> dict:
-    """What the trainer reads: the prompt as chat messages, the expected answer, and who rewards it."""
+    """A row for the trainer: the prompt as chat messages, the expected answer, and the environment."""
     _, marker, ground_truth = answer.rpartition("####")
     if not marker:
-        sys.exit(f"this answer does not state its result after ####: {answer!r}")
+        sys.exit(f"this answer has no result after ####: {answer!r}")
     return {
         "prompt": [{"role": "user", "content": f"{question}\n{INSTRUCTION}"}],
         "ground_truth": ground_truth.strip(),
@@ -50,18 +50,18 @@ def training_row(question: str, answer: str) -> dict:
 
 
 def read_hub(split: str) -> Iterable[dict]:
-    """The problems of a split, as the authors published them."""
+    """The problems of a split from the Hugging Face hub."""
     try:
         return load_dataset(HUB_NAME, HUB_CONFIG, split=split)
     except OSError as error:
         sys.exit(
-            f"{HUB_NAME} could not be had from the hub: {error}\n"
+            f"{HUB_NAME} could not be loaded from the hub: {error}\n"
             "Without a network, give a folder with train.jsonl and test.jsonl: --source FOLDER"
         )
 
 
 def read_folder(folder: Path, split: str) -> Iterable[dict]:
-    """The problems of a split from a folder: one JSON object a line, with a question and an answer."""
+    """The problems of a split from a folder: one JSON object per line, with a question and an answer."""
     file = folder / f"{split}.jsonl"
     if not file.is_file():
         sys.exit(f"{file} does not exist: --source needs a folder with train.jsonl and test.jsonl")
