@@ -207,7 +207,7 @@ def quickstart(session: nox.Session) -> None:
     """Install the built wheels into a fresh environment and train the tiny model."""
     _install_wheels(session)
     session.run("skyrl", "losses", "list")
-    session.run("skyrl", "train", "--loss", "entropy_reg", "--config", "configs/quickstart.yaml", *session.posargs)
+    session.run("skyrl", "train", "--loss", "entropy_reg", *session.posargs)
 
 
 def _install_wheels(session: nox.Session) -> None:

@@ -64,6 +64,7 @@ print(json.dumps(found))
 """
 
 OPTIONS = [
+    "model=tiny",
     "rollout.engine=first_rollout",
     "evaluation.prompts=0",
     "trainer.steps=1",

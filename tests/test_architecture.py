@@ -129,6 +129,23 @@ def test_the_trainer_names_no_loss():
     assert not found
 
 
+@pytest.mark.parametrize(
+    ("call", "home"),
+    [
+        ("get_close_matches(", ["core/src/skyrl_core/errors.py"]),
+        ("fsync(", ["trainer/src/skyrl_train/tracking/atomic_file.py"]),
+        (
+            "isprintable(",
+            ["core/src/skyrl_core/discovery/printable_text.py", "trainer/src/skyrl_train/config/yaml_text.py"],
+        ),
+        ("import yaml", ["trainer/src/skyrl_train/config/yaml_text.py"]),
+        ("importlib.metadata", []),
+    ],
+)
+def test_what_has_one_home_is_written_nowhere_else(call, home):
+    assert [path.relative_to(ROOT).as_posix() for path in MODULES if call in path.read_text()] == home
+
+
 @pytest.mark.parametrize("name", LIGHT)
 def test_light_modules_import_without_the_heavy_packages(name):
     block = f"import sys; sys.modules.update(dict.fromkeys({HEAVY!r}))"

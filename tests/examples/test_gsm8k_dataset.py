@@ -78,7 +78,7 @@ def test_an_answer_without_a_result_is_an_error_without_a_traceback(tmp_path):
     write(tmp_path, "train", ("?", "no result"))
     done = prepare("--source", tmp_path, cwd=tmp_path)
     assert done.returncode == 1
-    assert "this answer has no result after ####: 'no result'" in done.stderr
+    assert "answer has no result after ####: 'no result'" in done.stderr
     assert "Traceback" not in done.stderr
 
 

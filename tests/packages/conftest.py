@@ -1,8 +1,10 @@
 """Real wheels, fresh virtual environments, and a package index on this machine."""
 
+import ast
 import functools
 import hashlib
 import http.server
+import importlib.util
 import os
 import subprocess
 import sys
@@ -10,7 +12,7 @@ import sysconfig
 import threading
 import tomllib
 import venv
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,9 @@ SOURCES = {
     "skyrl-loss-entropyreg": ROOT / "plugins/entropy_reg",
     "skyrl-loss-clippedpg": ROOT / "plugins/clipped_pg",
 }
+
+LISTING_NEEDS = ("importlib_metadata", "lazy_importer", "lazy_loader", "packaging", "zipp")
+"""Packages that a listing imports, and what they import; whichever of them are installed."""
 
 
 def clean_environment(**settings: str) -> dict[str, str]:
@@ -35,6 +40,19 @@ def run_command(*command: str, cwd: Path | None = None, **settings: str) -> str:
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
+
+
+def pip_settings() -> dict[str, str]:
+    """What pip has been set up with on this machine, in files or the environment, as environment variables."""
+    command = [sys.executable, "-m", "pip", "config", "list"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    values = dict(line.split("=", 1) for line in listed)
+    return {
+        f"PIP_{name.removeprefix(f'{section}.').upper().replace('-', '_')}": ast.literal_eval(value)
+        for section in ("global", "install", ":env:")  # the later one wins, as in pip
+        for name, value in values.items()
+        if name.startswith(f"{section}.")
+    }
 
 
 @pytest.fixture(scope="session")
@@ -86,6 +104,8 @@ class Environment:
         venv.create(folder, with_pip=with_pip, symlinks=True)
         self.folder = folder
         self.bin = folder / "bin"
+        specs = filter(None, map(importlib.util.find_spec, LISTING_NEEDS))
+        self._lend("listing", (Path(spec.origin or "").parent for spec in specs))
 
     def pip(self, *arguments: str) -> None:
         run_command(sys.executable, "-m", "pip", "--python", str(self.bin / "python"), *arguments)
@@ -100,14 +120,17 @@ class Environment:
         """
         # Python 3.11 puts an old setuptools beside pip, which would hide the one that torch asks for.
         self.pip("uninstall", "--yes", "setuptools")
-        lent = self.folder / "third-party"
+        folders = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+        entries = (entry for folder in folders for entry in Path(folder).iterdir())
+        self._lend("third-party", (entry for entry in entries if "skyrl" not in entry.name and entry.suffix != ".pth"))
+
+    def _lend(self, name: str, entries: Iterable[Path]) -> None:
+        lent = self.folder / name
         lent.mkdir()
-        for folder in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
-            for entry in Path(folder).iterdir():
-                if "skyrl" not in entry.name and entry.suffix != ".pth":
-                    (lent / entry.name).symlink_to(entry)
+        for entry in entries:
+            (lent / entry.name).symlink_to(entry)
         [site] = self.folder.glob("lib/python*/site-packages")
-        (site / "third_party.pth").write_text(f"{lent}\n")
+        (site / f"{name}.pth").write_text(f"{lent}\n")
 
     def listing(self) -> dict[str, tuple[str, str, str]]:
         """The rows of `skyrl losses list`: version, distribution and status by name."""
@@ -116,10 +139,24 @@ class Environment:
         rows = [line.split(maxsplit=4) for line in lines[1:] if not line.startswith(" ")]
         return {name: (version, distribution, status) for name, version, distribution, status, _ in rows}
 
+    @property
+    def search_path(self) -> dict[str, str]:
+        """For a shell in which this environment is active."""
+        return {"PATH": f"{self.bin}{os.pathsep}{os.environ['PATH']}"}
+
+    def settings_with(self, index: str) -> dict[str, str]:
+        """For a shell in which this environment is active and pip knows this index and those of this machine.
+
+        The versions are those of constraints.txt.
+        """
+        machine = pip_settings()
+        indexes = f"{machine.get('PIP_EXTRA_INDEX_URL', '')} {index}".strip()
+        chosen = {"PIP_EXTRA_INDEX_URL": indexes, "PIP_CONSTRAINT": str(ROOT / "constraints.txt")}
+        return machine | self.search_path | chosen
+
     def settings(self, index: str) -> dict[str, str]:
         """For a shell in which this environment is active and pip knows this index alone."""
-        return {
-            "PATH": f"{self.bin}{os.pathsep}{os.environ['PATH']}",
+        return self.search_path | {
             "PIP_INDEX_URL": index,
             "PIP_NO_CACHE_DIR": "1",
             "PIP_FIND_LINKS": "",

@@ -685,19 +685,47 @@ class TestCollisions:
         assert [(row["version"], row["status"]) for row in rows] == [("1.0", "conflict")]
 
 
-def test_a_stale_editable_install_says_where_it_came_from(tmp_path):
-    site = Site(tmp_path)
-    source = tmp_path / "source"
-    (source / "src" / "moved_loss").mkdir(parents=True)
-    (source / "src" / "moved_loss" / "__init__.py").write_text(TOUCH.replace("SENTINEL", repr(str(tmp_path / "x"))))
-    (source / "pyproject.toml").write_text(
+FROM_SOURCE = ("install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation")
+
+
+def write_source(folder, name):
+    """The source of a package whose loss has this name."""
+    package = folder / "src" / f"{name}_loss"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(TOUCH.replace("SENTINEL", repr(str(folder.parent / "x"))))
+    (folder / "pyproject.toml").write_text(
         '[build-system]\nrequires = ["hatchling"]\nbuild-backend = "hatchling.build"\n'
-        '[project]\nname = "moved-loss"\nversion = "1.0"\n'
-        f'[project.entry-points."{LOSSES}"]\nmoved = "moved_loss.loss:Loss"\n'
+        f'[project]\nname = "{name}-loss"\nversion = "1.0"\n'
+        f'[project.entry-points."{LOSSES}"]\n{name} = "{name}_loss.loss:Loss"\n'
     )
-    site.pip("install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation", "-e", str(source))
+
+
+def test_an_install_from_a_git_commit_is_listed_with_its_url_and_commit(tmp_path):
+    site, repository = Site(tmp_path), tmp_path / "repository"
+    write_source(repository, "committed")
+
+    def git(*arguments):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
+        command = ["git", *identity, "-C", str(repository), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "--message", "first")
+    commit = git("rev-parse", "HEAD")
+    git("commit", "--quiet", "--allow-empty", "--message", "second")
+    site.pip(*FROM_SOURCE, f"git+{repository.as_uri()}@{commit}")
+    [row] = [row for row in site.rows() if row["name"] == "committed"]
+    assert row["origin"] == {"url": repository.as_uri(), "editable": False, "vcs": "git", "commit": commit}
+
+
+def test_a_stale_editable_install_says_where_it_came_from(tmp_path):
+    site, source = Site(tmp_path), tmp_path / "source"
+    write_source(source, "moved")
+    site.pip(*FROM_SOURCE, "-e", str(source))
     [row] = [row for row in site.rows() if row["name"] == "moved"]
     assert row["status"] == "untyped"
+    assert row["origin"] == {"url": source.as_uri(), "editable": True, "vcs": "", "commit": ""}
     source.rename(tmp_path / "elsewhere")
     [row] = [row for row in site.rows() if row["name"] == "moved"]
     assert row["status"] == "broken"

@@ -1,6 +1,6 @@
 """The real wheels in fresh environments: installing and uninstalling a package changes the listing.
 
-The environments have neither torch nor pydantic: a listing needs none of the dependencies.
+The environments have neither torch nor pydantic: a listing needs only the packages that read metadata and versions.
 """
 
 import re
@@ -43,6 +43,16 @@ def test_installing_a_plugin_adds_its_row_and_uninstalling_removes_it(environmen
     assert environment.listing() == before | {"clipped_pg": row("skyrl-loss-clippedpg")}
     environment.pip("uninstall", "--yes", "skyrl-loss-clippedpg")
     assert environment.listing() == before
+
+
+@pytest.mark.parametrize("command", ["train", "eval", "export", "report", "config", "serve"])
+def test_with_only_a_loss_a_command_of_the_trainer_names_the_package_to_install(environment, wheels, run, command):
+    environment.install(wheels["skyrl-loss-entropyreg"])
+    failed = run("bash", "-c", f"! {environment.bin}/skyrl {command} --loss entropy_reg 2>&1")
+    assert failed == (
+        f"error: `skyrl {command}` needs the package skyrl-train, which is not installed\n"
+        f"install it: {environment.bin}/python -m pip install skyrl-train\n"
+    )
 
 
 def test_the_wheels_hold_the_source_the_license_and_the_marker_of_types(sources, wheels):

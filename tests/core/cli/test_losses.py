@@ -42,6 +42,7 @@ sys.exit(code)
 """
 
 HEAVY = ["torch", "numpy", "pydantic", "pydantic_core", "rich", "typer", "click", "yaml", "transformers", "pluggy"]
+HEAVY += ["packaging.requirements", "packaging.utils"]
 PLUGINS = ["foo_loss", "skyrl_loss_entropyreg", "skyrl_loss_clippedpg", "skyrl_train"]
 CONTRACT = [
     "skyrl_core.contract.policy_loss",
@@ -147,6 +148,7 @@ class TestList:
             "status": "ok",
             "reason": "",
             "summary": "Penalises foo.",
+            "origin": None,
         }
 
     def test_allow_and_deny_show_what_a_policy_would_do(self, foo, run_skyrl):
@@ -162,6 +164,13 @@ class TestShowAndSchema:
         blocked = ["torch", "numpy", "foo_loss.loss", "skyrl_core.contract.policy_loss"]
         done = run_blocked(foo, blocked, "losses", *command, "foo")
         assert (done.returncode, done.stderr) == (0, "")
+
+    def test_show_has_the_folder_that_a_loss_was_installed_from(self, foo, run_skyrl):
+        record = {"url": "file:///src/foo", "dir_info": {"editable": True}}
+        (foo.path / "foo_dist-2.1.dist-info" / "direct_url.json").write_text(json.dumps(record))
+        assert "file:///src/foo (editable)" in run_skyrl("losses", "show", "foo").stdout
+        shown = json.loads(run_skyrl("losses", "show", "foo", "--json").stdout)
+        assert shown["origin"] == {"url": "file:///src/foo", "editable": True, "vcs": "", "commit": ""}
 
     def test_show_has_the_facts_and_the_parameters(self, foo, run_skyrl):
         output = run_skyrl("losses", "show", "foo").stdout

@@ -5,12 +5,17 @@ import shlex
 import signal
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
-from skyrl_core.cli.main import main
+from skyrl_core.cli.main import TRAINER_COMMANDS, main
+from skyrl_core.discovery import plugin_group
+from skyrl_core.discovery.installed import installed_distributions
 from skyrl_core.errors import ConformanceError, InvalidParamsError, PluginConflictError, PluginLoadError
 
+ROOT = Path(__file__).parents[3]
 COMMANDS = "skyrl.commands"
 
 
@@ -49,6 +54,38 @@ def test_a_command_gets_its_arguments_and_gives_the_exit_code(add_command, capsy
 def test_an_unknown_command_exits_with_2_and_the_nearest_one(capsys):
     assert main(["loses"]) == 2
     assert "no command is named 'loses'; did you mean 'losses'?" in capsys.readouterr().err
+
+
+def test_only_the_trainer_provides_the_commands_that_are_said_to_be_its_own():
+    project = tomllib.loads((ROOT / "trainer/pyproject.toml").read_text())["project"]
+    assert sorted(project["entry-points"]["skyrl.commands"]) == sorted(TRAINER_COMMANDS)
+
+
+@pytest.fixture
+def without_trainer(monkeypatch):
+    """Its distribution hidden, as in an environment that has the core and a loss."""
+    others = tuple(each for each in installed_distributions() if each.name != "skyrl-train")
+    monkeypatch.setattr(plugin_group, "installed_distributions", lambda: others)
+
+
+@pytest.mark.parametrize("command", TRAINER_COMMANDS)
+def test_a_command_of_the_trainer_names_the_package_and_how_to_install_it(without_trainer, capsys, command):
+    assert main([command, "--loss", "entropy_reg"]) == 2
+    assert capsys.readouterr().err == (
+        f"error: `skyrl {command}` needs the package skyrl-train, which is not installed\n"
+        f"install it: {sys.executable} -m pip install skyrl-train\n"
+    )
+
+
+def test_help_says_how_to_add_the_commands_of_the_trainer(without_trainer, capsys):
+    added = f"To add config, eval, export, report, serve, train: {sys.executable} -m pip install skyrl-train"
+    assert main(["--help"]) == 0
+    assert added in capsys.readouterr().out.splitlines()
+
+
+def test_help_with_the_trainer_says_nothing_of_installing_it(capsys):
+    assert main(["--help"]) == 0
+    assert "pip install" not in capsys.readouterr().out
 
 
 def test_an_unknown_option_exits_with_2(capsys):

@@ -23,7 +23,7 @@ def test_it_writes_a_package_and_prints_the_tree_and_the_next_commands(run_skyrl
     assert re.search(r"^    loss\.py +SoftClipLoss: your equation goes here$", tree, flags=re.MULTILINE)
     assert following.splitlines() == [
         "next:",
-        "  python -m pip install -e 'skyrl-loss-softclip[test]'",
+        "  python -m pip install -e 'skyrl-loss-softclip[test,train]'",
         "  python -m pytest skyrl-loss-softclip",
         "  skyrl losses check soft_clip",
         "  skyrl train --loss soft_clip",
@@ -35,7 +35,7 @@ def test_json_has_names_files_and_commands(run_skyrl, tmp_path):
     done = run_skyrl("losses", "new", "soft-clip", "--folder", str(target), "--form", "scalar", "--json")
     content = json.loads(done.stdout)
     assert content["files"] == files_below(target)
-    assert shlex.split(content["next"][0])[-1] == f"{target}[test]"
+    assert shlex.split(content["next"][0])[-1] == f"{target}[test,train]"
     del content["files"], content["next"]
     assert content == {
         "schema_version": 1,

@@ -40,6 +40,7 @@ def test_json_has_every_plugin_with_its_group(foo, run_skyrl):
         "status": "ok",
         "reason": "",
         "summary": "",
+        "origin": None,
     }
     assert {key: row["status"] for key, row in rows.items()} == {
         ("skyrl.policy_losses", "foo"): "ok",

@@ -1,30 +1,8 @@
 """Rows that fit a terminal."""
 
-import pytest
-
-from skyrl_core.cli.table import display_width, indented, render_table, shortened, terminal_width
+from skyrl_core.cli.table import indented, render_table, terminal_width
 
 HEADER = ("NAME", "SUMMARY")
-
-
-@pytest.mark.parametrize(
-    ("text", "width", "shown"),
-    [
-        ("short", 5, "short"),
-        ("longer", 5, "long…"),
-        ("a word cut", 8, "a word…"),
-        ("漢字漢字", 8, "漢字漢字"),
-        ("漢字漢字", 7, "漢字漢…"),
-        ("漢字漢字", 6, "漢字…"),
-        ("longer", None, "longer"),
-    ],
-)
-def test_text_is_cut_to_terminal_cells(text, width, shown):
-    assert shortened(text, width) == shown
-
-
-def test_wide_characters_take_two_cells_and_combining_ones_none():
-    assert [display_width(text) for text in ("ab", "漢字", "e\u0301", "")] == [2, 4, 1, 0]
 
 
 def test_columns_are_aligned_and_the_last_one_is_cut():

@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 
 from skyrl_core.scaffold.folder import write_folder
 from skyrl_core.scaffold.naming import MAX_LENGTH, package_names
-from skyrl_core.scaffold.package_files import core_requirement, package_files
+from skyrl_core.scaffold.package_files import compatible_requirement, package_files
 
 ROOT = Path(__file__).parents[3]
 FORMS = ["token", "scalar"]
@@ -57,6 +57,7 @@ def test_the_project_declares_the_loss_and_its_parameters_where_they_are():
     project = tomllib.loads(files["pyproject.toml"])["project"]
     assert (project["name"], project["license"]) == ("skyrl-loss-softclip", "Apache-2.0")
     assert project["dependencies"] == ["skyrl-core>=0.1,<0.2"]
+    assert project["optional-dependencies"]["train"] == ["skyrl-train>=0.1,<0.2"]
     assert project["entry-points"] == {
         "skyrl.policy_losses": {"soft_clip": "skyrl_loss_softclip.loss:SoftClipLoss"},
         "skyrl.policy_loss_params": {"soft_clip": "skyrl_loss_softclip.params:SoftClipParams"},
@@ -79,6 +80,7 @@ def test_it_needs_the_same_python_and_build_tool_as_our_own_packages():
     [
         ("0.1.0", "skyrl-core>=0.1,<0.2", ["0.1.0", "0.1.9"], ["0.0.9", "0.2.0"]),
         ("0.9.3", "skyrl-core>=0.9,<0.10", ["0.9.0", "0.9.12"], ["0.10.0", "1.0"]),
+        ("7", "skyrl-core>=7.0,<7.1", ["7", "7.0.2"], ["6.9", "7.1"]),
         ("1.4", "skyrl-core>=1.4,<1.5", ["1.4", "1.4.2"], ["1.5", "1.3"]),
         ("0.2.0.dev3", "skyrl-core>=0.2.0.dev3,<0.3", ["0.2.0.dev3", "0.2.0", "0.2.1"], ["0.2.0.dev2", "0.3"]),
         ("0.2.0rc1", "skyrl-core>=0.2.0rc1,<0.3", ["0.2.0rc1", "0.2.0"], ["0.2.0b1", "0.1.9"]),
@@ -86,14 +88,9 @@ def test_it_needs_the_same_python_and_build_tool_as_our_own_packages():
     ],
 )
 def test_it_requires_the_core_that_wrote_it_up_to_the_next_minor_version(version, requirement, accepted, refused):
-    assert core_requirement(version) == requirement
+    assert compatible_requirement("skyrl-core", version) == requirement
     specifier = Requirement(requirement).specifier
     assert [each for each in accepted + refused if specifier.contains(each, prereleases=True)] == accepted
-
-
-def test_a_version_without_two_numbers_is_an_error():
-    with pytest.raises(ValueError, match="'7', does not start with two numbers"):
-        core_requirement("7")
 
 
 def test_the_license_is_ours_with_the_year_and_the_name_of_the_package():
@@ -113,7 +110,7 @@ def test_the_checks_of_every_push_install_the_package_and_run_its_tests():
 def test_the_readme_shows_how_to_install_list_check_and_train():
     readme = files_of()["README.md"]
     for line in (
-        "pip install skyrl-loss-softclip skyrl-train",
+        "pip install skyrl-train skyrl-loss-softclip",
         "skyrl losses list",
         "skyrl losses check soft_clip",
         "skyrl train --loss soft_clip",

@@ -9,7 +9,8 @@ import yaml
 from skyrl_core.errors import InvalidParamsError, PluginConflictError, PluginLoadError, SkyrlError, UnknownPluginError
 from skyrl_core.scaffold.naming import TRAINER_OPTIONS
 from skyrl_train.config.load_config import resolve_run
-from skyrl_train.config.schema import AlgorithmConfig
+from skyrl_train.config.schema import AlgorithmConfig, RunConfig
+from skyrl_train.config.sources import QUICKSTART
 from skyrl_train.environments.load_environment import load_environment
 
 
@@ -34,6 +35,42 @@ def test_the_defaults_are_a_valid_run():
     assert run.loss_reference == "dual_clip"
     assert run.missing == ()
     assert run.resume is None
+
+
+def test_without_a_file_or_a_model_the_tiny_model_trains_with_the_quickstart_settings(tmp_path):
+    run = resolve(loss="clipped_pg")
+    assert run.quickstart
+    assert run.config == resolve(loss="clipped_pg", text=QUICKSTART.read_text(), folder=tmp_path).config
+    assert run.config.model == "tiny"
+    assert run.config.trainer.optimizer.learning_rate == 1.5e-4
+
+
+def test_an_override_changes_one_setting_of_the_quickstart():
+    optimizer = resolve("trainer.optimizer.learning_rate=1e-5").config.trainer.optimizer
+    assert (optimizer.learning_rate, optimizer.warmup_steps) == (1e-5, 5)
+
+
+@pytest.mark.parametrize("model", ["Qwen/Qwen2.5-0.5B-Instruct", "tiny"])
+def test_a_named_model_has_the_defaults_of_the_schema(model):
+    run = resolve(f"model={model}")
+    assert not run.quickstart
+    assert run.config == RunConfig(model=model)
+
+
+def test_a_file_has_the_defaults_of_the_schema_even_without_a_model(tmp_path):
+    run = resolve(text="seed: 3\n", folder=tmp_path)
+    assert not run.quickstart
+    assert run.config == RunConfig(seed=3)
+
+
+def test_a_problem_names_a_setting_of_the_quickstart_as_such():
+    message = problems("trainer.prompts_per_step=5")
+    assert "  quickstart default  trainer.minibatches = 2: must divide trainer.prompts_per_step (5)" in message
+
+
+def test_the_quickstart_fits_any_loss_so_it_names_none():
+    algorithm = yaml.safe_load(QUICKSTART.read_text())["trainer"]["algorithm"]
+    assert algorithm.keys() == {"advantage_estimator"}
 
 
 def test_all_problems_are_reported_at_once_with_their_places(tmp_path):
@@ -222,7 +259,7 @@ def test_parameters_are_resolved_with_their_defaults():
 
 def test_an_empty_section_and_an_empty_block_have_their_defaults(tmp_path):
     text = "trainer:\n  optimizer:\n  algorithm:\n    dual_clip:\n"
-    assert resolve(text=text, folder=tmp_path).config == resolve("trainer.algorithm.dual_clip={}").config
+    assert resolve(text=text, folder=tmp_path).config == resolve("model=tiny", "trainer.algorithm.dual_clip={}").config
 
 
 def test_the_block_of_another_loss_is_allowed_and_noted():
@@ -308,7 +345,7 @@ def test_data_are_missing_where_the_environment_generates_no_problems(overrides,
 
 
 def test_unlikely_combinations_are_noted():
-    notes = "\n".join(resolve("trainer.steps=2", "trainer.optimizer.warmup_steps=2").notes)
+    notes = "\n".join(resolve("model=tiny", "trainer.steps=2", "trainer.optimizer.warmup_steps=2").notes)
     assert "never reaches its peak: 2 warm-up steps, 2 optimizer steps" in notes
     notes = "\n".join(resolve("data.train=a.jsonl", "data.evaluation=a.jsonl").notes)
     assert "the same rows" in notes

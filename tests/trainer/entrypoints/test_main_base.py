@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from skyrl_train.config import sources
 from skyrl_train.entrypoints import main_base
 
 QUICKSTART = Path(__file__).parents[3] / "configs" / "quickstart.yaml"
@@ -80,6 +81,18 @@ def test_an_error_is_printed_without_traceback_and_without_torch(arguments, code
     assert done.stdout == ""
 
 
+def test_the_bare_command_is_the_quickstart_and_its_plan_says_so():
+    assert QUICKSTART.read_text() == sources.QUICKSTART.read_text()
+    bare, file = (without_torch("--loss", "entropy_reg", *more, "--dry-run") for more in ([], ["--config", QUICKSTART]))
+    assert bare.stdout.splitlines()[1:3] == [
+        "from          --loss entropy_reg",
+        "defaults      quickstart settings for the tiny model: neither --config nor a model is given",
+    ]
+    assert file.stdout.splitlines()[2] == "defaults      as listed by `skyrl config`"
+    assert bare.stdout.splitlines()[3:] == file.stdout.splitlines()[3:]
+    assert json.loads(without_torch("--dry-run", "--json").stdout)["defaults"] == "quickstart"
+
+
 def test_the_plan_shows_the_arithmetic_of_a_step():
     arguments = ["trainer.minibatches=2", "trainer.epochs=3", "trainer.micro_batch_size=10", "trainer.steps=5"]
     done = without_torch("--config", QUICKSTART, *arguments, "--dry-run", WORLD_SIZE="3", RANK="0")
@@ -112,8 +125,10 @@ def test_the_plan_fits_a_narrow_terminal():
 
 
 def test_the_plan_as_json_holds_the_complete_configuration():
-    plan = json.loads(without_torch("--config", QUICKSTART, "data.train=x.jsonl", "--dry-run", "--json").stdout)
+    chosen = ["--config", QUICKSTART, "--loss", "entropy_reg", "data.train=x.jsonl"]
+    plan = json.loads(without_torch(*chosen, "--dry-run", "--json").stdout)
     assert plan["loss"]["distribution"] == "skyrl-loss-entropyreg"
+    assert plan["defaults"] == "schema"
     assert plan["config"]["trainer"]["algorithm"]["entropy_reg"] == plan["loss"]["params"]
     assert plan["config"]["rollout"]["top_p"] == 1.0
     assert len(plan["missing"]) == 1

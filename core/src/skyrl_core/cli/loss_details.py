@@ -28,7 +28,7 @@ def show(reference: str, *, as_json: bool) -> int:
     facts = {key: constants.get(key) for key in _CONSTANTS}
     if as_json:
         _print_json(
-            claim._asdict() | facts | {"file": str(file) if file else None, "params": schema.model_json_schema()}
+            claim.record() | facts | {"file": str(file) if file else None, "params": schema.model_json_schema()}
         )
         return 0
     print("\n".join(_page(claim, facts, str(file or "not on disk as source"), schema)))
@@ -59,7 +59,10 @@ def _page(claim: Claim, facts: Mapping[str, Any], file: str, schema: type[LossPa
         "class": claim.value,
         "file": file,
         "status": claim.status,
-    } | {key.replace("_", " "): str(value) for key, value in facts.items() if value is not None}
+    }
+    if origin := claim.origin:
+        about["installed from"] = f"{origin} (editable)" if origin.editable else str(origin)
+    about |= {key.replace("_", " "): str(value) for key, value in facts.items() if value is not None}
     label = max(map(len, about)) + 2
     lines = [claim.name, *indented(claim.summary, width, "  "), ""]
     lines += [f"  {key:<{label}}{value}" for key, value in about.items()]

@@ -103,7 +103,7 @@ def _list(policy: PluginPolicy, *, as_json: bool, long: bool) -> int:
     if as_json:
         import json
 
-        losses = [claim._asdict() for claim in claims]
+        losses = [claim.record() for claim in claims]
         print(json.dumps({"schema_version": SCHEMA_VERSION, "losses": losses}, indent=2, ensure_ascii=False))
     elif not claims:
         print("no policy losses are installed")

@@ -8,10 +8,12 @@ from typing import cast
 
 from skyrl_core.discovery.claim import poison
 from skyrl_core.discovery.plugin_group import COMMANDS, Claim, PluginGroup
-from skyrl_core.errors import PluginLoadError, SkyrlError
+from skyrl_core.errors import PluginLoadError, SkyrlError, UnknownPluginError
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
+TRAINER_COMMANDS = ("config", "eval", "export", "report", "serve", "train")
+"""Commands that the package skyrl-train adds."""
 _GROUP = PluginGroup(COMMANDS, "command")
 
 
@@ -82,8 +84,24 @@ def _run(arguments: list[str]) -> int:
         return 0
     if command.startswith("-"):
         raise SkyrlError(f"unknown option {command!r}: an option of a command goes after it; see `skyrl --help`")
-    run = cast(Callable[[Sequence[str]], int], _GROUP.load(command))
-    return run(arguments[1:])
+    return _find(command)(arguments[1:])
+
+
+def _find(command: str) -> Callable[[Sequence[str]], int]:
+    """Import the function behind a command.
+
+    Raises:
+        UnknownPluginError: no installed package has this command; the message names skyrl-train if it would.
+    """
+    try:
+        return cast(Callable[[Sequence[str]], int], _GROUP.load(command))
+    except UnknownPluginError:
+        if command not in TRAINER_COMMANDS:
+            raise
+        raise UnknownPluginError(
+            f"`skyrl {command}` needs the package skyrl-train, which is not installed\n"
+            f"install it: {sys.executable} -m pip install skyrl-train"
+        ) from None
 
 
 def _help() -> str:
@@ -98,10 +116,18 @@ def _help() -> str:
             "",
             "commands:",
             *lines,
+            *_absent({claim.name for claim in claims}),
             "",
             "`skyrl COMMAND --help` explains a command, `skyrl --version` says which skyrl-core this is.",
         ]
     )
+
+
+def _absent(present: set[str]) -> list[str]:
+    """What to install for the trainer's commands where none of them is installed."""
+    if not present.isdisjoint(TRAINER_COMMANDS):
+        return []
+    return ["", f"To add {', '.join(TRAINER_COMMANDS)}: {sys.executable} -m pip install skyrl-train"]
 
 
 def _about(claim: Claim) -> str:

@@ -35,7 +35,7 @@ def new(name: str, folder: str | None, form: Form, *, as_json: bool) -> int:
 
 def _next_commands(names: PackageNames, folder: Path) -> list[str]:
     return [
-        f"python -m pip install -e {shlex.quote(f'{folder}[test]')}",
+        f"python -m pip install -e {shlex.quote(f'{folder}[test,train]')}",
         f"python -m pytest {shlex.quote(str(folder))}",
         f"skyrl losses check {names.loss}",
         f"skyrl train --loss {names.loss}",

@@ -23,7 +23,7 @@ def main(argv: Sequence[str]) -> int:
     if arguments.json:
         import json
 
-        plugins = [{"group": group} | claim._asdict() for group, claim in rows]
+        plugins = [{"group": group} | claim.record() for group, claim in rows]
         print(json.dumps({"schema_version": SCHEMA_VERSION, "plugins": plugins}, indent=2, ensure_ascii=False))
     else:
         print("\n".join(_tables(rows)) or "no plugins are installed")

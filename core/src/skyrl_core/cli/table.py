@@ -3,6 +3,8 @@
 import shutil
 from collections.abc import Sequence
 
+from skyrl_core.discovery.printable_text import display_width, shortened
+
 GAP = "  "
 MIN_LAST_COLUMN = 20
 """Where less is left for the last column, it goes below its row."""
@@ -28,7 +30,7 @@ def render_table(
         if below:
             lines += [_line(row[:-1], sizes), *indented(row[-1], width)]
         else:
-            lines.append(_line([*row[:-1], shortened(row[-1], left)], sizes))
+            lines.append(_line([*row[:-1], row[-1] if left is None else shortened(row[-1], left)], sizes))
         lines += indented(note, width)
     return lines
 
@@ -48,24 +50,6 @@ def indented(text: str, width: int | None, indent: str = "    ") -> list[str]:
         break_long_words=False,
         break_on_hyphens=False,
     )
-
-
-def shortened(text: str, width: int | None) -> str:
-    """The text, cut with an ellipsis to so many terminal cells."""
-    if width is None or display_width(text) <= width:
-        return text
-    while display_width(text) > width - 1:
-        text = text[:-1]
-    return text.rstrip() + "…"
-
-
-def display_width(text: str) -> int:
-    """Terminal cells that a text takes: East Asian wide characters take two, combining ones none."""
-    if text.isascii():
-        return len(text)
-    from unicodedata import combining, east_asian_width
-
-    return sum(0 if combining(char) else 2 if east_asian_width(char) in "WF" else 1 for char in text)
 
 
 def _line(cells: Sequence[str], sizes: Sequence[int]) -> str:

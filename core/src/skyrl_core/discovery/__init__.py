@@ -3,7 +3,12 @@
 Decisions:
 
 - Metadata is read through importlib-metadata, never through the standard library's copy: the behaviour is the same on
-  every Python, and two metadata libraries in one process would raise two sets of exceptions.
+  every Python, it has `Distribution.origin`, which Python has only from 3.13 on, and it is imported in half the time.
+  Two metadata libraries in one process would raise two sets of exceptions.
+- Entry points and headers are parsed here, line by line. `Distribution.entry_points` raises on a damaged file that a
+  listing must show as a row, and `Distribution.metadata` drops every header after a malformed one.
+- Version bounds are compared by packaging, but names are parsed here: importing `packaging.requirements` or
+  `packaging.utils` takes 10 to 20 ms, up to a third of the time of a listing.
 - A plugin's description is the first line of its module's docstring, read as text. Listing 300 losses therefore
   imports none of them, and a broken one cannot break the list.
 - Two distributions that claim one name are both shown, and the bare name is refused. Picking one would make a run
@@ -12,7 +17,7 @@ Decisions:
 
 from skyrl_core.discovery.allow_deny import ALLOW_ALL, PluginPolicy
 from skyrl_core.discovery.claim import Claim, qualified
-from skyrl_core.discovery.installed import printable, shortened
+from skyrl_core.discovery.origin import origin_of
 from skyrl_core.discovery.plugin_class import Plugin, class_or_function, construct, load_class
 from skyrl_core.discovery.plugin_group import (
     ADVANTAGE_ESTIMATORS,
@@ -23,6 +28,7 @@ from skyrl_core.discovery.plugin_group import (
     TRACKERS,
     PluginGroup,
 )
+from skyrl_core.discovery.printable_text import printable, shortened
 
 __all__ = [
     "ADVANTAGE_ESTIMATORS",
@@ -39,6 +45,7 @@ __all__ = [
     "class_or_function",
     "construct",
     "load_class",
+    "origin_of",
     "printable",
     "qualified",
     "shortened",

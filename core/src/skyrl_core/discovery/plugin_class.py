@@ -4,8 +4,8 @@ import reprlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from skyrl_core.discovery.installed import shortened
 from skyrl_core.discovery.plugin_group import Claim, PluginGroup
+from skyrl_core.discovery.printable_text import shortened
 from skyrl_core.errors import PluginLoadError
 
 Plugin = TypeVar("Plugin", bound=Callable[..., Any])

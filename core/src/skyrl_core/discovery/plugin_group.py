@@ -20,9 +20,9 @@ from skyrl_core.discovery.installed import (
     InstalledDistribution,
     fold,
     installed_distributions,
-    shortened,
 )
 from skyrl_core.discovery.module_source import docstring_line, source_file
+from skyrl_core.discovery.printable_text import shortened
 from skyrl_core.errors import PluginConflictError, PluginLoadError, UnknownPluginError, did_you_mean
 
 POLICY_LOSSES = "skyrl.policy_losses"

@@ -97,6 +97,12 @@ def test_a_wrong_package_is_caught_by_exactly_the_rule_that_it_breaks(package, r
         report.raise_for_failures()
 
 
+def test_a_dependency_that_cannot_be_parsed_is_quoted(package) -> None:
+    report = check_loss_package(package({"pyproject.toml": ("skyrl-core>=0.1,<0.2", "skyrl-core >=banana")}))
+    [failure] = [each for each in report.package.failures if each.rule == "requirements"]
+    assert failure.failure.startswith("dependencies has 'skyrl-core >=banana', which is not a requirement: ")
+
+
 def test_every_package_rule_is_broken_by_something() -> None:
     assert [*WRONG, "golden"] == [rule.name for rule in ALL_PACKAGE_RULES]
 

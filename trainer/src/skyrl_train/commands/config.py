@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from skyrl_core.errors import SkyrlError
+from skyrl_core.discovery import printable
+from skyrl_core.errors import SkyrlError, nearest
 from skyrl_train.config.option_reference import find_options, write_commented_yaml, write_markdown, write_table
 from skyrl_train.config.options import all_options, all_sections
-from skyrl_train.config.problem import nearest, printable
 from skyrl_train.config.schema import RunConfig
 
 LOSS_HINT = """
@@ -77,4 +77,4 @@ def _unknown_prefix(prefix: str) -> str:
     known = [option.key for option in all_options()] + [section for section in all_sections() if section]
     match = nearest(prefix, known) or nearest(prefix.rpartition(".")[2], [key.rpartition(".")[2] for key in known])
     hint = f"did you mean {match}?" if match else "`skyrl config` without a prefix prints every option"
-    return f"no option starts with {printable(prefix)}; {hint}"
+    return f"no option starts with {printable(prefix, escape=True)}; {hint}"

@@ -30,7 +30,8 @@ def resolve_run(
 
     Args:
         load_environment: environments.loading.load_environment.
-        files: YAML files; of several the last wins. None of them: the defaults, or on resume the file of that run.
+        files: YAML files; of several the last wins. Without any: on resume the file of that run, else the defaults,
+            which are the quickstart's if no override names a model.
         overrides: `a.b=value`; they win over the files.
         loss: the same as the override of trainer.algorithm.policy_loss_type.
         resume: a run folder or a checkpoint in one; empty takes `run_folder` of the configuration.
@@ -45,7 +46,7 @@ def resolve_run(
     """
     if resume and not files:
         files = [_config_of_run(Path(resume))]
-    sources = read_sources(files, overrides)
+    sources = _read(files, overrides)
     _apply_loss(sources, loss)
     _check_resume(sources, resume)
     config, faults = validate(sources.values)
@@ -61,6 +62,7 @@ def resolve_run(
         loss_reference=config.trainer.algorithm.policy_loss_type,
         loss_params=plugins.loss_params,
         estimator_params=plugins.estimator_params,
+        quickstart=sources.quickstart,
         files=tuple(map(str, files)),
         overrides=(*([f"--loss {loss}"] if loss else []), *overrides),
         resume=None if resume is None else _resume_path(resume, config),
@@ -69,6 +71,15 @@ def resolve_run(
         missing=tuple(find_missing(config, sources, generates_problems=plugins.generates_problems)),
         notes=(*plugins.notes, *find_oddities(config)),
     )
+
+
+def _read(files: Sequence[Path], overrides: Sequence[str]) -> Sources:
+    """Files and overrides; with neither a file nor a model, the quickstart's settings below them."""
+    sources = read_sources(files, overrides)
+    if files or "model" in sources.values:
+        return sources
+    # The schema's defaults suit a real model: with them the tiny model learns nothing.
+    return read_sources(files, overrides, quickstart=True)
 
 
 def _apply_loss(sources: Sources, loss: str | None) -> None:

@@ -86,8 +86,8 @@ def _algorithm(config: RunConfig) -> Iterator[Violation]:
         yield Violation(
             keys=("trainer.optimizer.learning_rate", "trainer.optimizer.schedule", "trainer.optimizer.warmup_steps"),
             value=optimizer.model_dump()["learning_rate"],
-            rule="is a schedule of its own, which leaves no place for trainer.optimizer.schedule and warmup_steps; "
-            "remove those, or give a plain number",
+            rule="is a schedule, so trainer.optimizer.schedule must be constant and trainer.optimizer.warmup_steps 0; "
+            "set them, or give a plain number",
         )
     elif not optimizer.learning_rate:
         yield Violation(keys=("trainer.optimizer.learning_rate",), value=0.0, rule="must be > 0")

@@ -17,9 +17,9 @@ from skyrl_core.discovery import (
     PluginGroup,
     PluginPolicy,
 )
-from skyrl_core.errors import InvalidParamsError, SkyrlError, UnknownPluginError
+from skyrl_core.errors import InvalidParamsError, SkyrlError, UnknownPluginError, nearest
 from skyrl_core.registry import ESTIMATORS, LOSSES, plan_loss_params, validate_estimator_params
-from skyrl_train.config.problem import NO_VALUE, Problem, kind_of, nearest
+from skyrl_train.config.problem import NO_VALUE, Problem, kind_of
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.config.sources import Sources
 from skyrl_train.config.validation import unknown_option

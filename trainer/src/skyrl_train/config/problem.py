@@ -1,10 +1,10 @@
 """Problems of a configuration, and the error that lists them all."""
 
-import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from skyrl_core.discovery import printable
 from skyrl_core.errors import InvalidParamsError, PluginConflictError, SkyrlError, UnknownPluginError
 from skyrl_train.config.yaml_text import inline_yaml
 
@@ -23,9 +23,9 @@ class Problem:
     error: type[SkyrlError] = InvalidParamsError  # raised if this is the only problem
 
     def __str__(self) -> str:
-        value = "" if self.value is NO_VALUE else f" = {printable(inline_yaml(self.value))}"
+        value = "" if self.value is NO_VALUE else f" = {inline_yaml(self.value)}"
         rule = self.rule.replace("\n", "\n      ")
-        return f"{self.origin}  {printable(self.key)}{value}: {rule}"
+        return f"{self.origin}  {printable(self.key, escape=True)}{value}: {rule}"
 
 
 def raise_problems(problems: Sequence[Problem], title: str) -> None:
@@ -55,15 +55,3 @@ def kind_of(error: SkyrlError) -> type[SkyrlError]:
     """The error class under which an error during validation is reported."""
     known = (UnknownPluginError, PluginConflictError, InvalidParamsError)
     return next((kind for kind in known if isinstance(error, kind)), type(error))
-
-
-def nearest(name: str, candidates: Iterable[str]) -> str | None:
-    """The candidate that is most like the name, if one is alike at all."""
-    by_folded = {candidate.lower().replace("-", "_"): candidate for candidate in candidates}
-    matches = difflib.get_close_matches(name.lower().replace("-", "_"), by_folded, n=1, cutoff=0.6)
-    return by_folded[matches[0]] if matches else None
-
-
-def printable(text: str) -> str:
-    """The text with control characters written as escapes, so that a message cannot move the cursor."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

@@ -18,6 +18,7 @@ class ResolvedRun:
     loss_reference: str  # a name, or `distribution:name`, and maybe `@` and its semantics version
     loss_params: dict[str, Any] = field(default_factory=dict)  # with defaults if the loss is typed, else as given
     estimator_params: dict[str, Any] = field(default_factory=dict)  # likewise
+    quickstart: bool = False  # options that nobody set have the quickstart's values, where it has some
     files: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
     resume: Path | None = None  # a run folder or a checkpoint in one

@@ -272,7 +272,11 @@ class PluginsConfig(Section):
 class RunConfig(Section):
     """A training run."""
 
-    model: str = Field(default="tiny", description="`tiny` (ships with the trainer), a model folder, or a hub name.")
+    model: str = Field(
+        default="tiny",
+        description="`tiny` (ships with the trainer), a model folder, or a hub name. Without model and --config, the "
+        "tiny model trains with the settings of the quickstart, not with the defaults listed here.",
+    )
     seed: NonNegativeInt = Field(default=0, description="Seed of the data order and of sampling.")
     run_folder: str | None = Field(default=None, description="Folder of the run; null creates runs/<loss>-<time>.")
     trainer: TrainerConfig = Field(default_factory=TrainerConfig, description="Length and batches of training.")

@@ -4,24 +4,31 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from skyrl_core.errors import InvalidParamsError, SkyrlError
-from skyrl_train.config.problem import Problem, nearest, printable
+from skyrl_core.discovery import printable
+from skyrl_core.errors import InvalidParamsError, SkyrlError, nearest
+from skyrl_train.config.problem import Problem
 from skyrl_train.config.yaml_text import Keys, parse_yaml
 
 COMMAND_LINE = "command line"
+QUICKSTART = Path(__file__).with_name("quickstart.yaml")
+QUICKSTART_DEFAULT = "quickstart default"
 MAX_BYTES = 10_000_000
 
 
 class Sources:
     """The values of a run as given: later files are merged key by key over earlier ones; an override replaces."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, quickstart: bool = False) -> None:
+        """``quickstart`` starts from the settings with which the tiny model learns, instead of from nothing."""
         self.values: dict[str, Any] = {}
         self.problems: list[Problem] = []
+        self.quickstart = quickstart
         self._origins: dict[Keys, str] = {}
+        if quickstart:
+            self.add_file(QUICKSTART, origin=QUICKSTART_DEFAULT)
 
-    def add_file(self, path: Path) -> None:
-        """Merge a YAML file.
+    def add_file(self, path: Path, *, origin: str | None = None) -> None:
+        """Merge a YAML file; ``origin`` is what errors name instead of the file and line.
 
         Raises:
             SkyrlError: it cannot be read.
@@ -33,7 +40,8 @@ class Sources:
         if not isinstance(document.value, dict):
             kind = "list" if isinstance(document.value, list) else "single value"
             raise InvalidParamsError(f"{path}: the top level must be options (`name: value`), not a {kind}")
-        self._merge(self.values, document.value, (), {keys: f"{path}:{line}" for keys, line in document.lines.items()})
+        origins = {keys: origin or f"{path}:{line}" for keys, line in document.lines.items()}
+        self._merge(self.values, document.value, (), origins)
 
     def add_override(self, text: str) -> None:
         """Set `a.b=value`; the value is YAML. A leading `+` or `++`, as in Hydra, is accepted and ignored.
@@ -72,7 +80,7 @@ class Sources:
         return value
 
     def origin(self, keys: Keys) -> str:
-        """Where the value came from: `file:line`, `command line`, or `default`."""
+        """Where the value came from: `file:line`, `command line`, `quickstart default`, or `default`."""
         for length in range(len(keys), 0, -1):
             if keys[:length] in self._origins:
                 return self._origins[keys[:length]]
@@ -112,7 +120,7 @@ def _read(path: Path) -> str:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise SkyrlError(f"{printable(str(path))}: no such file{_files_like(path)}") from None
+        raise SkyrlError(f"{printable(str(path), escape=True)}: no such file{_files_like(path)}") from None
     except IsADirectoryError:
         raise SkyrlError(f"{path}: this is a folder; name a YAML file in it") from None
     except OSError as error:
@@ -134,9 +142,9 @@ def _files_like(path: Path) -> str:
     return f"; did you mean {folder / match}?" if match else ""
 
 
-def read_sources(files: Sequence[Path], overrides: Sequence[str]) -> Sources:
-    """Merge files and then overrides, in order."""
-    sources = Sources()
+def read_sources(files: Sequence[Path], overrides: Sequence[str], *, quickstart: bool = False) -> Sources:
+    """Merge files and then overrides, in order, on top of the quickstart's settings if asked."""
+    sources = Sources(quickstart=quickstart)
     for file in files:
         sources.add_file(file)
     for override in overrides:

@@ -7,9 +7,9 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from skyrl_core.errors import nearest
 from skyrl_core.parameters import rule_of
 from skyrl_train.config.options import all_options, all_sections, subsections
-from skyrl_train.config.problem import nearest
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.config.section import Section
 from skyrl_train.config.yaml_text import Keys

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from skyrl_core.discovery import shortened
 from skyrl_core.errors import InvalidParamsError
 
 Keys = tuple[str, ...]
@@ -99,10 +100,10 @@ def write_yaml(value: Any) -> str:
 
 
 def inline_yaml(value: Any, width: int = 60) -> str:
-    """The value on one line, as it could stand in a file or an override; cut after `width` characters."""
+    """The value on one line, as it could stand in a file or an override; cut after `width` terminal cells."""
     options: dict[str, Any] = {"sort_keys": False, "allow_unicode": True, "default_flow_style": True, "width": math.inf}
     line = " ".join(str(yaml.dump(value, Dumper=_InlineDumper, **options)).removesuffix("...\n").split())
-    return line if len(line) <= width else line[: width - 3] + "..."
+    return shortened(line, width, escape=True)
 
 
 class _NodeReader:

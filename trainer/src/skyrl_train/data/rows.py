@@ -5,11 +5,11 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from skyrl_core.errors import SkyrlError
+from skyrl_core.discovery import shortened
+from skyrl_core.errors import SkyrlError, did_you_mean, nearest
 from skyrl_train.environments.environment import Message, Row
 
 _FILE_SUFFIXES = (".jsonl", ".parquet")
@@ -72,8 +72,8 @@ def _neighbours(path: Path) -> str:
     if not path.parent.is_dir():
         return f": there is no folder {path.parent}"
     names = [other.name for other in path.parent.iterdir() if other.suffix in _FILE_SUFFIXES]
-    nearest = get_close_matches(path.name, names, n=1)
-    return f"; did you mean {path.parent / nearest[0]}?" if nearest else ""
+    match = nearest(path.name, names)
+    return f"; did you mean {path.parent / match}?" if match else ""
 
 
 def _jsonl(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -144,8 +144,7 @@ def _rows_of(dataset: Any) -> Iterable[Mapping[str, Any]]:
 def _column(where: str, record: Mapping[str, Any], column: str, option: str) -> Any:
     if column in record:
         return record[column]
-    nearest = get_close_matches(column, list(record), n=1)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    hint = did_you_mean(column, record)
     names = ", ".join(map(repr, record)) or "none"
     raise DataError(f"{where} has no column {column!r}{hint}\nits columns are {names}: set {option} to the right one")
 
@@ -201,5 +200,4 @@ def _wrong(where: str, column: str, value: object, wanted: str) -> DataError:
 
 
 def _shown(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=repr)
-    return text if len(text) <= 120 else text[:119] + "…"
+    return shortened(json.dumps(value, ensure_ascii=False, default=repr), 120, escape=True)

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from skyrl_core.errors import SkyrlError
-from skyrl_train.config.problem import nearest, printable
+from skyrl_core.discovery import printable
+from skyrl_core.errors import SkyrlError, nearest
 from skyrl_train.ranks.launch import OPTION
 
 DESCRIPTION = "Train a language model with any installed policy loss."
 EPILOG = """\
+Without --config and without a model it trains the tiny model that comes with skyrl-train, with settings that suit it.
 OVERRIDE is an option of the configuration with its value, such as trainer.optimizer.learning_rate=1e-5 or
 trainer.algorithm.LOSS.PARAMETER=0.02. The value is YAML; overrides take precedence over files.
 `skyrl config` lists every option, `skyrl losses list` every loss.
@@ -117,4 +118,4 @@ def _unknown_flag(flag: str, parser: argparse.ArgumentParser) -> str:
         hint = f"write an override without dashes: {flag.lstrip('-')}"
     else:
         hint = f"`{parser.prog} --help` shows the options"
-    return f"unknown option {printable(flag)}; {hint}"
+    return f"unknown option {printable(flag, escape=True)}; {hint}"

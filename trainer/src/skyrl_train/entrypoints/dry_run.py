@@ -8,11 +8,10 @@ from math import ceil
 from typing import Any
 
 from skyrl_core.cli import terminal_width
-from skyrl_core.discovery import Claim
+from skyrl_core.discovery import Claim, printable
 from skyrl_core.registry import ESTIMATORS, LOSSES, loss_name
 from skyrl_train.config.number import describe_number
 from skyrl_train.config.plugin_check import plugin_policy
-from skyrl_train.config.problem import printable
 from skyrl_train.config.resolved import ResolvedRun
 from skyrl_train.config.schema import AlgorithmConfig, TrainerConfig
 from skyrl_train.config.yaml_text import inline_yaml
@@ -33,7 +32,7 @@ def write_plan(run: ResolvedRun) -> str:
         lines += ["", *_wrapped("missing", str(problem))]
     for note in run.notes:
         lines += ["", *_wrapped("note", note)]
-    return "\n".join(map(printable, lines)) + "\n"
+    return "\n".join(printable(line, escape=True) for line in lines) + "\n"
 
 
 def write_plan_json(run: ResolvedRun) -> str:
@@ -41,6 +40,7 @@ def write_plan_json(run: ResolvedRun) -> str:
     loss = LOSSES.find(run.loss_reference, plugin_policy(run.config))
     plan = {
         "config": run.as_dict(),
+        "defaults": "quickstart" if run.quickstart else "schema",
         "loss": {
             "name": loss.name,
             "distribution": loss.distribution,
@@ -64,6 +64,10 @@ def _rows(run: ResolvedRun) -> Iterator[tuple[str, str]]:
     config = run.config
     sources = (*run.files, *run.overrides)
     yield "from", ", ".join(sources) or "defaults only"
+    if run.quickstart:
+        yield "defaults", "quickstart settings for the tiny model: neither --config nor a model is given"
+    else:
+        yield "defaults", "as listed by `skyrl config`"
     if run.resume is not None:
         accepts = ", accepting a changed loss" if run.accept_loss_change else ""
         skips = ", from the newest intact checkpoint" if run.skip_damaged else ""

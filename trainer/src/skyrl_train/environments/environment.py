@@ -9,6 +9,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from skyrl_core.discovery import shortened
+
 Split = Literal["train", "evaluation"]
 Message = dict[str, str]
 """A chat message: ``{"role": "user", "content": "..."}``."""
@@ -45,8 +47,7 @@ class Row:
     def label(self) -> str:
         """The name of the row in messages: its uid and the start of its last message."""
         text = " ".join(self.prompt[-1]["content"].split()) if self.prompt else ""
-        start = text if len(text) <= _LABEL_LENGTH else text[: _LABEL_LENGTH - 1] + "…"
-        return f'{self.uid} "{start}"'
+        return f'{self.uid} "{shortened(text, _LABEL_LENGTH)}"'
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,13 +5,12 @@ import json
 import random
 import zlib
 from collections.abc import Iterator
-from difflib import get_close_matches
 from types import ModuleType
 from typing import Any, ClassVar
 
 from pydantic import Field
 
-from skyrl_core.errors import InvalidParamsError, ParamProblem, PluginLoadError, SkyrlError
+from skyrl_core.errors import InvalidParamsError, ParamProblem, PluginLoadError, SkyrlError, nearest
 from skyrl_train.environments.environment import Completion, Environment, EnvironmentParams, Row, Split
 
 INSTRUCTION = "Give the final answer between <answer> and </answer>."
@@ -45,10 +44,8 @@ class ReasoningGym(Environment):
         super().__init__(params)
         tasks = _library().factory.DATASETS
         if self.params.task not in tasks:
-            nearest = get_close_matches(self.params.task, tasks, n=1)
-            self._refuse(
-                "task", self.params.task, "is not a task of reasoning-gym", nearest=nearest[0] if nearest else None
-            )
+            match = nearest(self.params.task, tasks)
+            self._refuse("task", self.params.task, "is not a task of reasoning-gym", nearest=match)
         try:
             self._generator()
         except (TypeError, ValueError, AssertionError) as error:  # raised by its option classes

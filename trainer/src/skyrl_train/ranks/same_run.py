@@ -5,10 +5,11 @@ an error. Facts of a machine, such as its name, may differ.
 """
 
 import hashlib
-import importlib.metadata
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+import importlib_metadata
 
 from skyrl_core.errors import SkyrlError
 from skyrl_train.config.resolved import ResolvedRun
@@ -34,7 +35,7 @@ def check_run(ranks: Ranks, run: ResolvedRun, loss: dict[str, Any]) -> None:
     Raises:
         SkyrlError: some ranks differ. Names each difference and its ranks; the same error on all ranks.
     """
-    packages = {name: importlib.metadata.version(name) for name in PACKAGES}
+    packages = {name: importlib_metadata.version(name) for name in PACKAGES}
     resume = None if run.resume is None else str(run.resume)
     _compare(ranks, {"loss": loss, "config": run.as_dict(), "packages": packages, "resume": resume})
 

@@ -1,5 +1,6 @@
 """Opens the record of a run: its folder, its trackers and its observers."""
 
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ def _open_journal(
                     "total_steps": config.trainer.steps,
                     "world_size": ranks.world_size,
                 }
-                | collect_provenance([loss_record["distribution"]])
+                | collect_provenance(_distributions(loss_record))
             )
             if found is not None:
                 observers.checkpoint_loading(found)
@@ -97,3 +98,10 @@ def _open_journal(
     journal.last_checkpoint = found
     journal.accepts_loss_change = any(change["step"] == progress.step for change in progress.loss_changes[-1:])
     return journal
+
+
+def _distributions(loss: dict[str, Any]) -> Iterator[str]:
+    """The distributions of a recorded loss and of the losses that it is composed of."""
+    yield loss["distribution"]
+    for part in loss["components"]:
+        yield from _distributions(part)

@@ -2,25 +2,27 @@
 
 import importlib
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from skyrl_core import __version__
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
 from skyrl_core.conformance.package.project import LossProject
 from skyrl_core.conformance.package.wheel import build_wheel, missing_from_wheel
 from skyrl_core.conformance.rules.rule import Violation
 from skyrl_core.contract.policy_loss import PolicyLoss, is_scalar_form
-from skyrl_core.discovery.core_requirement import unmet_core_requirement
+from skyrl_core.discovery.claim import NAME_RULE, is_name
 from skyrl_core.discovery.plugin_group import POLICY_LOSS_PARAMS, POLICY_LOSSES
 from skyrl_core.parameters.loss_params import OpenLossParams
+from skyrl_core.version import __version__
 
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
-_REQUIREMENT = re.compile(r"\s*(?P<name>[A-Za-z0-9._-]+)\s*(?:\[[^]]*\])?\s*\(?(?P<bounds>[^;()]*)")
-_FLOORS, _CEILINGS = (">", "==", "~="), ("<", "==", "~=")
+_CORE = Version(__version__)
+_FLOORS, _CEILINGS = {">", ">=", "==", "===", "~="}, {"<", "<=", "==", "===", "~="}
 _WITHOUT_TORCH = "import importlib, sys; sys.modules['torch'] = None; importlib.import_module(sys.argv[1])"
 IMPORT_SECONDS = 60
 
@@ -60,8 +62,8 @@ def check_entry_points(project: LossProject) -> list[str]:
             remedy=f'add [project.entry-points."{POLICY_LOSSES}"] with a line: name = "package.loss:Class"',
         )
     for name in project.losses:
-        if not _NAME.fullmatch(name):
-            raise Violation(f"{name!r} is not a name: lower-case letters, digits and _, a letter first")
+        if not is_name(name):
+            raise Violation(f"{name!r} is not a name: {NAME_RULE}")
         load_loss(project, name)
     return []
 
@@ -88,29 +90,36 @@ def check_requirements(project: LossProject) -> list[str]:
     """skyrl-core from a version up to another; torch from a version."""
     if project.requirements is None:
         return ["dependencies are made by the build, and were not looked at"]
-    core, torch = (_bounds(project.requirements, name) for name in ("skyrl-core", "torch"))
+    core, torch = (_requirement(project.requirements, name) for name in ("skyrl-core", "torch"))
     if core is None:
         raise Violation("dependencies do not name skyrl-core")
     for what, operators in (("lower", _FLOORS), ("upper", _CEILINGS)):
-        if not any(bound.strip().startswith(operators) for bound in core.split(",")):
-            raise Violation(f"'skyrl-core{core}' has no {what} bound")
-    if unmet_core_requirement(project.requirements, __version__):
-        raise Violation(f"'skyrl-core{core}' does not allow the installed skyrl-core {__version__}")
-    if any(bound.strip().startswith(_CEILINGS) for bound in (torch or "").split(",")):
+        if not operators & _operators(core):
+            raise Violation(f"'{core}' has no {what} bound")
+    if not core.specifier.contains(_CORE, prereleases=True):
+        raise Violation(f"'{core}' does not allow the installed skyrl-core {_CORE}")
+    if torch and _CEILINGS & _operators(torch):
         raise Violation(
-            f"'torch{torch}' could replace the build that somebody's GPU needs",
-            remedy="leave torch out, or give it a lower bound alone",
+            f"'{torch}' could replace the build that somebody's GPU needs",
+            remedy="leave torch out, or give it only a lower bound",
         )
     return []
 
 
-def _bounds(requirements: tuple[str, ...], name: str) -> str | None:
-    """The version bounds on a distribution; None where it is not required."""
-    for requirement in requirements:
-        match = _REQUIREMENT.match(requirement)
-        if match and re.sub(r"[-_.]+", "-", match["name"]).lower() == name:
-            return match["bounds"].strip()
+def _requirement(requirements: tuple[str, ...], name: str) -> Requirement | None:
+    """The requirement on a distribution; None where there is none."""
+    for text in requirements:
+        try:
+            requirement = Requirement(text)
+        except InvalidRequirement as error:
+            raise Violation(f"dependencies has {text!r}, which is not a requirement: {error}") from error
+        if canonicalize_name(requirement.name) == name:
+            return requirement
     return None
+
+
+def _operators(requirement: Requirement) -> set[str]:
+    return {bound.operator for bound in requirement.specifier}
 
 
 def check_light_params(project: LossProject) -> list[str]:
@@ -192,7 +201,7 @@ PACKAGE_RULES: tuple[PackageRule, ...] = (
     PackageRule(
         name="requirements",
         explanation="skyrl-core is required with a lower and an upper bound, torch is never pinned",
-        remedy=f'write "skyrl-core>={__version__.rsplit(".", 1)[0]},<NEXT", where NEXT may change the contract',
+        remedy=f'write "skyrl-core>={_CORE.major}.{_CORE.minor},<NEXT", where NEXT may change the contract',
         breaks='dependencies = ["skyrl-core"]; dependencies = ["torch==2.5"]',
         check=check_requirements,
     ),

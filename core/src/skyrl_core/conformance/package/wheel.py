@@ -1,7 +1,6 @@
 """The wheel of a loss package: built in a copy of its folder, by the backend that is installed here, and read."""
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -12,11 +11,14 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from packaging.metadata import parse_email
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
 from skyrl_core.conformance.package.project import LossProject
 from skyrl_core.conformance.rules.rule import Violation
 
 BUILD_SECONDS = 120
-_REQUIRES_CORE = re.compile(r"^Requires-Dist: skyrl[-_.]core\b", re.MULTILINE | re.IGNORECASE)
 _NOT_SOURCE = shutil.ignore_patterns(".*", "dist", "build", "__pycache__", "*.egg-info", "venv", "node_modules")
 _BUILD = """
 import importlib, sys
@@ -85,8 +87,12 @@ def missing_from_wheel(wheel: Wheel, project: LossProject) -> list[str]:
     if not any("licen" in name.lower() for name in (*wheel.metadata, *wheel.files)):
         missing.append("a license file")
     # What pyproject.toml itself says of it is the business of another rule.
-    if project.requirements is None and not _REQUIRES_CORE.search(
-        wheel.metadata.get("METADATA", "").partition("\n\n")[0]
-    ):
+    if project.requirements is None and "skyrl-core" not in _required(wheel.metadata.get("METADATA", "")):
         missing.append("Requires-Dist: skyrl-core")
     return missing
+
+
+def _required(metadata: str) -> set[str]:
+    """The names of the distributions that a wheel requires."""
+    requirements = parse_email(metadata)[0].get("requires_dist", [])
+    return {canonicalize_name(Requirement(each).name) for each in requirements}
