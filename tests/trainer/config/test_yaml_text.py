@@ -51,8 +51,8 @@ def test_keys_of_a_mapping_override_merged_ones():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: 1\nb: 2\na: 3", "f:3: a stands twice, first on line 1"),
-        ("a:\n  b: 1\n  b: 2", "f:3: a.b stands twice, first on line 2"),
+        ("a: 1\nb: 2\na: 3", "f:3: duplicate key a, first on line 1"),
+        ("a:\n  b: 1\n  b: 2", "f:3: duplicate key a.b, first on line 2"),
         ("a:\n\tb: 1", "f:2: not valid YAML"),
         ("a: b: c", "f:1: not valid YAML"),
         ("a: [1", "f:1: not valid YAML"),

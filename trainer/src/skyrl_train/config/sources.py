@@ -19,7 +19,7 @@ class Sources:
     """The values of a run as given: later files are merged key by key over earlier ones; an override replaces."""
 
     def __init__(self, *, quickstart: bool = False) -> None:
-        """``quickstart`` starts from the settings with which the tiny model learns, instead of from nothing."""
+        """``quickstart``: start from the quickstart settings for the tiny model instead of no values."""
         self.values: dict[str, Any] = {}
         self.problems: list[Problem] = []
         self.quickstart = quickstart
@@ -28,7 +28,7 @@ class Sources:
             self.add_file(QUICKSTART, origin=QUICKSTART_DEFAULT)
 
     def add_file(self, path: Path, *, origin: str | None = None) -> None:
-        """Merge a YAML file; ``origin`` is what errors name instead of the file and line.
+        """Merge a YAML file; errors name ``origin`` instead of the file and line if it is given.
 
         Raises:
             SkyrlError: it cannot be read.
