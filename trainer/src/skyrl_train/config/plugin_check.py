@@ -1,6 +1,6 @@
-"""The plugins that a configuration names: found in installed metadata, their parameters checked, without torch.
+"""Finds the plugins that a configuration names in installed metadata and validates their parameters, without torch.
 
-Only parameter schemas are imported, and the environment.
+It imports only parameter schemas and the environment.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,7 +33,7 @@ class MayGenerate(Protocol):
 
     @property
     def generates_problems(self) -> bool:
-        """Whether a run needs no data files."""
+        """Whether a run can do without data files."""
         ...
 
 
@@ -57,7 +57,7 @@ class PluginCheck:
     def __init__(
         self, config: RunConfig, sources: Sources, faulty: frozenset[str], load_environment: EnvironmentLoader
     ) -> None:
-        """`faulty` are the options whose value did not fit: they hold defaults, of which nobody needs to hear."""
+        """`faulty` are the options with an invalid value: they hold defaults here, so they are not checked again."""
         self.problems: list[Problem] = []
         self.notes: list[str] = []
         self._config = config
@@ -96,7 +96,7 @@ class PluginCheck:
             self.estimator = self._resolved(ResolvedEstimator, claim, estimator_key)
 
     def _check_blocks(self, used: set[str], names: set[str]) -> None:
-        """A block of trainer.algorithm belongs to the loss or estimator whose name it has."""
+        """Check that each block of trainer.algorithm is named after a loss or an estimator."""
         for name, value in self._blocks.items():
             key = f"trainer.algorithm.{name}"
             if name not in names:
@@ -160,7 +160,7 @@ class PluginCheck:
 
 
 def plugin_policy(config: RunConfig) -> PluginPolicy:
-    """Which distributions the configuration lets provide plugins."""
+    """The distributions that the configuration allows to provide plugins."""
     return PluginPolicy(allow=config.plugins.allow, deny=config.plugins.deny)
 
 

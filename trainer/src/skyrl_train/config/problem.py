@@ -1,4 +1,4 @@
-"""One thing that is wrong with a configuration, and the message that lists them all."""
+"""Problems of a configuration, and the error that lists them all."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,18 +9,18 @@ from skyrl_core.errors import InvalidParamsError, PluginConflictError, SkyrlErro
 from skyrl_train.config.yaml_text import inline_yaml
 
 NO_VALUE: Any = object()
-"""Stands where a problem has no value to show."""
+"""The value of a problem that has no value to show."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """What is wrong with one option."""
+    """An option whose value breaks a rule."""
 
     key: str  # dotted
-    rule: str  # what must hold, and what to do
+    rule: str  # the rule, and how to fix it
     value: Any = NO_VALUE
     origin: str = "default"  # file:line, or `command line`
-    error: type[SkyrlError] = InvalidParamsError  # what it would raise alone
+    error: type[SkyrlError] = InvalidParamsError  # raised if this is the only problem
 
     def __str__(self) -> str:
         value = "" if self.value is NO_VALUE else f" = {inline_yaml(self.value)}"
@@ -31,12 +31,10 @@ class Problem:
 def raise_problems(problems: Sequence[Problem], title: str) -> None:
     """Raise one error that lists all problems under the title; return if there are none.
 
-    The error has the kind that all problems share; different kinds make an InvalidParamsError.
-
     Raises:
         UnknownPluginError: every problem is an unknown name.
-        PluginConflictError: every problem is a name that two distributions claim, or that policy denies.
-        InvalidParamsError: anything else.
+        PluginConflictError: every problem is a name that two distributions claim, or that the plugin policy denies.
+        InvalidParamsError: any other problem, or problems of different kinds.
     """
     if not problems:
         return
@@ -48,12 +46,12 @@ def raise_problems(problems: Sequence[Problem], title: str) -> None:
 
 
 def _position(origin: str) -> tuple[str, int]:
-    """Where a reader meets a problem: by file and line; what has no line comes first."""
+    """Sort key of a problem: file and line; origins without a line come first."""
     file, _, line = origin.rpartition(":")
     return (file, int(line)) if line.isdigit() else ("", 0)
 
 
 def kind_of(error: SkyrlError) -> type[SkyrlError]:
-    """The kind under which an error that came up during validation is reported."""
+    """The error class under which an error during validation is reported."""
     known = (UnknownPluginError, PluginConflictError, InvalidParamsError)
     return next((kind for kind in known if isinstance(error, kind)), type(error))

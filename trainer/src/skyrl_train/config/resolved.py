@@ -1,4 +1,4 @@
-"""A run that was checked: what training starts from, and what `config.yaml` in the run folder says."""
+"""A validated run: the input of training, and the content of `config.yaml` in the run folder."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,12 +27,12 @@ class ResolvedRun:
     overrides: tuple[str, ...] = ()
     resume: Path | None = None  # a run folder or a checkpoint in one
     accept_loss_change: bool = False
-    skip_damaged: bool = False  # resume from the newest checkpoint that is whole
-    missing: tuple[Problem, ...] = ()  # what training needs and this machine lacks; empty where training may start
-    notes: tuple[str, ...] = ()  # what is allowed and probably not meant
+    skip_damaged: bool = False  # resume from the newest intact checkpoint
+    missing: tuple[Problem, ...] = ()  # what training needs and this machine lacks; empty if training can start
+    notes: tuple[str, ...] = ()  # what is allowed but probably not intended
 
     def as_dict(self) -> dict[str, Any]:
-        """The whole configuration as JSON has it, in the order of the schema; loading it gives the same run."""
+        """The complete configuration as JSON values in schema order; loading it gives the same run."""
         values = self.config.model_dump(mode="json")
         algorithm = values["trainer"]["algorithm"]
         for plugin in (self.estimator, self.loss):
@@ -41,5 +41,5 @@ class ResolvedRun:
         return values
 
     def to_yaml(self) -> str:
-        """`as_dict` as YAML. Equal runs give equal bytes."""
+        """`as_dict` as YAML; equal runs give equal bytes."""
         return write_yaml(self.as_dict())

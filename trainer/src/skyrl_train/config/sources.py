@@ -1,4 +1,4 @@
-"""Files and overrides, merged into one mapping that remembers where every value came from."""
+"""Merges files and overrides into one mapping that records the origin of every value."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,10 +16,10 @@ MAX_BYTES = 10_000_000
 
 
 class Sources:
-    """The values of a run as given. What comes later wins; files are merged key by key, an override replaces."""
+    """The values of a run as given: later files are merged key by key over earlier ones; an override replaces."""
 
     def __init__(self, *, quickstart: bool = False) -> None:
-        """``quickstart`` starts from the settings with which the tiny model learns, instead of from nothing."""
+        """``quickstart``: start from the quickstart settings for the tiny model instead of no values."""
         self.values: dict[str, Any] = {}
         self.problems: list[Problem] = []
         self.quickstart = quickstart
@@ -28,7 +28,7 @@ class Sources:
             self.add_file(QUICKSTART, origin=QUICKSTART_DEFAULT)
 
     def add_file(self, path: Path, *, origin: str | None = None) -> None:
-        """Merge a YAML file; ``origin`` is what errors name instead of the file and line.
+        """Merge a YAML file; errors name ``origin`` instead of the file and line if it is given.
 
         Raises:
             SkyrlError: it cannot be read.
@@ -44,9 +44,9 @@ class Sources:
         self._merge(self.values, document.value, (), origins)
 
     def add_override(self, text: str) -> None:
-        """Set `a.b=value`; the value is YAML. A leading `+` or `++` has no meaning here and is accepted.
+        """Set `a.b=value`; the value is YAML. A leading `+` or `++`, as in Hydra, is accepted and ignored.
 
-        A malformed override is noted in `problems`.
+        A malformed override is added to `problems`.
         """
         name, equals, value_text = text.lstrip("+").partition("=")
         keys = tuple(part.strip() for part in name.split("."))
@@ -57,23 +57,23 @@ class Sources:
         try:
             value = parse_yaml(value_text, COMMAND_LINE).value
         except InvalidParamsError:
-            rule = "the value is not valid YAML; put it in quotes twice, such as '" + name + '="a: b"\''
+            rule = "the value is not valid YAML; quote it for YAML and for the shell, such as '" + name + '="a: b"\''
             self.problems.append(Problem(key=text, rule=rule, origin=COMMAND_LINE))
             return
         self.set(keys, value, COMMAND_LINE)
 
     def set(self, keys: Keys, value: Any, origin: str) -> None:
-        """Set one value in the place of what was there."""
+        """Replace the value at these keys."""
         section = self.values
         for key in keys[:-1]:
             if not isinstance(section.get(key), dict):
                 section[key] = {}
             section = section[key]
         section[keys[-1]] = value
-        self._note(keys, origin)
+        self._record_origin(keys, origin)
 
     def value(self, keys: Keys) -> Any:
-        """The value at these keys; None where there is none."""
+        """The value at these keys, or None."""
         value: Any = self.values
         for key in keys:
             value = value.get(key) if isinstance(value, dict) else None
@@ -93,25 +93,25 @@ class Sources:
                 self._merge(target[key], value, keys, origins)
                 continue
             target[key] = value
-            self._note(keys, origins[keys])
+            self._record_origin(keys, origins[keys])
             self._origins |= {inner: place for inner, place in origins.items() if inner[: len(keys)] == keys}
 
-    def _note(self, keys: Keys, origin: str) -> None:
-        """Remember where a value came from, and forget it of the values that it replaced."""
+    def _record_origin(self, keys: Keys, origin: str) -> None:
+        """Record where a value came from, and drop the origins of the values that it replaced."""
         self._origins = {known: place for known, place in self._origins.items() if known[: len(keys)] != keys}
         self._origins[keys] = origin
 
 
 def _override_rule(text: str, has_value: bool, keys: Keys, value: str) -> str | None:
-    """What is wrong with the form of an override, or None."""
+    """The rule that the form of an override breaks, or None."""
     if text.startswith("~"):
-        return "options cannot be removed; set the value that you want, such as `null`"
+        return "options cannot be removed; set a value instead, such as `null`"
     if text.endswith((".yaml", ".yml")) and not has_value:
-        return f"a file is named with --config {text}"
+        return f"not an override; to load a file, write --config {text}"
     if not has_value or not all(keys):
         return "not an override; write `section.option=value`"
     if not value.strip():
-        return "no value after `=`; write `null` for none, or two quotes ('') for an empty text"
+        return "no value after `=`; write `null` for none, or two quotes ('') for an empty string"
     return None
 
 
@@ -135,7 +135,7 @@ def _read(path: Path) -> str:
 
 
 def _files_like(path: Path) -> str:
-    """A hint at the file that was probably meant."""
+    """A hint that names the most similar YAML file in the folder."""
     folder = path.parent
     candidates = sorted(p.name for p in folder.glob("*.y*ml")) if folder.is_dir() else []
     match = nearest(path.name, candidates)

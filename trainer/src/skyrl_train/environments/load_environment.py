@@ -1,4 +1,4 @@
-"""Environments by reference: found among the installed and the registered ones, their parameters checked."""
+"""Loads environments by reference, installed or registered ones, and validates their parameters."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -12,15 +12,15 @@ from skyrl_train.environments.environment import Environment, EnvironmentParams
 
 
 def register_environment(name: str, cls: type[Environment]) -> None:
-    """Give an environment of this process a name, for scripts and notebooks.
+    """Register an environment in this process under a name, for scripts and notebooks.
 
     Args:
         name: lower-case letters, digits and _.
-        cls: its class. Reward workers import it again, so it stands at the top level of a module or of the script.
+        cls: the class, defined at the top level of a module or of the script, because reward workers import it again.
 
     Raises:
         ValueError: the name is malformed, or another class is registered under it.
-        TypeError: ``cls`` is no subclass of Environment.
+        TypeError: ``cls`` is not a subclass of Environment.
     """
     if not (isinstance(cls, type) and issubclass(cls, Environment)):
         raise TypeError(f"expected a subclass of Environment, got {cls!r}")
@@ -28,9 +28,9 @@ def register_environment(name: str, cls: type[Environment]) -> None:
 
 
 def split_reference(reference: str, claims: Iterable[Claim]) -> tuple[str, str]:
-    """What to look up, and the task: ``reasoning_gym:leg_counting`` is ``reasoning_gym`` and ``leg_counting``.
+    """The name to look up and the task: ``reasoning_gym:leg_counting`` is ``reasoning_gym`` and ``leg_counting``.
 
-    Where two distributions claim one name, ``distribution:name`` and ``distribution:name:task`` say which is meant.
+    If two distributions claim a name, ``distribution:name`` and ``distribution:name:task`` select one.
     """
     head, _, rest = reference.partition(":")
     distributions, names = {claim.distribution for claim in claims}, {claim.name for claim in claims}
@@ -43,12 +43,12 @@ def split_reference(reference: str, claims: Iterable[Claim]) -> tuple[str, str]:
 def load_environment(
     reference: str, params: Mapping[str, Any] | None = None, policy: PluginPolicy = ALLOW_ALL
 ) -> Environment:
-    """An environment, ready to use. ``reference`` is NAME or NAME:TASK; None takes the default parameters.
+    """The environment of a reference, NAME or NAME:TASK; ``params`` of None takes the defaults.
 
     Raises:
-        InvalidParamsError: parameters do not fit; ``problems`` has all of them.
+        InvalidParamsError: parameters are invalid; ``problems`` lists every problem.
         UnknownPluginError, PluginConflictError: as ``PluginGroup.find``, or it takes no task.
-        PluginLoadError: it cannot be imported, is no Environment, lacks a package, or its constructor fails.
+        PluginLoadError: it cannot be imported, is not an Environment, needs a package, or its constructor fails.
     """
     rows = ENVIRONMENT_GROUP.rows(policy)
     plugin, task = split_reference(reference, rows)
@@ -62,17 +62,17 @@ def load_environment(
     except Exception as error:
         why = f"{type(error).__name__}: {error}"
         raise PluginLoadError(
-            f"environment {claim}: {claim.value} could not be made with {checked!r}: {why}"
+            f"environment {claim}: {claim.value} could not be created with {checked!r}: {why}"
         ) from error
 
 
 def load_environments(config: RunConfig, configured: Environment, named: Iterable[str] = ()) -> dict[str, Environment]:
-    """Who rewards the rows of a run, by reference: the configured environment, and those that rows name.
+    """The environments of a run by reference: the configured one, and those that rows name.
 
-    ``environment.params`` are those of the configured one; the others have their defaults.
+    ``environment.params`` apply to the configured one; the others have their default parameters.
 
     Raises:
-        UnknownPluginError: an environment that rows name cannot be had, for whatever reason.
+        UnknownPluginError: an environment that rows name cannot be loaded, for any reason.
     """
     environments = {config.environment.name: configured}
     for reference in sorted(set(named) - set(environments)):
@@ -98,9 +98,9 @@ def _environment_class(claim: Claim) -> type[Environment]:
 def _with_task(claim: Claim, environment: type[Environment], params: Mapping[str, Any], task: str) -> Mapping[str, Any]:
     takes_task = "task" in environment.Params.model_fields
     if task and not takes_task:
-        raise UnknownPluginError(f"environment {claim} has no tasks: write {claim.name!r}, without {':' + task!r}")
+        raise UnknownPluginError(f"environment {claim} has no tasks: write {claim.name!r} without {':' + task!r}")
     if task and params.get("task", task) != task:
-        problem = ParamProblem("task", params["task"], f"differs from the task {task!r} of the reference: leave it out")
+        problem = ParamProblem("task", params["task"], f"differs from the task {task!r} of the reference: remove it")
         raise InvalidParamsError(f"environment {claim}: the parameters do not fit", [problem])
     if takes_task and not task and "task" not in params:
         problem = ParamProblem("task", None, f"is required: write {claim.name}:TASK")
