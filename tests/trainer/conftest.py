@@ -145,13 +145,13 @@ class ServerProcess:
     def wait(self) -> "ServerProcess":
         """Until it is there."""
         deadline = time.monotonic() + START_LIMIT
-        while not self.is_well():
+        while not self.is_healthy():
             assert self._process.poll() is None, f"the server has ended:\n{self.tail()}"
             assert time.monotonic() < deadline, f"the server does not start:\n{self.tail()}"
             time.sleep(0.5)
         return self
 
-    def is_well(self) -> bool:
+    def is_healthy(self) -> bool:
         try:
             self._get("/health")
         except OSError:  # urllib's errors are of this kind

@@ -161,7 +161,7 @@ def killed_until_done(start: Callable, folder: Path, tally: Tally) -> None:
 
 
 @pytest.mark.parametrize(("ranks", "stage"), KILLS, ids=lambda value: str(value))
-def test_a_killed_run_ends_as_the_one_that_was_not(
+def test_a_killed_run_ends_like_an_uninterrupted_one(
     zygote, tiny_run, tmp_path, train_rows, assert_same_state, ranks, stage
 ):
     options = tiny_run(RUN | {"trainer.deepspeed.zero_stage": stage})
@@ -171,9 +171,9 @@ def test_a_killed_run_ends_as_the_one_that_was_not(
         place = ["--resume", str(folder)] if resume else [f"run_folder={folder}"]
         return zygote.start([*options, *place], ranks=ranks)
 
-    whole = tmp_path / "whole"
-    assert start(whole, False).wait() == 0
-    rows = train_rows(whole)
+    uninterrupted = tmp_path / "uninterrupted"
+    assert start(uninterrupted, False).wait() == 0
+    rows = train_rows(uninterrupted)
     assert len({row["grad_norm"] for row in rows.values()}) == len(rows) == 8  # it learns: equality means something
     runs = 0
     while not tally.is_enough:
@@ -182,8 +182,10 @@ def test_a_killed_run_ends_as_the_one_that_was_not(
         assert train_rows(folder) == rows
         assert has_ended(folder)
         assert sorted(os.listdir(folder / "checkpoints")) == ["latest", "step_000008"]
-        assert_same_state(folder / "checkpoints/step_000008", whole / "checkpoints/step_000008")
-        models = [(path / "checkpoints/step_000008/model/model.safetensors").read_bytes() for path in (folder, whole)]
+        assert_same_state(folder / "checkpoints/step_000008", uninterrupted / "checkpoints/step_000008")
+        models = [
+            (path / "checkpoints/step_000008/model/model.safetensors").read_bytes() for path in (folder, uninterrupted)
+        ]
         assert models[0] == models[1]
         shutil.rmtree(folder)
         runs += 1

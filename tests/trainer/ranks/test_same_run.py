@@ -23,7 +23,7 @@ def rows(*prompts):
     return LoadedRows(made, seed=0, shuffle=False)
 
 
-def told(**changes):
+def facts(**changes):
     """What one rank compares of its run."""
     config = RunConfig(seed=changes.get("seed", 0))
     run = ResolvedRun(config=config, loss_reference="a", resume=changes.get("resume"))
@@ -39,7 +39,7 @@ def compare_data(on_ranks, *sources):
 
 
 def test_equal_ranks_agree(on_ranks):
-    compare(on_ranks, told(), told(), told())
+    compare(on_ranks, facts(), facts(), facts())
     compare_data(on_ranks, rows("x", "y"), rows("x", "y"))
 
 
@@ -53,7 +53,7 @@ def test_equal_ranks_agree(on_ranks):
 )
 def test_a_difference_is_named_with_its_values_and_ranks(change, line, on_ranks):
     with pytest.raises(SkyrlError, match="would not train the same") as error:
-        compare(on_ranks, told(), told(**change), told())
+        compare(on_ranks, facts(), facts(**change), facts())
     assert f"  {line}\n" in str(error.value)
 
 
@@ -69,12 +69,12 @@ def test_another_version_of_a_package_is_a_difference(on_ranks, monkeypatch):
     monkeypatch.setattr(fingerprint, "PACKAGES", ("torch",))
     monkeypatch.setattr(fingerprint.importlib.metadata, "version", lambda _: next(versions))
     with pytest.raises(SkyrlError, match=r'packages\.torch: "\d.0" on rank 0; "\d.0" on rank 1'):
-        compare(on_ranks, told(), told())
+        compare(on_ranks, facts(), facts())
 
 
 def test_many_ranks_and_many_differences_stay_readable(on_ranks):
     with pytest.raises(SkyrlError) as error:
-        compare(on_ranks, *[told(seed=rank % 2) for rank in range(20)])
+        compare(on_ranks, *[facts(seed=rank % 2) for rank in range(20)])
     assert "0 on ranks 0, 2, 4, 6, 8, 10, 12, 14 and 2 more; 1 on ranks 1, 3," in str(error.value)
 
 
@@ -112,7 +112,7 @@ def mine(log_probs, old_log_probs, advantages, masks):
         ("losses", "  loss.files_sha256: "),
     ],
 )
-def test_ranks_that_were_told_different_things_train_nothing(what, message, tiny_run, tmp_path):
+def test_ranks_with_different_settings_do_not_train(what, message, tiny_run, tmp_path):
     script = tmp_path / "differing.py"
     script.write_text(DIFFERING)
     for rank, scale in enumerate((1.0, 2.0)):

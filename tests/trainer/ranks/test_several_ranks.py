@@ -55,15 +55,15 @@ COPY_METRICS = {"mismatch_kl", "mismatch_ratio_max", "probe_deviation"}
 
 
 @pytest.fixture(scope="module")
-def alone(tiny_run, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("alone") / "run"
+def one_process(tiny_run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("one_process") / "run"
     done = launched([sys.executable, *MODULE], folder, tiny_run({"trainer.minibatches": 2}))
     assert done.returncode == 0, done.stderr
     return train_rows(folder)
 
 
 @pytest.mark.parametrize(("launcher", "stage"), [(name, 2) for name in LAUNCHERS] + [("torchrun", 3)])
-def test_two_ranks_give_the_numbers_of_one(launcher, stage, alone, tiny_run, tmp_path):
+def test_two_ranks_give_the_numbers_of_one(launcher, stage, one_process, tiny_run, tmp_path):
     options = tiny_run({"trainer.minibatches": 2, "trainer.deepspeed.zero_stage": stage})
     # With this flag, which `accelerate launch --cpu` sets, accelerate would silently train with DDP: the trainer
     # refuses anything but DeepSpeed.
@@ -71,7 +71,7 @@ def test_two_ranks_give_the_numbers_of_one(launcher, stage, alone, tiny_run, tmp
     assert done.returncode == 0, done.stderr[-3000:]
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     assert run["world_size"] == 2
-    first, wanted = train_rows(tmp_path / "run")[0], alone[0]
+    first, wanted = train_rows(tmp_path / "run")[0], one_process[0]
     assert first.keys() - COPY_METRICS == wanted.keys()
     assert first["reward/mean"] == wanted["reward/mean"]
     for name in ("loss/total", "grad_norm", "ratio_max", "approx_kl", "response_length/mean"):
@@ -127,7 +127,7 @@ def test_two_ranks_agree_where_statistics_of_the_minibatch_and_a_state_decide(ti
     assert two[-1]["entropy_reg/entropy_coef"] == pytest.approx(one[-1]["entropy_reg/entropy_coef"])
 
 
-def test_an_error_that_all_ranks_find_is_said_once(tiny_run, tmp_path):
+def test_an_error_on_all_ranks_is_printed_once(tiny_run, tmp_path):
     done = launched(LAUNCHERS["torchrun"], tmp_path / "run", tiny_run({"trainer.stepz": 3}))
     assert done.returncode != 0
     assert done.stderr.count("trainer.stepz = 3: unknown option") == 1
@@ -189,7 +189,7 @@ def test_a_full_disk_on_one_rank_ends_all_and_the_earlier_checkpoint_stays(tiny_
     options = tiny_run({"checkpoint.every": 1, "evaluation.prompts": 0})
     done = launched(command, tmp_path / "run", options)
     assert done.returncode != 0
-    assert re.search(r"step_000002: No space left on device \(.*\); earlier checkpoints are untouched", done.stderr)
+    assert re.search(r"step_000002: No space left on device \(.*\); earlier checkpoints are intact", done.stderr)
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     assert run["outcome"] == "failed"
     assert run["resume_command"].startswith("torchrun --nproc-per-node 2 ")

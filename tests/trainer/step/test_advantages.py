@@ -22,7 +22,7 @@ class Seen(AdvantageEstimator):
         return batch.rewards
 
 
-def test_the_penalty_is_the_kl_of_each_sequence_taken_off_its_reward(experience, one_rank):
+def test_the_kl_of_each_sequence_is_subtracted_from_its_reward(experience, one_rank):
     old, reference = torch.full(experience.mask.shape, -1.0), torch.full(experience.mask.shape, -1.5)
     given = replace(experience, old_log_probs=old, ref_log_probs=reference)
     estimator = Seen(LossParams())
@@ -35,7 +35,7 @@ def test_the_penalty_is_the_kl_of_each_sequence_taken_off_its_reward(experience,
     assert torch.equal(after.rewards, experience.rewards)  # the log keeps the reward of the environment
 
 
-def test_without_a_penalty_the_estimator_sees_the_rewards_alone(experience, one_rank):
+def test_without_a_penalty_the_estimator_sees_only_the_rewards(experience, one_rank):
     estimator = Seen(LossParams())
     _, logged = AdvantagePass(estimator, "seen", "k1", one_rank).estimate(experience, 0.0)
     assert torch.equal(estimator.batch.rewards, experience.rewards)

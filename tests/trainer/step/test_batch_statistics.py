@@ -39,7 +39,7 @@ class Recorder(PolicyLoss):
 
 @pytest.mark.parametrize("world_size", list(SHARES))
 @pytest.mark.parametrize("size", [1, 4, 64])
-def test_every_micro_batch_gets_its_rows_of_what_was_prepared_for_all(on_ranks, experience, world_size, size):
+def test_every_micro_batch_gets_its_rows_of_the_prepared_tensors(on_ranks, experience, world_size, size):
     objective = Objective(loss=ScheduledLoss.fixed(Recorder()), reduction="token_mean", max_length=8)
     whole = replace(experience, old_log_probs=experience.rollout_log_probs - 1)
 
@@ -73,7 +73,7 @@ def test_every_micro_batch_gets_its_rows_of_what_was_prepared_for_all(on_ranks, 
             assert torch.equal(part[name], torch.where(batch.mask, expected, 0.0))
 
 
-def test_what_was_prepared_carries_no_gradient(one_rank, experience):
+def test_prepared_tensors_carry_no_gradient(one_rank, experience):
     class Learns(Recorder):
         def prepare(self, minibatch):
             return {"log_probs": minibatch.log_probs * torch.ones(1, requires_grad=True)}

@@ -19,7 +19,7 @@ def test_minibatches_are_consecutive_prompts_in_equal_parts(groups, minibatches)
 
 @pytest.mark.parametrize(("groups", "minibatches"), SPLITS)
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5])
-def test_each_minibatch_is_dealt_out_evenly_over_the_ranks(groups, minibatches, world_size):
+def test_each_minibatch_is_distributed_evenly_over_the_ranks(groups, minibatches, world_size):
     owners = [owner_of_group(group, groups, minibatches, world_size) for group in range(groups)]
     assert set(owners) <= set(range(world_size))
     for number in range(minibatches):
@@ -65,7 +65,7 @@ def test_micro_batches_are_filled_by_tokens_with_their_padding():
     assert split(lengths[:0], tokens=18) == []
 
 
-def test_a_budget_that_is_met_exactly_is_used_whole():
+def test_a_token_budget_can_be_used_completely():
     lengths = torch.tensor([4, 4, 4, 4, 4])
     assert [len(part) for part in split(lengths, tokens=8)] == [2, 2, 1]
     assert [len(part) for part in split(lengths, tokens=7)] == [1] * 5
@@ -101,7 +101,7 @@ def test_groups_are_filled_by_tokens_with_the_padding_of_the_longest_so_far():
     assert [LENGTHS[part].tolist() for part in parts] == [[4, 5, 3], [6, 3], [9]]
 
 
-def test_chosen_rows_alone_are_split_and_keep_their_numbers(on_ranks, experience):
+def test_only_chosen_rows_are_split_and_they_keep_their_numbers(on_ranks, experience):
     chosen = {0: [7, 2], 1: []}
 
     def split(ranks):
@@ -115,7 +115,7 @@ def test_chosen_rows_alone_are_split_and_keep_their_numbers(on_ranks, experience
     assert [micro.is_filler for micro in second] == [True, True]
 
 
-def test_where_no_rank_has_a_row_there_are_as_many_fillers_as_asked_for(on_ranks, experience):
+def test_without_rows_there_are_as_many_fillers_as_requested(on_ranks, experience):
     size, nothing = MicroBatchSize(sequences=4), torch.tensor([], dtype=torch.long)
     parts = on_ranks(2, lambda ranks: micro_batches(experience, size, ranks, pad_id=0, rows=nothing, at_least=1))
     assert [[micro.is_filler for micro in rank] for rank in parts] == [[True], [True]]

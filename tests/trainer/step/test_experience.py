@@ -62,7 +62,7 @@ def test_a_selection_keeps_a_masked_token_inside_or_at_the_end_of_a_response(rag
     assert alone.input_ids.tolist() == [[8, 9, 10, 15, 16]]
 
 
-def test_a_selection_takes_old_and_reference_log_probs_along(ragged):
+def test_a_selection_includes_old_and_reference_log_probs(ragged):
     old = torch.arange(9.0).reshape(3, 3)
     chosen = replace(ragged, old_log_probs=old).select(torch.tensor([1]))
     assert chosen.old_log_probs.tolist() == [[3.0]]
@@ -81,7 +81,7 @@ def test_a_selection_of_nothing_has_no_rows(ragged):
     assert len(ragged.select(torch.tensor([], dtype=torch.long))) == 0
 
 
-def test_a_filler_has_every_input_and_nothing_that_counts():
+def test_a_filler_has_every_input_and_is_fully_masked():
     nothing = filler(7, CPU)
     assert not nothing.mask.any()
     assert nothing.input_ids.tolist() == [[7, 7]]

@@ -25,7 +25,7 @@ def test_a_sequence_learns_if_one_of_its_tokens_has_an_advantage(experience):
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_a_step_in_which_nothing_learns_decays_weights_and_moments_as_if_all_was_computed(stage, experience):
+def test_a_step_without_advantages_decays_weights_and_moments_as_usual(stage, experience):
     ranks = Ranks.start()
     silent = replace(experience, advantages=torch.zeros_like(experience.advantages))
 

@@ -152,7 +152,7 @@ def test_one_backward_pass_for_each_micro_batch_and_one_step(experience, plain_e
     assert engine.calls == ["forward", "backward"] * 2 + ["forward", "last backward", "step"]
 
 
-def test_entropy_is_computed_for_losses_that_ask_for_it_alone(experience, plain_engine, one_rank):
+def test_entropy_is_computed_only_for_losses_that_need_it(experience, plain_engine, one_rank):
     asks, _ = stepped(one_rank, plain_engine(one_rank), objective(load_policy_loss("entropy_reg")), experience, 4)
     does_not, _ = stepped(one_rank, plain_engine(one_rank), objective(load_policy_loss("clipped_pg")), experience, 4)
     assert 0 < asks["entropy"] < 3.69  # ln 40, the vocabulary

@@ -59,7 +59,7 @@ def trained(request, train, tmp_path_factory):
 
 
 @pytest.mark.parametrize("stage", [2, 3])
-def test_adapters_learn_a_batch(stage, experience):
+def test_adapters_can_fit_a_batch(stage, experience):
     ranks = Ranks.start()
     model = load_model("tiny", torch.float32)
     add_adapters(model, LoraConfig(rank=4), seed=0)
@@ -87,7 +87,7 @@ def test_adapters_change_and_the_base_stays_to_the_last_bit(trained):
     assert steps[-1]["kl"] > 1e-3  # it has left the reference
 
 
-def test_a_checkpoint_holds_adapters_and_their_optimizer_state_alone(trained):
+def test_a_checkpoint_holds_only_adapters_and_their_optimizer_state(trained):
     state = trained[0] / "checkpoints" / "step_000004" / "state"
     model = load_model("tiny", torch.float32)
     frozen, sizes = sum(p.numel() for p in model.parameters()), []
@@ -107,7 +107,7 @@ def test_the_exported_model_is_the_trained_policy(trained, tmp_path):
     for name, tensor in held["merged"].items():
         torch.testing.assert_close(model.state_dict()[name], tensor, rtol=0, atol=1e-6)
     with torch.no_grad():
-        log_probs, _ = Policy(model, chunk_size=64, temperature=1.0).score(SEQUENCES, False)
+        log_probs, _ = Policy(model, chunk_size=64, temperature=1.0).log_probs(SEQUENCES, False)
     torch.testing.assert_close(log_probs, held["log_probs"], rtol=0, atol=1e-3)
     base = AutoModelForCausalLM.from_pretrained(TINY_MODEL, dtype=torch.float32)
     with_adapters = PeftModel.from_pretrained(base, str(exported / "adapter"))

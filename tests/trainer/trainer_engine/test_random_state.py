@@ -18,7 +18,7 @@ def save(folder, rank):
     snapshot.write()
 
 
-def test_every_generator_goes_on_where_it_was(tmp_path):
+def test_every_generator_is_restored(tmp_path):
     random_state.seed(3)
     random.gauss(0, 1), np.random.randn(3)  # both now hold back the second of two normal numbers
     save(tmp_path, 0)
@@ -28,7 +28,7 @@ def test_every_generator_goes_on_where_it_was(tmp_path):
     assert draw() == wanted
 
 
-def test_each_rank_has_its_own(tmp_path):
+def test_each_rank_has_a_separate_state(tmp_path):
     drawn = {}
     for rank in (0, 1):
         random_state.seed(rank)
@@ -40,13 +40,13 @@ def test_each_rank_has_its_own(tmp_path):
     assert drawn[0] != drawn[1]
 
 
-def test_a_seed_decides_all_of_them(tmp_path):
+def test_a_seed_determines_every_generator(tmp_path):
     random_state.seed(2**40)
     first = draw()
     random_state.seed(2**40)
     assert draw() == first
 
 
-def test_a_checkpoint_without_them_says_so(tmp_path):
+def test_restoring_from_a_checkpoint_without_states_returns_false(tmp_path):
     assert not random_state.restore(tmp_path, 0)
     assert os.listdir(tmp_path) == []

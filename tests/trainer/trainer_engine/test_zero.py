@@ -109,7 +109,7 @@ def float32_weight(engine, parameter):
 @pytest.mark.parametrize("stage", STAGES)
 def test_gradients_are_clipped_as_torch_clips_them(build, small_model, experience, stage):
     plain = copy.deepcopy(small_model)
-    log_probs, _ = Policy(plain, chunk_size=64, temperature=1.0).score(experience.sequences, False)
+    log_probs, _ = Policy(plain, chunk_size=64, temperature=1.0).log_probs(experience.sequences, False)
     (-log_probs.sum() / experience.mask.sum()).backward()
     norm = float(torch.nn.utils.clip_grad_norm_(plain.parameters(), 0.1))
     assert norm > 0.5  # so that there is something to clip
@@ -152,7 +152,7 @@ def test_an_adapter_of_the_output_embedding_gets_its_gradient(build, small_model
     add_adapters(model, LoraConfig(rank=2, target_modules=["up_proj", "lm_head"]), seed=0)
     torch.nn.init.normal_(model.lm_head.lora_B["default"].weight)  # zero would leave A without a gradient
     found = gradients(build(model=model, zero_stage=stage), experience)
-    log_probs, _ = Policy(model, chunk_size=64, temperature=1.0).score(experience.sequences, False)
+    log_probs, _ = Policy(model, chunk_size=64, temperature=1.0).log_probs(experience.sequences, False)
     (-log_probs.sum() / experience.mask.sum()).backward()
     expected = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
     assert found.keys() == expected.keys()
@@ -184,16 +184,16 @@ def test_recomputed_activations_give_the_same_gradient(build, small_model, exper
 
 
 @pytest.mark.parametrize("stage", [0, 2, 3])
-def test_the_state_of_another_model_is_refused_in_a_sentence(train, build, tmp_path, stage):
+def test_the_state_of_another_model_is_refused(train, build, tmp_path, stage):
     options = {"trainer.steps": 1, "evaluation.prompts": 0, "trainer.deepspeed.zero_stage": stage}
     train(tmp_path / "run", **options)
     engine = build(zero_stage=stage)
-    with pytest.raises(SkyrlError, match=r"does not fit this run: .*\n  model, optimizer and precision"):
+    with pytest.raises(SkyrlError, match=r"does not fit this run: .*\n  resume with the model, optimizer"):
         engine.load(tmp_path / "run/checkpoints/step_000001")
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_options_of_the_optimizer_are_those_of_now_and_not_of_the_checkpoint(build, experience, tmp_path, stage):
+def test_options_of_the_optimizer_come_from_the_run_not_the_checkpoint(build, experience, tmp_path, stage):
     saved = build(zero_stage=stage)
     backward(saved, experience)
     saved.step(1e-3)
@@ -214,7 +214,7 @@ def test_options_of_the_optimizer_are_those_of_now_and_not_of_the_checkpoint(bui
 @pytest.mark.parametrize("lora", [False, True], ids=["all weights", "adapters"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_snapshot_is_written_as_deepspeed_would_have_written_it_before_training_went_on(
+def test_a_snapshot_equals_the_files_that_deepspeed_would_have_written(
     build, small_model, experience, tmp_path, stage, precision, lora
 ):
     model = copy.deepcopy(small_model)

@@ -122,7 +122,7 @@ def test_a_resumed_run_gives_the_same_numbers(train: Any, tmp_path: Path) -> Non
     ],
     ids=["bf16", "no sharding", "adapters in shards"],
 )
-def test_the_engine_works_beside_deepspeed(train: Any, tmp_path: Path, options: dict[str, Any]) -> None:
+def test_the_engine_works_next_to_deepspeed(train: Any, tmp_path: Path, options: dict[str, Any]) -> None:
     lines = steps(train(tmp_path / "run", **ENGINE, **options))
     assert len(lines) == 2
     assert all(line["mismatch_kl"] < 0.01 for line in lines)

@@ -112,12 +112,12 @@ def requests(tokenizer: Any) -> Callable[[int, int], list[SampleRequest]]:
     return make
 
 
-def test_the_process_is_as_it_was_before_the_engine_started(started: Any) -> None:
+def test_starting_the_engine_leaves_the_process_unchanged(started: Any) -> None:
     _, before, after = started
     assert before == after
 
 
-def test_sampling_and_syncing_draw_no_random_numbers_of_the_trainer(engine: Any, model: Any, requests: Any) -> None:
+def test_sampling_and_syncing_leave_the_random_states_unchanged(engine: Any, model: Any, requests: Any) -> None:
     before = state()
     engine.generate(requests(2, 2), STEADY)
     engine.sync_weights(ModelWeights(model), 7)
@@ -152,7 +152,7 @@ def test_log_probs_are_those_of_the_distribution_that_is_sampled(engine: Any, mo
         assert sample.log_probs == pytest.approx(expected.tolist(), abs=1e-4)
 
 
-def test_drawn_tokens_follow_the_distribution(engine: Any, model: Any, requests: Any) -> None:
+def test_sampled_tokens_follow_the_distribution(engine: Any, model: Any, requests: Any) -> None:
     (request,) = requests(1, 1)
     one = Sampling(max_new_tokens=1, temperature=1.5)
     samples = engine.generate([replace(request, seed=seed) for seed in range(4000)], one)
@@ -236,7 +236,7 @@ class Some:
     [
         (lambda n: None if "layers.1.mlp.down_proj" in n else n, r"do not fill .*layers\.1\.mlp\.down_proj"),
         (lambda n: None if "layers.2.self_attn.k_proj" in n else n, r"do not fill .*layers\.2\.self_attn\.qkv_proj"),
-        (lambda n: n.replace("layers.0.input_layernorm", "layers.0.other"), r"no place for a tensor.*other"),
+        (lambda n: n.replace("layers.0.input_layernorm", "layers.0.other"), r"no parameter for a tensor.*other"),
     ],
 )
 def test_weights_that_do_not_fit_are_named(started: Any, model: Any, hf: Any, change: Any, message: str) -> None:
@@ -266,7 +266,7 @@ def test_an_error_inside_vllm_has_a_name(
     assert engine._llm.llm_engine.get_num_unfinished_requests() == 0
 
 
-def test_a_sample_is_handed_over_while_others_are_drawn(engine: Any, requests: Any) -> None:
+def test_a_sample_is_handed_over_while_others_are_generated(engine: Any, requests: Any) -> None:
     asked = requests(24, 2)
     left, handed_over = [], {}
 
@@ -281,7 +281,7 @@ def test_a_sample_is_handed_over_while_others_are_drawn(engine: Any, requests: A
     assert samples == engine.generate(asked, STEADY)
 
 
-def test_what_was_not_drawn_when_handing_over_failed_is_forgotten(engine: Any, requests: Any) -> None:
+def test_requests_left_after_a_failed_hand_over_are_aborted(engine: Any, requests: Any) -> None:
     def fails(*_: Any) -> None:
         raise ValueError("no worker")
 
@@ -332,7 +332,7 @@ class Trained:
         self.policy = Policy(model, chunk_size=64, temperature=1.0)
 
     def forward(self, sequences: Any, *, with_entropy: bool) -> Any:
-        return self.policy.score(sequences, with_entropy)
+        return self.policy.log_probs(sequences, with_entropy)
 
     def named_tensors(self) -> Any:
         return self.policy.model.named_parameters()
@@ -377,7 +377,7 @@ def test_the_probe_finds_an_engine_that_takes_nothing_over(
     sync: WeightSync, synced: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sync.start(0)
-    monkeypatch.setattr("skyrl_train.rollout.vllm.engine.take_over", lambda worker, weights: list(weights))
+    monkeypatch.setattr("skyrl_train.rollout.vllm.engine.load_into_worker", lambda worker, weights: list(weights))
     train(synced[1])
     with pytest.raises(StaleEngineError, match=r"optimizer step 1 .* stale"):
         sync.update(1)
@@ -389,7 +389,7 @@ def test_the_probe_finds_a_tied_output_embedding_that_stayed_behind(
     """vLLM's own reload leaves it: on a CPU it computes with a packed copy."""
     sync.start(0)
     monkeypatch.setattr(
-        "skyrl_train.rollout.vllm.engine.take_over",
+        "skyrl_train.rollout.vllm.engine.load_into_worker",
         lambda worker, weights: worker.reload_weights(weights_iterator=((n, t.detach().clone()) for n, t in weights)),
     )
     train(synced[1])

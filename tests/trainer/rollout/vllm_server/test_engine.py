@@ -53,12 +53,12 @@ def second(serve, server):
 
 
 @pytest.fixture
-def said():
+def messages():
     return []
 
 
 @pytest.fixture
-def setup(model, tokenizer, said):
+def setup(model, tokenizer, messages):
     """The setup of an engine of one rank, with these settings of rollout.server."""
 
     def make(*servers: Any, rollout: dict[str, Any] | None = None, name: str = "tiny", **settings: Any) -> EngineSetup:
@@ -73,7 +73,7 @@ def setup(model, tokenizer, said):
             rank=0,
             world_size=1,
             gather=lambda value: [value],
-            message=said.append,
+            message=messages.append,
             trained=model,
             load_copy=lambda: model,
         )
@@ -178,7 +178,7 @@ class Part:
 
 
 @pytest.mark.parametrize("name", ["model.layers.1.mlp.down_proj.weight", "model.layers.2.self_attn.k_proj.weight"])
-def test_a_tensor_that_does_not_come_is_refused_and_the_server_recovers(engine, model, prompts, name):
+def test_an_update_with_a_missing_tensor_is_refused_and_the_server_recovers(engine, model, prompts, name):
     before = engine.generate(requests_for(prompts, 4), SAMPLING)
     with pytest.raises(ServerError, match=r"layers\.[12]\.(mlp\.down_proj|self_attn\.qkv_proj)"):
         engine.sync_weights(Part(model, name), 8)
@@ -186,7 +186,7 @@ def test_a_tensor_that_does_not_come_is_refused_and_the_server_recovers(engine, 
     assert_alike(engine.generate(requests_for(prompts, 4), SAMPLING), before)
 
 
-def test_a_half_synced_server_is_never_sampled_from(engine, setup, server, model, prompts, said):
+def test_a_half_synced_server_is_never_sampled_from(engine, setup, server, model, prompts, messages):
     expected = engine.generate(requests_for(prompts, 8), SAMPLING)
 
     class Interrupted:
@@ -197,29 +197,29 @@ def test_a_half_synced_server_is_never_sampled_from(engine, setup, server, model
     with pytest.raises(KeyboardInterrupt):
         VllmServerEngine(setup(server)).sync_weights(Interrupted(), 9)
     assert_alike(engine.generate(requests_for(prompts, 8), SAMPLING), expected)
-    assert any("skyrl-incomplete" in line for line in said)
+    assert any("skyrl-incomplete" in line for line in messages)
 
 
-def test_weights_of_another_run_are_noticed(engine, setup, server, model, prompts, said):
+def test_weights_of_another_run_are_noticed(engine, setup, server, model, prompts, messages):
     expected = engine.generate(requests_for(prompts, 8), SAMPLING)
     VllmServerEngine(setup(server)).sync_weights(PerturbedWeights(ModelWeights(model)), 7)
     assert_alike(engine.generate(requests_for(prompts, 8), SAMPLING), expected)
-    assert any("another run uses it" in line for line in said)
+    assert any("another run uses it" in line for line in messages)
 
 
-def test_a_server_that_is_not_there_is_waited_for_and_then_named(setup, said, monkeypatch):
+def test_a_missing_server_is_waited_for_and_then_named(setup, messages, monkeypatch):
     monkeypatch.setattr(server_start, "REPORT_EVERY", 1.0)
-    with pytest.raises(ServerError, match=r"127\.0\.0\.1:9 after 4 s; `skyrl serve .*--port 9`"):
+    with pytest.raises(ServerError, match=r"127\.0\.0\.1:9 after 4 s: start one with `skyrl serve .*--port 9`"):
         VllmServerEngine(setup("http://127.0.0.1:9", start_timeout=4.0))
-    assert any("waiting for the rollout server at http://127.0.0.1:9" in line for line in said)
+    assert any("waiting for the rollout server at http://127.0.0.1:9" in line for line in messages)
 
 
 @pytest.mark.parametrize(
     ("change", "difference"),
     [
-        ({"rollout": {"max_new_tokens": 300}}, r"at most 200 tokens .* up to 450"),
+        ({"rollout": {"max_new_tokens": 300}}, r"at most 200 tokens .* needs 450"),
         ({"name": "Qwen/Qwen2.5-0.5B"}, r"serves the model 'tiny', this run needs 'Qwen/Qwen2.5-0.5B'"),
-        ({"weight_transfer": "nccl"}, "takes weights over skyrl_http, not over nccl"),
+        ({"weight_transfer": "nccl"}, "started with weight transfer skyrl_http, this run needs nccl"),
     ],
 )
 def test_a_server_that_does_not_fit_is_refused_with_the_difference(setup, server, change, difference, monkeypatch):
@@ -279,7 +279,7 @@ def at_the_first_answer(count, then):
     return hand_over
 
 
-def test_lost_requests_are_repeated_once_a_killed_server_is_back(both, second, prompts, said):
+def test_lost_requests_are_repeated_once_a_killed_server_is_back(both, second, prompts, messages):
     requests = requests_for(prompts, 64)
     expected = both.generate(requests, Sampling(max_new_tokens=50))
 
@@ -289,19 +289,19 @@ def test_lost_requests_are_repeated_once_a_killed_server_is_back(both, second, p
 
     samples = both.generate(requests, Sampling(max_new_tokens=50), at_the_first_answer(64, restart))
     assert_alike(samples, expected)
-    assert any(second.url in line and "gets the weights again" in line for line in said)
+    assert any(second.url in line and "sending the weights and the lost requests again" in line for line in messages)
 
 
-def test_a_server_that_was_restarted_between_steps_gets_the_weights_first(both, second, prompts, said):
+def test_a_server_that_was_restarted_between_steps_gets_the_weights_first(both, second, prompts, messages):
     requests = requests_for(prompts, 8)
     expected = both.generate(requests, SAMPLING)
     second.kill()
     second.start().wait()
     assert_alike(both.generate(requests, SAMPLING), expected)
-    assert any("was started again" in line for line in said)
+    assert any("was restarted" in line for line in messages)
 
 
-def test_a_killed_server_that_stays_away_ends_the_run(setup, server, second, model, prompts):
+def test_a_killed_server_that_does_not_return_ends_the_run(setup, server, second, model, prompts):
     engine = VllmServerEngine(setup(server, second, restart_timeout=3.0, **FEW_AT_A_TIME))
     engine.sync_weights(ModelWeights(model), 7)
     killed = at_the_first_answer(64, second.kill)

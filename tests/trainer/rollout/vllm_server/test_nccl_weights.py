@@ -22,7 +22,7 @@ class Counted:
             yield pair
 
 
-def test_vllm_takes_our_client_our_address_and_our_source():
+def test_vllm_accepts_our_client_address_and_source():
     pytest.importorskip("vllm", reason="vLLM is not installed: `nox -s vllm` has it")
     # Not skipped where vLLM has moved them: our side has to follow then.
     base = importlib.import_module("vllm.distributed.weight_transfer.base")
