@@ -1,4 +1,4 @@
-"""Models of checkpoints as transformers folders, written while training goes on."""
+"""Exports of checkpoints as transformers folders, written while training continues."""
 
 import copy
 import json
@@ -37,7 +37,7 @@ def assert_equal_models(one, other):
 
 
 def check_models(folder, tmp_path, dtype=torch.float32):
-    """Every kept checkpoint has its model: that which its state, read from the shards, gives."""
+    """Every kept checkpoint has a model that equals the export from its sharded state."""
     kept = sorted((folder / "checkpoints").glob("*step_*"))
     assert [path.name for path in kept] == ["step_000002", "step_000003"]
     models = [loaded(path / "model", dtype) for path in kept]
@@ -96,7 +96,7 @@ def test_a_model_that_a_killed_run_did_not_finish_is_made_on_resume(zygote, tiny
 
 
 class Engine:
-    """Stands in for ZeroEngine: a model of this process."""
+    """Stands in for ZeroEngine: a model in this process."""
 
     def __init__(self, model) -> None:
         self.policy = type("Policy", (), {"model": copy.deepcopy(model)})
@@ -106,7 +106,7 @@ class Engine:
 
 
 class SlowTokenizer:
-    """Stands in for a slow disk: its files are written when `room` says so."""
+    """Stands in for a slow disk: writes its files once `room` is set."""
 
     def __init__(self) -> None:
         self.writing, self.room = threading.Event(), threading.Event()
@@ -133,7 +133,7 @@ def test_training_continues_during_an_export_which_has_the_weights_of_its_checkp
     with torch.no_grad():
         for parameter in exporting._engine.policy.model.parameters():
             parameter += 1
-    assert not (tmp_path / "model").exists()  # complete or not there
+    assert not (tmp_path / "model").exists()  # it appears only once it is complete
     tokenizer.room.set()
     exporting.wait()
     assert_equal_models(loaded(tmp_path / "model"), small_model.state_dict())
@@ -147,7 +147,7 @@ def test_the_export_has_the_copied_weights(slow, small_model, tmp_path):
     with torch.no_grad():
         for parameter in exporting._engine.policy.model.parameters():
             parameter += 1
-    exporting.write(tmp_path, PROGRESS)  # its checkpoint has become complete
+    exporting.write(tmp_path, PROGRESS)  # its checkpoint is complete now
     exporting.wait()
     assert_equal_models(loaded(tmp_path / "model"), small_model.state_dict())
 

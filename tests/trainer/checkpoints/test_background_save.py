@@ -1,4 +1,4 @@
-"""Checkpoints that are written while training goes on, on disks as slow as a test wants them."""
+"""Checkpoints that are written while training continues, on disks as slow as a test needs."""
 
 import threading
 import time
@@ -22,7 +22,7 @@ LIMIT = 60
 
 
 class Disk:
-    """Has room for a write when a test says so."""
+    """Writes once a test sets `room`."""
 
     def __init__(self) -> None:
         self.writing, self.room = threading.Event(), threading.Event()
@@ -43,7 +43,7 @@ class OnDisk(Snapshot):
 
 
 class Engine:
-    """Stands in for ZeroEngine, whose own snapshots are tested in test_zero.py: a weight, and a disk of this rank."""
+    """Stands in for ZeroEngine, whose snapshots are tested in test_zero.py: one weight, and a disk of this rank."""
 
     def __init__(self, rank: int = 0) -> None:
         self.weight, self.disk, self._rank = torch.zeros(1000), Disk(), rank
@@ -55,7 +55,7 @@ class Engine:
 
 
 class Observers:
-    """What is said of checkpoints, with what was there when it was said."""
+    """Records announced checkpoints, each of which must be complete by then."""
 
     def __init__(self) -> None:
         self.announced: list[str] = []
@@ -103,7 +103,7 @@ def written(saves, engine, step: int) -> None:
 def test_steps_do_not_wait_for_the_disk_and_the_saved_weights_are_those_of_the_step(saves, engine, observers, tmp_path):
     saves.start(progress(1))  # returns
     assert engine.disk.writing.wait(LIMIT)
-    for _ in range(3):  # training goes on
+    for _ in range(3):  # training continues
         engine.weight += 1
         saves.poll()
     assert names(tmp_path) == [".step_000001.partial"]
@@ -160,10 +160,10 @@ def test_a_failed_save_is_raised_by_the_next_call(saves, engine, observers, tmp_
     }
     with pytest.raises(SkyrlError, match=r"step_000002: .*MiB are free there\); earlier checkpoints are intact"):
         words[raises]()
-    assert names(tmp_path) == ["step_000001"]  # nothing half written takes the last room
+    assert names(tmp_path) == ["step_000001"]  # no partial files take up space
     assert checkpoint.read(tmp_path / "checkpoints/step_000001") == progress(1)
     assert observers.announced == ["step_000001"]
-    saves.wait()  # said once
+    saves.wait()  # raised only once
 
 
 def test_a_folder_that_cannot_be_made_is_an_error_at_once(engine, one_rank, tmp_path):
@@ -196,7 +196,7 @@ def test_a_failed_save_after_another_error_is_a_warning(saves, engine, caplog):
 
 
 def test_an_abandoned_checkpoint_never_appears(saves, engine, observers, tmp_path):
-    """Its run has left, and the run folder may be another process's: it writes no file more, and removes none."""
+    """The run has exited, and another process may own the run folder: no more files are written or removed."""
     saves.start(progress(1))
     assert engine.disk.writing.wait(LIMIT)
     writing = interrupted(saves)
@@ -242,7 +242,7 @@ def test_a_signal_during_publishing_waits_until_the_checkpoint_is_complete(saves
 
 
 class Interrupting:
-    """A future that a signal's exception keeps from being waited for."""
+    """A future whose result is interrupted by a signal."""
 
     def __init__(self, future: Future) -> None:
         self.done = future.done
@@ -252,7 +252,7 @@ class Interrupting:
 
 
 def interrupted(saves: BackgroundSave) -> Future:
-    """Wait for what is written, until a signal comes; what goes on."""
+    """Wait for the checkpoint, interrupted by a signal; the future of the thread, which continues."""
     checkpoint, writing = saves._writing
     saves._writing = checkpoint, Interrupting(writing)
     with pytest.raises(KeyboardInterrupt):
@@ -323,7 +323,7 @@ def test_two_ranks_write_one_checkpoint_and_the_faster_one_trains_on(two_ranks, 
 
 
 class Late:
-    """A future that a rank sees done at its third look."""
+    """A future that is done at the third check."""
 
     def __init__(self, future: Future) -> None:
         self.result, self._looks = future.result, iter((False, False, True))

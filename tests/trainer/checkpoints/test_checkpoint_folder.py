@@ -1,4 +1,4 @@
-"""Checkpoints as folders, with plain files: what the ranks write into them is tested in test_background_save.py."""
+"""Checkpoint folders with plain files. Their real content is tested in test_background_save.py."""
 
 import os
 import re
@@ -59,7 +59,7 @@ def test_finish_names_the_newest_checkpoint_and_prunes_after_a_kill(write, tmp_p
 
 
 def test_everything_is_on_disk_before_the_name_is(write, tmp_path, monkeypatch):
-    """The order of the system's calls: what a machine that loses power leaves."""
+    """The order of system calls decides what remains after a power loss."""
     flushed, renamed = [], []
     fsync, rename = os.fsync, Path.rename
 
@@ -77,8 +77,8 @@ def test_everything_is_on_disk_before_the_name_is(write, tmp_path, monkeypatch):
     inside = ["", MANIFEST, "state", "state/optimizer.bin", "state/weights.bin"]
     assert renamed == [len(inside)]
     assert sorted(flushed[: len(inside)]) == sorted(f".step_000001.partial/{name}".rstrip("/") for name in inside)
-    assert flushed[len(inside)] == "."  # then the new name itself
-    assert re.fullmatch(r"\.latest\..*", flushed[len(inside) + 1])  # and who the latest is, likewise
+    assert flushed[len(inside)] == "."  # then the new name
+    assert re.fullmatch(r"\.latest\..*", flushed[len(inside) + 1])  # then the file latest, likewise
     assert flushed[len(inside) + 2 :] == ["."]
 
 
@@ -90,7 +90,7 @@ def test_the_latest_checkpoints_are_kept(write, tmp_path):
 
 
 def test_the_file_latest_is_replaced_atomically(write, tmp_path):
-    (tmp_path / ".latest.123.abc").write_text("step_0000")  # of a run that was killed while it wrote
+    (tmp_path / ".latest.123.abc").write_text("step_0000")  # of a run that was killed during the write
     for step in (1, 2):
         write(step)
         assert (tmp_path / "latest").read_text() == f"step_00000{step}\n"

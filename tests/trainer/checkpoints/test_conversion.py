@@ -1,4 +1,4 @@
-"""Checkpoints for another number of ranks: real runs, real DeepSpeed, and an independent reading of its files."""
+"""Checkpoints for another number of ranks: real runs, real DeepSpeed, and an independent reader of its files."""
 
 import hashlib
 import os
@@ -26,7 +26,7 @@ State = dict[str, dict[str, torch.Tensor]]
 
 
 def full_state(path: Path, stage: int) -> State:
-    """Parameter by parameter what ZeRO has cut into pieces: fp32, exp_avg, exp_avg_sq, and the optimizer's step."""
+    """The unsharded state of each parameter: fp32, exp_avg, exp_avg_sq, and the optimizer's step."""
     state = path / "state"
     if stage == 0:
         return _of_stage_0(torch.load(state / "mp_rank_00_model_states.pt", weights_only=False))
@@ -57,7 +57,7 @@ def _of_stages_1_and_2(shards, shapes) -> State:
 
 
 def _of_stage_3(shards, shapes) -> State:
-    """Every parameter is cut for itself; its pieces follow each other in the vectors of the ranks."""
+    """Each parameter is cut separately; its pieces are at the same position in the vectors of all ranks."""
     found, starts = {}, [0] * len(shapes)
     for group, group_shapes in enumerate(shapes):
         for name, shape in group_shapes.items():
@@ -100,7 +100,7 @@ FORMS = [
     ((2, 2), (1, 2), "fp32", 4),
     ((1, 3), (2, 3), "fp32", 4),
 ]
-"""Ranks and ZeRO stage before and now, precision, rank of the adapters."""
+"""Ranks and ZeRO stage before and after, precision, rank of the adapters."""
 
 
 @pytest.mark.ranks

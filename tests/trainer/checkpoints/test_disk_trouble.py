@@ -1,4 +1,4 @@
-"""Full disks, folders that became read-only, damaged files: real runs. One clear message each, and nothing lost."""
+"""Real runs with full disks, read-only folders and damaged files end with one clear message and lose no data."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def healthy(zygote, tiny_run, tmp_path_factory):
 
 @pytest.fixture
 def resumes(zygote, tiny_run, healthy, train_rows, assert_same_state):
-    """The run can be resumed, and ends as the healthy one."""
+    """Check that the run can be resumed and ends like the healthy one."""
 
     def check(folder, *flags):
         output = zygote.train([*tiny_run(RUN), "--resume", str(folder), *flags])
@@ -50,7 +50,7 @@ def names(folder):
 
 
 def fails(run) -> str:
-    """What it printed as its one error."""
+    """The only error that the run printed."""
     code, log = run.wait(), run.log.read_text()
     assert code == 2, log
     assert "Traceback" not in log
@@ -68,23 +68,23 @@ def wait_for(path, run):
 def test_a_disk_that_fills_up(zygote, tiny_run, small_disk, resumes):
     disk = small_disk(36)  # room for two checkpoints and the beginning of a third
     folder = disk / "run"
-    # Without samples: those of a step are written beside its checkpoint, and could be what finds no room.
+    # Without samples, which are written at the same time and could be the files that find no space.
     run = zygote.start(tiny_run(RUN | {"run_folder": str(folder), "tracking.keep_rollouts": 0}))
     error = fails(run)
     assert "step_000003: No space left on device (" in error
     assert "MiB are free there); earlier checkpoints are intact. Free space" in error
     assert names(folder) == ["step_000001", "step_000002"]
     assert all(checkpoint.read(folder / "checkpoints" / name) for name in names(folder))
-    assert json.loads((folder / "run.json").read_text())["outcome"] == "failed"  # what was half written made room
+    assert json.loads((folder / "run.json").read_text())["outcome"] == "failed"  # the partial checkpoint is gone
     subprocess.run(["mount", "-o", "remount,size=100m", str(disk)], check=True)
     resumes(folder)
 
 
 def test_a_limit_on_the_size_of_files(zygote, tiny_run, tmp_path, resumes):
-    """The same without a disk of its own: it needs no rights."""
+    """The same without mounting a disk, which needs privileges."""
     folder = tmp_path / "run"
     run = zygote.start(tiny_run(RUN | {"run_folder": str(folder)}), halt_after=3)
-    with run.halted():  # the first checkpoint is there; the second may still be written
+    with run.halted():  # the first checkpoint is complete; the second may still be written
         resource.prlimit(run.group, resource.RLIMIT_FSIZE, (2**20, 2**20))
     error = fails(run)
     assert ": File too large (" in error
@@ -95,7 +95,7 @@ def test_a_limit_on_the_size_of_files(zygote, tiny_run, tmp_path, resumes):
 
 @pytest.fixture
 def read_only(tmp_path):
-    """Makes a folder read-only, also for root."""
+    """Makes a folder read-only, even for root."""
     mounted = []
 
     def change(folder):
@@ -124,10 +124,10 @@ def read_only(tmp_path):
 def test_a_folder_that_becomes_read_only(zygote, tiny_run, tmp_path, read_only, resumes):
     folder = tmp_path / "run"
     run = zygote.start(tiny_run(RUN | {"run_folder": str(folder)}), halt_after=3)
-    with run.halted():  # the first checkpoint is there; the second may still be written
+    with run.halted():  # the first checkpoint is complete; the second may still be written
         read_only(folder / "checkpoints")
     error = fails(run)
-    # Which file it is about depends on where in a checkpoint the run was.
+    # The file in the message depends on the progress of the save.
     assert f"cannot write checkpoint {folder}" in error or f"cannot write {folder}" in error or "cannot remove" in error
     assert "Read-only file system" in error or "Permission denied" in error
     read_only.undo()
@@ -155,7 +155,7 @@ def test_a_running_run_can_be_neither_resumed_nor_restarted(zygote, tiny_run, tm
     folder = tmp_path / "run"
     options = tiny_run(RUN | {"trainer.steps": 1000})
     first = zygote.start([*options, f"run_folder={folder}"])
-    wait_for(folder / "checkpoints/latest", first)  # which stays, as no checkpoint does
+    wait_for(folder / "checkpoints/latest", first)  # which is never removed, unlike a checkpoint
     resumed, begun = (
         fails(zygote.start([*options, *arguments]))
         for arguments in (["--resume", str(folder)], [f"run_folder={folder}"])
@@ -163,7 +163,7 @@ def test_a_running_run_can_be_neither_resumed_nor_restarted(zygote, tiny_run, tm
     assert "is still running in another process" in resumed
     assert f"in use by process {first.group}" in begun
     done = max(names(folder))
-    while max(names(folder)) == done:  # the first has noticed nothing
+    while max(names(folder)) == done:  # the first run is not affected
         assert first.code is None, first.log.read_text()
         time.sleep(0.01)
     first.kill()

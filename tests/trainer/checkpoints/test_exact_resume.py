@@ -1,4 +1,4 @@
-"""Two steps and two resumed ones are four steps, bit for bit: metrics, parameters, optimizer state, random numbers."""
+"""Two steps and two resumed ones equal four steps bit for bit: metrics, parameters, optimizer state, random states."""
 
 import json
 import shutil
@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 FALLING = {"schedule": "linear", "start": 0.2, "end": 0.0, "steps": 8}
-# Everything that depends on the step, on what was measured before, or on a global random number generator.
+# All features that depend on the step, on earlier metrics or on a global random number generator.
 CHANGING = {
     "trainer.algorithm.policy_loss_type": "sum",
     "trainer.algorithm.sum.terms": [
@@ -103,7 +103,7 @@ def test_on_two_ranks_with_schedules_a_composed_loss_and_one_that_adapts(compare
 
 @pytest.mark.train
 def test_a_resume_without_the_random_states_differs(zygote, tiny_run, tmp_path, train_rows):
-    """The plugin of these tests draws some: a checkpoint that has lost them must show."""
+    """The plugin of these tests uses random numbers, so a checkpoint without their states must make a difference."""
     uninterrupted, broken = tmp_path / "uninterrupted", tmp_path / "broken"
     zygote.train(tiny_run(RUN | {"run_folder": str(uninterrupted)}))
     copy_half(uninterrupted, broken)
@@ -118,7 +118,7 @@ def test_a_resume_without_the_random_states_differs(zygote, tiny_run, tmp_path, 
 
 
 def prompts(folder, step):
-    """The prompts of a step, in order, each once."""
+    """The distinct prompts of a step, in order."""
     lines = (folder / f"rollouts/step_{step:06d}.jsonl").read_text().splitlines()
     return list(dict.fromkeys(str(json.loads(line)["prompt"]) for line in lines))
 

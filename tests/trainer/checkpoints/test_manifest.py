@@ -1,4 +1,4 @@
-"""What a checkpoint says about itself, and every way in which it can be damaged."""
+"""The manifest of a checkpoint, and every kind of damage that it detects."""
 
 import json
 import os
@@ -68,7 +68,7 @@ def test_a_missing_file_is_named(saved, name):
 @pytest.mark.parametrize("name", ["state/optimizer.bin", MANIFEST])
 def test_a_file_that_cannot_be_read_is_named(saved, name):
     (saved / name).unlink()
-    (saved / name).mkdir()  # also root cannot read that
+    (saved / name).mkdir()  # even root cannot read a folder as a file
     with pytest.raises(DamagedCheckpointError, match=f"{name} cannot be read \\(Is a directory\\)"):
         checkpoint.read(saved)
 

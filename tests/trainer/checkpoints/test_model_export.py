@@ -1,4 +1,4 @@
-"""The model of a run as a plain folder: the weights of the checkpoint, to the last bit, for every ZeRO stage."""
+"""Exported models have the weights of the checkpoint, bit for bit, on every ZeRO stage."""
 
 import json
 import os

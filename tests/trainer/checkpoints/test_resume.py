@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from, and whether it may."""
+"""The choice of the checkpoint that a run resumes from, and the checks on it."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Real runs whose checkpoint is still being written while they train, are killed or get a signal."""
+"""Real runs that train, are killed or get a signal while a checkpoint is being written."""
 
 import os
 import signal
@@ -43,7 +43,7 @@ RUN = {
 
 @pytest.fixture
 def slow(start, tmp_path):
-    """Starts a run whose second checkpoint waits for its disk, on some ranks, until there is `room`."""
+    """Starts a run whose second checkpoint waits, on some ranks, until the file `room` exists."""
 
     class Slow:
         room, reached = tmp_path / "room", tmp_path / "room.reached"
@@ -72,7 +72,7 @@ def undisturbed(zygote, tiny_run, tmp_path_factory):
 
 
 def kill_all(process: int) -> None:
-    """With all its descendants: the ranks of a launcher are in sessions of their own."""
+    """Kill a process and all its descendants: the ranks of a launcher are in separate sessions."""
     os.kill(process, signal.SIGSTOP)
     children = subprocess.run(["pgrep", "-P", str(process)], capture_output=True, text=True, check=False)
     for child in children.stdout.split():

@@ -1,4 +1,4 @@
-"""The garbage collector waits for imports, and leaves out what they have brought."""
+"""Garbage collection is paused during imports, whose objects are then excluded."""
 
 import gc
 import subprocess
@@ -42,7 +42,7 @@ def test_a_disabled_collector_stays_disabled():
 
 def test_a_failed_import_enables_the_collector_again():
     with pytest.raises(ImportError), many_imports("no_such_module"):
-        import no_such_module  # noqa: F401 - it never arrives
+        import no_such_module  # noqa: F401 - it does not exist
     assert gc.isenabled()
 
 
@@ -71,7 +71,7 @@ def test_the_imports_of_a_run_are_not_collected():
 
 AT_EXIT = """
 import atexit, gc
-atexit.register(lambda: print(gc.get_freeze_count()))  # the first that is registered is the last that is called
+atexit.register(lambda: print(gc.get_freeze_count()))  # registered first, so called last
 from skyrl_train.machine.gc_pause import many_imports
 with many_imports("no_such_module"):
     pass

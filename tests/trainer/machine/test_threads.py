@@ -1,4 +1,4 @@
-"""The choice of OpenMP threads: within the share of a rank, and only where they pay."""
+"""The choice of OpenMP threads: within the share of a rank, and only if they bring a gain."""
 
 import math
 
@@ -62,7 +62,7 @@ def test_the_search_stops_where_more_threads_bring_no_gain(machine):
 
 @pytest.fixture
 def trials(monkeypatch):
-    """Each call takes the next of these seconds; the rest is what was not called for."""
+    """Each trial takes the next of these times; unused times remain."""
     before = torch.get_num_threads()
     waiting = []
     monkeypatch.setattr(threads, "_time_once", lambda *_: waiting.pop(0))

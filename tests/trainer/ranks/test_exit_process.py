@@ -1,4 +1,4 @@
-"""The end of a rank's process: all but Python's own teardown, in which threads of gloo abort it."""
+"""A rank's process exits without the interpreter's shutdown, in which threads of gloo would abort it."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ class Teardown:
 
 def main():
     atexit.register(print, "exit handler")
-    sys.modules["kept"] = Teardown()  # what Python takes down last
+    sys.modules["kept"] = Teardown()  # deleted last by Python
     print("main", end=" ")  # buffered: the stream is a pipe
     {end}
 

@@ -1,4 +1,4 @@
-"""How the end of one rank ends all: real processes, on which the ranks fail one by one."""
+"""The failure of one rank ends all: real processes, with each kind of failure."""
 
 import json
 import os
@@ -113,7 +113,7 @@ class Slow(Environment):
 
 @pytest.fixture
 def one_slow_one_failing(distributions, tiny_run, tmp_path):
-    """At the second step rank 0 waits for a reward that does not come, and rank 1 finds a prompt that is too long."""
+    """At the second step rank 0 waits for a reward that does not come, and rank 1 has a prompt that is too long."""
     groups = {"skyrl.environments": {"slow": "slow_reward:Slow"}}
     distributions.add("slow-reward", groups, modules={"slow_reward.py": SLOW_REWARD})
     rows = [("a", "1"), ("b", "1"), ("c", "slow"), ("word " * 300, "1")]
@@ -157,6 +157,6 @@ def test_ranks_without_a_launcher_end_together(start, one_slow_one_failing):
         )
         for rank in "01"
     ]
-    assert [run.exit_code() for run in ranks] == [2, 2]  # the exit code of the rank that has failed
+    assert [run.exit_code() for run in ranks] == [2, 2]  # the exit code of the rank that failed
     check_failed(ranks[0])
     assert ranks[0].stderr.count("\n") == 1

@@ -1,4 +1,4 @@
-"""The board on a real store: one notice for all, and a store that is gone."""
+"""The failure board on a real store, and after the loss of the store."""
 
 import pytest
 from torch.distributed import TCPStore
@@ -14,7 +14,7 @@ class Rank:
 
 @pytest.fixture
 def boards(monkeypatch):
-    """The boards of two ranks, and the store as its keeper has it."""
+    """The boards of two ranks, and their store."""
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", str(store.port))

@@ -1,4 +1,4 @@
-"""Several processes from one command: what is launched, and what never gets that far."""
+"""Several processes from one command: the launched command line, signals, and errors before the launch."""
 
 import os
 import signal
@@ -77,7 +77,7 @@ def test_exit_message_and_exit_code_of_rank_0_follow_the_launchers_output(monkey
 PARENT = """\
 import signal, sys
 from skyrl_train.ranks import launch
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs the tests may have switched it off
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run with SIGHUP ignored
 child = (
     "import signal, sys, time\\n"
     "for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP): signal.signal(number, lambda n, _: sys.exit(n))\\n"
@@ -93,7 +93,7 @@ def test_a_signal_to_the_command_is_forwarded(number):
     with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True, env=os.environ) as parent:
         assert parent.stdout.readline() == "up\n"
         started = time.monotonic()
-        parent.send_signal(number)  # to this process alone, not from a terminal
+        parent.send_signal(number)  # only to this process, not from a terminal
         assert parent.wait(timeout=30) == number
         assert time.monotonic() - started < 30
 

@@ -1,4 +1,4 @@
-"""Who this process is. Collectives between real processes are in test_several_ranks.py."""
+"""The rank of this process. Collectives between real processes are tested in test_several_ranks.py."""
 
 import os
 
@@ -30,7 +30,7 @@ def test_collectives_of_one_process_return_its_values(one_rank):
     assert one_rank.broadcast("x") == "x"
     for reduced in (one_rank.sum(values), one_rank.max(values)):
         assert torch.equal(reduced, values)
-        assert reduced.data_ptr() != values.data_ptr()  # as with several ranks, the result is the caller's own
+        assert reduced.data_ptr() != values.data_ptr()  # a copy, as with several ranks
 
 
 def test_the_environment_of_a_launcher_is_used_and_kept(monkeypatch):

@@ -1,4 +1,4 @@
-"""The command that goes on with a run, for every way to start one. Real ones are run in test_stopping.py."""
+"""The command that resumes a run, for every way to start one. test_stopping.py runs real ones."""
 
 import sys
 from types import ModuleType, SimpleNamespace
@@ -11,7 +11,7 @@ from skyrl_train.tracking.run_folder import RunFolder
 
 @pytest.fixture
 def command(monkeypatch):
-    """Of a run in `runs/a b` that a module of this file, or of this spec, has started."""
+    """The command for a run in `runs/a b` whose main module has this file or spec."""
 
     def make(file="/bin/skyrl", spec=None, ranks=1, local=1, **environment):
         main = ModuleType("__main__")

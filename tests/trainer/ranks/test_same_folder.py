@@ -1,4 +1,4 @@
-"""A run folder that not every rank sees is found out at start."""
+"""A run folder that some rank cannot see is detected at the start."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What ranks compare before they train, and what they say when it differs."""
+"""The comparison of all ranks before training, and its errors."""
 
 import json
 import subprocess
@@ -24,7 +24,7 @@ def rows(*prompts):
 
 
 def facts(**changes):
-    """What one rank compares of its run."""
+    """The run and loss of one rank."""
     config = RunConfig(seed=changes.get("seed", 0))
     run = ResolvedRun(config=config, loss_reference="a", resume=changes.get("resume"))
     return run, {"id": "d:a@1", "files_sha256": "f", "params": {"eps": changes.get("eps", 0.1)}}

@@ -30,7 +30,7 @@ LAUNCHERS = {
 
 
 def accelerator(command):
-    """The launcher of deepspeed counts GPUs, unless it is told of a CPU."""
+    """The environment that makes the launcher of deepspeed use the CPU; otherwise it counts GPUs."""
     return {"DS_ACCELERATOR": "cpu"} if "deepspeed" in command[0] and not torch.cuda.is_available() else {}
 
 
@@ -51,7 +51,7 @@ def train_rows(folder):
 
 
 COPY_METRICS = {"mismatch_kl", "mismatch_ratio_max", "probe_deviation"}
-"""Logged where the rollout engine holds a copy of the weights, as on ZeRO stage 3."""
+"""Logged if the rollout engine holds a copy of the weights, as on ZeRO stage 3."""
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,7 @@ def test_two_ranks_agree_where_statistics_of_the_minibatch_and_a_state_decide(ti
         states = json.loads((tmp_path / name / "checkpoints/step_000002/manifest.json").read_text())["progress"]
         rows[-1].append({"step": "state", **states["loss_state"]})
     one, two = rows
-    # Of the first step every number; of the second those that do not hang on one sample drawn differently.
+    # All metrics of the first step; of the second only those that do not depend on single samples.
     for name, value in one[0].items():
         if isinstance(value, float) and not name.startswith(("time", "tokens_per")):
             assert two[0][name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
@@ -195,7 +195,7 @@ def test_a_full_disk_on_one_rank_ends_all_and_the_earlier_checkpoint_stays(tiny_
     assert run["resume_command"].startswith("torchrun --nproc-per-node 2 ")
     checkpoints = tmp_path / "run" / "checkpoints"
     assert [path.name for path in checkpoints.glob("step_*")] == ["step_000001"]
-    # The same run, on a disk with room again.
+    # The same run, after freeing space.
     resumed = launched([*LAUNCHERS["torchrun"], "--resume", str(tmp_path / "run")], tmp_path / "run", options)
     assert resumed.returncode == 0, resumed.stderr[-3000:]
     assert [row["step"] for row in train_rows(tmp_path / "run")] == [1, 2]

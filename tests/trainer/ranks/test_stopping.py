@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, with real signals: what they end, what is saved, and the command that goes on."""
+"""Ctrl-C and SIGTERM, with real signals: the stop, the checkpoint, and the resume command."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from skyrl_train.ranks.stopping import ECHO, SIGNALS, StopRequest
 
 BIN = Path(sys.executable).parent
 MODULE = ["-m", "skyrl_train.entrypoints.main_base"]
-ALONE = [sys.executable, *MODULE]
+ONE_PROCESS = [sys.executable, *MODULE]
 SKYRL_TRAIN = [str(BIN / "skyrl"), "train", "--num-processes", "2"]
 TORCHRUN = [str(BIN / "torchrun"), "--nproc-per-node", "2"]
 
@@ -67,7 +67,7 @@ def checkpoints(folder):
 
 @pytest.fixture
 def resume(start):
-    """Run the command as it was printed, up to this step; the steps of the run are all there then, each once."""
+    """Run the printed command up to this step, and check that each step of the run is logged once."""
 
     def check(run, command, steps):
         again = start(["sh", "-c", f"{command} trainer.steps={steps}"], [], name=run.folder.name)
@@ -80,9 +80,9 @@ def resume(start):
 
 @pytest.fixture
 def slow_loss(tmp_path):
-    """A script whose second optimizer step does not end, and the file that it makes when it gets there.
+    """A script whose second optimizer step hangs, and the file that it creates there.
 
-    When it hears the first signal then, it makes another one beside it, `reached.handles`.
+    On the first signal during that step it creates another file, `reached.received`.
     """
     script, reached = tmp_path / "slow.py", tmp_path / "reached"
     script.write_text(SLOW_LOSS)
@@ -91,13 +91,13 @@ def slow_loss(tmp_path):
 
 
 STEPS = 1000
-"""More than a run makes before a signal reaches it."""
+"""More steps than a run makes before a signal reaches it."""
 
 
 @pytest.mark.train
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_after_a_signal_the_step_ends_and_is_saved_and_the_resume_command_is_printed(number, start, resume, tiny_run):
-    run = start(ALONE, tiny_run({"trainer.steps": STEPS, "evaluation.prompts": 0}))
+    run = start(ONE_PROCESS, tiny_run({"trainer.steps": STEPS, "evaluation.prompts": 0}))
     run.until_step(2)
     run.send(number)
     assert run.exit_code() == 128 + number
@@ -173,7 +173,7 @@ def test_a_second_signal_abandons_the_step_of_all_ranks(slow_rank, start, resume
     run.until(reached.exists)
     run.send(signal.SIGINT)
     run.until(reached.with_suffix(".received").exists)
-    time.sleep(ECHO)  # what comes sooner is a launcher's echo, which is no second request
+    time.sleep(ECHO)  # a signal within this time is a launcher's echo, not a second request
     run.send(signal.SIGINT)
     assert run.exit_code() == 128 + signal.SIGINT
     assert (run.run["outcome"], run.run["last_step"], checkpoints(run.folder)) == ("interrupted", 1, ["step_000001"])
@@ -188,7 +188,7 @@ def test_a_step_longer_than_the_patience_of_the_launcher_is_abandoned_in_order(s
     run.until(reached.exists)
     run.send(signal.SIGTERM)
     run.exit_code()
-    # Rank 0 was waiting inside a collective, where no handler of Python's runs.
+    # Rank 0 was waiting inside a collective, where Python runs no signal handlers.
     assert (run.run["outcome"], run.run["last_step"]) == ("interrupted", 1)
     assert run.run["resume_command"] in run.stderr
 
@@ -253,11 +253,11 @@ def test_only_the_user_can_interrupt_the_end_of_a_run(one_rank, monkeypatch):
         with pytest.raises(Interrupted):
             signal.raise_signal(signal.SIGTERM)
         monkeypatch.setattr(one_rank, "world_size", 2)
-        signal.raise_signal(signal.SIGTERM)  # of a launcher, because another rank is done already
+        signal.raise_signal(signal.SIGTERM)  # from a launcher, because another rank has finished
 
 
 RESTORED = "import os, signal, sys; signal.signal({number}, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
-"""Whoever runs the tests may have switched the signal off, as `nohup` does; then it would stay off."""
+"""Restores the signal's default first: the tests may run with it ignored, as under `nohup`."""
 
 
 @pytest.mark.train
@@ -267,14 +267,14 @@ def test_a_run_saves_even_if_its_terminal_is_gone(number, tiny_run, tmp_path):
     options = tiny_run({"trainer.steps": 200, "evaluation.prompts": 0, "run_folder": str(folder)})
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     reader, writer = os.pipe()
-    command = [sys.executable, "-c", RESTORED.format(number=int(number)), *ALONE, *options]
+    command = [sys.executable, "-c", RESTORED.format(number=int(number)), *ONE_PROCESS, *options]
     with subprocess.Popen(command, stdout=writer, stderr=writer, env=environment) as run:
         os.close(writer)
         metrics, limit = folder / "metrics.jsonl", time.monotonic() + 300
         while not metrics.exists() or metrics.read_bytes().count(b"\n") < 2:
             assert time.monotonic() < limit
             time.sleep(0.05)
-        os.close(reader)  # as `tee` does, which the same Ctrl-C has ended
+        os.close(reader)  # as `tee` does when the same Ctrl-C ends it
         run.send_signal(number)
         assert run.wait(timeout=300) == 128 + number
     found = json.loads((folder / "run.json").read_text())

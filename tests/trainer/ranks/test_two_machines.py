@@ -1,4 +1,4 @@
-"""A run on two machines: network namespaces with their own addresses, joined by a cable, and a launcher in each."""
+"""A run on two machines: network namespaces with separate addresses, a virtual cable, and a launcher in each."""
 
 import os
 import secrets
@@ -14,12 +14,12 @@ pytestmark = pytest.mark.ranks
 
 MODULE = ["-m", "skyrl_train.entrypoints.main_base"]
 TORCHRUN = str(Path(sys.executable).parent / "torchrun")
-ADDRESSES = ("10.203.7.1", "10.203.7.2")  # seen inside the two namespaces alone
+ADDRESSES = ("10.203.7.1", "10.203.7.2")  # only visible inside the two namespaces
 PORT = "29400"
 
 
 class Machine:
-    """One of the two: a namespace, its end of the cable, and how a command runs there."""
+    """One machine: a namespace, its end of the cable, and the command that launches a rank there."""
 
     def __init__(self, number, name):
         self.number, self.name, self.link = number, name, f"{name}v"
@@ -42,7 +42,7 @@ def ip(*arguments):
 def machines():
     if shutil.which("ip") is None or os.geteuid() != 0:
         pytest.skip("two machines need network namespaces: the command `ip` (package iproute2) and root")
-    base = f"sk{secrets.token_hex(4)}"  # with a suffix a name of a network link, of 15 characters at most
+    base = f"sk{secrets.token_hex(4)}"  # a network link's name has at most 15 characters, suffix included
     pair = [Machine(number, f"{base}{letter}") for number, letter in enumerate("ab")]
     try:
         for machine in pair:

@@ -1,4 +1,4 @@
-"""What a run leaves for people when it ends, however it ends; silence on every rank but the first."""
+"""The record of a run's end, however it ends; ranks other than 0 write nothing."""
 
 import json
 import logging
@@ -15,7 +15,7 @@ from skyrl_train.tracking.tracker import RunInfo, Trackers
 
 
 class Watcher:
-    """A tracker that keeps what it is told."""
+    """A tracker that keeps the summaries."""
 
     def __init__(self):
         self.summaries, self.closed = [], 0
@@ -102,7 +102,7 @@ def test_a_resumed_run_still_knows_its_evaluation_before_training(opened, tmp_pa
     summary = watcher.summaries[-1]
     assert (summary.before, summary.after) == ({"accuracy": 0.25}, {"accuracy": 0.5})
     assert run_json(tmp_path)["before"] == {"accuracy": 0.25}
-    # The answers of then are gone; those of now are shown alone.
+    # The earlier answers are not recorded; only the later ones are shown.
     assert [(answer.before, answer.after) for answer in summary.answers] == [(None, "1"), (None, "1")]
 
 
@@ -131,7 +131,7 @@ def test_the_folder_is_released_and_trackers_are_closed_even_if_the_end_cannot_b
         raise SkyrlError("No space left on device")
 
     monkeypatch.setattr(RunFolder, "end_run", full)
-    # An error in training is the one that its user has to hear of.
+    # The error in training must be the one that is raised.
     with caplog.at_level(logging.WARNING), pytest.raises(KeyError), make():
         raise KeyError("the first error")
     assert "No space left on device" in caplog.text

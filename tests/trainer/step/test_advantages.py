@@ -1,4 +1,4 @@
-"""Rewards to advantages over all ranks, with the KL to the reference taken off the reward."""
+"""Advantages from the rewards of all ranks, with a KL penalty in the reward."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ SHARES = {1: [range(10)], 2: [range(6), range(6, 10)]}
 
 
 class Seen(AdvantageEstimator):
-    """Keeps the batch."""
+    """An estimator that keeps the batch."""
 
     def estimate(self, batch):
         self.batch = batch
@@ -57,8 +57,8 @@ def test_any_number_of_ranks_gives_the_same_advantages(experience, on_ranks, nam
         advantages = AdvantagePass(load_advantage_estimator(name), name, "k2", ranks).estimate(part, 0.1)[0].advantages
         return torch.nn.functional.pad(advantages, (0, given.mask.shape[1] - advantages.shape[1]))
 
-    alone, shared = (torch.cat(list(on_ranks(size, work))) for size in (1, 2))
-    torch.testing.assert_close(alone, shared)
+    single, shared = (torch.cat(list(on_ranks(size, work))) for size in (1, 2))
+    torch.testing.assert_close(single, shared)
 
 
 def test_an_estimator_that_needs_a_value_model_is_refused(one_rank):

@@ -77,12 +77,12 @@ def test_an_answer_without_a_reward_is_not_correct(scripted, one_rank):
 
 @pytest.mark.parametrize("world_size", [2, 3, 5])
 def test_every_rank_gets_the_result_of_one_process_even_one_without_a_prompt(scripted, one_rank, on_ranks, world_size):
-    alone = Evaluator(config(4, samples=3), ranks=one_rank, **scripted(SEVERAL)).evaluate()
+    single = Evaluator(config(4, samples=3), ranks=one_rank, **scripted(SEVERAL)).evaluate()
 
     def work(ranks):
         return Evaluator(config(4, samples=3), ranks=ranks, **scripted(SEVERAL)).evaluate()
 
-    assert on_ranks(world_size, work) == [alone] * world_size
+    assert on_ranks(world_size, work) == [single] * world_size
 
 
 def test_answers_that_could_not_be_rewarded_are_counted_and_none_at_all_is_an_error(scripted, one_rank):

@@ -1,4 +1,4 @@
-"""The objective of a micro-batch: the loss and the terms beside it, by autograd in float64."""
+"""The objective of a micro-batch: the loss and the added terms, by autograd in float64."""
 
 import pytest
 import torch
@@ -116,7 +116,7 @@ def test_the_fraction_of_tokens_is_rounded_up(fraction: float, count: int) -> No
 def test_ties_up_to_rounding_are_chosen_together() -> None:
     entropy = torch.tensor([[2.0, 2.0 - 1e-6, 1.0, 0.5], [2.0 + 1e-6, 9.0, 1.0 + 1e-3, 9.0]])
     assert highest_entropy(entropy, MASK, 1 / 6).nonzero().tolist() == [[0, 0], [0, 1], [1, 0]]
-    assert int(highest_entropy(entropy, MASK, 4 / 6).sum()) == 4  # 1.0 is no tie of 1.001
+    assert int(highest_entropy(entropy, MASK, 4 / 6).sum()) == 4  # 1.0 and 1.001 are not a tie
 
 
 def test_no_token_is_chosen_from_an_empty_batch() -> None:
@@ -205,7 +205,7 @@ def test_sequences_without_an_advantage_are_not_skipped_where_they_have_a_gradie
 
 
 class Adapts(PolicyLoss):
-    """Learns from what a step measured."""
+    """A loss that adapts to the metrics of a step."""
 
     name = "adapts"
 

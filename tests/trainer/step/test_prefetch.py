@@ -1,4 +1,4 @@
-"""One batch ahead: drawn by another thread, of one policy, and never of weights that move."""
+"""Prefetched batches: sampled by another thread, from one policy, never during a weight update."""
 
 import threading
 import time
@@ -22,7 +22,7 @@ class Weights:
 
 
 class RolloutCollector:
-    """Draws a name for each step; ``before`` is called first, in the thread that draws."""
+    """Returns a name for each step; ``before`` is called first, in the sampling thread."""
 
     def __init__(self, before=lambda: None):
         self.before, self.asked = before, []
@@ -41,7 +41,7 @@ def prefetching(collector):
 def test_without_a_start_samples_are_generated_on_request():
     collector = RolloutCollector()
     prefetcher, _, _ = prefetching(collector)
-    prefetcher.wait()  # for nothing
+    prefetcher.wait()  # without a prefetch it returns at once
     assert prefetcher.samples(3, 48, 0.7) == "samples of step 3"
     assert collector.asked == [(3, 48, 0.7, "MainThread")]
 
@@ -52,11 +52,11 @@ def test_samples_are_generated_while_the_caller_trains_and_ready_after_the_wait(
     prefetcher, _, _ = prefetching(collector)
     prefetcher.start(1, 16, 0.5)
     assert collector.asked == []
-    trained.set()  # the caller got here although nothing was drawn
+    trained.set()  # `start` returned before any sample was generated
     prefetcher.wait()
     assert prefetcher.samples(1, 16, 0.5) == "samples of step 1"
     assert collector.asked == [(1, 16, 0.5, "skyrl-prefetch")]
-    prefetcher.samples(2, 32, 0.5)  # what was drawn ahead is used once
+    prefetcher.samples(2, 32, 0.5)  # prefetched samples are used once
     assert collector.asked[-1] == (2, 32, 0.5, "MainThread")
 
 
@@ -103,7 +103,7 @@ def test_prefetched_samples_are_rewarded_at_once_and_an_evaluation_may_come_in_b
         prefetcher, _, _ = prefetching(collector)
         prefetcher.start(0, 0, 1.0)
         limit = time.monotonic() + 60
-        while not (tmp_path / "pid").exists():  # rewarded although nobody asked for the samples
+        while not (tmp_path / "pid").exists():  # rewarded before the samples are requested
             assert time.monotonic() < limit
             time.sleep(0.01)
         prefetcher.wait()

@@ -1,4 +1,4 @@
-"""What a step draws and how it is rewarded: the same on any number of ranks."""
+"""Samples and rewards of a step, the same on any number of ranks."""
 
 from dataclasses import fields, replace
 
@@ -46,7 +46,7 @@ class Collected:
 
 
 class Given(AdvantageEstimator):
-    """Returns what it was made with."""
+    """An estimator that calls the given function."""
 
     def __init__(self, make):
         self.make = make
@@ -164,7 +164,7 @@ def test_a_single_reward_is_enough_to_continue(scripted, one_rank):
 
 
 def test_too_stale_samples_stop_the_run_and_staleness_is_logged_for_prefetched_samples(scripted, one_rank):
-    parts = scripted(QUESTIONS)  # whose samples say that they are of policy 0
+    parts = scripted(QUESTIONS)  # the samples have policy version 0
     now = RolloutCollector(config(), ranks=one_rank, **parts)
     assert "staleness/max" not in now.reward(now.sample(0, 0, 1.0), 0).metrics
     with pytest.raises(SkyrlError, match="1 to 1 optimizer steps old, and at most 0 are allowed"):
@@ -178,7 +178,7 @@ def test_too_stale_samples_stop_the_run_and_staleness_is_logged_for_prefetched_s
 
 
 class EarlyEngine:
-    """Hands over its samples from the last to the first, each once it is drawn."""
+    """Hands over its samples from the last to the first, each as soon as it is generated."""
 
     def __init__(self, engine, between=lambda: None):
         self._engine, self._between = engine, between

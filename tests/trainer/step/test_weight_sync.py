@@ -1,4 +1,4 @@
-"""Weights arrive in an engine that holds a copy, and every way of not arriving stops the run."""
+"""Weights reach a rollout engine that holds a copy, and every failure to do so stops the run."""
 
 import copy
 
@@ -14,7 +14,7 @@ PROBE = [(3, 9, 4, 1, 17, 30), (5, 2)]
 
 
 class Engine(HfEngine):
-    """The real engine; ``keep`` decides which tensors of a sync it takes over."""
+    """The real engine; ``keep`` decides which tensors of a sync it loads."""
 
     keep = staticmethod(lambda name, version: True)
 
@@ -38,7 +38,7 @@ class TwoCopies(Engine):
 
 
 class Trained:
-    """What the sync sees of ZeroEngine."""
+    """The part of ZeroEngine that the sync uses."""
 
     def __init__(self, engine, model):
         self.policy, self.forward = engine.policy, engine.forward

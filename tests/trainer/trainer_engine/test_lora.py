@@ -1,4 +1,4 @@
-"""Adapters in whole runs: they alone change, the base is the reference, and the run leaves a model that others load."""
+"""Adapters in complete runs: only they change, the base is the reference model, and other tools load the result."""
 
 import json
 
@@ -40,7 +40,7 @@ SEQUENCES = Sequences(
 
 @pytest.fixture(scope="module", params=[0, 2, 3])
 def trained(request, train, tmp_path_factory):
-    """A run on this stage, and what its engine held when it ended: base weights, merged weights, log-probs."""
+    """A run on this stage, and its engine's final base weights, merged weights and log-probs."""
     held, close = {}, ZeroEngine.close
 
     def look(engine):
@@ -97,7 +97,7 @@ def test_a_checkpoint_holds_only_adapters_and_their_optimizer_state(trained):
         for name, tensor in content.get("module", {}).items():
             assert "lora_" in name, name
             assert tensor.numel() < 4 * 400
-    assert sum(sizes) < 4 * frozen  # bytes of the base in float32: it is not there once
+    assert sum(sizes) < 4 * frozen  # bytes of the base in float32: the checkpoint does not contain it
 
 
 def test_the_exported_model_is_the_trained_policy(trained, tmp_path):

@@ -1,4 +1,4 @@
-"""A copy of a state in memory: the file that is written from it is the one that torch.save would have written then."""
+"""Snapshots in memory: their files equal those that torch.save would have written at the time of the snapshot."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from skyrl_train.trainer_engine.snapshot import Memory, Snapshot, copied
 
 
 class Scaler:
-    """An object of a library, which goes into the file by pickle."""
+    """An object of a library, which is pickled."""
 
     def __init__(self) -> None:
         self.scale, self.seen = 1.0, [torch.zeros(2)]
@@ -31,7 +31,7 @@ def state():
 
 
 def mutate(state) -> None:
-    """What a training step does: tensors change in place, numbers in the same dicts and objects."""
+    """Change the state as a training step does: tensors in place, numbers in the same dicts and objects."""
     with torch.no_grad():
         for tensor in (
             *state["views"][:2],

@@ -1,4 +1,4 @@
-"""The engine on every ZeRO stage: precision, clipping, offloading, recomputation, its state on disk. Real DeepSpeed."""
+"""The trainer engine on every ZeRO stage: precision, clipping, offloading, recomputation, state. Real DeepSpeed."""
 
 import copy
 
@@ -29,7 +29,7 @@ def ranks():
 
 @pytest.fixture
 def build(ranks, small_model):
-    """An engine around a copy of the small model; closed when another one is built, or the test is over."""
+    """Builds an engine with a copy of the small model; it is closed before the next one is built and after the test."""
     engines = []
 
     def close():
@@ -98,7 +98,7 @@ def test_in_bfloat16_updates_below_its_resolution_add_up_in_float32_weights(buil
 
 
 def float32_weight(engine, parameter):
-    """What the optimizer updates."""
+    """The float32 weights that the optimizer updates."""
     if engine.stage > 0:
         return safe_get_full_fp32_param(parameter)
     optimizer = engine._engine.optimizer
@@ -112,12 +112,12 @@ def test_gradients_are_clipped_as_torch_clips_them(build, small_model, experienc
     log_probs, _ = Policy(plain, chunk_size=64, temperature=1.0).log_probs(experience.sequences, False)
     (-log_probs.sum() / experience.mask.sum()).backward()
     norm = float(torch.nn.utils.clip_grad_norm_(plain.parameters(), 0.1))
-    assert norm > 0.5  # so that there is something to clip
+    assert norm > 0.5  # otherwise nothing is clipped
     engine = build(zero_stage=stage, clip=0.1)
     backward(engine, experience)
     assert engine.step(1e-3) == pytest.approx(norm, rel=1e-5)
     for (name, wanted), parameter in zip(plain.named_parameters(), engine.policy.model.parameters(), strict=True):
-        # AdamW's first moment after one step is 0.1 of the gradient that it was given.
+        # AdamW's first moment after one step is 0.1 of the gradient.
         given = first_moment(engine, parameter) / 0.1
         torch.testing.assert_close(given, wanted.grad, rtol=1e-4, atol=1e-6, msg=name)
 
@@ -139,7 +139,7 @@ def test_an_offloaded_optimizer_makes_the_same_steps(build, experience, stage):
             engine.step(1e-2)
         ends.append({name: tensor.detach().clone() for name, tensor in engine.named_tensors()})
     for name, tensor in ends[0].items():
-        # Sums in another order: what AdamW makes of a gradient near zero hangs on its rounding.
+        # Sums in another order: AdamW's step for a gradient near zero depends on rounding.
         torch.testing.assert_close(ends[1][name], tensor, rtol=0, atol=1e-4)
 
 
@@ -173,7 +173,7 @@ def test_recomputed_activations_give_the_same_gradient(build, small_model, exper
             recompute_activations(model)
         engine = build(model=model, zero_stage=stage)
         count = []
-        # Before the block, not behind it: torch stops computing again once it has what the backward pass needs.
+        # Before the block, not after it: torch stops recomputing once it has what the backward pass needs.
         engine.policy.model.model.layers[0].mlp.register_forward_pre_hook(lambda *_, count=count: count.append(1))
         found.append(gradients(engine, experience))
         calls.append(len(count))

@@ -1,4 +1,4 @@
-"""Whole runs: real model, real DeepSpeed, real files. In this process, one after the other, to save the imports."""
+"""Complete runs: real model, real DeepSpeed, real files. One after the other in this process, to save the imports."""
 
 import json
 import os
@@ -24,7 +24,7 @@ VARYING = ("time", "tokens_per_second")
 
 
 def steps(lines):
-    """Metrics of the training steps, without what the clock decides."""
+    """Metrics of the training steps, without times."""
     rows = [line for line in lines if line["kind"] == "train"]
     return {row["step"]: {k: v for k, v in row.items() if not k.startswith(VARYING)} for row in rows}
 
@@ -82,7 +82,7 @@ def test_a_step_logs_the_metrics_of_loss_and_trainer(finished):
         "time/update",
         "tokens_per_second",
     }
-    # The reference is the policy itself until the first update: the mean over the four updates is small, not large.
+    # The reference equals the policy until the first update, so the mean over the four updates is small.
     assert 0 <= first["kl"] < 0.01
     assert second["kl"] > 0
 
@@ -98,14 +98,14 @@ def test_text_and_tensors_of_the_samples_agree(finished):
     assert tensors.keys() >= {"old_log_probs", "ref_log_probs", "rollout_log_probs", "mask", "input_ids"}
     logged = next(line for line in lines if line["kind"] == "train" and line["step"] == 2)
     assert logged["reward/mean"] == pytest.approx(tensors["rewards"].mean())
-    # Scored before the first of the step's four updates, so by the weights that drew the samples.
+    # Computed before the first of the step's four updates, so with the weights that sampled.
     difference = abs(tensors["old_log_probs"] - tensors["rollout_log_probs"])[tensors["mask"]]
     assert difference.max() < 1e-3
     assert abs(tensors["old_log_probs"] - tensors["ref_log_probs"])[tensors["mask"]].max() > 1e-3
 
 
 FALLING = {"schedule": "linear", "start": 0.2, "end": 0.0, "steps": 8}
-# Everything that depends on the step or on what was measured before: schedules, a loss that adapts, a composed one.
+# All features that depend on the step or on earlier metrics: schedules, a loss that adapts, a composed loss.
 CHANGING = {
     "trainer.algorithm.policy_loss_type": "sum",
     "trainer.algorithm.sum.terms": [
@@ -123,7 +123,7 @@ CHANGING = {
 }
 
 
-# With the base, without them, as the reference.
+# The model without adapters is the reference.
 
 
 @pytest.fixture(scope="module")
@@ -164,14 +164,14 @@ def test_a_composed_loss_is_recorded_with_the_files_of_its_parts(changing):
 
 def test_a_resumed_run_keeps_its_beginning_and_its_evaluations(train, tmp_path):
     options = CHANGING | {"trainer.steps": 4, "trainer.minibatches": 2, "checkpoint.every": 2}
-    whole = train(tmp_path / "whole", **options)
+    complete = train(tmp_path / "complete", **options)
     broken = tmp_path / "broken"
-    shutil.copytree(tmp_path / "whole", broken)
+    shutil.copytree(tmp_path / "complete", broken)
     shutil.rmtree(broken / "checkpoints/step_000004")
     resumed = train(broken, "--resume", str(broken), **options)
-    assert steps(resumed) == steps(whole)
+    assert steps(resumed) == steps(complete)
     assert [line["step"] for line in resumed if line["kind"] == "evaluation"] == [0, 4]
-    one, other = (json.loads((folder / "run.json").read_text()) for folder in (tmp_path / "whole", broken))
+    one, other = (json.loads((folder / "run.json").read_text()) for folder in (tmp_path / "complete", broken))
     assert other["before"] == one["before"]
     assert other["after"] == one["after"]
     assert other["started"] == one["started"]
@@ -342,7 +342,7 @@ def test_ctrl_c_stops_the_run_in_order_and_it_can_be_resumed(tiny_run, train, tm
     command = [sys.executable, "-m", "skyrl_train.entrypoints.main_base", *tiny_run(options), f"run_folder={folder}"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     deadline = time.monotonic() + 120
-    latest = folder / "checkpoints/latest"  # which stays, as no checkpoint does
+    latest = folder / "checkpoints/latest"  # which is never removed, unlike a checkpoint
     while not latest.exists() or latest.read_text() < "step_000002":
         assert process.poll() is None, process.stdout.read()
         assert time.monotonic() < deadline

@@ -1,4 +1,4 @@
-"""Confidence intervals by hand, and a run measured again."""
+"""Confidence intervals by hand, and a run that is measured again."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def test_a_run_measured_again_gives_its_last_evaluation(train, tmp_path, capsys)
     assert found["metrics"]["reward/mean"] == final["reward/mean"]
     by_checkpoint = evaluated(capsys, str(tmp_path / "run/checkpoints/step_000002"))
     assert by_checkpoint["measures"] == found["measures"]
-    assert "RANK" not in os.environ  # or a program that is started next would look for its launcher
+    assert "RANK" not in os.environ  # otherwise the next program would look for its launcher
 
 
 @pytest.mark.train

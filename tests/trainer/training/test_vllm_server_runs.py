@@ -1,4 +1,4 @@
-"""Whole runs that sample with a rollout server: they learn, on ranks and ZeRO-3, and outlive the server."""
+"""Complete runs with a rollout server learn on several ranks and ZeRO-3, and survive the loss of the server."""
 
 import json
 import os
@@ -73,7 +73,7 @@ def test_a_run_on_zero_3_survives_a_lost_server_and_learns_the_same(server, tmp_
     server.start()
     assert "sending the weights and the lost requests again" in finished(run)
     for expected, row in zip(steps(undisturbed), steps(disturbed), strict=True):
-        # Of 128 samples a few may differ: lost requests come in another order, so sums are rounded otherwise.
+        # Of 128 samples a few may differ: lost requests arrive in another order, so sums are rounded differently.
         assert row["reward/mean"] == pytest.approx(expected["reward/mean"], abs=0.05)
 
 
@@ -82,10 +82,10 @@ AHEAD = ["rollout.async=one_step", "trainer.algorithm.off_policy.weight=token", 
 
 def test_prefetching_uses_the_previous_policy_and_a_resumed_run_is_the_same(server, tmp_path):
     options = [*AHEAD, "checkpoint.every=2", "trainer.optimizer.learning_rate=4e-4"]
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    finished(started("train", "--num-processes", "2", *arguments(server, whole, *options, "trainer.steps=6")))
-    rows = steps(whole)
-    # Two optimizer steps for each training step; the first one and those after a checkpoint draw with current weights.
+    complete, parts = tmp_path / "complete", tmp_path / "parts"
+    finished(started("train", "--num-processes", "2", *arguments(server, complete, *options, "trainer.steps=6")))
+    rows = steps(complete)
+    # Two optimizer steps for each training step; the first one and those after a checkpoint use current weights.
     assert [row["staleness/max"] for row in rows] == [0, 2, 0, 2, 0, 2]
     assert [row["staleness/mean"] for row in rows] == [0, 2, 0, 2, 0, 2]
     assert all(row["probe_deviation"] < 1e-4 for row in rows)
@@ -103,7 +103,7 @@ def test_prefetching_uses_the_previous_policy_and_a_resumed_run_is_the_same(serv
     )
     for expected, row in zip(rows, steps(parts), strict=True):
         assert row["staleness/max"] == expected["staleness/max"]
-        # Requests arrive when they do, so sums are rounded otherwise and a few of 128 samples may differ.
+        # Requests arrive in any order, so sums are rounded differently and a few of 128 samples may differ.
         assert row["reward/mean"] == pytest.approx(expected["reward/mean"], abs=0.05)
         assert row["response_length/mean"] == pytest.approx(expected["response_length/mean"], rel=0.05)
 
@@ -111,7 +111,7 @@ def test_prefetching_uses_the_previous_policy_and_a_resumed_run_is_the_same(serv
 def test_a_server_lost_during_a_prefetch_costs_only_the_overlap(server, tmp_path):
     slow = ["rollout.server.max_concurrency=16", "trainer.steps=6", "trainer.epochs=4"]
     run = started("train", *arguments(server, tmp_path / "run", *AHEAD, *slow))
-    # The beginning of a batch that is drawn ahead: of its 128 samples 16 are being written, the others wait.
+    # The start of a prefetch: of its 128 samples 16 are being generated, the others wait.
     until(lambda: len(steps(tmp_path / "run")) >= 2, run)
     until(lambda: server.running() == 0, run)
     until(lambda: server.running() > 0, run)

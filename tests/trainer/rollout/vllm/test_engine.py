@@ -1,4 +1,4 @@
-"""The engine on vLLM itself, compared with the hf engine: same tokens, same log-probs, and a process left as it was."""
+"""The engine vllm on real vLLM gives the tokens and log-probs of the hf engine, and leaves the process unchanged."""
 
 import os
 import random
@@ -63,7 +63,7 @@ def setup(model: Any, tokenizer: Any, ranks: Ranks) -> EngineSetup:
 
 
 def state() -> dict[str, Any]:
-    """What of this process the trainer relies on."""
+    """The state of this process that the trainer relies on."""
     return {
         "python": random.getstate(),
         "numpy": np.random.get_state()[1].tolist(),
@@ -134,8 +134,8 @@ def test_greedy_decoding_and_its_log_probs_equal_those_of_the_hf_engine(engine: 
         assert own.policy_version == 7
 
 
-def drawn_under(model: Any, request: SampleRequest, sample: Sample, sampling: Sampling) -> torch.Tensor:
-    """The log-probs [T, V] that the sample was drawn from, from the definitions."""
+def sampled_distribution(model: Any, request: SampleRequest, sample: Sample, sampling: Sampling) -> torch.Tensor:
+    """The log-probs [T, V] of the sampled distribution, from the definitions."""
     ids = torch.tensor([[*request.prompt_ids, *sample.token_ids]])
     with torch.no_grad():
         logits = model(input_ids=ids).logits[0, len(request.prompt_ids) - 1 : -1].float()
@@ -147,8 +147,8 @@ def drawn_under(model: Any, request: SampleRequest, sample: Sample, sampling: Sa
 def test_log_probs_are_those_of_the_distribution_that_is_sampled(engine: Any, model: Any, requests: Any) -> None:
     asked = requests(8, 2)
     for request, sample in zip(asked, engine.generate(asked, STEADY), strict=True):
-        whole = drawn_under(model, request, sample, STEADY)
-        expected = whole[torch.arange(len(sample.token_ids)), torch.tensor(sample.token_ids)]
+        complete = sampled_distribution(model, request, sample, STEADY)
+        expected = complete[torch.arange(len(sample.token_ids)), torch.tensor(sample.token_ids)]
         assert sample.log_probs == pytest.approx(expected.tolist(), abs=1e-4)
 
 
@@ -157,7 +157,7 @@ def test_sampled_tokens_follow_the_distribution(engine: Any, model: Any, request
     one = Sampling(max_new_tokens=1, temperature=1.5)
     samples = engine.generate([replace(request, seed=seed) for seed in range(4000)], one)
     counts = torch.bincount(torch.tensor([sample.token_ids[0] for sample in samples]), minlength=448)
-    probability = drawn_under(model, request, samples[0], one)[0].exp()
+    probability = sampled_distribution(model, request, samples[0], one)[0].exp()
     # Each count is binomial: over 448 tokens, six standard deviations and half a count are never exceeded by chance.
     spread = (4000 * probability * (1 - probability)).sqrt()
     assert ((counts - 4000 * probability).abs() <= 6 * spread + 3).all()
@@ -174,7 +174,7 @@ def test_equal_seeds_and_weights_give_equal_samples_whatever_the_neighbours(engi
 
 
 def test_512_seeded_requests_whose_prompts_exceed_one_pass_are_served(engine: Any, requests: Any) -> None:
-    # In pieces a seeded prompt kills vLLM on a CPU: "CPU Generator does not use offset".
+    # A chunked prompt with a seed would crash vLLM on a CPU: "CPU Generator does not use offset".
     asked = [replace(r, prompt_ids=r.prompt_ids * 8) for r in requests(512, 1)]
     assert sum(len(request.prompt_ids) for request in asked) > 65_000
     samples = engine.generate(asked, Sampling(max_new_tokens=4))
@@ -220,7 +220,7 @@ def test_cached_prompts_are_forgotten_with_the_weights(engine: Any, model: Any, 
 
 
 class Some:
-    """Weights of which some tensors are left out or renamed."""
+    """Weights with some tensors removed or renamed."""
 
     def __init__(self, model: Any, change: Callable[[str], str | None]) -> None:
         self._model, self._change = model, change
@@ -326,7 +326,7 @@ def test_a_cache_for_less_than_one_sequence_does_not_start(setup: EngineSetup) -
 
 
 class Trained:
-    """What the sync sees of ZeroEngine."""
+    """The part of ZeroEngine that the sync uses."""
 
     def __init__(self, model: Any) -> None:
         self.policy = Policy(model, chunk_size=64, temperature=1.0)
@@ -340,7 +340,7 @@ class Trained:
 
 @pytest.fixture(scope="module", params=["fp32", "bf16"])
 def synced(request: Any, started: Any, setup: EngineSetup) -> Iterator[tuple[Any, Any, str]]:
-    """An engine and a model of its own in this precision."""
+    """An engine and a separate model in this precision."""
     from skyrl_train.rollout.vllm.engine import VllmEngine
 
     model = load_model("tiny", DTYPES[request.param])
@@ -386,7 +386,7 @@ def test_the_probe_finds_an_engine_that_takes_nothing_over(
 def test_the_probe_finds_a_tied_output_embedding_that_stayed_behind(
     sync: WeightSync, synced: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """vLLM's own reload leaves it: on a CPU it computes with a packed copy."""
+    """vLLM's reload skips it: on a CPU it still uses a packed copy."""
     sync.start(0)
     monkeypatch.setattr(
         "skyrl_train.rollout.vllm.engine.load_into_worker",

@@ -1,4 +1,4 @@
-"""Whatever runs inside leaves the process as it was; here something that behaves as vLLM does."""
+"""The guards restore the process, here after code that behaves like vLLM."""
 
 import os
 import random

@@ -1,4 +1,4 @@
-"""Requests in vLLM's words and its answers in ours; test_vllm.py compares them with the real thing."""
+"""Requests and outputs of vLLM; test_engine.py compares them with real vLLM."""
 
 from types import SimpleNamespace
 

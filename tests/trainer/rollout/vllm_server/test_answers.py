@@ -1,4 +1,4 @@
-"""Answers of a vLLM server as samples; test_vllm_server.py gets them from real ones."""
+"""Answers of a vLLM server as samples; test_engine.py gets them from real servers."""
 
 import asyncio
 from contextlib import asynccontextmanager
@@ -54,7 +54,7 @@ LAST = 8
 
 
 class SlowServer:
-    """Answers the later requests first, up to the token LAST; goes away once, after so many answers."""
+    """Answers the later requests first, up to the token LAST; is lost once, after a number of answers."""
 
     url = "http://nowhere"
 
@@ -89,7 +89,7 @@ def test_each_sample_is_handed_over_once_even_if_a_server_is_lost(goes_after):
         setattr(engine, name, value)
 
     async def push():
-        pass  # the weights are where they belong
+        pass  # the server already has the weights
 
     engine._push = push
     engine._servers = [SlowServer(engine, goes_after)]

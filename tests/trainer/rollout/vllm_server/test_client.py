@@ -1,4 +1,4 @@
-"""What a rollout server's answers mean, and their absence: real sockets, and a server of a few lines."""
+"""Answers and errors of a rollout server, with real sockets and a minimal server."""
 
 import asyncio
 import socket
@@ -14,7 +14,7 @@ def answer(status, body=b'{"error": {"message": "no such tensor"}}'):
 
 
 class Closing:
-    """Answers its first request with an error, and closes that connection when the next request comes over it."""
+    """Answers its first request with an error, and closes the connection when the next request arrives on it."""
 
     def __init__(self, health):
         self.health, self.connections = health, 0
@@ -67,6 +67,6 @@ def test_an_unreachable_server_is_lost():
             await server.weight_version()
 
     with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))  # it does not listen, and nobody else can
+        silent.bind(("127.0.0.1", 0))  # it does not listen, and no other process can
         with pytest.raises(ServerLostError, match="no rollout server answers at http://127"):
             asyncio.run(run(silent.getsockname()[1]))

@@ -1,4 +1,4 @@
-"""Samples, weights and failures of rollout servers, with real ones: they are killed, stopped and started again."""
+"""Samples, weights and failures of real rollout servers, which are killed, stopped and restarted."""
 
 import copy
 import signal
@@ -37,7 +37,7 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def prompts(tokenizer):
-    """Questions of 20 to 40 tokens, each another."""
+    """Different questions of 20 to 40 tokens."""
     texts = [f"Jon has {n} shells. Then {n // 2} of them break. How many shells does Jon have? " for n in range(20, 84)]
     return [tuple(tokenizer(text)["input_ids"]) for text in texts]
 
@@ -93,17 +93,17 @@ def requests_for(prompts, count, first_seed=0):
 
 
 def assert_alike(samples, expected):
-    """The same samples, up to the rounding that other neighbours in a batch bring: requests arrive when they do."""
+    """Check that samples are the same up to rounding, which depends on the other requests in a batch."""
     pairs = list(zip(samples, expected, strict=True))
     same = [pair for pair in pairs if pair[0].token_ids == pair[1].token_ids]
-    assert len(same) >= len(pairs) - len(pairs) // 4  # once in a while another token is drawn
+    assert len(same) >= len(pairs) - len(pairs) // 4  # occasionally another token is sampled
     for one, other in same:
         assert (one.finished, one.policy_version) == (other.finished, other.policy_version)
         torch.testing.assert_close(torch.tensor(one.log_probs), torch.tensor(other.log_probs), atol=1e-4, rtol=0)
 
 
 def distribution(model, request, sample, temperature):
-    """log p of every token at each place of the response: [tokens, V]."""
+    """log p of every token at each position of the response: [tokens, V]."""
     ids = torch.tensor([[*request.prompt_ids, *sample.token_ids]])
     with torch.no_grad():
         logits = model(input_ids=ids).logits[0, len(request.prompt_ids) - 1 : -1].float()
@@ -111,15 +111,15 @@ def distribution(model, request, sample, temperature):
 
 
 def test_512_seeded_requests_at_once_are_repeatable_and_in_order(setup, server, model, prompts):
-    # Far more prompt tokens than vLLM reads in one pass: read in chunks, the seeds would kill a server on a CPU.
+    # Far more prompt tokens than vLLM reads in one pass; chunked prompts with seeds would crash a server on a CPU.
     engine = VllmServerEngine(setup(server, max_concurrency=512))
     engine.sync_weights(ModelWeights(model), 0)
     requests = requests_for(prompts, 512)
     first = engine.generate(requests, SAMPLING)
     again = engine.generate(list(reversed(requests)), SAMPLING)
     same = sum(a.token_ids == b.token_ids for a, b in zip(first, reversed(again), strict=True))
-    assert same >= 510  # other neighbours in a batch, other rounding: once in a while another token
-    assert len({sample.token_ids for sample in first}) > 64  # other seeds, other samples
+    assert same >= 510  # other batches round differently: occasionally another token
+    assert len({sample.token_ids for sample in first}) > 64  # different seeds give different samples
     for request, sample in list(zip(requests, first, strict=True))[::64]:
         log_p = distribution(model, request, sample, 1.0)
         expected = log_p.gather(-1, torch.tensor(sample.token_ids)[:, None]).squeeze(-1)
@@ -257,7 +257,7 @@ def test_requests_are_spread_over_servers_and_keep_their_order(engine, setup, se
 
 
 FEW_AT_A_TIME = {"max_concurrency": 8}
-"""Requests that a server has at once: the first of many answers comes while most of them have not been sent."""
+"""Concurrent requests of a server: the first of many answers arrives before most requests are sent."""
 
 
 @pytest.fixture
@@ -268,7 +268,7 @@ def both(setup, server, second, model):
 
 
 def at_the_first_answer(count, then):
-    """Does this once, with the first of the second server's answers, which are the second half of the requests."""
+    """Call a function once, at the first answer of the second server, which has the second half of the requests."""
     done = []
 
     def hand_over(index, sample):
