@@ -68,18 +68,18 @@ class Training:
         from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
 
         progress = self._next()
-        aside = checkpoint_folder.aside(self._folder, progress.step)
-        checkpoint_folder.begin(aside)
-        (aside / "state").mkdir()
+        partial = checkpoint_folder.partial_folder(self._folder, progress.step)
+        checkpoint_folder.begin(partial)
+        (partial / "state").mkdir()
         deepspeed = self.engine._engine
         capture, deepspeed.checkpoint_engine = deepspeed.checkpoint_engine, TorchCheckpointEngine(deepspeed._config)
-        deepspeed.save_checkpoint(str(aside), tag="state", save_latest=False)
+        deepspeed.save_checkpoint(str(partial), tag="state", save_latest=False)
         deepspeed.checkpoint_engine = capture
         numbers = Snapshot()
-        random_state.add(numbers, aside, 0)
+        random_state.add(numbers, partial, 0)
         numbers.write()
-        write_manifest(aside, progress, {})
-        checkpoint_folder.prune(checkpoint_folder.publish(aside).parent, progress.step, keep=1)
+        write_manifest(partial, progress, {})
+        checkpoint_folder.prune(checkpoint_folder.publish(partial).parent, progress.step, keep=1)
 
     def begin(self) -> None:
         """Start a checkpoint as the trainer does; a step waits for this call."""
@@ -124,7 +124,7 @@ def measure(training: Training) -> dict[str, float]:
         started = time.perf_counter()
         while training.saves.is_writing:
             note("a step during the write", timed(training.step))
-            training.saves.settle()
+            training.saves.poll()
         note("complete after", time.perf_counter() - started)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     return medians | {"a step waits, first time": first, "bytes": float(size)}

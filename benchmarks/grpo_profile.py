@@ -20,7 +20,7 @@ from record import Row, record
 from torch.profiler import ProfilerActivity, profile
 
 from skyrl_train.entrypoints.main_base import main as train
-from skyrl_train.step.rollout import Collector
+from skyrl_train.step.rollout import RolloutCollector
 from skyrl_train.step.update import PolicyUpdate
 
 WARM_UP, PROFILED = 3, 2
@@ -93,7 +93,7 @@ def main() -> int:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rollout, update = Phase(), Phase()
-    Collector.draw = rollout.watching(Collector.draw)
+    RolloutCollector.sample = rollout.watching(RolloutCollector.sample)
     PolicyUpdate.step = update.watching(PolicyUpdate.step)
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
         steps = WARM_UP + PROFILED

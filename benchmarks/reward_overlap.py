@@ -28,7 +28,7 @@ from skyrl_train.policy.model_loading import load_model, load_tokenizer
 from skyrl_train.ranks.ranks import ALONE, Ranks
 from skyrl_train.rewards.scorer import Scorer
 from skyrl_train.rollout.rollout_engine import RolloutEngine, Sample, SampleRequest, Sampling
-from skyrl_train.step.sampling import Drawing
+from skyrl_train.step.sampling import Sampler
 from skyrl_train.training.build_rollout_engine import build_rollout_engine
 
 PROMPTS, SAMPLES, BATCH_SIZE, TOKENS = 32, 8, 64, 64
@@ -82,10 +82,10 @@ def measure() -> dict[str, float]:
                 name: SlowReward(decoding * WORKERS / len(requests)) for name in {r.environment for r in rows}
             }
             scorer = Scorer(environments, workers=WORKERS)
-        for name, drawer in (("sequential", Late(engine)), ("overlapped", engine)):
-            drawing = Drawing(engine=drawer, tokenizer=tokenizer, scorer=scorer)
+        for name, generator in (("sequential", Late(engine)), ("overlapped", engine)):
+            sampler = Sampler(engine=generator, tokenizer=tokenizer, scorer=scorer)
             started = time.perf_counter()
-            scores = drawing.draw(requests, rows, sampling).scores.scores()
+            scores = sampler.sample(requests, rows, sampling).scores.scores()
             if turn > 0:  # the workers start in the first turn
                 seconds[name].append(time.perf_counter() - started)
             assert [score.reward for score in scores] == [1.0] * len(requests), scores

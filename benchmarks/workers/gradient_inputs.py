@@ -127,7 +127,7 @@ def build_batch(model: PreTrainedModel) -> Experience:
     mask[int(mask.sum(-1).argmax()), 1] = False
     batch = replace(batch, mask=mask)
     with torch.no_grad():
-        log_probs, _ = Policy(model, chunk_size=64, temperature=1.0).score(batch.sequences, False)
+        log_probs, _ = Policy(model, chunk_size=64, temperature=1.0).log_probs(batch.sequences, False)
 
     def around(values: Tensor, scale: float) -> Tensor:
         return torch.where(mask, values + scale * torch.randn(mask.shape, generator=generator), 0.0)

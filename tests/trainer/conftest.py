@@ -1,5 +1,5 @@
-"""What tests of several packages share: small models, and rollout servers, which are `skyrl serve` for real, each a
-process group of its own that ends with its tests."""
+"""Fixtures shared by several test packages: small models, and real rollout servers (`skyrl serve`), each in a separate
+process group that ends with its tests."""
 
 import os
 import signal
@@ -101,7 +101,7 @@ START_LIMIT = 400
 
 @pytest.fixture(scope="session")
 def model_of() -> Callable[..., PreTrainedModel]:
-    """Builds one of a family, with random weights that do not depend on the order of tests, as the trainer has it."""
+    """Builds a model of a family as the trainer does, with random weights that do not depend on the order of tests."""
 
     def build(kind: str, dtype: torch.dtype = torch.float32, **changes: object) -> PreTrainedModel:
         torch.manual_seed(0)
@@ -114,7 +114,7 @@ def model_of() -> Callable[..., PreTrainedModel]:
             model = model_class(config(**(SMALL | changes)))
         with torch.no_grad():
             for parameter in model.parameters():
-                parameter.normal_(std=0.2)  # as made, attention would hardly matter
+                parameter.normal_(std=0.2)  # with the default weights attention would hardly matter
         prepare_model(model)
         return model.to(dtype)
 
@@ -122,11 +122,11 @@ def model_of() -> Callable[..., PreTrainedModel]:
 
 
 class ServerProcess:
-    """A server that can be killed, stopped and started again at the same address."""
+    """A server that can be killed, stopped and restarted at the same address."""
 
     def __init__(self, folder: Path, options: list[str]) -> None:
         self.reserved = socket.socket()
-        """Keeps others from the port also while no server is there; servers may take it, because it never listens."""
+        """Reserves the port. Servers can still bind to it, because this socket never listens."""
         self.reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.reserved.bind(("127.0.0.1", 0))
         self.port = int(self.reserved.getsockname()[1])
@@ -143,32 +143,32 @@ class ServerProcess:
         return self
 
     def wait(self) -> "ServerProcess":
-        """Until it is there."""
+        """Wait until the server answers."""
         deadline = time.monotonic() + START_LIMIT
-        while not self.is_well():
+        while not self.is_healthy():
             assert self._process.poll() is None, f"the server has ended:\n{self.tail()}"
             assert time.monotonic() < deadline, f"the server does not start:\n{self.tail()}"
             time.sleep(0.5)
         return self
 
-    def is_well(self) -> bool:
+    def is_healthy(self) -> bool:
         try:
             self._get("/health")
-        except OSError:  # urllib's errors are of this kind
+        except OSError:  # urllib's errors are OSErrors
             return False
         return True
 
     def running(self) -> int:
-        """How many requests it works on."""
+        """The number of running requests."""
         counts = [line for line in self._get("/metrics").splitlines() if line.startswith("vllm:num_requests_running")]
         return int(sum(float(line.rsplit(" ", 1)[1]) for line in counts))
 
     def send_signal(self, number: signal.Signals) -> None:
-        """To every process of the server."""
+        """Send a signal to every process of the server."""
         os.killpg(self._process.pid, number)
 
     def kill(self) -> None:
-        """End it, if it has not ended."""
+        """Kill the server, unless it has ended."""
         if self._process is not None and self._process.poll() is None:
             self.send_signal(signal.SIGKILL)
             self._process.wait()
@@ -183,7 +183,7 @@ class ServerProcess:
 
 @pytest.fixture(scope="module")
 def serve(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., object]]:
-    """Start a server with these options of `skyrl serve`; it is there once `wait` returns."""
+    """Start a server with these options of `skyrl serve`; call `wait` before using it."""
     servers: list[ServerProcess] = []
 
     def start(*options: str) -> ServerProcess:
@@ -199,9 +199,9 @@ def serve(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    """What the servers of a module said, with a test that fails there."""
+    """Add the servers' logs to the report of a failing test."""
     report = yield
     if report.failed:
         for server in getattr(item.getparent(pytest.Module), "servers", []):
-            report.sections.append((f"log of the rollout server, whole in {server.log}", server.tail()))
+            report.sections.append((f"end of the rollout server's log {server.log}", server.tail()))
     return report

@@ -1,4 +1,4 @@
-"""Models of checkpoints as transformers folders, written while training goes on."""
+"""Exports of checkpoints as transformers folders, written while training continues."""
 
 import copy
 import json
@@ -37,7 +37,7 @@ def assert_equal_models(one, other):
 
 
 def check_models(folder, tmp_path, dtype=torch.float32):
-    """Every kept checkpoint has its model: that which its state, read from the shards, gives."""
+    """Every kept checkpoint has a model that equals the export from its sharded state."""
     kept = sorted((folder / "checkpoints").glob("*step_*"))
     assert [path.name for path in kept] == ["step_000002", "step_000003"]
     models = [loaded(path / "model", dtype) for path in kept]
@@ -68,7 +68,7 @@ def test_in_bfloat16(zygote, tiny_run, tmp_path, stage):
 
 @pytest.mark.train
 @pytest.mark.parametrize("stage", [2, 3])
-def test_adapters_are_merged_into_it(zygote, tiny_run, tmp_path, stage):
+def test_adapters_are_merged_into_the_model(zygote, tiny_run, tmp_path, stage):
     folder = tmp_path / "run"
     options = {"trainer.deepspeed.zero_stage": stage, "trainer.lora.rank": 4}
     zygote.train(tiny_run(RUN | options | {"run_folder": str(folder)}))
@@ -96,7 +96,7 @@ def test_a_model_that_a_killed_run_did_not_finish_is_made_on_resume(zygote, tiny
 
 
 class Engine:
-    """Stands in for ZeroEngine: a model of this process."""
+    """Stands in for ZeroEngine: a model in this process."""
 
     def __init__(self, model) -> None:
         self.policy = type("Policy", (), {"model": copy.deepcopy(model)})
@@ -106,7 +106,7 @@ class Engine:
 
 
 class SlowTokenizer:
-    """Stands in for a slow disk: its files are written when `room` says so."""
+    """Stands in for a slow disk: writes its files once `room` is set."""
 
     def __init__(self) -> None:
         self.writing, self.room = threading.Event(), threading.Event()
@@ -118,41 +118,41 @@ class SlowTokenizer:
 
 @pytest.fixture
 def slow(small_model, one_rank):
-    said, tokenizer = [], SlowTokenizer()
-    exporting = BackgroundExport(Engine(small_model), tokenizer, one_rank, model_name="m", tell=said.append)
-    exporting.said = said
+    messages, tokenizer = [], SlowTokenizer()
+    exporting = BackgroundExport(Engine(small_model), tokenizer, one_rank, model_name="m", message=messages.append)
+    exporting.messages = messages
     yield exporting, tokenizer
     tokenizer.room.set()
     exporting.wait()
 
 
-def test_training_goes_on_while_it_writes_and_the_weights_are_those_of_the_checkpoint(slow, small_model, tmp_path):
+def test_training_continues_during_an_export_which_has_the_weights_of_its_checkpoint(slow, small_model, tmp_path):
     exporting, tokenizer = slow
     exporting.start(tmp_path, PROGRESS)  # returns
     assert tokenizer.writing.wait(60)
     with torch.no_grad():
         for parameter in exporting._engine.policy.model.parameters():
             parameter += 1
-    assert not (tmp_path / "model").exists()  # complete or not there
+    assert not (tmp_path / "model").exists()  # it appears only once it is complete
     tokenizer.room.set()
     exporting.wait()
     assert_equal_models(loaded(tmp_path / "model"), small_model.state_dict())
-    assert exporting.said == []
+    assert exporting.messages == []
 
 
-def test_what_is_written_are_the_weights_that_were_copied(slow, small_model, tmp_path):
+def test_the_export_has_the_copied_weights(slow, small_model, tmp_path):
     exporting, tokenizer = slow
     tokenizer.room.set()
     exporting.copy()
     with torch.no_grad():
         for parameter in exporting._engine.policy.model.parameters():
             parameter += 1
-    exporting.write(tmp_path, PROGRESS)  # its checkpoint has become complete
+    exporting.write(tmp_path, PROGRESS)  # its checkpoint is complete now
     exporting.wait()
     assert_equal_models(loaded(tmp_path / "model"), small_model.state_dict())
 
 
-def test_a_model_that_is_there_stays(slow, tmp_path):
+def test_an_existing_model_is_kept(slow, tmp_path):
     exporting, tokenizer = slow
     (tmp_path / "model").mkdir()
     exporting.start(tmp_path, PROGRESS)
@@ -161,7 +161,7 @@ def test_a_model_that_is_there_stays(slow, tmp_path):
     assert list((tmp_path / "model").iterdir()) == []
 
 
-def test_the_end_of_the_run_waits_for_it(slow, tmp_path):
+def test_the_end_of_the_run_waits_for_the_export(slow, tmp_path):
     exporting, tokenizer = slow
     with exporting:
         exporting.start(tmp_path, PROGRESS)
@@ -169,23 +169,23 @@ def test_the_end_of_the_run_waits_for_it(slow, tmp_path):
     assert (tmp_path / "model/model.safetensors").is_file()
 
 
-def test_a_failure_is_said_once_and_ends_nothing(slow, tmp_path):
+def test_a_failure_is_reported_once_and_does_not_end_the_run(slow, tmp_path):
     exporting, tokenizer = slow
     tokenizer.room.set()
     (tmp_path / "step_000001").write_text("a file where a folder should be")
     with exporting:
         exporting.start(tmp_path / "step_000001", PROGRESS)
-    (line,) = exporting.said
+    (line,) = exporting.messages
     assert "the model of step_000001 was not exported: cannot write" in line
     assert f"skyrl export {tmp_path / 'step_000001'}" in line
 
 
 @pytest.mark.train
-def test_a_disk_that_fills_up_is_said_and_leaves_nothing(small_model, one_rank, small_disk, tokenizer):
-    disk, said = small_disk(1), []
+def test_a_full_disk_is_reported_and_no_partial_files_remain(small_model, one_rank, small_disk, tokenizer):
+    disk, messages = small_disk(1), []
     big = copy.deepcopy(small_model)
     big.resize_token_embeddings(40_000)
-    with BackgroundExport(Engine(big), tokenizer, one_rank, model_name="m", tell=said.append) as exporting:
+    with BackgroundExport(Engine(big), tokenizer, one_rank, model_name="m", message=messages.append) as exporting:
         exporting.start(disk, PROGRESS)
-    assert "No space left on device" in said[0]
+    assert "No space left on device" in messages[0]
     assert list(disk.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Checkpoints that are written while training goes on, on disks as slow as a test wants them."""
+"""Checkpoints that are written while training continues, on disks as slow as a test needs."""
 
 import threading
 import time
@@ -22,7 +22,7 @@ LIMIT = 60
 
 
 class Disk:
-    """Has room for a write when a test says so."""
+    """Writes once a test sets `room`."""
 
     def __init__(self) -> None:
         self.writing, self.room = threading.Event(), threading.Event()
@@ -43,7 +43,7 @@ class OnDisk(Snapshot):
 
 
 class Engine:
-    """Stands in for ZeroEngine, whose own snapshots are tested in test_zero.py: a weight, and a disk of this rank."""
+    """Stands in for ZeroEngine, whose snapshots are tested in test_zero.py: one weight, and a disk of this rank."""
 
     def __init__(self, rank: int = 0) -> None:
         self.weight, self.disk, self._rank = torch.zeros(1000), Disk(), rank
@@ -55,15 +55,15 @@ class Engine:
 
 
 class Observers:
-    """What is said of checkpoints, with what was there when it was said."""
+    """Records announced checkpoints, each of which must be complete by then."""
 
     def __init__(self) -> None:
-        self.told: list[str] = []
+        self.announced: list[str] = []
 
     def checkpoint_saved(self, path: Path) -> None:
         assert (path / MANIFEST).is_file()
         assert (path.parent / "latest").read_text() == f"{path.name}\n"
-        self.told.append(path.name)
+        self.announced.append(path.name)
 
 
 def progress(step: int) -> Progress:
@@ -100,35 +100,35 @@ def written(saves, engine, step: int) -> None:
     engine.disk.writing.clear()
 
 
-def test_a_step_waits_for_no_disk_and_the_checkpoint_has_the_weights_of_its_own(saves, engine, observers, tmp_path):
+def test_steps_do_not_wait_for_the_disk_and_the_saved_weights_are_those_of_the_step(saves, engine, observers, tmp_path):
     saves.start(progress(1))  # returns
     assert engine.disk.writing.wait(LIMIT)
-    for _ in range(3):  # training goes on
+    for _ in range(3):  # training continues
         engine.weight += 1
-        saves.settle()
+        saves.poll()
     assert names(tmp_path) == [".step_000001.partial"]
-    assert (observers.told, saves.is_writing) == ([], True)
+    assert (observers.announced, saves.is_writing) == ([], True)
     engine.disk.room.set()
     saves.wait()
     found = tmp_path / "checkpoints/step_000001"
-    assert (observers.told, names(tmp_path), saves.is_writing) == (["step_000001"], ["step_000001"], False)
+    assert (observers.announced, names(tmp_path), saves.is_writing) == (["step_000001"], ["step_000001"], False)
     assert checkpoint.read(found) == progress(1)
     assert torch.equal(torch.load(found / "state/0.pt"), torch.zeros(1000))
     assert (found / "random/rank_00000.pt").is_file()
 
 
-def test_the_end_of_a_step_finds_that_it_is_there(saves, engine, observers):
+def test_a_complete_checkpoint_is_announced_after_the_next_step(saves, engine, observers):
     engine.disk.room.set()
     saves.start(progress(1))
     deadline = time.monotonic() + LIMIT
     while saves.is_writing:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-        saves.settle()
-    assert observers.told == ["step_000001"]
+        saves.poll()
+    assert observers.announced == ["step_000001"]
 
 
-def test_one_is_written_at_a_time(saves, engine, observers, tmp_path):
+def test_one_checkpoint_is_written_at_a_time(saves, engine, observers, tmp_path):
     saves.start(progress(1))
     second = threading.Thread(target=lambda: saves.start(progress(2)))
     second.start()
@@ -138,32 +138,32 @@ def test_one_is_written_at_a_time(saves, engine, observers, tmp_path):
     engine.disk.room.set()
     second.join(LIMIT)
     saves.wait()
-    assert observers.told == ["step_000001", "step_000002"]
+    assert observers.announced == ["step_000001", "step_000002"]
 
 
 ERRORS = [OSError(28, "No space left on device"), RuntimeError("PytorchStreamWriter failed"), MemoryError()]
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-@pytest.mark.parametrize("raises", ["settle", "wait", "start", "exit"])
-def test_a_failure_ends_the_run_at_its_next_word_with_checkpoints(saves, engine, observers, tmp_path, error, raises):
+@pytest.mark.parametrize("raises", ["poll", "wait", "start", "exit"])
+def test_a_failed_save_is_raised_by_the_next_call(saves, engine, observers, tmp_path, error, raises):
     written(saves, engine, 1)
     engine.disk.error = error
     engine.disk.room.set()
     saves.start(progress(2))
     saves._writing[1].exception(LIMIT)
     words = {
-        "settle": saves.settle,
+        "poll": saves.poll,
         "wait": saves.wait,
         "start": lambda: saves.start(progress(3)),
         "exit": lambda: saves.__exit__(None, None, None),
     }
-    with pytest.raises(SkyrlError, match=r"step_000002: .*MiB are free there\); earlier checkpoints are untouched"):
+    with pytest.raises(SkyrlError, match=r"step_000002: .*MiB are free there\); earlier checkpoints are intact"):
         words[raises]()
-    assert names(tmp_path) == ["step_000001"]  # nothing half written takes the last room
+    assert names(tmp_path) == ["step_000001"]  # no partial files take up space
     assert checkpoint.read(tmp_path / "checkpoints/step_000001") == progress(1)
-    assert observers.told == ["step_000001"]
-    saves.wait()  # said once
+    assert observers.announced == ["step_000001"]
+    saves.wait()  # raised only once
 
 
 def test_a_folder_that_cannot_be_made_is_an_error_at_once(engine, one_rank, tmp_path):
@@ -180,14 +180,14 @@ def broken_run(saves):
         raise ZeroDivisionError
 
 
-def test_the_end_of_the_run_waits_for_it_however_it_ends(saves, engine, observers):
+def test_the_end_of_the_run_waits_for_the_checkpoint_even_after_an_error(saves, engine, observers):
     threading.Timer(0.2, engine.disk.room.set).start()
     with pytest.raises(ZeroDivisionError):
         broken_run(saves)
-    assert observers.told == ["step_000001"]
+    assert observers.announced == ["step_000001"]
 
 
-def test_a_failure_beside_another_is_a_warning(saves, engine, caplog):
+def test_a_failed_save_after_another_error_is_a_warning(saves, engine, caplog):
     engine.disk.error = OSError(28, "No space left on device")
     engine.disk.room.set()
     with pytest.raises(ZeroDivisionError):
@@ -195,23 +195,23 @@ def test_a_failure_beside_another_is_a_warning(saves, engine, caplog):
     assert "step_000001: No space left on device" in caplog.text
 
 
-def test_one_that_is_not_waited_for_does_not_appear_later(saves, engine, observers, tmp_path):
-    """Its run has left, and the run folder may be another process's: it writes no file more, and removes none."""
+def test_an_abandoned_checkpoint_never_appears(saves, engine, observers, tmp_path):
+    """The run has exited, and another process may own the run folder: no more files are written or removed."""
     saves.start(progress(1))
     assert engine.disk.writing.wait(LIMIT)
     writing = interrupted(saves)
     engine.disk.room.set()
     assert "was abandoned" in str(writing.exception(LIMIT))
-    assert (names(tmp_path), observers.told) == ([".step_000001.partial"], [])
+    assert (names(tmp_path), observers.announced) == ([".step_000001.partial"], [])
     assert list((tmp_path / "checkpoints" / ".step_000001.partial").iterdir()) == []
 
 
-def test_one_that_is_abandoned_while_it_is_hashed_does_not_appear(saves, engine, tmp_path, monkeypatch):
-    hashing, go_on = threading.Event(), threading.Event()
+def test_a_checkpoint_abandoned_while_it_is_hashed_never_appears(saves, engine, tmp_path, monkeypatch):
+    hashing, proceed = threading.Event(), threading.Event()
 
     def slow(*arguments):
         hashing.set()
-        assert go_on.wait(LIMIT)
+        assert proceed.wait(LIMIT)
         write_manifest(*arguments)
 
     monkeypatch.setattr(background_save, "write_manifest", slow)
@@ -219,18 +219,18 @@ def test_one_that_is_abandoned_while_it_is_hashed_does_not_appear(saves, engine,
     saves.start(progress(1))
     assert hashing.wait(LIMIT)
     writing = interrupted(saves)
-    go_on.set()
+    proceed.set()
     assert "was abandoned" in str(writing.exception(LIMIT))
     assert names(tmp_path) == [".step_000001.partial"]
 
 
-def test_a_signal_while_it_appears_waits_until_it_is_there(saves, engine, tmp_path, monkeypatch):
+def test_a_signal_during_publishing_waits_until_the_checkpoint_is_complete(saves, engine, tmp_path, monkeypatch):
     publish, publishing = checkpoint_folder.publish, threading.Event()
 
-    def slow(aside):
+    def slow(partial):
         publishing.set()
         time.sleep(0.5)
-        return publish(aside)
+        return publish(partial)
 
     monkeypatch.setattr(checkpoint_folder, "publish", slow)
     engine.disk.room.set()
@@ -242,7 +242,7 @@ def test_a_signal_while_it_appears_waits_until_it_is_there(saves, engine, tmp_pa
 
 
 class Interrupting:
-    """A future that a signal's exception keeps from being waited for."""
+    """A future whose result is interrupted by a signal."""
 
     def __init__(self, future: Future) -> None:
         self.done = future.done
@@ -252,7 +252,7 @@ class Interrupting:
 
 
 def interrupted(saves: BackgroundSave) -> Future:
-    """Wait for what is written, until a signal comes; what goes on."""
+    """Wait for the checkpoint, interrupted by a signal; the future of the thread, which continues."""
     checkpoint, writing = saves._writing
     saves._writing = checkpoint, Interrupting(writing)
     with pytest.raises(KeyboardInterrupt):
@@ -260,7 +260,7 @@ def interrupted(saves: BackgroundSave) -> Future:
     return writing
 
 
-def test_no_memory_for_the_copy_is_said_and_leaves_nothing(saves, engine, tmp_path, monkeypatch):
+def test_missing_memory_for_the_copy_is_reported_and_no_partial_files_remain(saves, engine, tmp_path, monkeypatch):
     def without_memory(_):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 12 bytes")
 
@@ -270,7 +270,7 @@ def test_no_memory_for_the_copy_is_said_and_leaves_nothing(saves, engine, tmp_pa
     assert names(tmp_path) == []
 
 
-def test_it_comes_after_the_samples_of_its_steps(saves, engine, tmp_path):
+def test_a_checkpoint_appears_after_the_samples_of_its_steps(saves, engine, tmp_path):
     samples = Future()
     saves._journal.samples = lambda: samples
     engine.disk.room.set()
@@ -306,12 +306,12 @@ def test_two_ranks_write_one_checkpoint_and_the_faster_one_trains_on(two_ranks, 
             engine.disk.room.set()
         saves.start(progress(1))
         for _ in range(3):
-            saves.settle()
+            saves.poll()
         seen.append(names(tmp_path))
         ranks.gather(None)
         engine.disk.room.set()
         while saves.is_writing:
-            saves.settle()
+            saves.poll()
         return names(tmp_path)
 
     assert two_ranks(work) == [["step_000001"]] * 2
@@ -323,7 +323,7 @@ def test_two_ranks_write_one_checkpoint_and_the_faster_one_trains_on(two_ranks, 
 
 
 class Late:
-    """A future that a rank sees done at its third look."""
+    """A future that is done at the third check."""
 
     def __init__(self, future: Future) -> None:
         self.result, self._looks = future.result, iter((False, False, True))
@@ -342,7 +342,7 @@ def test_all_ranks_find_it_complete_after_the_same_step(two_ranks):
             saves._writing = checkpoint, Late(writing)
         steps = 0
         while saves.is_writing:
-            saves.settle()
+            saves.poll()
             steps += 1
         return steps
 
@@ -350,8 +350,8 @@ def test_all_ranks_find_it_complete_after_the_same_step(two_ranks):
 
 
 @pytest.mark.parametrize("failing", [0, 1])
-def test_what_one_rank_cannot_write_is_the_error_of_all(two_ranks, tmp_path, failing):
-    heard = []
+def test_a_write_error_of_one_rank_is_raised_on_all_ranks(two_ranks, tmp_path, failing):
+    errors = []
 
     def work(saves, engine, ranks):
         engine.disk.room.set()
@@ -362,18 +362,18 @@ def test_what_one_rank_cannot_write_is_the_error_of_all(two_ranks, tmp_path, fai
         saves.start(progress(2))
         try:
             while True:
-                saves.settle()
+                saves.poll()
         except SkyrlError as error:
-            heard.append(str(error))
+            errors.append(str(error))
         return names(tmp_path)
 
     assert two_ranks(work) == [["step_000001"]] * 2
-    assert len(set(heard)) == 1
-    assert len(heard) == 2
-    assert "step_000002: No space left on device" in heard[0]
+    assert len(set(errors)) == 1
+    assert len(errors) == 2
+    assert "step_000002: No space left on device" in errors[0]
 
 
-def test_what_rank_0_cannot_begin_is_the_error_of_all(two_ranks, tmp_path):
+def test_an_error_of_rank_0_at_the_start_is_raised_on_all_ranks(two_ranks, tmp_path):
     (tmp_path / "checkpoints").write_text("")
     with pytest.raises(SkyrlError, match="cannot write checkpoint"):
         two_ranks(lambda saves, engine, ranks: saves.start(progress(1)))

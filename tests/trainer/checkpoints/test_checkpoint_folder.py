@@ -1,4 +1,4 @@
-"""Checkpoints as folders, with plain files: what the ranks write into them is tested in test_background_save.py."""
+"""Checkpoint folders with plain files. Their real content is tested in test_background_save.py."""
 
 import os
 import re
@@ -21,13 +21,13 @@ def progress(step: int, **changes) -> Progress:
 
 
 def save(folder: Path, step: int, *, keep: int = 2, **changes) -> Path:
-    aside = checkpoint_folder.aside(folder, step)
-    checkpoint_folder.begin(aside)
-    (aside / "state").mkdir()
-    (aside / "state" / "weights.bin").write_bytes(b"\x00" * 1000)
-    (aside / "state" / "optimizer.bin").write_bytes(b"\x01" * 1000)
-    write_manifest(aside, progress(step, **changes), {"python": "3.11"})
-    path = checkpoint_folder.publish(aside)
+    partial = checkpoint_folder.partial_folder(folder, step)
+    checkpoint_folder.begin(partial)
+    (partial / "state").mkdir()
+    (partial / "state" / "weights.bin").write_bytes(b"\x00" * 1000)
+    (partial / "state" / "optimizer.bin").write_bytes(b"\x01" * 1000)
+    write_manifest(partial, progress(step, **changes), {"python": "3.11"})
+    path = checkpoint_folder.publish(partial)
     checkpoint_folder.prune(folder, step, keep)
     return path
 
@@ -41,7 +41,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.name != "latest")
 
 
-def test_a_saved_checkpoint_reads_back_and_nothing_else_is_left(write, tmp_path):
+def test_a_saved_checkpoint_reads_back_and_no_other_files_remain(write, tmp_path):
     path = write(3)
     assert path == tmp_path / "step_000003"
     assert checkpoint.read(path) == progress(3)
@@ -49,7 +49,7 @@ def test_a_saved_checkpoint_reads_back_and_nothing_else_is_left(write, tmp_path)
     assert names(path) == [MANIFEST, "state"]
 
 
-def test_what_a_killed_run_could_not_do_after_its_checkpoint_is_done(write, tmp_path):
+def test_finish_names_the_newest_checkpoint_and_prunes_after_a_kill(write, tmp_path):
     for step in (1, 2, 3, 4):
         write(step, keep=9)
     (tmp_path / "latest").write_text("step_000002\n")
@@ -59,7 +59,7 @@ def test_what_a_killed_run_could_not_do_after_its_checkpoint_is_done(write, tmp_
 
 
 def test_everything_is_on_disk_before_the_name_is(write, tmp_path, monkeypatch):
-    """The order of the system's calls: what a machine that loses power leaves."""
+    """The order of system calls decides what remains after a power loss."""
     flushed, renamed = [], []
     fsync, rename = os.fsync, Path.rename
 
@@ -77,8 +77,8 @@ def test_everything_is_on_disk_before_the_name_is(write, tmp_path, monkeypatch):
     inside = ["", MANIFEST, "state", "state/optimizer.bin", "state/weights.bin"]
     assert renamed == [len(inside)]
     assert sorted(flushed[: len(inside)]) == sorted(f".step_000001.partial/{name}".rstrip("/") for name in inside)
-    assert flushed[len(inside)] == "."  # then the new name itself
-    assert re.fullmatch(r"\.latest\..*", flushed[len(inside) + 1])  # and who the latest is, likewise
+    assert flushed[len(inside)] == "."  # then the new name
+    assert re.fullmatch(r"\.latest\..*", flushed[len(inside) + 1])  # then the file latest, likewise
     assert flushed[len(inside) + 2 :] == ["."]
 
 
@@ -89,8 +89,8 @@ def test_the_latest_checkpoints_are_kept(write, tmp_path):
     assert find(tmp_path).name == "step_000010"
 
 
-def test_a_file_names_the_latest_one_and_is_replaced_whole(write, tmp_path):
-    (tmp_path / ".latest.123.abc").write_text("step_0000")  # of a run that was killed while it wrote
+def test_the_file_latest_is_replaced_atomically(write, tmp_path):
+    (tmp_path / ".latest.123.abc").write_text("step_0000")  # of a run that was killed during the write
     for step in (1, 2):
         write(step)
         assert (tmp_path / "latest").read_text() == f"step_00000{step}\n"
@@ -106,13 +106,13 @@ def test_a_checkpoint_without_manifest_is_no_reason_to_remove_a_good_one(write, 
     assert [path.name for path in checkpoints(tmp_path)] == ["step_000003", "step_000004"]
 
 
-def test_a_checkpoint_of_an_abandoned_future_is_removed(write, tmp_path):
+def test_a_save_removes_checkpoints_of_later_steps(write, tmp_path):
     write(5)
     write(3)
     assert names(tmp_path) == ["step_000003"]
 
 
-def test_nobody_goes_on_from_a_future_that_was_abandoned_by_resuming_before_it(write, tmp_path):
+def test_checkpoints_after_the_resumed_step_are_hidden_and_then_removed(write, tmp_path):
     for step in (1, 2, 3):
         write(step, keep=5)
     finish(tmp_path, 1, 5)
@@ -151,7 +151,7 @@ def test_a_run_that_dies_while_it_replaces_a_checkpoint_has_the_old_one(write, t
     assert names(tmp_path) == ["step_000003"]
 
 
-def test_what_a_killed_run_left_is_removed(write, tmp_path):
+def test_leftovers_of_a_killed_run_are_removed(write, tmp_path):
     kept = write(2)
     left = [f".step_00000{number}.{ending}" for number, ending in enumerate(["partial", "removed", "converted"], 3)]
     for folder in [*left, ".step_000002.replaced", "step_000002/.model.partial"]:
@@ -173,9 +173,9 @@ def test_a_run_folder_or_a_checkpoint_may_be_named(tmp_path):
     assert candidates(copy) == [copy]
 
 
-def test_a_folder_without_checkpoints_says_what_to_give(tmp_path):
+def test_a_folder_without_checkpoints_is_an_error_that_names_the_valid_paths(tmp_path):
     with pytest.raises(SkyrlError, match=r"no complete checkpoint in .*: give a run folder"):
         find(tmp_path)
     (tmp_path / "run.json").write_text("{}")
-    with pytest.raises(SkyrlError, match=r"ended before its first checkpoint.*begin again"):
+    with pytest.raises(SkyrlError, match=r"ended before its first checkpoint.*start again"):
         find(tmp_path)

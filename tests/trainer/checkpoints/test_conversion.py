@@ -1,4 +1,4 @@
-"""Checkpoints for another number of ranks: real runs, real DeepSpeed, and an independent reading of its files."""
+"""Checkpoints for another number of ranks: real runs, real DeepSpeed, and an independent reader of its files."""
 
 import hashlib
 import os
@@ -22,11 +22,11 @@ RUN = {
     "checkpoint.keep": 5,
     "tracking.trackers": ["console"],
 }
-Whole = dict[str, dict[str, torch.Tensor]]
+State = dict[str, dict[str, torch.Tensor]]
 
 
-def whole_state(path: Path, stage: int) -> Whole:
-    """Parameter by parameter what ZeRO has cut into pieces: fp32, exp_avg, exp_avg_sq, and the optimizer's step."""
+def full_state(path: Path, stage: int) -> State:
+    """The unsharded state of each parameter: fp32, exp_avg, exp_avg_sq, and the optimizer's step."""
     state = path / "state"
     if stage == 0:
         return _of_stage_0(torch.load(state / "mp_rank_00_model_states.pt", weights_only=False))
@@ -37,13 +37,13 @@ def whole_state(path: Path, stage: int) -> Whole:
     return _of_stage_3(shards, shapes) if stage == 3 else _of_stages_1_and_2(shards, shapes)
 
 
-def _of_stage_0(states) -> Whole:
+def _of_stage_0(states) -> State:
     names = [name for name in states["module"] if not name.endswith("lm_head.weight")]
     moments = states["optimizer"]["state"]
     return {name: {"fp32": states["module"][name], **moments[index]} for index, name in enumerate(names)}
 
 
-def _of_stages_1_and_2(shards, shapes) -> Whole:
+def _of_stages_1_and_2(shards, shapes) -> State:
     """One flat vector, cut into as many equal pieces as there are ranks, padded at its end."""
     flat = {"fp32": torch.cat([shard["single_partition_of_fp32_groups"][0] for shard in shards])}
     optimizers = [shard["base_optimizer_state"]["state"][0] for shard in shards]
@@ -56,8 +56,8 @@ def _of_stages_1_and_2(shards, shapes) -> Whole:
     return found
 
 
-def _of_stage_3(shards, shapes) -> Whole:
-    """Every parameter is cut for itself; its pieces follow each other in the vectors of the ranks."""
+def _of_stage_3(shards, shapes) -> State:
+    """Each parameter is cut separately; its pieces are at the same position in the vectors of all ranks."""
     found, starts = {}, [0] * len(shapes)
     for group, group_shapes in enumerate(shapes):
         for name, shape in group_shapes.items():
@@ -74,7 +74,7 @@ def _of_stage_3(shards, shapes) -> Whole:
     return found
 
 
-def assert_same(one: Whole, other: Whole) -> None:
+def assert_same(one: State, other: State) -> None:
     assert one.keys() == other.keys()
     for name, kinds in one.items():
         for key, value in kinds.items():
@@ -100,12 +100,12 @@ FORMS = [
     ((2, 2), (1, 2), "fp32", 4),
     ((1, 3), (2, 3), "fp32", 4),
 ]
-"""Ranks and ZeRO stage before and now, precision, rank of the adapters."""
+"""Ranks and ZeRO stage before and after, precision, rank of the adapters."""
 
 
 @pytest.mark.ranks
 @pytest.mark.parametrize(("before", "now", "precision", "lora"), FORMS, ids=lambda value: str(value).replace(" ", ""))
-def test_parameters_and_optimizer_state_are_the_same_and_training_goes_on(
+def test_conversion_keeps_parameters_and_optimizer_state_and_training_continues(
     zygote, tiny_run, tmp_path, train_rows, before, now, precision, lora
 ):
     (ranks, stage), (other_ranks, other_stage) = before, now
@@ -118,14 +118,14 @@ def test_parameters_and_optimizer_state_are_the_same_and_training_goes_on(
 
     again = ["reload", str(original), str(reloaded), str(other_stage), precision, str(lora)]
     zygote.train(again, ranks=other_ranks)
-    was = whole_state(original, stage)
-    assert_same(was, whole_state(reloaded, other_stage))
+    was = full_state(original, stage)
+    assert_same(was, full_state(reloaded, other_stage))
     assert {float(kinds["step"]) for kinds in was.values()} == {2.0}
     assert any("lora" in name for name in was) == bool(lora)
     assert any(kinds["exp_avg"].abs().max() > 0 for kinds in was.values())
 
     options |= {"trainer.steps": 4, "trainer.deepspeed.zero_stage": other_stage}
-    said = zygote.train([*tiny_run(options), "--resume", str(folder)], ranks=other_ranks)
+    output = zygote.train([*tiny_run(options), "--resume", str(folder)], ranks=other_ranks)
     assert hashes(original) == untouched
     assert sorted(os.listdir(original.parent)) == ["latest", *(f"step_{step:06d}" for step in (1, 2, 3, 4))]
     assert {step: row for step, row in train_rows(folder).items() if step <= 2} == rows
@@ -133,15 +133,15 @@ def test_parameters_and_optimizer_state_are_the_same_and_training_goes_on(
     last = folder / "checkpoints/step_000004"
     progress = checkpoint.read(last)
     assert (progress.world_size, progress.zero_stage) == now
-    moved = whole_state(last, other_stage)
+    moved = full_state(last, other_stage)
     assert {float(kinds["step"]) for kinds in moved.values()} == {4.0}
     assert any(not torch.equal(kinds["fp32"], moved[name]["fp32"]) for name, kinds in was.items())
     if stage:
-        assert f"converted from {ranks} rank(s) on ZeRO stage {stage} to {other_ranks} on stage {other_stage}" in said
+        assert f"converted from {ranks} rank(s) on ZeRO stage {stage} to {other_ranks} on stage {other_stage}" in output
 
 
 @pytest.mark.train
-def test_a_disk_without_room_for_the_copy_leaves_the_checkpoint_alone(zygote, tiny_run, tmp_path, one_rank, small_disk):
+def test_a_full_disk_during_conversion_leaves_the_checkpoint_intact(zygote, tiny_run, tmp_path, one_rank, small_disk):
     folder = tmp_path / "run"
     zygote.train(tiny_run(RUN | {"trainer.steps": 1, "run_folder": str(folder)}))
     original = small_disk(20) / "step_000001"

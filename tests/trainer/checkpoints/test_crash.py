@@ -1,7 +1,7 @@
-"""Runs that are killed at a hundred moments, many of them inside saves, end as if nobody had killed them.
+"""Runs that are killed at a hundred moments, many of them during saves, end like uninterrupted runs.
 
-Each start is a process group of its own, which SIGKILL ends as a whole, the way the kernel's out-of-memory killer does.
-What is left goes on from its newest checkpoint until it is killed again, or ends.
+Each start is a separate process group, which SIGKILL ends at once, as the kernel's out-of-memory killer does. The run
+then resumes from its newest checkpoint until it is killed again or finishes.
 """
 
 import json
@@ -41,20 +41,20 @@ RUN = {
     "tracking.trackers": [],
 }
 KILLS = {(1, 2): 40, (1, 3): 30, (1, 0): 24, (2, 2): 6}
-"""How often a run of so many ranks on this ZeRO stage is killed: a hundred times together.
+"""Number of kills of a run, by number of ranks and ZeRO stage: a hundred in total.
 
-A quarter of these have to come inside a save, and a quarter after progress. Where chance or a slow machine brought
-fewer, it is killed more often, up to four times as often.
+A quarter of the kills must hit a save, and a quarter must follow progress. If chance or a slow machine gives fewer,
+the run is killed more often, up to four times as often.
 """
 
 
 Hidden = set[tuple[Path, int]]
-"""Folders that are being written or removed, of checkpoints and of models in them; each with its latest change."""
+"""Folders of checkpoints and exports that are being written or removed, each with its modification time."""
 
 
 @dataclass
 class Tally:
-    """What the kills met."""
+    """Counts of the states in which runs were killed."""
 
     rng: random.Random
     wanted: int
@@ -78,9 +78,9 @@ class Tally:
 
 def hidden(folder: Path) -> Hidden:
     found = set()
-    for parent, names, _ in os.walk(folder / "checkpoints"):  # passes over what goes while it looks
+    for parent, names, _ in os.walk(folder / "checkpoints"):  # skips entries that disappear meanwhile
         for path in (Path(parent, name) for name in names if name.startswith(".")):
-            with suppress(FileNotFoundError):  # gone since it was listed
+            with suppress(FileNotFoundError):  # removed since it was listed
                 found.add((path, path.stat().st_mtime_ns))
         names[:] = [name for name in names if name.startswith("step_")]
     return found
@@ -91,15 +91,15 @@ def files_in(folder: Path) -> int:
 
 
 def visible(folder: Path) -> int:
-    """The step of the newest checkpoint by its name; 0 without any."""
+    """The step of the newest checkpoint, from its name; 0 without checkpoints."""
     found = checkpoints(folder / "checkpoints")
     return int(found[-1].name[5:]) if found else 0
 
 
 def moment(rng: random.Random, folder: Path, stale: Hidden) -> Callable[[], bool]:
-    """One inside a save, told by what is on the disk, so that it is met on fast and slow machines alike; or any one.
+    """A condition for the kill: a state of the files during a save, on fast and slow machines alike, or a random time.
 
-    ``stale`` is what an earlier kill has left: it shows until the run has started.
+    ``stale``: files of an earlier kill, which exist until the run has started.
     """
     if rng.random() < 0.3:
         end = time.monotonic() + rng.uniform(0, 1.5)
@@ -117,8 +117,8 @@ def wait_until(reached: Callable[[], bool], run) -> None:
 
 
 def strike(run, folder: Path, tally: Tally, before: int, stale: Hidden) -> None:
-    """Kill it, after some steps, at a moment of a save or at any moment at all; unless it ends before."""
-    # One of ten may die before there is anything to go on from.
+    """Kill the run after some steps, during a save or at a random time, unless it ends first."""
+    # One of ten may be killed before its first checkpoint.
     goal = max(before, tally.rng.random() < 0.9) + tally.rng.randrange(3)
     wait_until(lambda: visible(folder) >= goal, run)
     wait_until(moment(tally.rng, folder, stale), run)
@@ -127,7 +127,7 @@ def strike(run, folder: Path, tally: Tally, before: int, stale: Hidden) -> None:
 
 
 def newest(folder: Path) -> int:
-    """The step of the newest checkpoint, which is whole: every file of it has its hash. 0 without any."""
+    """The step of the newest checkpoint, which must be intact; 0 without checkpoints."""
     recover(folder / "checkpoints")
     found = checkpoints(folder / "checkpoints")
     return checkpoint.read(found[-1]).step if found else 0
@@ -139,7 +139,7 @@ def has_ended(folder: Path) -> bool:
 
 
 def killed_until_done(start: Callable, folder: Path, tally: Tally) -> None:
-    """Start, kill and go on, until a start comes to its end."""
+    """Start, kill and resume the run until it finishes."""
     before = 0
     while True:
         if before == 0:
@@ -156,12 +156,12 @@ def killed_until_done(start: Callable, folder: Path, tally: Tally) -> None:
         assert after >= before, "a checkpoint was lost"
         tally.note(left, before, after)
         if has_ended(folder):
-            return  # killed on its way out
+            return  # killed during its exit
         before = after
 
 
 @pytest.mark.parametrize(("ranks", "stage"), KILLS, ids=lambda value: str(value))
-def test_a_killed_run_ends_as_the_one_that_was_not(
+def test_a_killed_run_ends_like_an_uninterrupted_one(
     zygote, tiny_run, tmp_path, train_rows, assert_same_state, ranks, stage
 ):
     options = tiny_run(RUN | {"trainer.deepspeed.zero_stage": stage})
@@ -171,10 +171,10 @@ def test_a_killed_run_ends_as_the_one_that_was_not(
         place = ["--resume", str(folder)] if resume else [f"run_folder={folder}"]
         return zygote.start([*options, *place], ranks=ranks)
 
-    whole = tmp_path / "whole"
-    assert start(whole, False).wait() == 0
-    rows = train_rows(whole)
-    assert len({row["grad_norm"] for row in rows.values()}) == len(rows) == 8  # it learns: equality means something
+    uninterrupted = tmp_path / "uninterrupted"
+    assert start(uninterrupted, False).wait() == 0
+    rows = train_rows(uninterrupted)
+    assert len({row["grad_norm"] for row in rows.values()}) == len(rows) == 8  # so equality means something
     runs = 0
     while not tally.is_enough:
         folder = tmp_path / f"killed{runs}"
@@ -182,8 +182,10 @@ def test_a_killed_run_ends_as_the_one_that_was_not(
         assert train_rows(folder) == rows
         assert has_ended(folder)
         assert sorted(os.listdir(folder / "checkpoints")) == ["latest", "step_000008"]
-        assert_same_state(folder / "checkpoints/step_000008", whole / "checkpoints/step_000008")
-        models = [(path / "checkpoints/step_000008/model/model.safetensors").read_bytes() for path in (folder, whole)]
+        assert_same_state(folder / "checkpoints/step_000008", uninterrupted / "checkpoints/step_000008")
+        models = [
+            (path / "checkpoints/step_000008/model/model.safetensors").read_bytes() for path in (folder, uninterrupted)
+        ]
         assert models[0] == models[1]
         shutil.rmtree(folder)
         runs += 1

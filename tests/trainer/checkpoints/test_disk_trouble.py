@@ -1,4 +1,4 @@
-"""Full disks, folders that became read-only, damaged files: real runs. One clear message each, and nothing lost."""
+"""Real runs with full disks, read-only folders and damaged files end with one clear message and lose no data."""
 
 import json
 import os
@@ -33,14 +33,14 @@ def healthy(zygote, tiny_run, tmp_path_factory):
 
 
 @pytest.fixture
-def goes_on(zygote, tiny_run, healthy, train_rows, assert_same_state):
-    """The run can be resumed, and ends as the healthy one."""
+def resumes(zygote, tiny_run, healthy, train_rows, assert_same_state):
+    """Check that the run can be resumed and ends like the healthy one."""
 
     def check(folder, *flags):
-        said = zygote.train([*tiny_run(RUN), "--resume", str(folder), *flags])
+        output = zygote.train([*tiny_run(RUN), "--resume", str(folder), *flags])
         assert train_rows(folder) == train_rows(healthy)
         assert_same_state(folder / "checkpoints/step_000005", healthy / "checkpoints/step_000005")
-        return said
+        return output
 
     return check
 
@@ -50,7 +50,7 @@ def names(folder):
 
 
 def fails(run) -> str:
-    """What it printed as its one error."""
+    """The only error that the run printed."""
     code, log = run.wait(), run.log.read_text()
     assert code == 2, log
     assert "Traceback" not in log
@@ -65,37 +65,37 @@ def wait_for(path, run):
         time.sleep(0.005)
 
 
-def test_a_disk_that_fills_up(zygote, tiny_run, small_disk, goes_on):
+def test_a_disk_that_fills_up(zygote, tiny_run, small_disk, resumes):
     disk = small_disk(36)  # room for two checkpoints and the beginning of a third
     folder = disk / "run"
-    # Without samples: those of a step are written beside its checkpoint, and could be what finds no room.
+    # Without samples, which are written at the same time and could be the files that find no space.
     run = zygote.start(tiny_run(RUN | {"run_folder": str(folder), "tracking.keep_rollouts": 0}))
     error = fails(run)
     assert "step_000003: No space left on device (" in error
-    assert "MiB are free there); earlier checkpoints are untouched. Make room" in error
+    assert "MiB are free there); earlier checkpoints are intact. Free space" in error
     assert names(folder) == ["step_000001", "step_000002"]
     assert all(checkpoint.read(folder / "checkpoints" / name) for name in names(folder))
-    assert json.loads((folder / "run.json").read_text())["outcome"] == "failed"  # what was half written made room
+    assert json.loads((folder / "run.json").read_text())["outcome"] == "failed"  # the partial checkpoint is gone
     subprocess.run(["mount", "-o", "remount,size=100m", str(disk)], check=True)
-    goes_on(folder)
+    resumes(folder)
 
 
-def test_a_limit_on_the_size_of_files(zygote, tiny_run, tmp_path, goes_on):
-    """The same without a disk of its own: it needs no rights."""
+def test_a_limit_on_the_size_of_files(zygote, tiny_run, tmp_path, resumes):
+    """The same without mounting a disk, which needs privileges."""
     folder = tmp_path / "run"
     run = zygote.start(tiny_run(RUN | {"run_folder": str(folder)}), halt_after=3)
-    with run.halted():  # the first checkpoint is there; the second may still be written
+    with run.halted():  # the first checkpoint is complete; the second may still be written
         resource.prlimit(run.group, resource.RLIMIT_FSIZE, (2**20, 2**20))
     error = fails(run)
     assert ": File too large (" in error
-    assert "earlier checkpoints are untouched" in error
+    assert "earlier checkpoints are intact" in error
     assert all(checkpoint.read(folder / "checkpoints" / name) for name in names(folder))
-    goes_on(folder)
+    resumes(folder)
 
 
 @pytest.fixture
 def read_only(tmp_path):
-    """Makes a folder read-only, also for root."""
+    """Makes a folder read-only, even for root."""
     mounted = []
 
     def change(folder):
@@ -121,20 +121,20 @@ def read_only(tmp_path):
     undo()
 
 
-def test_a_folder_that_becomes_read_only(zygote, tiny_run, tmp_path, read_only, goes_on):
+def test_a_folder_that_becomes_read_only(zygote, tiny_run, tmp_path, read_only, resumes):
     folder = tmp_path / "run"
     run = zygote.start(tiny_run(RUN | {"run_folder": str(folder)}), halt_after=3)
-    with run.halted():  # the first checkpoint is there; the second may still be written
+    with run.halted():  # the first checkpoint is complete; the second may still be written
         read_only(folder / "checkpoints")
     error = fails(run)
-    # Which file it is about depends on where in a checkpoint the run was.
+    # The file in the message depends on the progress of the save.
     assert f"cannot write checkpoint {folder}" in error or f"cannot write {folder}" in error or "cannot remove" in error
     assert "Read-only file system" in error or "Permission denied" in error
     read_only.undo()
-    goes_on(folder)
+    resumes(folder)
 
 
-def test_a_damaged_checkpoint_is_named_and_skipped_only_when_asked(zygote, tiny_run, tmp_path, goes_on):
+def test_a_damaged_checkpoint_is_named_and_skipped_only_when_asked(zygote, tiny_run, tmp_path, resumes):
     folder = tmp_path / "run"
     zygote.train(tiny_run(RUN | {"trainer.steps": 3, "run_folder": str(folder)}))
     shard = folder / "checkpoints/step_000003/state/zero_pp_rank_0_mp_rank_00_optim_states.pt"
@@ -146,24 +146,24 @@ def test_a_damaged_checkpoint_is_named_and_skipped_only_when_asked(zygote, tiny_
     assert f"step_000003 is damaged: state/{shard.name} does not match its hash" in error
     assert "--skip-damaged" in error
     assert ((folder / "run.json").read_bytes(), (folder / "metrics.jsonl").read_bytes()) == before
-    said = goes_on(folder, "--skip-damaged")
-    assert f"skipped: step_000003 is damaged: state/{shard.name} does not match its hash" in said
-    assert "going on from step_000002, the newest checkpoint that is whole" in said
+    output = resumes(folder, "--skip-damaged")
+    assert f"skipped: step_000003 is damaged: state/{shard.name} does not match its hash" in output
+    assert "resuming from step_000002, the newest intact checkpoint" in output
 
 
-def test_a_run_that_goes_on_can_neither_be_resumed_nor_be_begun_again(zygote, tiny_run, tmp_path):
+def test_a_running_run_can_be_neither_resumed_nor_restarted(zygote, tiny_run, tmp_path):
     folder = tmp_path / "run"
     options = tiny_run(RUN | {"trainer.steps": 1000})
     first = zygote.start([*options, f"run_folder={folder}"])
-    wait_for(folder / "checkpoints/latest", first)  # which stays, as no checkpoint does
+    wait_for(folder / "checkpoints/latest", first)  # which is never removed, unlike a checkpoint
     resumed, begun = (
         fails(zygote.start([*options, *arguments]))
         for arguments in (["--resume", str(folder)], [f"run_folder={folder}"])
     )
-    assert "goes on in another process" in resumed
+    assert "is still running in another process" in resumed
     assert f"in use by process {first.group}" in begun
     done = max(names(folder))
-    while max(names(folder)) == done:  # the first has noticed nothing
+    while max(names(folder)) == done:  # the first run is not affected
         assert first.code is None, first.log.read_text()
         time.sleep(0.01)
     first.kill()
@@ -177,8 +177,8 @@ def test_an_accepted_change_of_the_loss_is_recorded_in_the_run_and_in_later_chec
     run = zygote.start(resume)
     assert "the loss is not the one" in fails(run)
     assert "params.clip_high: 0.2 -> 0.3" in run.log.read_text()
-    said = zygote.train([*resume, "--accept-loss-change"])
-    assert "accepted change of the loss: params.clip_high: 0.2 -> 0.3" in said
+    output = zygote.train([*resume, "--accept-loss-change"])
+    assert "accepted change of the loss: params.clip_high: 0.2 -> 0.3" in output
     change = {"step": 1, "changes": ["params.clip_high: 0.2 -> 0.3"]}
     assert json.loads((folder / "run.json").read_text())["loss_changes"] == [change]
     assert checkpoint.read(folder / "checkpoints/step_000003").loss_changes == (change,)

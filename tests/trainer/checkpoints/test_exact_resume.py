@@ -1,4 +1,4 @@
-"""Two steps and two resumed ones are four steps, bit for bit: metrics, parameters, optimizer state, random numbers."""
+"""Two steps and two resumed ones equal four steps bit for bit: metrics, parameters, optimizer state, random states."""
 
 import json
 import shutil
@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 FALLING = {"schedule": "linear", "start": 0.2, "end": 0.0, "steps": 8}
-# Everything that depends on the step, on what was measured before, or on a global random number generator.
+# All features that depend on the step, on earlier metrics or on a global random number generator.
 CHANGING = {
     "trainer.algorithm.policy_loss_type": "sum",
     "trainer.algorithm.sum.terms": [
@@ -35,25 +35,25 @@ RUN = {
 }
 
 
-def copy_half(whole, broken):
+def copy_half(uninterrupted, broken):
     """The run as it was after step 2."""
-    shutil.copytree(whole, broken)
+    shutil.copytree(uninterrupted, broken)
     shutil.rmtree(broken / "checkpoints/step_000004")
 
 
 @pytest.fixture
 def compare(zygote, tiny_run, tmp_path, train_rows, assert_same_state):
     def run_both(ranks: int, options: dict) -> None:
-        whole, broken = tmp_path / "whole", tmp_path / "broken"
-        zygote.train(tiny_run(RUN | options | {"run_folder": str(whole)}), ranks=ranks)
-        copy_half(whole, broken)
+        uninterrupted, broken = tmp_path / "uninterrupted", tmp_path / "broken"
+        zygote.train(tiny_run(RUN | options | {"run_folder": str(uninterrupted)}), ranks=ranks)
+        copy_half(uninterrupted, broken)
         zygote.train([*tiny_run(RUN | options), "--resume", str(broken)], ranks=ranks)
-        rows = train_rows(whole)
+        rows = train_rows(uninterrupted)
         assert list(rows) == [1, 2, 3, 4]
         assert train_rows(broken) == rows
         # Step 3 makes optimizer steps 4 and 5 of 8, counted from 0; 3 warm up, so the rate has fallen by 2/5.
         assert rows[3]["learning_rate"] == pytest.approx(1e-4 * 3 / 5)
-        one, other = (folder / "checkpoints/step_000004" for folder in (whole, broken))
+        one, other = (folder / "checkpoints/step_000004" for folder in (uninterrupted, broken))
         assert_same_state(one, other)
         manifests = [json.loads((path / "manifest.json").read_text()) for path in (one, other)]
         assert manifests[0]["progress"] == manifests[1]["progress"]
@@ -102,29 +102,29 @@ def test_on_two_ranks_with_schedules_a_composed_loss_and_one_that_adapts(compare
 
 
 @pytest.mark.train
-def test_without_the_random_numbers_it_would_not_be(zygote, tiny_run, tmp_path, train_rows):
-    """The plugin of these tests draws some: a checkpoint that has lost them must show."""
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    zygote.train(tiny_run(RUN | {"run_folder": str(whole)}))
-    copy_half(whole, broken)
+def test_a_resume_without_the_random_states_differs(zygote, tiny_run, tmp_path, train_rows):
+    """The plugin of these tests uses random numbers, so a checkpoint without their states must make a difference."""
+    uninterrupted, broken = tmp_path / "uninterrupted", tmp_path / "broken"
+    zygote.train(tiny_run(RUN | {"run_folder": str(uninterrupted)}))
+    copy_half(uninterrupted, broken)
     checkpoint = broken / "checkpoints/step_000002"
     shutil.rmtree(checkpoint / "random")
     manifest = json.loads((checkpoint / "manifest.json").read_text())
     manifest["sha256"] = {name: value for name, value in manifest["sha256"].items() if not name.startswith("random")}
     (checkpoint / "manifest.json").write_text(json.dumps(manifest))
     zygote.train([*tiny_run(RUN), "--resume", str(broken)])
-    assert train_rows(broken)[2] == train_rows(whole)[2]
-    assert train_rows(broken)[3] != train_rows(whole)[3]
+    assert train_rows(broken)[2] == train_rows(uninterrupted)[2]
+    assert train_rows(broken)[3] != train_rows(uninterrupted)[3]
 
 
 def prompts(folder, step):
-    """The prompts of a step, in order, each once."""
+    """The distinct prompts of a step, in order."""
     lines = (folder / f"rollouts/step_{step:06d}.jsonl").read_text().splitlines()
     return list(dict.fromkeys(str(json.loads(line)["prompt"]) for line in lines))
 
 
 @pytest.mark.train
-def test_with_fewer_prompts_a_step_the_data_goes_on_where_it_stood(zygote, tiny_run, tmp_path):
+def test_the_data_continues_at_its_position_with_other_prompts_per_step(zygote, tiny_run, tmp_path):
     steady, changed = tmp_path / "steady", tmp_path / "changed"
     options = RUN | {"tracking.keep_rollouts": 9}
     few = {"trainer.prompts_per_step": 2, "trainer.steps": 6}
@@ -137,13 +137,13 @@ def test_with_fewer_prompts_a_step_the_data_goes_on_where_it_stood(zygote, tiny_
 
 
 @pytest.mark.train
-def test_from_a_checkpoint_that_did_not_say_the_place_in_the_data(zygote, tiny_run, tmp_path, train_rows):
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    zygote.train(tiny_run(RUN | {"run_folder": str(whole)}))
-    copy_half(whole, broken)
+def test_from_a_checkpoint_without_the_position_in_the_data(zygote, tiny_run, tmp_path, train_rows):
+    uninterrupted, broken = tmp_path / "uninterrupted", tmp_path / "broken"
+    zygote.train(tiny_run(RUN | {"run_folder": str(uninterrupted)}))
+    copy_half(uninterrupted, broken)
     path = broken / "checkpoints/step_000002/manifest.json"
     manifest = json.loads(path.read_text())
     assert manifest["progress"].pop("prompts") == 8
     path.write_text(json.dumps(manifest | {"schema": 2}))
     zygote.train([*tiny_run(RUN), "--resume", str(broken)])
-    assert train_rows(broken) == train_rows(whole)
+    assert train_rows(broken) == train_rows(uninterrupted)

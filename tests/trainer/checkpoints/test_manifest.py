@@ -1,4 +1,4 @@
-"""What a checkpoint says about itself, and every way in which it can be damaged."""
+"""The manifest of a checkpoint, and every kind of damage that it detects."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def change(folder, **fields):
     (folder / MANIFEST).write_text(json.dumps(content | fields))
 
 
-def test_what_was_written_is_read_to_the_last_bit(saved):
+def test_a_manifest_is_read_back_exactly(saved):
     assert checkpoint.read(saved) == PROGRESS
     content = json.loads((saved / MANIFEST).read_text())
     assert content["schema"] == SCHEMA
@@ -68,7 +68,7 @@ def test_a_missing_file_is_named(saved, name):
 @pytest.mark.parametrize("name", ["state/optimizer.bin", MANIFEST])
 def test_a_file_that_cannot_be_read_is_named(saved, name):
     (saved / name).unlink()
-    (saved / name).mkdir()  # also root cannot read that
+    (saved / name).mkdir()  # even root cannot read a folder as a file
     with pytest.raises(DamagedCheckpointError, match=f"{name} cannot be read \\(Is a directory\\)"):
         checkpoint.read(saved)
 
@@ -76,15 +76,15 @@ def test_a_file_that_cannot_be_read_is_named(saved, name):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"{", "is no JSON"),
-        (b"\x00\xff" * 100, "is no JSON"),
+        (b"{", "is not JSON"),
+        (b"\x00\xff" * 100, "is not JSON"),
         (b"[]", "holds a list instead of an object"),
-        (json.dumps({"sha256": {}, "progress": {"step": 1}}).encode(), "makes no sense"),
-        (json.dumps({"progress": {}}).encode(), "makes no sense"),
-        (json.dumps({"sha256": 3, "progress": {}}).encode(), "makes no sense"),
+        (json.dumps({"sha256": {}, "progress": {"step": 1}}).encode(), "is invalid"),
+        (json.dumps({"progress": {}}).encode(), "is invalid"),
+        (json.dumps({"sha256": 3, "progress": {}}).encode(), "is invalid"),
     ],
 )
-def test_a_damaged_manifest_is_an_error_that_says_what_to_do(saved, content, message):
+def test_a_damaged_manifest_is_an_error_with_a_remedy(saved, content, message):
     (saved / MANIFEST).write_bytes(content)
     with pytest.raises(DamagedCheckpointError, match=message) as error:
         checkpoint.read(saved)
@@ -99,7 +99,7 @@ def test_the_first_schema_is_read_with_defaults(saved):
     assert checkpoint.read(saved) == Progress(**old)
 
 
-def test_a_newer_schema_is_refused_and_is_no_damage(saved):
+def test_a_newer_schema_is_refused_but_is_not_damage(saved):
     change(saved, schema=SCHEMA + 1, provenance={"packages": {"skyrl-train": "9.1"}}, progress={"unknown": 1})
     with pytest.raises(SkyrlError, match=r"skyrl-train 9\.1, in version 4 of the format") as error:
         checkpoint.read(saved)

@@ -1,4 +1,4 @@
-"""The model of a run as a plain folder: the weights of the checkpoint, to the last bit, for every ZeRO stage."""
+"""Exported models have the weights of the checkpoint, bit for bit, on every ZeRO stage."""
 
 import json
 import os
@@ -53,7 +53,7 @@ def test_every_stage_exports_the_same_model(runs, tmp_path):
             torch.testing.assert_close(tensor, models[0][name], rtol=0, atol=1e-6)
 
 
-def test_the_folder_is_whole_and_says_where_it_comes_from(runs, capsys):
+def test_the_exported_folder_is_complete_and_records_its_origin(runs, capsys):
     assert main([str(runs[2])]) == 0
     folder = runs[2] / "exported" / "step_000001"
     assert capsys.readouterr().out == f"{folder}\n"
@@ -64,9 +64,9 @@ def test_the_folder_is_whole_and_says_where_it_comes_from(runs, capsys):
     assert loaded(folder).generate(ids, max_new_tokens=4, do_sample=False).shape[1] > ids.shape[1]
 
 
-def test_a_folder_that_is_there_is_not_overwritten(runs, tmp_path):
+def test_an_existing_folder_is_not_overwritten(runs, tmp_path):
     (tmp_path / "mine").mkdir()
-    with pytest.raises(SkyrlError, match="is already there, and is not overwritten"):
+    with pytest.raises(SkyrlError, match="already exists and is not overwritten"):
         export(runs[2], tmp_path / "mine")
 
 
@@ -80,16 +80,16 @@ def test_a_damaged_checkpoint_is_refused(runs, tmp_path):
     assert not (tmp_path / "model").exists()
 
 
-def test_a_run_without_a_checkpoint_says_so(tmp_path):
+def test_a_run_without_a_checkpoint_cannot_be_exported(tmp_path):
     with pytest.raises(SkyrlError, match="no complete checkpoint"):
         export(tmp_path)
 
 
-def test_a_disk_that_is_full_leaves_nothing_behind(runs, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_no_partial_files(runs, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("transformers.PreTrainedModel.save_pretrained", full)
-    with pytest.raises(SkyrlError, match="No space left on device; nothing was left behind"):
+    with pytest.raises(SkyrlError, match="No space left on device; no partial files remain"):
         export(runs[2], tmp_path / "model")
     assert os.listdir(tmp_path) == []

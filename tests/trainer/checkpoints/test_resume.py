@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from, and whether it may."""
+"""The choice of the checkpoint that a run resumes from, and the checks on it."""
 
 import json
 from dataclasses import replace
@@ -49,7 +49,7 @@ def damage(folder, step: int) -> None:
     (folder / f"checkpoints/step_{step:06d}/weights").write_bytes(b"0" * 99 + b"1")
 
 
-def test_an_unchanged_run_goes_on_where_it_was(tmp_path):
+def test_an_unchanged_run_resumes_with_its_progress(tmp_path):
     checked = resume.check(found(tmp_path), run(), 1)
     assert checked.progress == PROGRESS
     assert not checked.converts
@@ -75,7 +75,7 @@ def test_a_changed_loss_is_refused_unless_it_is_accepted_and_then_recorded(tmp_p
     assert accepted.notes(run(), 1) == [f"accepted change of the loss: {line}" for line in record["changes"]]
 
 
-def test_an_earlier_change_stays_recorded_and_permission_alone_records_nothing(tmp_path):
+def test_an_earlier_change_stays_recorded_and_an_unused_permission_is_not(tmp_path):
     earlier = ({"step": 1, "changes": ["id: a -> b"]},)
     checked = resume.check(found(tmp_path, loss_changes=earlier), run(accept=True), 1)
     assert checked.progress.loss_changes == earlier
@@ -125,74 +125,74 @@ def test_a_run_that_is_done_has_nothing_to_resume(tmp_path):
     assert resume.check(done, run(steps=3), 1).progress == PROGRESS
 
 
-def test_a_run_that_was_killed_after_its_last_step_still_has_to_end(tmp_path):
+def test_a_run_killed_after_its_last_step_can_still_finish(tmp_path):
     assert resume.check(found(tmp_path), run(steps=2), 1).progress == PROGRESS
-    with pytest.raises(SkyrlError, match="nothing is left to train"):
+    with pytest.raises(SkyrlError, match="nothing left to train"):
         resume.check(found(tmp_path), run(steps=1), 1)
 
 
-def test_whether_a_run_has_ended_is_read_from_its_folder(folder):
-    assert not resume.find_whole(folder, skip=False).finished
+def test_the_outcome_is_read_from_the_run_folder(folder):
+    assert not resume.find_intact(folder, skip=False).finished
     RunFolder(folder).update_run({"outcome": "finished"})
-    assert resume.find_whole(folder, skip=False).finished
+    assert resume.find_intact(folder, skip=False).finished
 
 
 def test_the_latest_checkpoint_of_a_run_is_taken(folder):
-    assert resume.find_whole(folder, skip=False).progress.step == 3
-    assert resume.find_whole(folder / "checkpoints/step_000002", skip=False).progress.step == 2
+    assert resume.find_intact(folder, skip=False).progress.step == 3
+    assert resume.find_intact(folder / "checkpoints/step_000002", skip=False).progress.step == 2
 
 
 def test_a_damaged_checkpoint_is_refused_and_skipped_only_when_asked(folder):
     damage(folder, 3)
     (folder / "checkpoints/step_000002/manifest.json").unlink()
     with pytest.raises(DamagedCheckpointError, match=r"step_000003 is damaged: weights .* --skip-damaged"):
-        resume.find_whole(folder, skip=False)
-    taken = resume.find_whole(folder, skip=True)
+        resume.find_intact(folder, skip=False)
+    taken = resume.find_intact(folder, skip=True)
     assert taken.progress.step == 1
     assert taken.notes(run(), 1) == [
         "skipped: step_000003 is damaged: weights does not match its hash",
         "skipped: step_000002 is damaged: manifest.json is missing",
-        "going on from step_000001, the newest checkpoint that is whole",
+        "resuming from step_000001, the newest intact checkpoint",
     ]
 
 
-def test_of_a_named_checkpoint_only_earlier_ones_stand_in(folder):
+def test_only_earlier_checkpoints_replace_a_damaged_named_one(folder):
     damage(folder, 2)
-    assert resume.find_whole(folder / "checkpoints/step_000002", skip=True).progress.step == 1
+    assert resume.find_intact(folder / "checkpoints/step_000002", skip=True).progress.step == 1
 
 
-def test_no_whole_checkpoint_is_an_error_that_lists_what_is_wrong(folder):
+def test_without_an_intact_checkpoint_the_error_lists_the_damage(folder):
     for step in (1, 2, 3):
         damage(folder, step)
-    with pytest.raises(SkyrlError, match=r"is whole:\n  step_000003 .*\n  step_000002 .*\n  step_000001 .*"):
-        resume.find_whole(folder, skip=True)
+    with pytest.raises(SkyrlError, match=r"is intact:\n  step_000003 .*\n  step_000002 .*\n  step_000001 .*"):
+        resume.find_intact(folder, skip=True)
 
 
 def test_a_newer_format_is_not_skipped_as_damage(folder):
     manifest = folder / "checkpoints/step_000003/manifest.json"
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"schema": 99}))
     with pytest.raises(SkyrlError, match="version 99 of the format"):
-        resume.find_whole(folder, skip=True)
+        resume.find_intact(folder, skip=True)
 
 
-def test_a_run_that_goes_on_is_not_resumed(folder):
-    with RunFolder.resume(folder), pytest.raises(SkyrlError, match="goes on in another process"):
-        resume.find_whole(folder, skip=False)
-    assert resume.find_whole(folder, skip=False).progress.step == 3
+def test_a_run_of_another_process_is_not_resumed(folder):
+    with RunFolder.resume(folder), pytest.raises(SkyrlError, match="is still running in another process"):
+        resume.find_intact(folder, skip=False)
+    assert resume.find_intact(folder, skip=False).progress.step == 3
 
 
-def test_a_checkpoint_whose_successor_never_came_is_given_back(folder):
+def test_a_checkpoint_whose_replacement_is_missing_is_restored(folder):
     path = folder / "checkpoints/step_000003"
     path.rename(path.with_name(".step_000003.replaced"))
-    assert resume.find_whole(folder, skip=False).path == path
+    assert resume.find_intact(folder, skip=False).path == path
 
 
-def test_rank_0_reads_and_the_others_are_told(folder, on_ranks):
+def test_rank_0_reads_the_checkpoint_and_broadcasts_it(folder, on_ranks):
     asked = replace(run(), resume=folder)
     first, second = on_ranks(2, lambda ranks: resume.choose(asked, ranks))
     assert first == second
     assert first.converts
     assert on_ranks(2, lambda ranks: resume.choose(run(), ranks)) == [None, None]
     damage(folder, 3)
-    with pytest.raises(SkyrlError, match=r"is damaged|said why"):
+    with pytest.raises(SkyrlError, match=r"is damaged|see its error"):
         on_ranks(2, lambda ranks: resume.choose(asked, ranks))

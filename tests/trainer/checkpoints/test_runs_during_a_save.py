@@ -1,4 +1,4 @@
-"""Real runs whose checkpoint is still being written while they train, are killed or get a signal."""
+"""Real runs that train, are killed or get a signal while a checkpoint is being written."""
 
 import os
 import signal
@@ -43,7 +43,7 @@ RUN = {
 
 @pytest.fixture
 def slow(start, tmp_path):
-    """Starts a run whose second checkpoint waits for its disk, on some ranks, until there is `room`."""
+    """Starts a run whose second checkpoint waits, on some ranks, until the file `room` exists."""
 
     class Slow:
         room, reached = tmp_path / "room", tmp_path / "room.reached"
@@ -72,7 +72,7 @@ def undisturbed(zygote, tiny_run, tmp_path_factory):
 
 
 def kill_all(process: int) -> None:
-    """With all its descendants: the ranks of a launcher are in sessions of their own."""
+    """Kill a process and all its descendants: the ranks of a launcher are in separate sessions."""
     os.kill(process, signal.SIGSTOP)
     children = subprocess.run(["pgrep", "-P", str(process)], capture_output=True, text=True, check=False)
     for child in children.stdout.split():
@@ -87,27 +87,27 @@ CASES = [
 
 
 @pytest.mark.parametrize(("stage", "ranks"), CASES)
-def test_the_state_is_that_of_its_step_and_one_that_a_kill_meets_was_never_there(
+def test_a_checkpoint_has_the_state_of_its_step_and_never_appears_after_a_kill(
     slow, undisturbed, tiny_run, train_rows, assert_same_state, stage, ranks
 ):
-    whole = undisturbed(stage, ranks)
+    uninterrupted = undisturbed(stage, ranks)
     run = slow.start(tiny_run(RUN | {"trainer.deepspeed.zero_stage": stage, "checkpoint.every": 1}), ranks)
     run.until(slow.reached.exists)
     run.until_step(3)  # which changes every weight
     assert run.checkpoints == [".step_000002.partial", "step_000001"]
     kill_all(run.process.pid)
-    run.ended()
+    run.exit_code()
     slow.reached.unlink()
     again = slow.start([], ranks, resume=run.folder)  # from step 1
     again.until(slow.reached.exists)
     again.until_step(3)
     slow.room.touch()
-    assert again.ended() == 0, again.said[-3000:]
+    assert again.exit_code() == 0, again.stderr[-3000:]
     assert again.checkpoints == [f"step_{step:06d}" for step in range(1, 8)]
-    assert train_rows(run.folder) == train_rows(whole)
+    assert train_rows(run.folder) == train_rows(uninterrupted)
     for step in (2, 4, 6, 7):
         name = f"checkpoints/step_{step:06d}"
-        assert_same_state(run.folder / name, whole / name)
+        assert_same_state(run.folder / name, uninterrupted / name)
 
 
 SIGNALS = [pytest.param(1, marks=pytest.mark.train), pytest.param(2, marks=pytest.mark.ranks)]
@@ -115,17 +115,17 @@ SIGNALS = [pytest.param(1, marks=pytest.mark.train), pytest.param(2, marks=pytes
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("ranks", SIGNALS)
-def test_a_signal_lets_the_write_end_and_the_last_step_be_saved(slow, tiny_run, ranks, number):
+def test_after_a_signal_the_write_completes_and_the_last_step_is_saved(slow, tiny_run, ranks, number):
     run = slow.start(tiny_run(RUN | {"trainer.steps": 50, "checkpoint.every": 2}), ranks, slow="0")
     run.until(slow.reached.exists)
     run.until_step(3)
     run.send(number)
-    run.until_said("stopping after this step")
+    run.until_logged("stopping after this step")
     with pytest.raises(subprocess.TimeoutExpired):
         run.process.wait(2)
     assert run.checkpoints == [".step_000002.partial"]
     slow.room.touch()
-    assert run.ended() == 128 + number
+    assert run.exit_code() == 128 + number
     last = run.run["last_step"]
     assert last in (3, 4)
     assert run.checkpoints == ["step_000002", f"step_{last:06d}"]

@@ -1,4 +1,4 @@
-"""The garbage collector waits for imports, and leaves out what they have brought."""
+"""Garbage collection is paused during imports, whose objects are then excluded."""
 
 import gc
 import subprocess
@@ -16,7 +16,7 @@ def collector():
     gc.unfreeze()
 
 
-def test_the_collector_waits_and_leaves_out_what_is_there_afterwards():
+def test_collection_is_paused_and_existing_objects_are_then_excluded():
     before = gc.get_freeze_count()
     with many_imports("no_such_module"):
         assert not gc.isenabled()
@@ -25,14 +25,14 @@ def test_the_collector_waits_and_leaves_out_what_is_there_afterwards():
     assert gc.get_freeze_count() >= before + len(brought)
 
 
-def test_nothing_changes_where_the_module_is_there_already():
+def test_nothing_changes_if_the_module_is_already_imported():
     before = gc.get_freeze_count()
     with many_imports("gc"):
         assert gc.isenabled()
     assert gc.get_freeze_count() == before
 
 
-def test_a_collector_that_is_switched_off_stays_so():
+def test_a_disabled_collector_stays_disabled():
     gc.disable()
     with many_imports("no_such_module"):
         pass
@@ -40,9 +40,9 @@ def test_a_collector_that_is_switched_off_stays_so():
     assert gc.get_freeze_count() == 0
 
 
-def test_an_import_that_fails_switches_it_on_again():
+def test_a_failed_import_enables_the_collector_again():
     with pytest.raises(ImportError), many_imports("no_such_module"):
-        import no_such_module  # noqa: F401 - it never arrives
+        import no_such_module  # noqa: F401 - it does not exist
     assert gc.isenabled()
 
 
@@ -71,7 +71,7 @@ def test_the_imports_of_a_run_are_not_collected():
 
 AT_EXIT = """
 import atexit, gc
-atexit.register(lambda: print(gc.get_freeze_count()))  # the first that is registered is the last that is called
+atexit.register(lambda: print(gc.get_freeze_count()))  # registered first, so called last
 from skyrl_train.machine.gc_pause import many_imports
 with many_imports("no_such_module"):
     pass
@@ -79,6 +79,6 @@ print(gc.get_freeze_count() > 0)
 """
 
 
-def test_at_the_end_of_the_process_the_collector_sees_everything_again():
+def test_at_exit_all_objects_are_collected_again():
     done = subprocess.run([sys.executable, "-c", AT_EXIT], capture_output=True, text=True, check=True)
     assert done.stdout == "True\n0\n"

@@ -28,14 +28,14 @@ def run(how, **environment):
     return json.loads(subprocess.run(command, capture_output=True, check=True, env=clean | environment).stdout)
 
 
-def test_large_tensors_come_from_the_heap_and_the_heap_stays():
+def test_large_tensors_use_the_heap_which_is_kept():
     kept, inside, size = run("keep")
     assert kept
     assert all(inside)
     assert size > 8 * 31 * 2**20
 
 
-def test_otherwise_the_first_ones_come_from_the_system():
+def test_without_it_the_first_large_tensors_come_from_the_system():
     kept, inside, _ = run("as it is")
     assert not kept
     assert not any(inside)
@@ -44,7 +44,7 @@ def test_otherwise_the_first_ones_come_from_the_system():
 @pytest.mark.parametrize(
     "environment", [{"MALLOC_ARENA_MAX": "2"}, {"GLIBC_TUNABLES": "glibc.malloc.trim_threshold=1000000"}]
 )
-def test_a_malloc_that_somebody_tuned_is_left_alone(environment):
+def test_a_tuned_malloc_is_not_changed(environment):
     kept, inside, _ = run("keep", **environment)
     assert not kept
     assert not any(inside)

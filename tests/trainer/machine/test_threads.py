@@ -1,4 +1,4 @@
-"""The choice of OpenMP threads: within the share of a rank, and only where they pay."""
+"""The choice of OpenMP threads: within the share of a rank, and only if they bring a gain."""
 
 import math
 
@@ -55,14 +55,14 @@ def test_a_small_gain_is_not_worth_the_risk(machine):
     assert 4 not in tried
 
 
-def test_it_stops_where_more_threads_no_longer_pay(machine):
+def test_the_search_stops_where_more_threads_bring_no_gain(machine):
     machine(16, {1: 10.0, 2: 5.0, 4: 3.0, 8: 2.9, 16: 0.1})
     assert threads.choose_threads(1) == 4
 
 
 @pytest.fixture
 def trials(monkeypatch):
-    """Each call takes the next of these seconds; the rest is what was not called for."""
+    """Each trial takes the next of these times; unused times remain."""
     before = torch.get_num_threads()
     waiting = []
     monkeypatch.setattr(threads, "_time_once", lambda *_: waiting.pop(0))
@@ -70,7 +70,7 @@ def trials(monkeypatch):
     torch.set_num_threads(before)
 
 
-def test_the_slowest_trial_counts_but_for_the_first_which_is_thrown_away(trials):
+def test_the_slowest_trial_counts_without_the_warm_up(trials):
     # The first product with some number of threads starts them: compared with it, fewer would look fast.
     trials += [9.0, 1.0, 1.0, 3.0, 1.0, 1.0]
     assert threads._time_with(1, math.inf) == 3.0

@@ -88,10 +88,10 @@ def test_new_adapters_are_a_function_of_the_seed_and_leave_the_generator_alone(b
 
 def test_the_policy_reads_adapters_in_the_blocks(base):
     model = adapted(base)
-    log_probs, _ = Policy(model, chunk_size=4, temperature=1.0).score(SEQUENCES, False)
+    log_probs, _ = Policy(model, chunk_size=4, temperature=1.0).log_probs(SEQUENCES, False)
     expected = model(IDS).logits.log_softmax(-1)[:, 2:5].gather(-1, IDS[:, 3:, None]).squeeze(-1)
     torch.testing.assert_close(log_probs, expected)
-    assert (log_probs - Policy(base, chunk_size=4, temperature=1.0).score(SEQUENCES, False)[0]).abs().max() > 0.1
+    assert (log_probs - Policy(base, chunk_size=4, temperature=1.0).log_probs(SEQUENCES, False)[0]).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("options", [{}, {"rank_stabilised": True, "alpha": 3}], ids=["plain", "rsLoRA"])
@@ -200,7 +200,7 @@ def test_an_output_embedding_of_its_own_may_have_an_adapter(base, modules):
         (log_probs * torch.tensor([[1.0, -2.0, 0.5], [0.0, 3.0, -1.0]])).sum().backward()
         return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
-    log_probs, _ = policy.score(SEQUENCES, False)
+    log_probs, _ = policy.log_probs(SEQUENCES, False)
     wanted = (model(IDS).logits / 0.7).log_softmax(-1)[:, 2:5].gather(-1, IDS[:, 3:, None]).squeeze(-1)
     torch.testing.assert_close(log_probs, wanted, rtol=1e-4, atol=1e-4)
     found, expected = gradients(log_probs), gradients(wanted)
@@ -209,8 +209,8 @@ def test_an_output_embedding_of_its_own_may_have_an_adapter(base, modules):
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-3)
     with adapters_off(model), torch.no_grad():
-        plain = Policy(base, chunk_size=4, temperature=0.7).score(SEQUENCES, False)[0]
-        assert torch.equal(policy.score(SEQUENCES, False)[0], plain)
+        plain = Policy(base, chunk_size=4, temperature=0.7).log_probs(SEQUENCES, False)[0]
+        assert torch.equal(policy.log_probs(SEQUENCES, False)[0], plain)
     merged = copy.deepcopy(model)
     merge_adapters(merged)
     assert torch.equal(merged.lm_head.weight, dict(merged_tensors(model))["lm_head.weight"])

@@ -122,7 +122,7 @@ def expected(model, sequences):
 
 
 def assert_same(policy, sequences, wanted):
-    log_probs = policy.score(sequences, False)[0][sequences.response_mask]
+    log_probs = policy.log_probs(sequences, False)[0][sequences.response_mask]
     torch.testing.assert_close(log_probs.detach(), wanted[0], rtol=0, atol=2e-5)
     largest = max(float(slope.abs().max()) for slope in wanted[1].values())
     found = gradient(policy.model, log_probs)

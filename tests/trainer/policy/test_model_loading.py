@@ -110,7 +110,7 @@ def test_an_accepted_model_gets_the_log_probs_of_its_own_logits(saved):
         response_mask=torch.ones(1, 6, dtype=torch.bool),
     )
     with torch.no_grad():
-        log_probs, _ = Policy(model, chunk_size=4, temperature=1.0).score(sequences, False)
+        log_probs, _ = Policy(model, chunk_size=4, temperature=1.0).log_probs(sequences, False)
         expected = torch.log_softmax(model(ids).logits[0, :-1], -1).gather(-1, ids[0, 1:, None])[:, 0]
     torch.testing.assert_close(log_probs[0], expected)
 

@@ -33,7 +33,7 @@ def ragged_sequences():
 
 def test_log_probs_and_entropy_are_those_of_the_models_own_logits(model):
     sequences = ragged_sequences()
-    log_probs, entropy = Policy(model, chunk_size=2, temperature=0.9).score(sequences, True)
+    log_probs, entropy = Policy(model, chunk_size=2, temperature=0.9).log_probs(sequences, True)
     for row in range(2):
         length = int(sequences.attention_mask[row].sum())
         # Each row alone and without padding: an independent forward pass.
@@ -52,12 +52,12 @@ def test_log_probs_and_entropy_are_those_of_the_models_own_logits(model):
 
 
 def test_entropy_is_not_computed_unless_asked_for(model):
-    _, entropy = Policy(model, chunk_size=8, temperature=1.0).score(ragged_sequences(), False)
+    _, entropy = Policy(model, chunk_size=8, temperature=1.0).log_probs(ragged_sequences(), False)
     assert entropy is None
 
 
 def test_gradient_reaches_every_parameter(model):
-    log_probs, entropy = Policy(model, chunk_size=3, temperature=1.0).score(ragged_sequences(), True)
+    log_probs, entropy = Policy(model, chunk_size=3, temperature=1.0).log_probs(ragged_sequences(), True)
     (log_probs.sum() + entropy.sum()).backward()
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())
 
@@ -70,6 +70,6 @@ def test_a_batch_without_response_tokens_still_has_a_backward_pass(model):
         response_start=sequences.response_start,
         response_mask=torch.zeros_like(sequences.response_mask),
     )
-    log_probs, _ = Policy(model, chunk_size=3, temperature=1.0).score(masked, False)
+    log_probs, _ = Policy(model, chunk_size=3, temperature=1.0).log_probs(masked, False)
     log_probs.sum().backward()
     assert all(parameter.grad is None or not parameter.grad.any() for parameter in model.parameters())

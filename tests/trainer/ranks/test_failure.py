@@ -1,4 +1,4 @@
-"""How the end of one rank ends all: real processes, on which the ranks fail one by one."""
+"""The failure of one rank ends all: real processes, with each kind of failure."""
 
 import json
 import os
@@ -58,40 +58,40 @@ def failing_loss(tmp_path):
 
 
 @pytest.mark.parametrize("stage", [2, 3])
-def test_any_exception_of_a_rank_comes_first_and_whole_and_the_others_say_one_line(
-    stage, start, tiny_run, failing_loss
-):
+def test_a_traceback_is_printed_in_full_before_the_one_line_errors_of_other_ranks(stage, start, tiny_run, failing_loss):
     script, options = failing_loss
     run = start([*TORCHRUN, str(script)], tiny_run(options | {"trainer.deepspeed.zero_stage": stage}), BAD_RANK="1")
-    assert run.ended() != 0
-    said = run.said
-    root = said.index("[rank 1] failed:\nTraceback (most recent call last):\n")
-    assert root < said.index("in token_losses") < said.index("RuntimeError: the first reason")
-    assert said.index("RuntimeError: the first reason") < said.index("[rank 0] error: ")
-    assert said.count("[rank 0]") == said.count("[rank 1]") == 1
-    assert "[rank 0] error: rank 1 failed: RuntimeError: the first reason\n" in said
+    assert run.exit_code() != 0
+    output = run.stderr
+    root = output.index("[rank 1] failed:\nTraceback (most recent call last):\n")
+    assert root < output.index("in token_losses") < output.index("RuntimeError: the first reason")
+    assert output.index("RuntimeError: the first reason") < output.index("[rank 0] error: ")
+    assert output.count("[rank 0]") == output.count("[rank 1]") == 1
+    assert "[rank 0] error: rank 1 failed: RuntimeError: the first reason\n" in output
     assert run.run["outcome"] == "failed"
     assert "rank 1 failed: RuntimeError: the first reason" in run.run["error"]
 
 
-def test_what_rank_0_alone_finds_at_the_start_is_the_reason_of_all(start, tiny_run, tmp_path):
+def test_a_start_error_of_rank_0_is_the_reason_on_all_ranks(start, tiny_run, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "other").touch()
     run = start([*TORCHRUN, *MODULE], tiny_run({}))
-    assert run.ended() != 0
-    assert run.said.index("[rank 0] error: the run folder") < run.said.index("[rank 1] error: rank 0 failed: the run")
-    assert run.said.count("[rank ") == 2
+    assert run.exit_code() != 0
+    assert run.stderr.index("[rank 0] error: the run folder") < run.stderr.index(
+        "[rank 1] error: rank 0 failed: the run"
+    )
+    assert run.stderr.count("[rank ") == 2
 
 
 @pytest.mark.parametrize("busy", ["0", "1"])
-def test_a_rank_that_is_killed_is_missed_by_the_other_busy_or_waiting(busy, start, tiny_run, failing_loss, tmp_path):
+def test_a_killed_rank_is_detected_by_a_busy_and_by_a_waiting_rank(busy, start, tiny_run, failing_loss, tmp_path):
     script, options = failing_loss
     reached = tmp_path / "reached"
     run = start([*TORCHRUN, str(script)], tiny_run(options), BAD_RANK=busy, REACHED=str(reached))
     run.until(reached.exists)
     os.kill(run.process_of(rank=1), signal.SIGKILL)
-    assert run.ended() != 0
-    assert "[rank 0] error: rank 1 failed: its process exited without an error message" in run.said
+    assert run.exit_code() != 0
+    assert "[rank 0] error: rank 1 failed: its process exited without an error message" in run.stderr
     assert run.run["outcome"] == "failed"
 
 
@@ -113,7 +113,7 @@ class Slow(Environment):
 
 @pytest.fixture
 def one_slow_one_failing(distributions, tiny_run, tmp_path):
-    """At the second step rank 0 waits for a reward that does not come, and rank 1 finds a prompt that is too long."""
+    """At the second step rank 0 waits for a reward that does not come, and rank 1 has a prompt that is too long."""
     groups = {"skyrl.environments": {"slow": "slow_reward:Slow"}}
     distributions.add("slow-reward", groups, modules={"slow_reward.py": SLOW_REWARD})
     rows = [("a", "1"), ("b", "1"), ("c", "slow"), ("word " * 300, "1")]
@@ -133,20 +133,20 @@ def one_slow_one_failing(distributions, tiny_run, tmp_path):
 
 
 def check_failed(run):
-    assert "[rank 0] error: rank 1 failed: the prompt of row" in run.said
-    assert "rank0]: Traceback" not in run.said
+    assert "[rank 0] error: rank 1 failed: the prompt of row" in run.stderr
+    assert "rank0]: Traceback" not in run.stderr
     assert run.run["outcome"] == "failed"
     assert "rank 1 failed: the prompt of row" in run.run["error"]
 
 
-def test_a_rank_in_a_long_phase_of_its_own_is_ended_too(start, one_slow_one_failing):
+def test_a_rank_outside_of_collectives_is_ended_too(start, one_slow_one_failing):
     options, environment = one_slow_one_failing
     run = start([*TORCHRUN, *MODULE], options, **environment)
-    assert run.ended() != 0
+    assert run.exit_code() != 0
     check_failed(run)
 
 
-def test_no_launcher_is_needed_for_it(start, one_slow_one_failing):
+def test_ranks_without_a_launcher_end_together(start, one_slow_one_failing):
     options, environment = one_slow_one_failing
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -157,6 +157,6 @@ def test_no_launcher_is_needed_for_it(start, one_slow_one_failing):
         )
         for rank in "01"
     ]
-    assert [run.ended() for run in ranks] == [2, 2]  # the exit code of the rank that has failed
+    assert [run.exit_code() for run in ranks] == [2, 2]  # the exit code of the rank that failed
     check_failed(ranks[0])
-    assert ranks[0].said.count("\n") == 1
+    assert ranks[0].stderr.count("\n") == 1

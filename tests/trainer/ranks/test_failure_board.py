@@ -1,4 +1,4 @@
-"""The board on a real store: one notice for all, and a store that is gone."""
+"""The failure board on a real store, and after the loss of the store."""
 
 import pytest
 from torch.distributed import TCPStore
@@ -14,7 +14,7 @@ class Rank:
 
 @pytest.fixture
 def boards(monkeypatch):
-    """The boards of two ranks, and the store as its keeper has it."""
+    """The boards of two ranks, and their store."""
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", str(store.port))
@@ -29,7 +29,7 @@ def notice(rank, message="why\nand how"):
     return ExitReason(rank=rank, message=message, exit_code=3)
 
 
-def test_what_one_rank_posts_the_others_read(boards):
+def test_a_posted_reason_is_read_by_other_ranks(boards):
     first, second, _ = boards
     assert second.read() is None
     first.post(notice(0))
@@ -37,7 +37,7 @@ def test_what_one_rank_posts_the_others_read(boards):
     assert second.read().line == "why"
 
 
-def test_only_the_first_that_claims_the_board_has_it(boards):
+def test_only_the_first_claim_succeeds(boards):
     first, second, _ = boards
     assert [second.claim(), first.claim(), second.claim()] == [1, 1, 1]
 
@@ -56,7 +56,7 @@ def test_the_next_run_of_a_process_has_an_empty_board(boards, monkeypatch):
     assert FailureBoard(Rank(0)).read() is None
 
 
-def test_a_board_whose_store_is_gone_is_empty_and_remembers_what_was_read(boards):
+def test_a_board_without_its_store_is_empty_but_remembers_the_reason_it_read(boards):
     reader, other, store = boards
     other.post(notice(1))
     assert reader.read() == notice(1)
@@ -66,7 +66,7 @@ def test_a_board_whose_store_is_gone_is_empty_and_remembers_what_was_read(boards
     assert (reader.claim(), other.claim()) == (0, 1)
 
 
-def test_a_board_whose_store_is_gone_has_what_its_own_rank_posts(boards):
+def test_a_board_without_its_store_keeps_the_reason_of_its_rank(boards):
     reader, other, store = boards
     boards.clear()
     del store
@@ -75,7 +75,7 @@ def test_a_board_whose_store_is_gone_has_what_its_own_rank_posts(boards):
     assert reader.read() is None
 
 
-def test_a_process_alone_needs_no_store():
+def test_a_single_process_needs_no_store():
     board = FailureBoard(Rank(0, world_size=1))
     board.post(notice(0))
     assert board.read() == notice(0)

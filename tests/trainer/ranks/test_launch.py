@@ -1,4 +1,4 @@
-"""Several processes from one command: what is launched, and what never gets that far."""
+"""Several processes from one command: the launched command line, signals, and errors before the launch."""
 
 import os
 import signal
@@ -33,7 +33,7 @@ def test_a_script_that_registers_a_loss_is_launched_itself(monkeypatch):
     assert launch_command(["--num-processes", "2"], 2)[-1] == "my_script.py"
 
 
-def test_a_process_of_a_launcher_launches_no_more(monkeypatch):
+def test_a_launched_process_launches_no_others(monkeypatch):
     assert not is_launched()
     monkeypatch.setenv("RANK", "0")
     assert is_launched()
@@ -68,7 +68,7 @@ sys.exit("noise of the launcher")
 """
 
 
-def test_the_last_words_and_the_exit_code_of_rank_0_come_after_its_launcher(monkeypatch, capfd):
+def test_exit_message_and_exit_code_of_rank_0_follow_the_launchers_output(monkeypatch, capfd):
     monkeypatch.setattr(launching, "launch_command", lambda *_: [sys.executable, "-c", RANK_0])
     assert launch([], 2) == 130
     assert capfd.readouterr().err == "noise of the launcher\nresume like this\n"
@@ -77,7 +77,7 @@ def test_the_last_words_and_the_exit_code_of_rank_0_come_after_its_launcher(monk
 PARENT = """\
 import signal, sys
 from skyrl_train.ranks import launch
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs the tests may have switched it off
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run with SIGHUP ignored
 child = (
     "import signal, sys, time\\n"
     "for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP): signal.signal(number, lambda n, _: sys.exit(n))\\n"
@@ -89,16 +89,16 @@ sys.exit(launch.launch([], 2))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_request_to_end_is_passed_on_whoever_sends_it(number):
+def test_a_signal_to_the_command_is_forwarded(number):
     with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True, env=os.environ) as parent:
         assert parent.stdout.readline() == "up\n"
         started = time.monotonic()
-        parent.send_signal(number)  # to this process alone, not from a terminal
+        parent.send_signal(number)  # only to this process, not from a terminal
         assert parent.wait(timeout=30) == number
         assert time.monotonic() - started < 30
 
 
-def test_who_suspends_the_command_suspends_its_processes():
+def test_suspending_the_command_suspends_its_processes():
     def state(process):
         return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
 

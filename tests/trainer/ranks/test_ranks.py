@@ -1,4 +1,4 @@
-"""Who this process is. Collectives between real processes are in test_several_ranks.py."""
+"""The rank of this process. Collectives between real processes are tested in test_several_ranks.py."""
 
 import os
 
@@ -15,7 +15,7 @@ def no_launcher(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
-def test_a_process_alone_needs_no_launcher_and_can_do_it_again():
+def test_a_single_process_needs_no_launcher_even_twice():
     for _ in range(2):
         ranks = Ranks.start()
         assert (ranks.rank, ranks.world_size, ranks.is_main) == (0, 1, True)
@@ -24,16 +24,16 @@ def test_a_process_alone_needs_no_launcher_and_can_do_it_again():
         assert not ALONE.keys() & os.environ.keys()
 
 
-def test_collectives_of_one_process_give_its_own_values(one_rank):
+def test_collectives_of_one_process_return_its_values(one_rank):
     values = torch.tensor([1.0, 2.0])
     assert one_rank.gather({"a": 1}) == [{"a": 1}]
     assert one_rank.broadcast("x") == "x"
     for reduced in (one_rank.sum(values), one_rank.max(values)):
         assert torch.equal(reduced, values)
-        assert reduced.data_ptr() != values.data_ptr()  # as with several ranks, the result is the caller's own
+        assert reduced.data_ptr() != values.data_ptr()  # a copy, as with several ranks
 
 
-def test_what_a_launcher_said_is_taken_over_and_left_alone(monkeypatch):
+def test_the_environment_of_a_launcher_is_used_and_kept(monkeypatch):
     for name, value in {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     ranks = Ranks()
@@ -58,5 +58,5 @@ def test_reduced_values_carry_no_gradient(one_rank):
         (SkyrlError("gloo/transport"), False),
     ],
 )
-def test_a_collective_that_another_rank_broke_is_told_from_an_error_of_this_one(error, broken):
+def test_a_collective_broken_by_another_rank_differs_from_an_error_of_this_rank(error, broken):
     assert is_broken_collective(error) is broken

@@ -1,4 +1,4 @@
-"""The command that goes on with a run, for every way to start one. Real ones are run in test_stopping.py."""
+"""The command that resumes a run, for every way to start one. test_stopping.py runs real ones."""
 
 import sys
 from types import ModuleType, SimpleNamespace
@@ -11,7 +11,7 @@ from skyrl_train.tracking.run_folder import RunFolder
 
 @pytest.fixture
 def command(monkeypatch):
-    """Of a run in `runs/a b` that a module of this file, or of this spec, has started."""
+    """The command for a run in `runs/a b` whose main module has this file or spec."""
 
     def make(file="/bin/skyrl", spec=None, ranks=1, local=1, **environment):
         main = ModuleType("__main__")
@@ -30,7 +30,7 @@ OPTIONS = "--config 'runs/a b/config.yaml' --resume 'runs/a b'"
 MODULE = "skyrl_train.entrypoints.main_base"
 
 
-def test_one_process_is_started_as_it_was(command):
+def test_one_process_is_restarted_by_the_same_command(command):
     assert command() == f"skyrl train {OPTIONS}"
     assert command(file="my train.py") == f"python 'my train.py' {OPTIONS}"
     assert command(file="/x/main_base.py", spec=MODULE) == f"skyrl train {OPTIONS}"
@@ -38,7 +38,7 @@ def test_one_process_is_started_as_it_was(command):
     assert command(file=None) == f"skyrl train {OPTIONS}"  # a notebook
 
 
-def test_several_processes_of_skyrl_train_are_started_by_it(command):
+def test_several_processes_of_skyrl_train_are_restarted_by_it(command):
     several = {"ranks": 2, "local": 2, "SKYRL_EXIT_MESSAGE": "/tmp/x"}
     assert command(spec=MODULE, **several) == f"skyrl train --num-processes 2 {OPTIONS}"
     assert command(file="mine.py", **several) == f"python mine.py --num-processes 2 {OPTIONS}"
@@ -49,7 +49,7 @@ def test_any_other_launcher_is_torchrun(command):
     assert command(file="mine.py", ranks=2, local=2) == f"torchrun --nproc-per-node 2 mine.py {OPTIONS}"
 
 
-def test_of_several_machines_the_same_command_is_for_each(command):
+def test_one_command_serves_every_machine(command):
     where = {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29400"}
     machines = '--nnodes 4 --node-rank "$NODE_RANK" --master-addr 10.0.0.1 --master-port 29400'
     expected = f"torchrun --nproc-per-node 8 {machines} -m {MODULE} {OPTIONS}"

@@ -1,4 +1,4 @@
-"""A run folder that not every rank sees is found out at start."""
+"""A run folder that some rank cannot see is detected at the start."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ def impatient(monkeypatch):
     monkeypatch.setattr(shared_folder, "APPEARING", 0.5)
 
 
-def test_one_folder_for_all_is_left_as_it_was(on_ranks, tmp_path):
+def test_a_shared_folder_is_left_unchanged(on_ranks, tmp_path):
     on_ranks(3, lambda ranks: check_same_folder(tmp_path, ranks))
     assert list(tmp_path.iterdir()) == []
 

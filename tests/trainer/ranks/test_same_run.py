@@ -1,4 +1,4 @@
-"""What ranks compare before they train, and what they say when it differs."""
+"""The comparison of all ranks before training, and its errors."""
 
 import json
 import subprocess
@@ -24,7 +24,7 @@ def rows(*prompts):
     return LoadedRows(made, seed=0, shuffle=False)
 
 
-def told(*overrides, resume=None):
+def facts(*overrides, resume=None):
     """The run of one rank."""
     return replace(resolve_run(load_environment, overrides=overrides), resume=resume)
 
@@ -38,24 +38,24 @@ def compare_data(on_ranks, *sources):
 
 
 def test_equal_ranks_agree(on_ranks):
-    compare(on_ranks, told(), told(), told())
+    compare(on_ranks, facts(), facts(), facts())
     compare_data(on_ranks, rows("x", "y"), rows("x", "y"))
 
 
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        (told("seed=7"), "config.seed: 0 on ranks 0, 2; 7 on rank 1"),
+        (facts("seed=7"), "config.seed: 0 on ranks 0, 2; 7 on rank 1"),
         (
-            told("trainer.algorithm.dual_clip.clip_low=0.3"),
+            facts("trainer.algorithm.dual_clip.clip_low=0.3"),
             "loss.params.clip_low: 0.2 on ranks 0, 2; 0.3 on rank 1",
         ),
-        (told(resume=Path("x/step_1")), 'resume: null on ranks 0, 2; "x/step_1" on rank 1'),
+        (facts(resume=Path("x/step_1")), 'resume: null on ranks 0, 2; "x/step_1" on rank 1'),
     ],
 )
 def test_a_difference_is_named_with_its_values_and_ranks(change, line, on_ranks):
     with pytest.raises(SkyrlError, match="would not train the same") as error:
-        compare(on_ranks, told(), change, told())
+        compare(on_ranks, facts(), change, facts())
     assert f"  {line}\n" in str(error.value)
 
 
@@ -71,12 +71,12 @@ def test_another_version_of_a_package_is_a_difference(on_ranks, monkeypatch):
     monkeypatch.setattr(fingerprint, "PACKAGES", ("torch",))
     monkeypatch.setattr(fingerprint.importlib_metadata, "version", lambda _: next(versions))
     with pytest.raises(SkyrlError, match=r'packages\.torch: "\d.0" on rank 0; "\d.0" on rank 1'):
-        compare(on_ranks, told(), told())
+        compare(on_ranks, facts(), facts())
 
 
 def test_many_ranks_and_many_differences_stay_readable(on_ranks):
     with pytest.raises(SkyrlError) as error:
-        compare(on_ranks, *[told(f"seed={rank % 2}") for rank in range(20)])
+        compare(on_ranks, *[facts(f"seed={rank % 2}") for rank in range(20)])
     assert "0 on ranks 0, 2, 4, 6, 8, 10, 12, 14 and 2 more; 1 on ranks 1, 3," in str(error.value)
 
 
@@ -114,7 +114,7 @@ def mine(log_probs, old_log_probs, advantages, masks):
         ("losses", "  loss.files_sha256: "),
     ],
 )
-def test_ranks_that_were_told_different_things_train_nothing(what, message, tiny_run, tmp_path):
+def test_ranks_with_different_settings_do_not_train(what, message, tiny_run, tmp_path):
     script = tmp_path / "differing.py"
     script.write_text(DIFFERING)
     for rank, scale in enumerate((1.0, 2.0)):

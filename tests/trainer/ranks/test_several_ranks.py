@@ -30,7 +30,7 @@ LAUNCHERS = {
 
 
 def accelerator(command):
-    """The launcher of deepspeed counts GPUs, unless it is told of a CPU."""
+    """The environment that makes the launcher of deepspeed use the CPU; otherwise it counts GPUs."""
     return {"DS_ACCELERATOR": "cpu"} if "deepspeed" in command[0] and not torch.cuda.is_available() else {}
 
 
@@ -51,19 +51,19 @@ def train_rows(folder):
 
 
 COPY_METRICS = {"mismatch_kl", "mismatch_ratio_max", "probe_deviation"}
-"""Logged where the rollout engine holds a copy of the weights, as on ZeRO stage 3."""
+"""Logged if the rollout engine holds a copy of the weights, as on ZeRO stage 3."""
 
 
 @pytest.fixture(scope="module")
-def alone(tiny_run, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("alone") / "run"
+def one_process(tiny_run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("one_process") / "run"
     done = launched([sys.executable, *MODULE], folder, tiny_run({"trainer.minibatches": 2}))
     assert done.returncode == 0, done.stderr
     return train_rows(folder)
 
 
 @pytest.mark.parametrize(("launcher", "stage"), [(name, 2) for name in LAUNCHERS] + [("torchrun", 3)])
-def test_two_ranks_give_the_numbers_of_one(launcher, stage, alone, tiny_run, tmp_path):
+def test_two_ranks_give_the_numbers_of_one(launcher, stage, one_process, tiny_run, tmp_path):
     options = tiny_run({"trainer.minibatches": 2, "trainer.deepspeed.zero_stage": stage})
     # With this flag, which `accelerate launch --cpu` sets, accelerate would silently train with DDP: the trainer
     # refuses anything but DeepSpeed.
@@ -71,7 +71,7 @@ def test_two_ranks_give_the_numbers_of_one(launcher, stage, alone, tiny_run, tmp
     assert done.returncode == 0, done.stderr[-3000:]
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     assert run["world_size"] == 2
-    first, wanted = train_rows(tmp_path / "run")[0], alone[0]
+    first, wanted = train_rows(tmp_path / "run")[0], one_process[0]
     assert first.keys() - COPY_METRICS == wanted.keys()
     assert first["reward/mean"] == wanted["reward/mean"]
     for name in ("loss/total", "grad_norm", "ratio_max", "approx_kl", "response_length/mean"):
@@ -120,14 +120,14 @@ def test_two_ranks_agree_where_statistics_of_the_minibatch_and_a_state_decide(ti
         states = json.loads((tmp_path / name / "checkpoints/step_000002/manifest.json").read_text())["progress"]
         rows[-1].append({"step": "state", **states["loss_state"]})
     one, two = rows
-    # Of the first step every number; of the second those that do not hang on one sample drawn differently.
+    # All metrics of the first step; of the second only those that do not depend on single samples.
     for name, value in one[0].items():
         if isinstance(value, float) and not name.startswith(("time", "tokens_per")):
             assert two[0][name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
     assert two[-1]["entropy_reg/entropy_coef"] == pytest.approx(one[-1]["entropy_reg/entropy_coef"])
 
 
-def test_an_error_that_all_ranks_find_is_said_once(tiny_run, tmp_path):
+def test_an_error_on_all_ranks_is_printed_once(tiny_run, tmp_path):
     done = launched(LAUNCHERS["torchrun"], tmp_path / "run", tiny_run({"trainer.stepz": 3}))
     assert done.returncode != 0
     assert done.stderr.count("trainer.stepz = 3: unknown option") == 1
@@ -189,13 +189,13 @@ def test_a_full_disk_on_one_rank_ends_all_and_the_earlier_checkpoint_stays(tiny_
     options = tiny_run({"checkpoint.every": 1, "evaluation.prompts": 0})
     done = launched(command, tmp_path / "run", options)
     assert done.returncode != 0
-    assert re.search(r"step_000002: No space left on device \(.*\); earlier checkpoints are untouched", done.stderr)
+    assert re.search(r"step_000002: No space left on device \(.*\); earlier checkpoints are intact", done.stderr)
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     assert run["outcome"] == "failed"
     assert run["resume_command"].startswith("torchrun --nproc-per-node 2 ")
     checkpoints = tmp_path / "run" / "checkpoints"
     assert [path.name for path in checkpoints.glob("step_*")] == ["step_000001"]
-    # The same run, on a disk with room again.
+    # The same run, after freeing space.
     resumed = launched([*LAUNCHERS["torchrun"], "--resume", str(tmp_path / "run")], tmp_path / "run", options)
     assert resumed.returncode == 0, resumed.stderr[-3000:]
     assert [row["step"] for row in train_rows(tmp_path / "run")] == [1, 2]

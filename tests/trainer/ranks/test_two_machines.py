@@ -1,4 +1,4 @@
-"""A run on two machines: network namespaces with their own addresses, joined by a cable, and a launcher in each."""
+"""A run on two machines: network namespaces with separate addresses, a virtual cable, and a launcher in each."""
 
 import os
 import secrets
@@ -14,12 +14,12 @@ pytestmark = pytest.mark.ranks
 
 MODULE = ["-m", "skyrl_train.entrypoints.main_base"]
 TORCHRUN = str(Path(sys.executable).parent / "torchrun")
-ADDRESSES = ("10.203.7.1", "10.203.7.2")  # seen inside the two namespaces alone
+ADDRESSES = ("10.203.7.1", "10.203.7.2")  # only visible inside the two namespaces
 PORT = "29400"
 
 
 class Machine:
-    """One of the two: a namespace, its end of the cable, and how a command runs there."""
+    """One machine: a namespace, its end of the cable, and the command that launches a rank there."""
 
     def __init__(self, number, name):
         self.number, self.name, self.link = number, name, f"{name}v"
@@ -42,7 +42,7 @@ def ip(*arguments):
 def machines():
     if shutil.which("ip") is None or os.geteuid() != 0:
         pytest.skip("two machines need network namespaces: the command `ip` (package iproute2) and root")
-    base = f"sk{secrets.token_hex(4)}"  # with a suffix a name of a network link, of 15 characters at most
+    base = f"sk{secrets.token_hex(4)}"  # a network link's name has at most 15 characters, suffix included
     pair = [Machine(number, f"{base}{letter}") for number, letter in enumerate("ab")]
     try:
         for machine in pair:
@@ -75,22 +75,22 @@ def on_both(machines, start):
 def test_two_machines_give_the_numbers_of_one_process(on_both, start, tiny_run):
     options = tiny_run({"trainer.minibatches": 2, "evaluation.prompts": 0})
     runs = on_both(options)
-    assert [run.ended() for run in runs] == [0, 0], runs[0].said + runs[1].said
-    alone = start([sys.executable, *MODULE], options, name="alone")
-    assert alone.ended() == 0, alone.said
+    assert [run.exit_code() for run in runs] == [0, 0], runs[0].stderr + runs[1].stderr
+    single = start([sys.executable, *MODULE], options, name="single")
+    assert single.exit_code() == 0, single.stderr
     assert runs[0].run["world_size"] == 2
-    first, wanted = runs[0].rows[0], alone.rows[0]
+    first, wanted = runs[0].rows[0], single.rows[0]
     assert first["reward/mean"] == wanted["reward/mean"]
     for name in ("loss/total", "grad_norm", "ratio_max", "approx_kl", "response_length/mean"):
         assert first[name] == pytest.approx(wanted[name], rel=1e-4, abs=1e-6), name
 
 
-def test_a_machine_that_is_told_to_stop_stops_the_other_after_the_same_step(on_both, tiny_run):
+def test_a_signal_to_one_machine_stops_both_after_the_same_step(on_both, tiny_run):
     first, second = on_both(tiny_run({"trainer.steps": 200, "evaluation.prompts": 0}))
     first.until_step(2)
     second.send(signal.SIGTERM)
-    assert second.ended() != 0
-    assert first.ended() != 0
+    assert second.exit_code() != 0
+    assert first.exit_code() != 0
     last = first.run["last_step"]
     assert (first.run["outcome"], last < 200) == ("interrupted", True)
     assert (first.folder / "checkpoints" / f"step_{last:06d}").is_dir()

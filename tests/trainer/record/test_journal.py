@@ -1,4 +1,4 @@
-"""What a run leaves for people when it ends, however it ends; silence on every rank but the first."""
+"""The record of a run's end, however it ends; ranks other than 0 write nothing."""
 
 import json
 import logging
@@ -15,7 +15,7 @@ from skyrl_train.tracking.tracker import RunInfo, Trackers
 
 
 class Watcher:
-    """A tracker that keeps what it is told."""
+    """A tracker that keeps the summaries."""
 
     def __init__(self):
         self.summaries, self.closed = [], 0
@@ -56,7 +56,7 @@ def opened(tmp_path):
             tracker=tracker,
             observers=Observers(),
             start_step=start_step,
-            resume_command="go on",
+            resume_command="resume it",
         )
 
     return make, watcher
@@ -102,7 +102,7 @@ def test_a_resumed_run_still_knows_its_evaluation_before_training(opened, tmp_pa
     summary = watcher.summaries[-1]
     assert (summary.before, summary.after) == ({"accuracy": 0.25}, {"accuracy": 0.5})
     assert run_json(tmp_path)["before"] == {"accuracy": 0.25}
-    # The answers of then are gone; those of now are shown alone.
+    # The earlier answers are not recorded; only the later ones are shown.
     assert [(answer.before, answer.after) for answer in summary.answers] == [(None, "1"), (None, "1")]
 
 
@@ -110,7 +110,7 @@ def test_a_resumed_run_still_knows_its_evaluation_before_training(opened, tmp_pa
     ("error", "outcome"), [(KeyboardInterrupt(), "interrupted"), (SkyrlError("no"), "failed"), (OSError(), "failed")]
 )
 @pytest.mark.parametrize("saved", [True, False])
-def test_a_run_that_ends_early_says_how_to_go_on_if_it_can(opened, tmp_path, error, outcome, saved):
+def test_a_run_that_ends_early_has_a_resume_command_if_it_saved(opened, tmp_path, error, outcome, saved):
     make, watcher = opened
     journal = make()
     if saved:
@@ -119,10 +119,10 @@ def test_a_run_that_ends_early_says_how_to_go_on_if_it_can(opened, tmp_path, err
         raise error
     (summary,) = watcher.summaries
     assert summary.outcome == outcome == run_json(tmp_path)["outcome"]
-    assert summary.resume_command == ("go on" if saved else None)
+    assert summary.resume_command == ("resume it" if saved else None)
 
 
-def test_the_folder_is_given_back_and_every_tracker_closed_even_if_the_end_cannot_be_written(
+def test_the_folder_is_released_and_trackers_are_closed_even_if_the_end_cannot_be_recorded(
     opened, tmp_path, monkeypatch, caplog
 ):
     make, watcher = opened
@@ -131,7 +131,7 @@ def test_the_folder_is_given_back_and_every_tracker_closed_even_if_the_end_canno
         raise SkyrlError("No space left on device")
 
     monkeypatch.setattr(RunFolder, "end_run", full)
-    # An error in training is the one that its user has to hear of.
+    # The error in training must be the one that is raised.
     with caplog.at_level(logging.WARNING), pytest.raises(KeyError), make():
         raise KeyError("the first error")
     assert "No space left on device" in caplog.text
@@ -141,14 +141,14 @@ def test_the_folder_is_given_back_and_every_tracker_closed_even_if_the_end_canno
         pass
 
 
-def test_who_insists_while_samples_are_written_still_finds_how_the_run_ended(opened, tmp_path, monkeypatch):
+def test_a_second_signal_while_samples_are_written_still_records_the_outcome(opened, tmp_path, monkeypatch):
     make, watcher = opened
     journal = make()
 
     def insists():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(journal, "settle", insists)
+    monkeypatch.setattr(journal, "wait_for_samples", insists)
     with pytest.raises(KeyboardInterrupt), journal:
         pass
     assert run_json(tmp_path)["outcome"] == "interrupted"
@@ -156,7 +156,7 @@ def test_who_insists_while_samples_are_written_still_finds_how_the_run_ended(ope
     assert not RunFolder(tmp_path / "run").is_owned()
 
 
-def test_a_report_that_cannot_be_drawn_costs_nothing_else(opened, tmp_path, monkeypatch, caplog):
+def test_a_failing_report_does_not_affect_the_outcome(opened, tmp_path, monkeypatch, caplog):
     def fails(_):
         raise ZeroDivisionError("no ticks")
 
@@ -172,9 +172,9 @@ def test_a_changed_loss_is_accepted_in_the_command_until_a_checkpoint_has_it(ope
     make, _ = opened
     journal = make()
     journal.last_checkpoint, journal.accepts_loss_change = tmp_path / "step_000001", True
-    assert journal.resume_hint().endswith("\n  go on --accept-loss-change")
+    assert journal.resume_hint().endswith("\n  resume it --accept-loss-change")
     journal.checkpoint(tmp_path / "step_000002")
-    assert journal.resume_hint().endswith("\n  go on")
+    assert journal.resume_hint().endswith("\n  resume it")
 
 
 def test_the_journal_of_another_rank_writes_nothing(tmp_path):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from skyrl_train.rollout.weights import ModelWeights, MovingWeightsError, PerturbedWeights, SettledWeights
+from skyrl_train.rollout.weights import GuardedWeights, ModelWeights, PerturbedWeights, WeightsUpdatingError
 
 
 def test_perturbed_weights_differ_in_every_tensor_and_leave_the_source_alone():
@@ -21,9 +21,9 @@ def test_perturbed_weights_differ_in_every_tensor_and_leave_the_source_alone():
 
 
 def test_weights_that_move_are_not_handed_over():
-    weights = SettledWeights(ModelWeights(torch.nn.Linear(1, 1)))
-    weights.moving = True
-    with pytest.raises(MovingWeightsError):
+    weights = GuardedWeights(ModelWeights(torch.nn.Linear(1, 1)))
+    weights.updating = True
+    with pytest.raises(WeightsUpdatingError):
         weights.named_tensors()  # at once
-    weights.moving = False
+    weights.updating = False
     assert [name for name, _ in weights.named_tensors()] == ["weight", "bias"]

@@ -1,4 +1,4 @@
-"""Rewards to advantages over all ranks, with the KL to the reference taken off the reward."""
+"""Advantages from the rewards of all ranks, with a KL penalty in the reward."""
 
 from dataclasses import replace
 
@@ -15,14 +15,14 @@ SHARES = {1: [range(10)], 2: [range(6), range(6, 10)]}
 
 
 class Seen(AdvantageEstimator):
-    """Keeps the batch."""
+    """An estimator that keeps the batch."""
 
     def estimate(self, batch):
         self.batch = batch
         return batch.rewards
 
 
-def test_the_penalty_is_the_kl_of_each_sequence_taken_off_its_reward(experience, one_rank):
+def test_the_kl_of_each_sequence_is_subtracted_from_its_reward(experience, one_rank):
     old, reference = torch.full(experience.mask.shape, -1.0), torch.full(experience.mask.shape, -1.5)
     given = replace(experience, old_log_probs=old, ref_log_probs=reference)
     estimator = Seen(LossParams())
@@ -35,7 +35,7 @@ def test_the_penalty_is_the_kl_of_each_sequence_taken_off_its_reward(experience,
     assert torch.equal(after.rewards, experience.rewards)  # the log keeps the reward of the environment
 
 
-def test_without_a_penalty_the_estimator_sees_the_rewards_alone(experience, one_rank):
+def test_without_a_penalty_the_estimator_sees_only_the_rewards(experience, one_rank):
     estimator = Seen(LossParams())
     _, logged = AdvantagePass(estimator, "seen", "k1", one_rank).estimate(experience, 0.0)
     assert torch.equal(estimator.batch.rewards, experience.rewards)
@@ -57,8 +57,8 @@ def test_any_number_of_ranks_gives_the_same_advantages(experience, on_ranks, nam
         advantages = AdvantagePass(load_advantage_estimator(name), name, "k2", ranks).estimate(part, 0.1)[0].advantages
         return torch.nn.functional.pad(advantages, (0, given.mask.shape[1] - advantages.shape[1]))
 
-    alone, shared = (torch.cat(list(on_ranks(size, work))) for size in (1, 2))
-    torch.testing.assert_close(alone, shared)
+    single, shared = (torch.cat(list(on_ranks(size, work))) for size in (1, 2))
+    torch.testing.assert_close(single, shared)
 
 
 def test_an_estimator_that_needs_a_value_model_is_refused(one_rank):

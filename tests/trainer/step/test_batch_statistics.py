@@ -1,4 +1,4 @@
-"""``prepare`` sees the minibatch of all ranks once, and its answer is cut to the rows of each micro-batch."""
+"""``prepare`` gets the minibatch of all ranks once, and its result is cut to the rows of each micro-batch."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ SHARES = {1: [range(10)], 2: [range(5), range(5, 10)], 3: [range(6), range(6, 10
 
 
 class Recorder(PolicyLoss):
-    """Hands everything that it sees on, and a table of the five groups beside it."""
+    """Prepares a copy of all its inputs, and a table of the five groups."""
 
     def __init__(self):
         super().__init__(LossParams())
@@ -30,7 +30,7 @@ class Recorder(PolicyLoss):
             "old": minibatch.old_log_probs,
             "rollout": minibatch.rollout_log_probs,
             "row": minibatch.groups + 100,
-            # As long as half of the ten sequences: the share of one of two ranks.
+            # As long as half of the ten sequences, the share of one of two ranks.
             "of_group": torch.bincount(minibatch.groups, weights=minibatch.mask.sum(-1).double()),
             "tokens": minibatch.mask.sum(),
             "step": torch.tensor(minibatch.step),
@@ -39,12 +39,12 @@ class Recorder(PolicyLoss):
 
 @pytest.mark.parametrize("world_size", list(SHARES))
 @pytest.mark.parametrize("size", [1, 4, 64])
-def test_every_micro_batch_gets_its_rows_of_what_was_prepared_for_all(on_ranks, experience, world_size, size):
+def test_every_micro_batch_gets_its_rows_of_the_prepared_tensors(on_ranks, experience, world_size, size):
     objective = Objective(loss=ScheduledLoss.fixed(Recorder()), reduction="token_mean", max_length=8)
-    whole = replace(experience, old_log_probs=experience.rollout_log_probs - 1)
+    complete = replace(experience, old_log_probs=experience.rollout_log_probs - 1)
 
     def work(ranks):
-        own = whole.select(torch.tensor(list(SHARES[world_size][ranks.rank]), dtype=torch.long))
+        own = complete.select(torch.tensor(list(SHARES[world_size][ranks.rank]), dtype=torch.long))
         inputs = {
             Need.OLD_LOG_PROBS: own.old_log_probs,
             Need.ROLLOUT_LOG_PROBS: own.rollout_log_probs,
@@ -73,7 +73,7 @@ def test_every_micro_batch_gets_its_rows_of_what_was_prepared_for_all(on_ranks, 
             assert torch.equal(part[name], torch.where(batch.mask, expected, 0.0))
 
 
-def test_what_was_prepared_carries_no_gradient(one_rank, experience):
+def test_prepared_tensors_carry_no_gradient(one_rank, experience):
     class Learns(Recorder):
         def prepare(self, minibatch):
             return {"log_probs": minibatch.log_probs * torch.ones(1, requires_grad=True)}

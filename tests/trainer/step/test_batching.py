@@ -1,4 +1,4 @@
-"""Who trains on which prompt, in which minibatch; and that all ranks run the same number of micro-batches."""
+"""The rank and minibatch of each prompt, and equal numbers of micro-batches on all ranks."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def test_minibatches_are_consecutive_prompts_in_equal_parts(groups, minibatches)
 
 @pytest.mark.parametrize(("groups", "minibatches"), SPLITS)
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5])
-def test_each_minibatch_is_dealt_out_evenly_over_the_ranks(groups, minibatches, world_size):
+def test_each_minibatch_is_distributed_evenly_over_the_ranks(groups, minibatches, world_size):
     owners = [owner_of_group(group, groups, minibatches, world_size) for group in range(groups)]
     assert set(owners) <= set(range(world_size))
     for number in range(minibatches):
@@ -30,7 +30,7 @@ def test_each_minibatch_is_dealt_out_evenly_over_the_ranks(groups, minibatches, 
 
 
 def test_minibatches_of_a_count_that_they_do_not_divide_still_cover_every_prompt():
-    # The configuration refuses this; the functions do not lose a prompt.
+    # The configuration refuses this, but the functions still lose no prompt.
     numbers = [minibatch_of_group(group, 7, 3) for group in range(7)]
     assert numbers == [0, 0, 0, 1, 1, 2, 2]
     assert [owner_of_group(group, 7, 3, 2) for group in range(7)] == [0, 1, 0, 0, 1, 0, 1]
@@ -59,13 +59,13 @@ def test_micro_batches_are_filled_by_tokens_with_their_padding():
     lengths = torch.tensor([5, 2, 9, 3, 20, 3, 8])
     parts = split(lengths, tokens=18)
     # Sorted 2, 3, 3, 5 and 8, 9 and 20: 3 rows to 3 are 9 tokens, 4 rows to 5 are 20 > 18; 5 and 8 are 16, with 9
-    # they are 27; 9 and 20 are 40; 20 alone is above 18.
+    # they are 27; 9 and 20 are 40; a single 20 is above 18.
     assert [lengths[part].tolist() for part in parts] == [[2, 3, 3], [5, 8], [9], [20]]
     assert [part.tolist() for part in parts] == [[1, 3, 5], [0, 6], [2], [4]]
     assert split(lengths[:0], tokens=18) == []
 
 
-def test_a_budget_that_is_met_exactly_is_used_whole():
+def test_a_token_budget_can_be_used_completely():
     lengths = torch.tensor([4, 4, 4, 4, 4])
     assert [len(part) for part in split(lengths, tokens=8)] == [2, 2, 1]
     assert [len(part) for part in split(lengths, tokens=7)] == [1] * 5
@@ -84,7 +84,7 @@ def test_samples_of_a_prompt_are_together_where_that_costs_less():
         asked.append(sequences.input_ids.shape)
         return float(sequences.input_ids.shape[1])
 
-    # By lengths 3, 3 and 4, 5 and 6, 9: widths 3 + 5 + 9. By groups, that with the shortest longest first: 5 + 6 + 9.
+    # By lengths 3, 3 and 4, 5 and 6, 9: widths 3 + 5 + 9. By groups, in the order of their longest: 5 + 6 + 9.
     assert [part.tolist() for part in split(LENGTHS, GROUPS, sequences=2, cost=number_of_prompts)] == [
         [0, 5],
         [1, 3],
@@ -101,7 +101,7 @@ def test_groups_are_filled_by_tokens_with_the_padding_of_the_longest_so_far():
     assert [LENGTHS[part].tolist() for part in parts] == [[4, 5, 3], [6, 3], [9]]
 
 
-def test_chosen_rows_alone_are_split_and_keep_their_numbers(on_ranks, experience):
+def test_only_chosen_rows_are_split_and_they_keep_their_numbers(on_ranks, experience):
     chosen = {0: [7, 2], 1: []}
 
     def split(ranks):
@@ -115,7 +115,7 @@ def test_chosen_rows_alone_are_split_and_keep_their_numbers(on_ranks, experience
     assert [micro.is_filler for micro in second] == [True, True]
 
 
-def test_where_no_rank_has_a_row_there_are_as_many_fillers_as_asked_for(on_ranks, experience):
+def test_without_rows_there_are_as_many_fillers_as_requested(on_ranks, experience):
     size, nothing = MicroBatchSize(sequences=4), torch.tensor([], dtype=torch.long)
     parts = on_ranks(2, lambda ranks: micro_batches(experience, size, ranks, pad_id=0, rows=nothing, at_least=1))
     assert [[micro.is_filler for micro in rank] for rank in parts] == [[True], [True]]

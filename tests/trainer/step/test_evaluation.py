@@ -45,14 +45,14 @@ def test_one_sample_has_no_pass_at_k(scripted, one_rank):
     assert not [name for name in metrics if name.startswith("pass")]
 
 
-def test_no_prompt_of_a_small_file_is_asked_twice(scripted, one_rank):
+def test_no_prompt_of_a_small_file_is_used_twice(scripted, one_rank):
     parts = scripted(FOUR)
     result = Evaluator(config(200), ranks=one_rank, **parts).evaluate()
     assert len(parts["engine"].requests) == len(result.answers) == 4
     assert result.metrics["accuracy"] == 0.75
 
 
-def test_only_the_first_prompts_of_a_large_file_are_asked(scripted, one_rank):
+def test_only_the_first_prompts_of_a_large_file_are_used(scripted, one_rank):
     result = Evaluator(config(2), ranks=one_rank, **scripted(FOUR)).evaluate()
     assert [answer.question for answer in result.answers] == ["one?", "two?"]
 
@@ -69,7 +69,7 @@ def test_an_evaluation_repeats_its_seeds_and_shares_none_with_training(scripted,
     assert (parts["engine"].sampling.temperature, parts["engine"].sampling.max_new_tokens) == (0.7, 9)
 
 
-def test_what_could_not_be_rewarded_is_not_correct(scripted, one_rank):
+def test_an_answer_without_a_reward_is_not_correct(scripted, one_rank):
     result = Evaluator(config(2), ranks=one_rank, **scripted({"one?": ["1"], "two?": ["what"]})).evaluate()
     assert result.metrics["accuracy"] == 0.5
     assert result.answers[1].correct is False
@@ -77,17 +77,17 @@ def test_what_could_not_be_rewarded_is_not_correct(scripted, one_rank):
 
 @pytest.mark.parametrize("world_size", [2, 3, 5])
 def test_every_rank_gets_the_result_of_one_process_even_one_without_a_prompt(scripted, one_rank, on_ranks, world_size):
-    alone = Evaluator(config(4, samples=3), ranks=one_rank, **scripted(SEVERAL)).evaluate()
+    single = Evaluator(config(4, samples=3), ranks=one_rank, **scripted(SEVERAL)).evaluate()
 
     def work(ranks):
         return Evaluator(config(4, samples=3), ranks=ranks, **scripted(SEVERAL)).evaluate()
 
-    assert on_ranks(world_size, work) == [alone] * world_size
+    assert on_ranks(world_size, work) == [single] * world_size
 
 
 def test_answers_that_could_not_be_rewarded_are_counted_and_none_at_all_is_an_error(scripted, one_rank):
     result = Evaluator(config(2), ranks=one_rank, **scripted({"one?": ["1"], "two?": ["what"]})).evaluate()
     assert (result.metrics["reward_errors"], result.metrics["accuracy"]) == (1.0, 0.5)
     nothing = scripted({"one?": ["who"], "two?": ["what"]})
-    with pytest.raises(SkyrlError, match="no answer of the evaluation could be rewarded; the first error: no number"):
+    with pytest.raises(SkyrlError, match="no answer of the evaluation could be rewarded; first error: no number"):
         Evaluator(config(2), ranks=one_rank, **nothing).evaluate()

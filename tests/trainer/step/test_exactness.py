@@ -23,7 +23,7 @@ def measured(stages, sizes, tokens, losses, **variants):
         word for variant in ("lora", "skipping", "sharing") for word in (f"--{variant}-losses", *variants[variant])
     ]
     result = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=1400, check=False)
-    # 1: a deviation is beyond the bound; which one is for the test to say.
+    # 1: a deviation is beyond the bound; the test checks which one.
     assert result.returncode in (0, 1), result.stdout[-2000:] + result.stderr[-4000:]
     assert result.stdout, result.stderr[-4000:]
     return json.loads(result.stdout)

@@ -1,4 +1,4 @@
-"""Samples as padded tensors: what is where, what a selection keeps, what a filler is."""
+"""Samples as padded tensors, selections of their rows, and fillers."""
 
 from dataclasses import fields, replace
 
@@ -56,13 +56,13 @@ def test_a_selection_keeps_a_masked_token_inside_or_at_the_end_of_a_response(rag
     mask[2] = torch.tensor([True, False, False])  # the last token that was sampled is not trained on
     chosen = replace(ragged, mask=mask).select(torch.tensor([0, 2]))
     assert chosen.mask.tolist() == [[True, False, True], [True, False, False]]
-    # The width follows what was sampled: the policy still reads the masked tokens.
-    alone = replace(ragged, mask=mask).select(torch.tensor([2]))
-    assert alone.mask.tolist() == [[True, False]]
-    assert alone.input_ids.tolist() == [[8, 9, 10, 15, 16]]
+    # The width follows the sampled tokens: the policy still reads the masked ones.
+    single = replace(ragged, mask=mask).select(torch.tensor([2]))
+    assert single.mask.tolist() == [[True, False]]
+    assert single.input_ids.tolist() == [[8, 9, 10, 15, 16]]
 
 
-def test_a_selection_takes_old_and_reference_log_probs_along(ragged):
+def test_a_selection_includes_old_and_reference_log_probs(ragged):
     old = torch.arange(9.0).reshape(3, 3)
     chosen = replace(ragged, old_log_probs=old).select(torch.tensor([1]))
     assert chosen.old_log_probs.tolist() == [[3.0]]
@@ -81,7 +81,7 @@ def test_a_selection_of_nothing_has_no_rows(ragged):
     assert len(ragged.select(torch.tensor([], dtype=torch.long))) == 0
 
 
-def test_a_filler_has_every_input_and_nothing_that_counts():
+def test_a_filler_has_every_input_and_is_fully_masked():
     nothing = filler(7, CPU)
     assert not nothing.mask.any()
     assert nothing.input_ids.tolist() == [[7, 7]]

@@ -1,4 +1,4 @@
-"""The objective of a micro-batch: the loss and the terms beside it, by autograd in float64."""
+"""The objective of a micro-batch: the loss and the added terms, by autograd in float64."""
 
 import pytest
 import torch
@@ -74,7 +74,7 @@ def test_a_kl_term_and_an_entropy_bonus_are_added_with_the_weights_of_the_tokens
     assert output.metrics["entropy"].result() == pytest.approx(float(mean(given["entropy"])))
 
 
-def test_a_correction_weighs_the_loss_and_leaves_the_kl_term_alone() -> None:
+def test_a_correction_weights_the_loss_but_not_the_kl_term() -> None:
     correction = OffPolicyCorrection(weight="token", high=1.1)
     given, output = evaluated(objective(correction=correction, kl_coef=0.3))
     weight = (given["old"] - given["rollout"]).exp().clamp(max=1.1)
@@ -83,20 +83,20 @@ def test_a_correction_weighs_the_loss_and_leaves_the_kl_term_alone() -> None:
     assert output.metrics["correction_max"].result() == pytest.approx(1.1)
 
 
-def test_beside_an_engine_with_its_own_weights_the_mismatch_is_logged_and_changes_nothing() -> None:
+def test_with_a_separate_engine_the_mismatch_is_only_logged() -> None:
     plain = objective("standard")
-    given, output = evaluated(plain.beside_engine(optimizer_steps=2))
+    given, output = evaluated(plain.with_separate_engine(optimizer_steps=2))
     ratio = (given["old"] - given["rollout"]).exp()
     torch.testing.assert_close(output.total, mean(standard(given)))
     assert output.metrics["mismatch_ratio_max"].result() == pytest.approx(float(ratio[MASK].max()))
     assert output.metrics["mismatch_kl"].result() > 0
     assert "mismatch_kl" not in evaluated(plain)[1].metrics
     unknown = objective("reinforce")
-    assert unknown.beside_engine(optimizer_steps=1).watches_engine
-    assert not unknown.beside_engine(optimizer_steps=2).watches_engine
+    assert unknown.with_separate_engine(optimizer_steps=1).logs_mismatch
+    assert not unknown.with_separate_engine(optimizer_steps=2).logs_mismatch
 
 
-def test_only_the_tokens_of_highest_entropy_learn_from_the_loss() -> None:
+def test_the_loss_trains_only_the_tokens_of_highest_entropy() -> None:
     given, output = evaluated(objective(high_entropy_fraction=0.5, entropy_coef=0.1))
     threshold = given["entropy"][MASK].sort(descending=True).values[2]
     chosen = given["entropy"] >= threshold
@@ -116,10 +116,10 @@ def test_the_fraction_of_tokens_is_rounded_up(fraction: float, count: int) -> No
 def test_ties_up_to_rounding_are_chosen_together() -> None:
     entropy = torch.tensor([[2.0, 2.0 - 1e-6, 1.0, 0.5], [2.0 + 1e-6, 9.0, 1.0 + 1e-3, 9.0]])
     assert highest_entropy(entropy, MASK, 1 / 6).nonzero().tolist() == [[0, 0], [0, 1], [1, 0]]
-    assert int(highest_entropy(entropy, MASK, 4 / 6).sum()) == 4  # 1.0 is no tie of 1.001
+    assert int(highest_entropy(entropy, MASK, 4 / 6).sum()) == 4  # 1.0 and 1.001 are not a tie
 
 
-def test_no_token_is_chosen_where_there_is_none() -> None:
+def test_no_token_is_chosen_from_an_empty_batch() -> None:
     assert not highest_entropy(torch.ones(2, 4), torch.zeros(2, 4).bool(), 0.5).any()
 
 
@@ -129,7 +129,7 @@ def test_scheduled_weights_are_those_of_the_step_and_are_logged() -> None:
     assert "kl" not in evaluated(goal, step=0)[1].terms
     quarter, half = (float(evaluated(goal, step=step)[1].terms["kl"]) for step in (1, 2))
     assert half == pytest.approx(2 * quarter)
-    assert goal.numbers(2) == {"schedule/kl_coef": 0.5}
+    assert goal.scheduled_values(2) == {"schedule/kl_coef": 0.5}
     assert goal.needs_reference
 
 
@@ -137,7 +137,7 @@ def test_scheduled_parameters_of_the_loss_are_logged_under_its_name() -> None:
     falling = {"schedule": "linear", "start": 0.4, "end": 0.2, "steps": 2}
     loss = ResolvedLoss.find("dual_clip", {"clip_high": falling}).scheduled()
     goal = Objective(loss=loss, reduction="token_mean", max_length=8)
-    assert goal.numbers(1) == {"schedule/dual_clip.clip_high": pytest.approx(0.3)}
+    assert goal.scheduled_values(1) == {"schedule/dual_clip.clip_high": pytest.approx(0.3)}
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_scheduled_parameters_of_the_loss_are_logged_under_its_name() -> None:
         ({"correction": OffPolicyCorrection(band="token")}, False, True, False, False),
     ],
 )
-def test_only_what_counts_is_computed(settings, reference, old, entropy, prepares) -> None:
+def test_only_needed_inputs_are_computed(settings, reference, old, entropy, prepares) -> None:
     goal = objective("reinforce", **settings)
     assert (goal.needs_reference, goal.needs_old_log_probs) == (reference, old)
     assert (goal.needs_entropy, goal.needs_preparation) == (entropy, prepares)
@@ -165,9 +165,9 @@ class Scalar(PolicyLoss):
 @pytest.mark.parametrize(
     "settings", [{"high_entropy_fraction": 0.2}, {"correction": OffPolicyCorrection(weight="token")}]
 )
-def test_a_loss_that_returns_one_number_cannot_be_weighed_by_token(settings) -> None:
+def test_a_loss_that_returns_one_number_cannot_be_weighted_by_token(settings) -> None:
     goal = Objective(loss=ScheduledLoss.fixed(Scalar(Scalar.params)), reduction="token_mean", max_length=8, **settings)
-    with pytest.raises(InvalidParamsError, match="let it override token_losses"):
+    with pytest.raises(InvalidParamsError, match="override its token_losses"):
         goal.check()
 
 
@@ -181,9 +181,9 @@ def test_the_ratio_to_the_rollout_engine_is_never_counted_twice(name: str) -> No
 
 def test_samples_of_an_older_policy_are_not_trained_on_without_a_correction() -> None:
     with pytest.raises(InvalidParamsError, match=r"set trainer\.algorithm\.off_policy\.weight"):
-        objective(drawn_ahead=True).check()
-    objective(drawn_ahead=True, correction=OffPolicyCorrection(weight="token")).check()
-    objective("importance_sampling", drawn_ahead=True).check()
+        objective(prefetched=True).check()
+    objective(prefetched=True, correction=OffPolicyCorrection(weight="token")).check()
+    objective("importance_sampling", prefetched=True).check()
 
 
 RISING = parse_schedule({"schedule": "linear", "start": 0.0, "end": 0.2, "steps": 9})
@@ -205,7 +205,7 @@ def test_sequences_without_an_advantage_are_not_skipped_where_they_have_a_gradie
 
 
 class Adapts(PolicyLoss):
-    """Learns from what a step measured."""
+    """A loss that adapts to the metrics of a step."""
 
     name = "adapts"
 

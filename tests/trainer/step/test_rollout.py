@@ -1,4 +1,4 @@
-"""What a step draws and how it is rewarded: the same on any number of ranks."""
+"""Samples and rewards of a step, the same on any number of ranks."""
 
 from dataclasses import fields, replace
 
@@ -11,7 +11,7 @@ from skyrl_core.registry.estimator_registry import load_advantage_estimator
 from skyrl_train.config.schema import RolloutConfig, RunConfig
 from skyrl_train.rollout.seeds import sampling_seed
 from skyrl_train.step.advantages import AdvantagePass
-from skyrl_train.step.rollout import Collector
+from skyrl_train.step.rollout import RolloutCollector
 
 QUESTIONS = {
     "one?": ["1", "0"],
@@ -30,7 +30,7 @@ def config(**trainer):
 def collector(parts, ranks, estimator=None, **trainer):
     estimator = estimator or load_advantage_estimator("grpo", {"norm_by_std": False})
     made, advantages = config(**trainer), AdvantagePass(estimator, "grpo", "k1", ranks)
-    return Collected(Collector(made, ranks=ranks, **parts), advantages, made.trainer.prompts_per_step)
+    return Collected(RolloutCollector(made, ranks=ranks, **parts), advantages, made.trainer.prompts_per_step)
 
 
 class Collected:
@@ -40,13 +40,13 @@ class Collected:
         self.collector, self.advantages, self.prompts = collector, advantages, prompts
 
     def collect(self, step):
-        rollout = self.collector.reward(self.collector.draw(step, step * self.prompts, 1.0), 0)
+        rollout = self.collector.reward(self.collector.sample(step, step * self.prompts, 1.0), 0)
         experience, _ = self.advantages.estimate(rollout.experience, 0.0)
         return replace(rollout, experience=experience)
 
 
 class Given(AdvantageEstimator):
-    """Returns what it was made with."""
+    """An estimator that calls the given function."""
 
     def __init__(self, make):
         self.make = make
@@ -79,7 +79,7 @@ def test_metrics_are_those_of_the_samples(scripted, one_rank):
     assert rollout.records[8]["error"].startswith("no number: oops")
 
 
-def test_each_step_takes_the_next_prompts_with_seeds_of_its_own(scripted, one_rank):
+def test_each_step_uses_the_next_prompts_with_new_seeds(scripted, one_rank):
     parts = scripted(QUESTIONS)
     made = collector(parts, one_rank)
     prompts, seeds = [], []
@@ -94,18 +94,18 @@ def test_each_step_takes_the_next_prompts_with_seeds_of_its_own(scripted, one_ra
 
 @pytest.mark.parametrize("minibatches", [1, 3])
 @pytest.mark.parametrize("world_size", [2, 3, 8])
-def test_ranks_draw_together_what_one_process_draws(scripted, one_rank, on_ranks, world_size, minibatches):
+def test_ranks_together_sample_the_same_as_one_process(scripted, one_rank, on_ranks, world_size, minibatches):
     settings = {"prompts_per_step": 6, "minibatches": minibatches}
-    alone = collector(scripted(QUESTIONS), one_rank, **settings).collect(7)
+    one_process = collector(scripted(QUESTIONS), one_rank, **settings).collect(7)
     parts = on_ranks(world_size, lambda ranks: collector(scripted(QUESTIONS), ranks, **settings).collect(7))
-    assert all(part.metrics == alone.metrics for part in parts)
+    assert all(part.metrics == one_process.metrics for part in parts)
     records = [record for part in parts for record in part.records]
-    assert sorted(records, key=lambda record: record["group"]) == alone.records
+    assert sorted(records, key=lambda record: record["group"]) == one_process.records
     for group in range(6):
         holders = [part.experience for part in parts if (part.experience.groups == group).any()]
         assert len(holders) == 1
         own = holders[0].select((holders[0].groups == group).nonzero().squeeze(-1))
-        expected = alone.experience.select((alone.experience.groups == group).nonzero().squeeze(-1))
+        expected = one_process.experience.select((one_process.experience.groups == group).nonzero().squeeze(-1))
         for field in fields(own):
             assert_same(getattr(own, field.name), getattr(expected, field.name))
 
@@ -152,35 +152,33 @@ def test_if_nothing_can_be_rewarded_the_step_ends_with_the_first_reason_on_every
     questions = {"one?": ["a", "b"], "two?": ["c", "d"], "three?": ["e", "f"]}
 
     def work(ranks):
-        with pytest.raises(SkyrlError, match="no sample of this step could be rewarded; the first error: no number: a"):
+        with pytest.raises(SkyrlError, match="no sample of this step could be rewarded; first error: no number: a"):
             collector(scripted(questions), ranks).collect(0)
 
     on_ranks(2, work)
 
 
-def test_one_reward_that_can_be_had_is_enough_to_go_on(scripted, one_rank):
+def test_a_single_reward_is_enough_to_continue(scripted, one_rank):
     questions = {"one?": ["a", "b"], "two?": ["c", "0"], "three?": ["e", "f"]}
     assert collector(scripted(questions), one_rank).collect(0).metrics["reward_errors"] == 5
 
 
-def test_samples_that_are_staler_than_allowed_stop_the_run_and_staleness_is_logged_where_there_may_be_any(
-    scripted, one_rank
-):
-    parts = scripted(QUESTIONS)  # whose samples say that they are of policy 0
-    now = Collector(config(), ranks=one_rank, **parts)
-    assert "staleness/max" not in now.reward(now.draw(0, 0, 1.0), 0).metrics
+def test_too_stale_samples_stop_the_run_and_staleness_is_logged_for_prefetched_samples(scripted, one_rank):
+    parts = scripted(QUESTIONS)  # the samples have policy version 0
+    now = RolloutCollector(config(), ranks=one_rank, **parts)
+    assert "staleness/max" not in now.reward(now.sample(0, 0, 1.0), 0).metrics
     with pytest.raises(SkyrlError, match="1 to 1 optimizer steps old, and at most 0 are allowed"):
-        now.reward(now.draw(0, 0, 1.0), 1)
+        now.reward(now.sample(0, 0, 1.0), 1)
     one_step = config(minibatches=3, epochs=2).model_copy(update={"rollout": RolloutConfig(**{"async": "one_step"})})
-    ahead = Collector(one_step, ranks=one_rank, **parts)
-    metrics = ahead.reward(ahead.draw(0, 0, 1.0), 6).metrics
+    prefetching = RolloutCollector(one_step, ranks=one_rank, **parts)
+    metrics = prefetching.reward(prefetching.sample(0, 0, 1.0), 6).metrics
     assert (metrics["staleness/mean"], metrics["staleness/max"]) == (6.0, 6.0)
     with pytest.raises(SkyrlError, match="at most 6 are allowed"):
-        ahead.reward(ahead.draw(0, 0, 1.0), 7)
+        prefetching.reward(prefetching.sample(0, 0, 1.0), 7)
 
 
 class EarlyEngine:
-    """Hands over its samples from the last to the first, each once it is drawn."""
+    """Hands over its samples from the last to the first, each as soon as it is generated."""
 
     def __init__(self, engine, between=lambda: None):
         self._engine, self._between = engine, between
@@ -202,7 +200,7 @@ def test_samples_that_are_handed_over_early_give_the_same_rollout(scripted, one_
     assert torch.equal(early.experience.rewards, plain.experience.rewards)
 
 
-def test_rewards_of_samples_that_are_there_are_computed_while_others_are_drawn(scripted, one_rank):
+def test_rewards_are_computed_while_other_samples_are_generated(scripted, one_rank):
     parts, counts = scripted(QUESTIONS), []
     scorer = parts["scorer"]
     stream = scorer.stream()

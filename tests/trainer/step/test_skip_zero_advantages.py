@@ -1,4 +1,4 @@
-"""A step without the sequences that learn nothing is the step with them: AdamW's moments included."""
+"""Skipping sequences without an advantage does not change a step, AdamW's moments included."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -25,7 +25,7 @@ def test_a_sequence_learns_if_one_of_its_tokens_has_an_advantage(experience):
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_a_step_in_which_nothing_learns_decays_weights_and_moments_as_if_all_was_computed(stage, experience):
+def test_a_step_without_advantages_decays_weights_and_moments_as_usual(stage, experience):
     ranks = Ranks.start()
     silent = replace(experience, advantages=torch.zeros_like(experience.advantages))
 
@@ -51,7 +51,7 @@ def test_a_step_in_which_nothing_learns_decays_weights_and_moments_as_if_all_was
     ranks.end_run()
     assert logs[1].grad_norm == logs[2].grad_norm == 0.0
     for before, after in pairwise(found):
-        assert any(not torch.equal(before[name], after[name]) for name in before)  # moments and decay go on
+        assert any(not torch.equal(before[name], after[name]) for name in before)  # moments and decay still apply
     for expected, state in zip(wanted, found, strict=True):
         assert expected.keys() == state.keys()
         for name, tensor in expected.items():

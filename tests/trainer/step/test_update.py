@@ -12,7 +12,7 @@ from skyrl_train.step.update import PolicyUpdate, summarise
 
 
 class CentredLoss(PolicyLoss):
-    """A loss with a statistic of the whole minibatch: advantages minus their mean over tokens."""
+    """A loss with a statistic of the minibatch: advantages minus their mean over tokens."""
 
     name = "centred"
     Params = LossParams
@@ -84,7 +84,7 @@ def test_gradient_and_metrics_are_the_same_for_all_micro_batches_and_ranks(name,
 
     wanted_metrics, wanted = on(1, 64)
     assert any(gradient.any() for gradient in wanted.values())
-    # Seven ranks: two of them have no rows. A budget of 8 tokens is less than the longest row alone has.
+    # Of seven ranks two have no rows. A budget of 8 tokens is less than the longest row.
     for world_size, *size in ((1, 1), (1, 3), (2, 2), (3, 4), (7, 1), (1, 1, 8), (1, 1, 30), (2, 1, 30), (7, 1, 30)):
         metrics, gradient = on(world_size, *size)
         for parameter, values in wanted.items():
@@ -142,7 +142,7 @@ def test_the_kl_term_is_part_of_the_loss(experience, plain_engine, one_rank):
     metrics, _ = stepped(one_rank, plain_engine(one_rank), goal, batch, 3)
     plain, _ = stepped(one_rank, plain_engine(one_rank), objective(load_policy_loss("standard")), batch, 3)
     assert metrics["kl"] > 0
-    assert metrics["loss/kl"] == pytest.approx(0.5 * metrics["kl"], rel=1e-5)  # token means both
+    assert metrics["loss/kl"] == pytest.approx(0.5 * metrics["kl"], rel=1e-5)  # both are token means
     assert metrics["loss/total"] == pytest.approx(plain["loss/total"] + metrics["loss/kl"], rel=1e-5)
 
 
@@ -152,7 +152,7 @@ def test_one_backward_pass_for_each_micro_batch_and_one_step(experience, plain_e
     assert engine.calls == ["forward", "backward"] * 2 + ["forward", "last backward", "step"]
 
 
-def test_entropy_is_computed_for_losses_that_ask_for_it_alone(experience, plain_engine, one_rank):
+def test_entropy_is_computed_only_for_losses_that_need_it(experience, plain_engine, one_rank):
     asks, _ = stepped(one_rank, plain_engine(one_rank), objective(load_policy_loss("entropy_reg")), experience, 4)
     does_not, _ = stepped(one_rank, plain_engine(one_rank), objective(load_policy_loss("clipped_pg")), experience, 4)
     assert 0 < asks["entropy"] < 3.69  # ln 40, the vocabulary

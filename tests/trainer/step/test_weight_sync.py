@@ -1,4 +1,4 @@
-"""Weights arrive in an engine that holds a copy, and every way of not arriving stops the run."""
+"""Weights reach a rollout engine that holds a copy, and every failure to do so stops the run."""
 
 import copy
 
@@ -14,7 +14,7 @@ PROBE = [(3, 9, 4, 1, 17, 30), (5, 2)]
 
 
 class Engine(HfEngine):
-    """The real engine; ``keep`` decides which tensors of a sync it takes over."""
+    """The real engine; ``keep`` decides which tensors of a sync it loads."""
 
     keep = staticmethod(lambda name, version: True)
 
@@ -38,7 +38,7 @@ class TwoCopies(Engine):
 
 
 class Trained:
-    """What the sync sees of ZeroEngine."""
+    """The part of ZeroEngine that the sync uses."""
 
     def __init__(self, engine, model):
         self.policy, self.forward = engine.policy, engine.forward
@@ -80,7 +80,7 @@ def train(trained):
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
 
 
-def test_weights_that_arrive_agree_to_rounding(sync, trained):
+def test_received_weights_agree_up_to_rounding(sync, trained):
     syncing = sync()
     syncing.start(0)
     train(trained)
@@ -98,7 +98,7 @@ def test_an_engine_that_ignores_updates_is_found_at_the_start(sync):
         sync(lambda name, version: False).start(0)
 
 
-def test_an_engine_that_later_goes_stale_stops_the_run(sync, trained):
+def test_an_engine_that_becomes_stale_stops_the_run(sync, trained):
     syncing = sync(lambda name, version: version < 1)
     syncing.start(0)
     train(trained)
@@ -106,7 +106,7 @@ def test_an_engine_that_later_goes_stale_stops_the_run(sync, trained):
         syncing.update(1)
 
 
-def test_one_tensor_that_does_not_arrive_stops_the_run(sync, trained):
+def test_one_missing_tensor_stops_the_run(sync, trained):
     syncing = sync(lambda name, version: version < 1 or "layers.1.mlp.down_proj" not in name)
     syncing.start(0)
     train(trained)
@@ -122,7 +122,7 @@ def test_one_stale_copy_of_the_weights_among_several_stops_the_run(sync, trained
         syncing.update(1)
 
 
-def test_log_probs_that_are_no_numbers_stop_the_run(sync, trained):
+def test_nan_log_probs_stop_the_run(sync, trained):
     syncing = sync()
     syncing.start(0)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Adapters in whole runs: they alone change, the base is the reference, and the run leaves a model that others load."""
+"""Adapters in complete runs: only they change, the base is the reference model, and other tools load the result."""
 
 import json
 
@@ -40,7 +40,7 @@ SEQUENCES = Sequences(
 
 @pytest.fixture(scope="module", params=[0, 2, 3])
 def trained(request, train, tmp_path_factory):
-    """A run on this stage, and what its engine held when it ended: base weights, merged weights, log-probs."""
+    """A run on this stage, and its engine's final base weights, merged weights and log-probs."""
     held, close = {}, ZeroEngine.close
 
     def look(engine):
@@ -59,7 +59,7 @@ def trained(request, train, tmp_path_factory):
 
 
 @pytest.mark.parametrize("stage", [2, 3])
-def test_adapters_learn_a_batch(stage, experience):
+def test_adapters_can_fit_a_batch(stage, experience):
     ranks = Ranks.start()
     model = load_model("tiny", torch.float32)
     add_adapters(model, LoraConfig(rank=4), seed=0)
@@ -87,7 +87,7 @@ def test_adapters_change_and_the_base_stays_to_the_last_bit(trained):
     assert steps[-1]["kl"] > 1e-3  # it has left the reference
 
 
-def test_a_checkpoint_holds_adapters_and_their_optimizer_state_alone(trained):
+def test_a_checkpoint_holds_only_adapters_and_their_optimizer_state(trained):
     state = trained[0] / "checkpoints" / "step_000004" / "state"
     model = load_model("tiny", torch.float32)
     frozen, sizes = sum(p.numel() for p in model.parameters()), []
@@ -97,7 +97,7 @@ def test_a_checkpoint_holds_adapters_and_their_optimizer_state_alone(trained):
         for name, tensor in content.get("module", {}).items():
             assert "lora_" in name, name
             assert tensor.numel() < 4 * 400
-    assert sum(sizes) < 4 * frozen  # bytes of the base in float32: it is not there once
+    assert sum(sizes) < 4 * frozen  # bytes of the base in float32: the checkpoint does not contain it
 
 
 def test_the_exported_model_is_the_trained_policy(trained, tmp_path):
@@ -107,7 +107,7 @@ def test_the_exported_model_is_the_trained_policy(trained, tmp_path):
     for name, tensor in held["merged"].items():
         torch.testing.assert_close(model.state_dict()[name], tensor, rtol=0, atol=1e-6)
     with torch.no_grad():
-        log_probs, _ = Policy(model, chunk_size=64, temperature=1.0).score(SEQUENCES, False)
+        log_probs, _ = Policy(model, chunk_size=64, temperature=1.0).log_probs(SEQUENCES, False)
     torch.testing.assert_close(log_probs, held["log_probs"], rtol=0, atol=1e-3)
     base = AutoModelForCausalLM.from_pretrained(TINY_MODEL, dtype=torch.float32)
     with_adapters = PeftModel.from_pretrained(base, str(exported / "adapter"))

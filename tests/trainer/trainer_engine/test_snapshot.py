@@ -1,4 +1,4 @@
-"""A copy of a state in memory: the file that is written from it is the one that torch.save would have written then."""
+"""Snapshots in memory: their files equal those that torch.save would have written at the time of the snapshot."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from skyrl_train.trainer_engine.snapshot import Memory, Snapshot, copied
 
 
 class Scaler:
-    """An object of a library, which goes into the file by pickle."""
+    """An object of a library, which is pickled."""
 
     def __init__(self) -> None:
         self.scale, self.seen = 1.0, [torch.zeros(2)]
@@ -31,7 +31,7 @@ def state():
 
 
 def mutate(state) -> None:
-    """What a training step does: tensors change in place, numbers in the same dicts and objects."""
+    """Change the state as a training step does: tensors in place, numbers in the same dicts and objects."""
     with torch.no_grad():
         for tensor in (
             *state["views"][:2],
@@ -44,7 +44,7 @@ def mutate(state) -> None:
     state["group"]["lr"] = state["object"].scale = 0.5
 
 
-def test_the_file_is_the_one_of_the_moment_at_which_it_was_added(state, tmp_path):
+def test_the_file_has_the_state_at_the_time_it_was_added(state, tmp_path):
     wanted, file = tmp_path / "wanted" / "state.pt", tmp_path / "written" / "state.pt"
     wanted.parent.mkdir()
     torch.save(state, wanted)
@@ -56,7 +56,7 @@ def test_the_file_is_the_one_of_the_moment_at_which_it_was_added(state, tmp_path
     assert file.read_bytes() == wanted.read_bytes()
 
 
-def test_tensors_that_share_memory_share_it_in_the_copy_and_with_nobody_else(state):
+def test_tensors_that_share_memory_share_it_in_the_copy_only(state):
     copy, memory = copied(state, Memory())
     addresses = {view.untyped_storage().data_ptr() for view in copy["views"]}
     assert len(addresses) == 1
@@ -66,7 +66,7 @@ def test_tensors_that_share_memory_share_it_in_the_copy_and_with_nobody_else(sta
     assert [tensor.dtype for tensor in copy["empty"]] == [torch.float32, torch.int64]
 
 
-def test_the_next_snapshot_takes_the_memory_of_the_one_that_is_written(tmp_path):
+def test_the_next_snapshot_reuses_the_memory_of_a_written_one(tmp_path):
     memory, weight, addresses = Memory(), torch.zeros(1000), []
     for step in range(3):
         weight.fill_(step)
@@ -82,7 +82,7 @@ def test_the_next_snapshot_takes_the_memory_of_the_one_that_is_written(tmp_path)
         assert torch.load(tmp_path / str(step))["weight"].unique().tolist() == [step]
 
 
-def test_memory_that_no_snapshot_needs_any_more_goes(tmp_path):
+def test_unneeded_memory_is_released(tmp_path):
     memory = Memory()
     for size in (1000, 2000):
         snapshot = Snapshot(memory)

@@ -1,4 +1,4 @@
-"""The engine on every ZeRO stage: precision, clipping, offloading, recomputation, its state on disk. Real DeepSpeed."""
+"""The trainer engine on every ZeRO stage: precision, clipping, offloading, recomputation, state. Real DeepSpeed."""
 
 import copy
 
@@ -31,7 +31,7 @@ def ranks():
 
 @pytest.fixture
 def build(ranks, small_model):
-    """An engine around a copy of the small model; closed when another one is built, or the test is over."""
+    """Builds an engine with a copy of the small model; it is closed before the next one is built and after the test."""
     engines = []
 
     def close():
@@ -100,7 +100,7 @@ def test_in_bfloat16_updates_below_its_resolution_add_up_in_float32_weights(buil
 
 
 def float32_weight(engine, parameter):
-    """What the optimizer updates."""
+    """The float32 weights that the optimizer updates."""
     if engine.stage > 0:
         return safe_get_full_fp32_param(parameter)
     optimizer = engine._engine.optimizer
@@ -111,15 +111,15 @@ def float32_weight(engine, parameter):
 @pytest.mark.parametrize("stage", STAGES)
 def test_gradients_are_clipped_as_torch_clips_them(build, small_model, experience, stage):
     plain = copy.deepcopy(small_model)
-    log_probs, _ = Policy(plain, chunk_size=64, temperature=1.0).score(experience.sequences, False)
+    log_probs, _ = Policy(plain, chunk_size=64, temperature=1.0).log_probs(experience.sequences, False)
     (-log_probs.sum() / experience.mask.sum()).backward()
     norm = float(torch.nn.utils.clip_grad_norm_(plain.parameters(), 0.1))
-    assert norm > 0.5  # so that there is something to clip
+    assert norm > 0.5  # otherwise nothing is clipped
     engine = build(zero_stage=stage, clip=0.1)
     backward(engine, experience)
     assert engine.step(1e-3) == pytest.approx(norm, rel=1e-5)
     for (name, wanted), parameter in zip(plain.named_parameters(), engine.policy.model.parameters(), strict=True):
-        # AdamW's first moment after one step is 0.1 of the gradient that it was given.
+        # AdamW's first moment after one step is 0.1 of the gradient.
         given = first_moment(engine, parameter) / 0.1
         torch.testing.assert_close(given, wanted.grad, rtol=1e-4, atol=1e-6, msg=name)
 
@@ -141,7 +141,7 @@ def test_an_offloaded_optimizer_makes_the_same_steps(build, experience, stage):
             engine.step(1e-2)
         ends.append({name: tensor.detach().clone() for name, tensor in engine.named_tensors()})
     for name, tensor in ends[0].items():
-        # Sums in another order: what AdamW makes of a gradient near zero hangs on its rounding.
+        # Sums in another order: AdamW's step for a gradient near zero depends on rounding.
         torch.testing.assert_close(ends[1][name], tensor, rtol=0, atol=1e-4)
 
 
@@ -154,7 +154,7 @@ def test_an_adapter_of_the_output_embedding_gets_its_gradient(build, small_model
     add_adapters(model, LoraConfig(rank=2, target_modules=["up_proj", "lm_head"]), seed=0)
     torch.nn.init.normal_(model.lm_head.lora_B["default"].weight)  # zero would leave A without a gradient
     found = gradients(build(model=model, zero_stage=stage), experience)
-    log_probs, _ = Policy(model, chunk_size=64, temperature=1.0).score(experience.sequences, False)
+    log_probs, _ = Policy(model, chunk_size=64, temperature=1.0).log_probs(experience.sequences, False)
     (-log_probs.sum() / experience.mask.sum()).backward()
     expected = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
     assert found.keys() == expected.keys()
@@ -175,7 +175,7 @@ def test_recomputed_activations_give_the_same_gradient(build, small_model, exper
             recompute_activations(model)
         engine = build(model=model, zero_stage=stage)
         count = []
-        # Before the block, not behind it: torch stops computing again once it has what the backward pass needs.
+        # Before the block, not after it: torch stops recomputing once it has what the backward pass needs.
         engine.policy.model.model.layers[0].mlp.register_forward_pre_hook(lambda *_, count=count: count.append(1))
         found.append(gradients(engine, experience))
         calls.append(len(count))
@@ -186,16 +186,16 @@ def test_recomputed_activations_give_the_same_gradient(build, small_model, exper
 
 
 @pytest.mark.parametrize("stage", [0, 2, 3])
-def test_the_state_of_another_model_is_refused_in_a_sentence(train, build, tmp_path, stage):
+def test_the_state_of_another_model_is_refused(train, build, tmp_path, stage):
     options = {"trainer.steps": 1, "evaluation.prompts": 0, "trainer.deepspeed.zero_stage": stage}
     train(tmp_path / "run", **options)
     engine = build(zero_stage=stage)
-    with pytest.raises(SkyrlError, match=r"does not fit this run: .*\n  model, optimizer and precision"):
+    with pytest.raises(SkyrlError, match=r"does not fit this run: .*\n  resume with the model, optimizer"):
         engine.load(tmp_path / "run/checkpoints/step_000001")
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_options_of_the_optimizer_are_those_of_now_and_not_of_the_checkpoint(build, experience, tmp_path, stage):
+def test_options_of_the_optimizer_come_from_the_run_not_the_checkpoint(build, experience, tmp_path, stage):
     saved = build(zero_stage=stage)
     backward(saved, experience)
     saved.step(1e-3)
@@ -222,7 +222,7 @@ def test_deepspeed_compiles_no_collective_for_cpus(build):
 @pytest.mark.parametrize("lora", [False, True], ids=["all weights", "adapters"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_snapshot_is_written_as_deepspeed_would_have_written_it_before_training_went_on(
+def test_a_snapshot_equals_the_files_that_deepspeed_would_have_written(
     build, small_model, experience, tmp_path, stage, precision, lora
 ):
     model = copy.deepcopy(small_model)

@@ -1,4 +1,4 @@
-"""Whole runs: real model, real DeepSpeed, real files. In this process, one after the other, to save the imports."""
+"""Complete runs: real model, real DeepSpeed, real files. One after the other in this process, to save the imports."""
 
 import json
 import os
@@ -24,7 +24,7 @@ VARYING = ("time", "tokens_per_second")
 
 
 def steps(lines):
-    """Metrics of the training steps, without what the clock decides."""
+    """Metrics of the training steps, without times."""
     rows = [line for line in lines if line["kind"] == "train"]
     return {row["step"]: {k: v for k, v in row.items() if not k.startswith(VARYING)} for row in rows}
 
@@ -36,7 +36,7 @@ def finished(train, tmp_path_factory):
     return folder, train(folder, **options)
 
 
-def test_a_run_leaves_its_whole_folder(finished):
+def test_a_run_writes_its_complete_folder(finished):
     folder, lines = finished
     run = json.loads((folder / "run.json").read_text())
     assert run["outcome"] == "finished"
@@ -64,7 +64,7 @@ def test_the_resolved_config_gives_the_same_run(finished):
     assert again.as_dict() == yaml.safe_load((folder / "config.yaml").read_text())
 
 
-def test_a_step_logs_what_the_loss_and_the_trainer_measure(finished):
+def test_a_step_logs_the_metrics_of_loss_and_trainer(finished):
     _, lines = finished
     first, second = (line for line in lines if line["kind"] == "train")
     assert first.keys() >= {
@@ -82,7 +82,7 @@ def test_a_step_logs_what_the_loss_and_the_trainer_measure(finished):
         "time/update",
         "tokens_per_second",
     }
-    # The reference is the policy itself until the first update: the mean over the four updates is small, not large.
+    # The reference equals the policy until the first update, so the mean over the four updates is small.
     assert 0 <= first["kl"] < 0.01
     assert second["kl"] > 0
 
@@ -98,14 +98,14 @@ def test_text_and_tensors_of_the_samples_agree(finished):
     assert tensors.keys() >= {"old_log_probs", "ref_log_probs", "rollout_log_probs", "mask", "input_ids"}
     logged = next(line for line in lines if line["kind"] == "train" and line["step"] == 2)
     assert logged["reward/mean"] == pytest.approx(tensors["rewards"].mean())
-    # Scored before the first of the step's four updates, so by the weights that drew the samples.
+    # Computed before the first of the step's four updates, so with the weights that sampled.
     difference = abs(tensors["old_log_probs"] - tensors["rollout_log_probs"])[tensors["mask"]]
     assert difference.max() < 1e-3
     assert abs(tensors["old_log_probs"] - tensors["ref_log_probs"])[tensors["mask"]].max() > 1e-3
 
 
 FALLING = {"schedule": "linear", "start": 0.2, "end": 0.0, "steps": 8}
-# Everything that depends on the step or on what was measured before: schedules, a loss that adapts, a composed one.
+# All features that depend on the step or on earlier metrics: schedules, a loss that adapts, a composed loss.
 CHANGING = {
     "trainer.algorithm.policy_loss_type": "sum",
     "trainer.algorithm.sum.terms": [
@@ -123,7 +123,7 @@ CHANGING = {
 }
 
 
-# With the base, without them, as the reference.
+# The model without adapters is the reference.
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,7 @@ def changing(train, tmp_path_factory):
     return folder, train(folder, **CHANGING, **{"trainer.minibatches": 2})
 
 
-def test_what_schedules_decide_is_logged_for_the_first_optimizer_step_of_each_step(changing):
+def test_scheduled_values_of_the_first_optimizer_step_are_logged(changing):
     logged = steps(changing[1])
     assert [logged[step]["schedule/temperature"] for step in (1, 2)] == pytest.approx([1.2, 1.1])
     assert [logged[step]["schedule/kl_coef"] for step in (1, 2)] == pytest.approx([0.2, 0.15])
@@ -152,7 +152,7 @@ def test_value_and_gradient_norm_of_every_term_are_logged(changing):
     assert 0 < logged["correction_kept"] <= 1
 
 
-def test_a_composed_loss_is_written_down_with_the_files_of_its_parts(changing):
+def test_a_composed_loss_is_recorded_with_the_files_of_its_parts(changing):
     parts = json.loads((changing[0] / "run.json").read_text())["loss"]["components"]
     assert [part["id"] for part in parts] == [
         "skyrl-loss-entropyreg:entropy_reg@1",
@@ -164,14 +164,14 @@ def test_a_composed_loss_is_written_down_with_the_files_of_its_parts(changing):
 
 def test_a_resumed_run_keeps_its_beginning_and_its_evaluations(train, tmp_path):
     options = CHANGING | {"trainer.steps": 4, "trainer.minibatches": 2, "checkpoint.every": 2}
-    whole = train(tmp_path / "whole", **options)
+    complete = train(tmp_path / "complete", **options)
     broken = tmp_path / "broken"
-    shutil.copytree(tmp_path / "whole", broken)
+    shutil.copytree(tmp_path / "complete", broken)
     shutil.rmtree(broken / "checkpoints/step_000004")
     resumed = train(broken, "--resume", str(broken), **options)
-    assert steps(resumed) == steps(whole)
+    assert steps(resumed) == steps(complete)
     assert [line["step"] for line in resumed if line["kind"] == "evaluation"] == [0, 4]
-    one, other = (json.loads((folder / "run.json").read_text()) for folder in (tmp_path / "whole", broken))
+    one, other = (json.loads((folder / "run.json").read_text()) for folder in (tmp_path / "complete", broken))
     assert other["before"] == one["before"]
     assert other["after"] == one["after"]
     assert other["started"] == one["started"]
@@ -210,9 +210,9 @@ def test_a_gradient_that_is_not_finite_ends_the_run_before_it_is_saved(tiny_run,
     with pytest.raises(SystemExit) as exit_code:
         main(tiny_run(options))
     assert exit_code.value.code == 2
-    said = capsys.readouterr().err
-    assert "the gradient of optimizer step 2 is" in said
-    assert f"the loss infinite_{stage} gives values that are not finite" in said
+    output = capsys.readouterr().err
+    assert "the gradient of optimizer step 2 is" in output
+    assert f"the loss infinite_{stage} gives values that are not finite" in output
     assert (tmp_path / "run/rollouts/step_000002.safetensors").exists(), "the batch that it failed on"
     assert seen() == {"step_000001"}
     assert json.loads((tmp_path / "run/run.json").read_text())["outcome"] == "failed"
@@ -225,7 +225,7 @@ def test_the_reference_is_the_policy_until_the_first_update(train, tmp_path):
     assert rows[2]["kl"] > 1e-9
 
 
-def test_one_update_for_each_rollout_scores_no_old_policy(train, tmp_path):
+def test_one_update_for_each_rollout_needs_no_old_log_probs(train, tmp_path):
     from safetensors.numpy import load_file
 
     train(tmp_path / "run", **{"trainer.steps": 1, "evaluation.prompts": 0})
@@ -287,7 +287,7 @@ def test_a_loss_that_breaks_the_contract_exits_with_6_before_training(tiny_run, 
     [{"ACCELERATE_MIXED_PRECISION": "fp16"}, {"ACCELERATE_CONFIG_DS_FIELDS": "zero_stage,gradient_clipping"}],
     ids=["mixed precision", "DeepSpeed fields"],
 )
-def test_what_a_launcher_was_configured_with_changes_no_number(train, tmp_path, monkeypatch, environment):
+def test_the_configuration_of_a_launcher_changes_no_number(train, tmp_path, monkeypatch, environment):
     options = {"trainer.steps": 1, "evaluation.prompts": 0}
     plain = train(tmp_path / "plain", **options)
     for name, value in environment.items():
@@ -302,7 +302,7 @@ def test_a_run_that_is_interrupted_again_still_names_its_checkpoint(train, tiny_
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("skyrl_train.step.rollout.Collector.draw", interrupt)
+    monkeypatch.setattr("skyrl_train.step.rollout.RolloutCollector.sample", interrupt)
     with pytest.raises(SystemExit) as exit_code:
         main([*tiny_run({"trainer.steps": 2, "evaluation.prompts": 0}), "--resume", str(folder)])
     assert exit_code.value.code == 130
@@ -312,17 +312,17 @@ def test_a_run_that_is_interrupted_again_still_names_its_checkpoint(train, tiny_
     assert "--resume" in run["resume_command"]
 
 
-def test_a_finished_run_that_is_resumed_by_mistake_stays_as_it_is(finished, tiny_run, capsys):
+def test_a_finished_run_resumed_by_mistake_stays_unchanged(finished, tiny_run, capsys):
     folder, _ = finished
     before = (folder / "run.json").read_bytes(), (folder / "metrics.jsonl").read_bytes()
     with pytest.raises(SystemExit) as exit_code:
         main(["--resume", str(folder)])
     assert exit_code.value.code == 2
-    assert "nothing is left to train" in capsys.readouterr().err
+    assert "nothing left to train" in capsys.readouterr().err
     assert ((folder / "run.json").read_bytes(), (folder / "metrics.jsonl").read_bytes()) == before
 
 
-def test_a_run_that_was_killed_after_its_last_step_comes_to_its_end(train, tmp_path):
+def test_a_run_killed_after_its_last_step_finishes(train, tmp_path):
     folder = tmp_path / "run"
     lines = train(folder, **{"trainer.steps": 1})
     wanted = json.loads((folder / "run.json").read_text())
@@ -336,13 +336,13 @@ def test_a_run_that_was_killed_after_its_last_step_comes_to_its_end(train, tmp_p
     assert (folder / "report.html").is_file()
 
 
-def test_ctrl_c_ends_the_run_in_order_and_it_can_go_on(tiny_run, train, tmp_path):
+def test_ctrl_c_stops_the_run_in_order_and_it_can_be_resumed(tiny_run, train, tmp_path):
     folder = tmp_path / "run"
     options = {"trainer.steps": 1000, "checkpoint.every": 1, "evaluation.prompts": 0}
     command = [sys.executable, "-m", "skyrl_train.entrypoints.main_base", *tiny_run(options), f"run_folder={folder}"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     deadline = time.monotonic() + 120
-    latest = folder / "checkpoints/latest"  # which stays, as no checkpoint does
+    latest = folder / "checkpoints/latest"  # which is never removed, unlike a checkpoint
     while not latest.exists() or latest.read_text() < "step_000002":
         assert process.poll() is None, process.stdout.read()
         assert time.monotonic() < deadline
@@ -367,7 +367,7 @@ GSM8K = Path(os.environ.get("SKYRL_GSM8K", Path(__file__).parents[4] / "shared" 
 @pytest.mark.skipif(
     not (GSM8K / "test.jsonl").is_file(), reason="real GSM8K is not here: set SKYRL_GSM8K to its folder"
 )
-def test_real_gsm8k_goes_through_end_to_end(train, tmp_path):
+def test_real_gsm8k_trains_end_to_end(train, tmp_path):
     script = Path(__file__).parents[3] / "examples/gsm8k/gsm8k_dataset.py"
     subprocess.run(
         [sys.executable, str(script), "--source", str(GSM8K), "--output", str(tmp_path)],

@@ -1,4 +1,4 @@
-"""Confidence intervals by hand, and a run measured again."""
+"""Confidence intervals by hand, and a run that is measured again."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def test_a_run_measured_again_gives_its_last_evaluation(train, tmp_path, capsys)
     assert found["metrics"]["reward/mean"] == final["reward/mean"]
     by_checkpoint = evaluated(capsys, str(tmp_path / "run/checkpoints/step_000002"))
     assert by_checkpoint["measures"] == found["measures"]
-    assert "RANK" not in os.environ  # or a program that is started next would look for its launcher
+    assert "RANK" not in os.environ  # otherwise the next program would look for its launcher
 
 
 @pytest.mark.train
@@ -54,7 +54,7 @@ def test_a_model_is_measured_with_several_samples(capsys) -> None:
 
 
 @pytest.mark.train
-def test_a_run_that_drew_one_step_ahead_is_measured_with_any_engine(tmp_path, capsys) -> None:
+def test_a_run_with_prefetching_is_measured_with_any_engine(tmp_path, capsys) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("rollout: {engine: vllm_server, async: one_step, max_new_tokens: 8}\n")
     assert evaluated(capsys, "tiny", "--config", str(file), "--prompts", "4", "rollout.engine=hf")["prompts"] == 4
@@ -70,7 +70,7 @@ def test_the_table_fits_a_terminal_and_names_the_interval(capsys, monkeypatch) -
     assert max(map(len, out.splitlines())) <= 80
 
 
-def test_what_cannot_be_measured_says_why(tmp_path) -> None:
+def test_an_invalid_target_is_an_error_with_its_reason(tmp_path) -> None:
     with pytest.raises(SkyrlError, match="give --prompts N"):
         main(["tiny", "--prompts", "0"])
     with pytest.raises(InvalidParamsError, match="unknown option"):

@@ -1,4 +1,4 @@
-"""Whole runs with the engine vllm: they learn, on ranks and every sharding, resume exactly, and are measured by it."""
+"""Complete runs with the engine vllm learn on several ranks and every ZeRO stage, and resume exactly."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def steps(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def numbers(line: dict[str, Any]) -> dict[str, Any]:
-    """Everything but times."""
+    """All metrics but times."""
     return {name: value for name, value in line.items() if not name.startswith(("time", "tokens_per", "memory"))}
 
 
@@ -107,10 +107,10 @@ def test_vllm_loads_an_exported_run(trained: Any, tmp_path: Path) -> None:
 
 def test_a_resumed_run_gives_the_same_numbers(train: Any, tmp_path: Path) -> None:
     options = ENGINE | {"trainer.minibatches": 2, "checkpoint.every": 2, "rollout.temperature": 0.9}
-    whole = steps(train(tmp_path / "whole", **options, **{"trainer.steps": 4}))
+    complete = steps(train(tmp_path / "complete", **options, **{"trainer.steps": 4}))
     train(tmp_path / "parts", **options)
     parts = steps(train(tmp_path / "parts", "--resume", str(tmp_path / "parts"), **options, **{"trainer.steps": 4}))
-    assert [numbers(line) for line in parts] == [numbers(line) for line in whole]
+    assert [numbers(line) for line in parts] == [numbers(line) for line in complete]
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_a_resumed_run_gives_the_same_numbers(train: Any, tmp_path: Path) -> Non
     ],
     ids=["bf16", "no sharding", "adapters in shards"],
 )
-def test_the_engine_works_beside_deepspeed(train: Any, tmp_path: Path, options: dict[str, Any]) -> None:
+def test_the_engine_works_next_to_deepspeed(train: Any, tmp_path: Path, options: dict[str, Any]) -> None:
     lines = steps(train(tmp_path / "run", **ENGINE, **options))
     assert len(lines) == 2
     assert all(line["mismatch_kl"] < 0.01 for line in lines)
@@ -141,21 +141,21 @@ def launched(folder: Path, options: list[str], processes: int) -> "subprocess.Co
 
 
 @pytest.fixture(scope="module")
-def alone(train: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return steps(train(tmp_path_factory.mktemp("alone") / "run", **ENGINE))[0]
+def single(train: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return steps(train(tmp_path_factory.mktemp("single") / "run", **ENGINE))[0]
 
 
 @pytest.mark.parametrize("stage", [1, 3])
 def test_two_ranks_with_an_engine_each_give_the_numbers_of_one(
-    stage: int, alone: dict[str, Any], tiny_run: Any, tmp_path: Path
+    stage: int, single: dict[str, Any], tiny_run: Any, tmp_path: Path
 ) -> None:
     done = launched(tmp_path / "run", tiny_run(ENGINE | {"trainer.deepspeed.zero_stage": stage}), 2)
     assert done.returncode == 0, done.stderr[-3000:]
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     first = steps(lines)[0]
-    assert first["reward/mean"] == alone["reward/mean"]
+    assert first["reward/mean"] == single["reward/mean"]
     for name in ("loss/total", "grad_norm", "response_length/mean"):
-        assert first[name] == pytest.approx(alone[name], rel=1e-4, abs=1e-6), name
+        assert first[name] == pytest.approx(single[name], rel=1e-4, abs=1e-6), name
     assert "vllm" not in done.stderr.lower()
     assert [line for line in done.stdout.splitlines() if "vllm" in line.lower()] == [
         line for line in done.stdout.splitlines() if line.startswith("starting vLLM")

@@ -1,4 +1,4 @@
-"""Whole runs that sample with a rollout server: they learn, on ranks and ZeRO-3, and outlive the server."""
+"""Complete runs with a rollout server learn on several ranks and ZeRO-3, and survive the loss of the server."""
 
 import json
 import os
@@ -63,7 +63,7 @@ def test_two_ranks_learn_and_the_run_can_be_measured(server, tmp_path):
     assert json.loads(measured[measured.index("{\n") :])["measures"]["pass@1"]["value"] > 0.4
 
 
-def test_a_run_on_zero_3_outlives_its_server_and_learns_the_same(server, tmp_path):
+def test_a_run_on_zero_3_survives_a_lost_server_and_learns_the_same(server, tmp_path):
     options = ["trainer.steps=4", "trainer.deepspeed.zero_stage=3", "trainer.optimizer.learning_rate=1e-4"]
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
     finished(started("train", "--num-processes", "2", *arguments(server, undisturbed, *options)))
@@ -71,21 +71,21 @@ def test_a_run_on_zero_3_outlives_its_server_and_learns_the_same(server, tmp_pat
     until(lambda: len(steps(disturbed)) >= 2 and server.running() > 0, run)
     server.kill()
     server.start()
-    assert "gets the weights again" in finished(run)
+    assert "sending the weights and the lost requests again" in finished(run)
     for expected, row in zip(steps(undisturbed), steps(disturbed), strict=True):
-        # Of 128 samples a few may differ: lost requests come in another order, so sums are rounded otherwise.
+        # Of 128 samples a few may differ: lost requests arrive in another order, so sums are rounded differently.
         assert row["reward/mean"] == pytest.approx(expected["reward/mean"], abs=0.05)
 
 
 AHEAD = ["rollout.async=one_step", "trainer.algorithm.off_policy.weight=token", "trainer.minibatches=2"]
 
 
-def test_one_step_ahead_trains_on_samples_of_the_policy_before_and_a_resumed_run_is_the_same(server, tmp_path):
+def test_prefetching_uses_the_previous_policy_and_a_resumed_run_is_the_same(server, tmp_path):
     options = [*AHEAD, "checkpoint.every=2", "trainer.optimizer.learning_rate=4e-4"]
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    finished(started("train", "--num-processes", "2", *arguments(server, whole, *options, "trainer.steps=6")))
-    rows = steps(whole)
-    # Two optimizer steps for each training step; the first one and those after a checkpoint draw with current weights.
+    complete, parts = tmp_path / "complete", tmp_path / "parts"
+    finished(started("train", "--num-processes", "2", *arguments(server, complete, *options, "trainer.steps=6")))
+    rows = steps(complete)
+    # Two optimizer steps for each training step; the first one and those after a checkpoint use current weights.
     assert [row["staleness/max"] for row in rows] == [0, 2, 0, 2, 0, 2]
     assert [row["staleness/mean"] for row in rows] == [0, 2, 0, 2, 0, 2]
     assert all(row["probe_deviation"] < 1e-4 for row in rows)
@@ -103,21 +103,21 @@ def test_one_step_ahead_trains_on_samples_of_the_policy_before_and_a_resumed_run
     )
     for expected, row in zip(rows, steps(parts), strict=True):
         assert row["staleness/max"] == expected["staleness/max"]
-        # Requests arrive when they do, so sums are rounded otherwise and a few of 128 samples may differ.
+        # Requests arrive in any order, so sums are rounded differently and a few of 128 samples may differ.
         assert row["reward/mean"] == pytest.approx(expected["reward/mean"], abs=0.05)
         assert row["response_length/mean"] == pytest.approx(expected["response_length/mean"], rel=0.05)
 
 
-def test_a_server_that_is_lost_while_it_draws_ahead_costs_the_overlap_and_nothing_else(server, tmp_path):
+def test_a_server_lost_during_a_prefetch_costs_only_the_overlap(server, tmp_path):
     slow = ["rollout.server.max_concurrency=16", "trainer.steps=6", "trainer.epochs=4"]
     run = started("train", *arguments(server, tmp_path / "run", *AHEAD, *slow))
-    # The beginning of a batch that is drawn ahead: of its 128 samples 16 are being written, the others wait.
+    # The start of a prefetch: of its 128 samples 16 are being generated, the others wait.
     until(lambda: len(steps(tmp_path / "run")) >= 2, run)
     until(lambda: server.running() == 0, run)
     until(lambda: server.running() > 0, run)
     server.kill()
     server.start()
-    assert "drawn after the update" in finished(run)
+    assert "sampled after the update" in finished(run)
     stale = [row["staleness/max"] for row in steps(tmp_path / "run")]
     assert stale[0] == 0
     assert stale.count(8) == 4  # all but the first, and the one whose server was lost

@@ -31,7 +31,7 @@ def test_a_shared_prompt_changes_neither_values_nor_gradients(kind, rounding, mo
     found = []
     for share in (False, True):
         policy = Policy(model, chunk_size=3, temperature=0.7, share_prompts=share)
-        values = torch.stack(policy.score(sequences, True))
+        values = torch.stack(policy.log_probs(sequences, True))
         model.zero_grad()
         (values * slopes).sum().backward()
         found.append((values.detach(), [p.grad.clone() for p in model.parameters() if p.grad is not None]))
@@ -44,7 +44,7 @@ def test_a_shared_prompt_changes_neither_values_nor_gradients(kind, rounding, mo
 def test_the_model_reads_each_prompt_once_and_no_last_token(model_of):
     model, seen = model_of("qwen2", torch.float64), []
     model.base_model.register_forward_pre_hook(lambda _, __, inputs: seen.append(inputs), with_kwargs=True)
-    Policy(model, chunk_size=8, temperature=1.0, share_prompts=True).score(batch(), False)
+    Policy(model, chunk_size=8, temperature=1.0, share_prompts=True).log_probs(batch(), False)
     (inputs,) = seen
     # Both prompts; then the responses without their last tokens, which leaves two of them empty.
     assert inputs["input_ids"].tolist() == [[7, 8, 9, 10, 11, 12, 13, 20, 21, 24, 25, 26, 28]]
@@ -60,7 +60,7 @@ def test_a_batch_whose_responses_are_all_one_token_has_prompts_alone(model_of):
         response_mask=torch.ones(5, 1, dtype=torch.bool),
     )
     shared, alone = (
-        Policy(model, chunk_size=8, temperature=1.0, share_prompts=share).score(sequences, True)
+        Policy(model, chunk_size=8, temperature=1.0, share_prompts=share).log_probs(sequences, True)
         for share in (True, False)
     )
     torch.testing.assert_close(shared, alone, rtol=0, atol=1e-12)
@@ -73,7 +73,7 @@ def test_one_sequence_is_computed_as_it_is(model_of):
     )
     plain = batch()
     one = Sequences(**{name: tensor[:1] for name, tensor in vars(plain).items()})
-    Policy(model, chunk_size=8, temperature=1.0, share_prompts=True).score(one, False)
+    Policy(model, chunk_size=8, temperature=1.0, share_prompts=True).log_probs(one, False)
     assert shapes == [(1, 9)]
 
 
@@ -98,7 +98,7 @@ def test_long_prompts_beside_long_responses_of_others_are_computed_as_they_are(m
         response_start=starts,
         response_mask=torch.arange(30) < 32 - starts[:, None],
     )
-    policy.score(sequences, False)
+    policy.log_probs(sequences, False)
     assert shapes == [(2, 32)]
     # 64 tokens and 2 x 32 x 32 pairs, against two prompts of up to 30 and two responses of up to 29 that see 30 more.
     assert policy.cost(sequences) == 64 + 2 * 32 * 32 < 64 + 2 * 30 * 30 + 2 * 29 * 59
@@ -112,7 +112,7 @@ def test_sequences_without_responses_have_no_values(model_of):
         response_start=plain.response_start,
         response_mask=torch.ones(5, 0, dtype=torch.bool),
     )
-    values, _ = Policy(model_of("qwen2"), chunk_size=8, temperature=1.0, share_prompts=True).score(sequences, False)
+    values, _ = Policy(model_of("qwen2"), chunk_size=8, temperature=1.0, share_prompts=True).log_probs(sequences, False)
     assert values.shape == (5, 0)
 
 

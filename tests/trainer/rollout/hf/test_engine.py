@@ -56,7 +56,7 @@ def test_log_probs_are_those_that_the_policy_gives_the_same_tokens(engine, model
         [r.prompt_ids for r in asked], samples, [0] * len(asked), pad_id=0, device=torch.device("cpu")
     )
     with torch.no_grad():
-        log_probs, _ = Policy(model, chunk_size=50, temperature=0.8).score(experience.sequences, False)
+        log_probs, _ = Policy(model, chunk_size=50, temperature=0.8).log_probs(experience.sequences, False)
     torch.testing.assert_close(log_probs, experience.rollout_log_probs, rtol=0, atol=2e-5)
 
 

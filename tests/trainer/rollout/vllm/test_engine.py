@@ -1,4 +1,4 @@
-"""The engine on vLLM itself, compared with the hf engine: same tokens, same log-probs, and a process left as it was."""
+"""The engine vllm on real vLLM gives the tokens and log-probs of the hf engine, and leaves the process unchanged."""
 
 import os
 import random
@@ -63,7 +63,7 @@ def setup(model: Any, tokenizer: Any, ranks: Ranks) -> EngineSetup:
 
 
 def state() -> dict[str, Any]:
-    """What of this process the trainer relies on."""
+    """The state of this process that the trainer relies on."""
     return {
         "python": random.getstate(),
         "numpy": np.random.get_state()[1].tolist(),
@@ -112,12 +112,12 @@ def requests(tokenizer: Any) -> Callable[[int, int], list[SampleRequest]]:
     return make
 
 
-def test_the_process_is_as_it_was_before_the_engine_started(started: Any) -> None:
+def test_starting_the_engine_leaves_the_process_unchanged(started: Any) -> None:
     _, before, after = started
     assert before == after
 
 
-def test_sampling_and_syncing_draw_no_random_numbers_of_the_trainer(engine: Any, model: Any, requests: Any) -> None:
+def test_sampling_and_syncing_leave_the_random_states_unchanged(engine: Any, model: Any, requests: Any) -> None:
     before = state()
     engine.generate(requests(2, 2), STEADY)
     engine.sync_weights(ModelWeights(model), 7)
@@ -134,8 +134,8 @@ def test_greedy_decoding_and_its_log_probs_equal_those_of_the_hf_engine(engine: 
         assert own.policy_version == 7
 
 
-def drawn_under(model: Any, request: SampleRequest, sample: Sample, sampling: Sampling) -> torch.Tensor:
-    """The log-probs [T, V] that the sample was drawn from, from the definitions."""
+def sampled_distribution(model: Any, request: SampleRequest, sample: Sample, sampling: Sampling) -> torch.Tensor:
+    """The log-probs [T, V] of the sampled distribution, from the definitions."""
     ids = torch.tensor([[*request.prompt_ids, *sample.token_ids]])
     with torch.no_grad():
         logits = model(input_ids=ids).logits[0, len(request.prompt_ids) - 1 : -1].float()
@@ -147,17 +147,17 @@ def drawn_under(model: Any, request: SampleRequest, sample: Sample, sampling: Sa
 def test_log_probs_are_those_of_the_distribution_that_is_sampled(engine: Any, model: Any, requests: Any) -> None:
     asked = requests(8, 2)
     for request, sample in zip(asked, engine.generate(asked, STEADY), strict=True):
-        whole = drawn_under(model, request, sample, STEADY)
-        expected = whole[torch.arange(len(sample.token_ids)), torch.tensor(sample.token_ids)]
+        complete = sampled_distribution(model, request, sample, STEADY)
+        expected = complete[torch.arange(len(sample.token_ids)), torch.tensor(sample.token_ids)]
         assert sample.log_probs == pytest.approx(expected.tolist(), abs=1e-4)
 
 
-def test_drawn_tokens_follow_the_distribution(engine: Any, model: Any, requests: Any) -> None:
+def test_sampled_tokens_follow_the_distribution(engine: Any, model: Any, requests: Any) -> None:
     (request,) = requests(1, 1)
     one = Sampling(max_new_tokens=1, temperature=1.5)
     samples = engine.generate([replace(request, seed=seed) for seed in range(4000)], one)
     counts = torch.bincount(torch.tensor([sample.token_ids[0] for sample in samples]), minlength=448)
-    probability = drawn_under(model, request, samples[0], one)[0].exp()
+    probability = sampled_distribution(model, request, samples[0], one)[0].exp()
     # Each count is binomial: over 448 tokens, six standard deviations and half a count are never exceeded by chance.
     spread = (4000 * probability * (1 - probability)).sqrt()
     assert ((counts - 4000 * probability).abs() <= 6 * spread + 3).all()
@@ -174,7 +174,7 @@ def test_equal_seeds_and_weights_give_equal_samples_whatever_the_neighbours(engi
 
 
 def test_512_seeded_requests_whose_prompts_exceed_one_pass_are_served(engine: Any, requests: Any) -> None:
-    # In pieces a seeded prompt kills vLLM on a CPU: "CPU Generator does not use offset".
+    # A chunked prompt with a seed would crash vLLM on a CPU: "CPU Generator does not use offset".
     asked = [replace(r, prompt_ids=r.prompt_ids * 8) for r in requests(512, 1)]
     assert sum(len(request.prompt_ids) for request in asked) > 65_000
     samples = engine.generate(asked, Sampling(max_new_tokens=4))
@@ -220,7 +220,7 @@ def test_cached_prompts_are_forgotten_with_the_weights(engine: Any, model: Any, 
 
 
 class Some:
-    """Weights of which some tensors are left out or renamed."""
+    """Weights with some tensors removed or renamed."""
 
     def __init__(self, model: Any, change: Callable[[str], str | None]) -> None:
         self._model, self._change = model, change
@@ -236,7 +236,7 @@ class Some:
     [
         (lambda n: None if "layers.1.mlp.down_proj" in n else n, r"do not fill .*layers\.1\.mlp\.down_proj"),
         (lambda n: None if "layers.2.self_attn.k_proj" in n else n, r"do not fill .*layers\.2\.self_attn\.qkv_proj"),
-        (lambda n: n.replace("layers.0.input_layernorm", "layers.0.other"), r"no place for a tensor.*other"),
+        (lambda n: n.replace("layers.0.input_layernorm", "layers.0.other"), r"no parameter for a tensor.*other"),
     ],
 )
 def test_weights_that_do_not_fit_are_named(started: Any, model: Any, hf: Any, change: Any, message: str) -> None:
@@ -266,7 +266,7 @@ def test_an_error_inside_vllm_has_a_name(
     assert engine._llm.llm_engine.get_num_unfinished_requests() == 0
 
 
-def test_a_sample_is_handed_over_while_others_are_drawn(engine: Any, requests: Any) -> None:
+def test_a_sample_is_handed_over_while_others_are_generated(engine: Any, requests: Any) -> None:
     asked = requests(24, 2)
     left, handed_over = [], {}
 
@@ -281,7 +281,7 @@ def test_a_sample_is_handed_over_while_others_are_drawn(engine: Any, requests: A
     assert samples == engine.generate(asked, STEADY)
 
 
-def test_what_was_not_drawn_when_handing_over_failed_is_forgotten(engine: Any, requests: Any) -> None:
+def test_requests_left_after_a_failed_hand_over_are_aborted(engine: Any, requests: Any) -> None:
     def fails(*_: Any) -> None:
         raise ValueError("no worker")
 
@@ -326,13 +326,13 @@ def test_a_cache_for_less_than_one_sequence_does_not_start(setup: EngineSetup) -
 
 
 class Trained:
-    """What the sync sees of ZeroEngine."""
+    """The part of ZeroEngine that the sync uses."""
 
     def __init__(self, model: Any) -> None:
         self.policy = Policy(model, chunk_size=64, temperature=1.0)
 
     def forward(self, sequences: Any, *, with_entropy: bool) -> Any:
-        return self.policy.score(sequences, with_entropy)
+        return self.policy.log_probs(sequences, with_entropy)
 
     def named_tensors(self) -> Any:
         return self.policy.model.named_parameters()
@@ -340,7 +340,7 @@ class Trained:
 
 @pytest.fixture(scope="module", params=["fp32", "bf16"])
 def synced(request: Any, started: Any, setup: EngineSetup) -> Iterator[tuple[Any, Any, str]]:
-    """An engine and a model of its own in this precision."""
+    """An engine and a separate model in this precision."""
     from skyrl_train.rollout.vllm.engine import VllmEngine
 
     model = load_model("tiny", DTYPES[request.param])
@@ -377,7 +377,7 @@ def test_the_probe_finds_an_engine_that_takes_nothing_over(
     sync: WeightSync, synced: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sync.start(0)
-    monkeypatch.setattr("skyrl_train.rollout.vllm.engine.take_over", lambda worker, weights: list(weights))
+    monkeypatch.setattr("skyrl_train.rollout.vllm.engine.load_into_worker", lambda worker, weights: list(weights))
     train(synced[1])
     with pytest.raises(StaleEngineError, match=r"optimizer step 1 .* stale"):
         sync.update(1)
@@ -386,10 +386,10 @@ def test_the_probe_finds_an_engine_that_takes_nothing_over(
 def test_the_probe_finds_a_tied_output_embedding_that_stayed_behind(
     sync: WeightSync, synced: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """vLLM's own reload leaves it: on a CPU it computes with a packed copy."""
+    """vLLM's reload skips it: on a CPU it still uses a packed copy."""
     sync.start(0)
     monkeypatch.setattr(
-        "skyrl_train.rollout.vllm.engine.take_over",
+        "skyrl_train.rollout.vllm.engine.load_into_worker",
         lambda worker, weights: worker.reload_weights(weights_iterator=((n, t.detach().clone()) for n, t in weights)),
     )
     train(synced[1])

@@ -1,4 +1,4 @@
-"""Whatever runs inside leaves the process as it was; here something that behaves as vLLM does."""
+"""The guards restore the process, here after code that behaves like vLLM."""
 
 import os
 import random
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from skyrl_core.errors import SkyrlError
-from skyrl_train.rollout.vllm.process_guard import ENVIRONMENT, as_it_was, import_vllm, silence
+from skyrl_train.rollout.vllm.process_guard import ENVIRONMENT, import_vllm, preserved_state, silence
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +23,7 @@ def test_random_states_threads_and_environment_are_as_before(monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     set_num_threads, threads = torch.set_num_threads, torch.get_num_threads()
     states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
-    with as_it_was():
+    with preserved_state():
         random.seed(0)
         np.random.seed(0)
         torch.manual_seed(0)
@@ -40,8 +40,8 @@ def test_random_states_threads_and_environment_are_as_before(monkeypatch):
     assert os.environ.pop("VLLM_DIST_IDENT") == "kept"
 
 
-def test_an_error_leaves_it_as_it_was_too():
-    @as_it_was()
+def test_an_error_leaves_the_process_unchanged_too():
+    @preserved_state()
     def fails():
         torch.manual_seed(0)
         raise RuntimeError("inside")
@@ -52,7 +52,7 @@ def test_an_error_leaves_it_as_it_was_too():
     assert torch.get_rng_state().tolist() == state
 
 
-def test_output_that_goes_past_python_is_silenced_and_comes_back(capfd):
+def test_output_that_bypasses_python_is_suppressed_and_then_restored(capfd):
     with silence():
         os.write(1, b"from C++")
         os.write(2, b"a warning")
@@ -63,7 +63,7 @@ def test_output_that_goes_past_python_is_silenced_and_comes_back(capfd):
     assert (captured.out, captured.err) == ("after", "and after")
 
 
-def test_a_user_who_asks_for_the_log_gets_it(monkeypatch, capfd):
+def test_a_requested_log_is_not_suppressed(monkeypatch, capfd):
     monkeypatch.setenv("VLLM_LOGGING_LEVEL", "INFO")
     with silence():
         os.write(1, b"from C++")

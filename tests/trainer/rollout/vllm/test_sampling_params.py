@@ -1,4 +1,4 @@
-"""Requests in vLLM's words and its answers in ours; test_vllm.py compares them with the real thing."""
+"""Requests and outputs of vLLM; test_engine.py compares them with real vLLM."""
 
 from types import SimpleNamespace
 
@@ -6,7 +6,7 @@ import pytest
 
 from skyrl_core.errors import SkyrlError
 from skyrl_train.rollout.rollout_engine import SampleRequest, Sampling
-from skyrl_train.rollout.vllm.sampling_params import drawn_sample, log_probs_of, sampling_arguments
+from skyrl_train.rollout.vllm.sampling_params import log_probs_of, sample_from_output, sampling_arguments
 
 REQUEST = SampleRequest(prompt_ids=(5, 6), seed=2**63 - 1)
 
@@ -21,20 +21,20 @@ def test_our_end_tokens_are_the_only_ones():
 
 @pytest.mark.parametrize("temperature", [0.001, 2.5])
 def test_a_temperature_that_vllm_would_change_or_refuse_is_named(temperature):
-    with pytest.raises(SkyrlError, match=rf"0\.01 to 2\.0.*{temperature}"):
+    with pytest.raises(SkyrlError, match=rf"temperature {temperature}.*0\.01 to 2\.0"):
         sampling_arguments(REQUEST, Sampling(max_new_tokens=1, temperature=temperature), {1})
 
 
 def test_a_sample_is_finished_by_an_end_token_and_not_by_the_limit():
-    ended = drawn_sample([4, 1], [-0.5, -0.25], {1}, 3)
+    ended = sample_from_output([4, 1], [-0.5, -0.25], {1}, 3)
     assert (ended.token_ids, ended.log_probs, ended.finished, ended.policy_version) == ((4, 1), (-0.5, -0.25), True, 3)
-    assert not drawn_sample([4, 4], [-0.5, -0.25], {1}, 3).finished
+    assert not sample_from_output([4, 4], [-0.5, -0.25], {1}, 3).finished
 
 
 @pytest.mark.parametrize(("tokens", "log_probs"), [([], []), ([4, 1], [-0.5])])
 def test_an_answer_without_a_log_prob_for_each_token_is_refused(tokens, log_probs):
-    with pytest.raises(SkyrlError, match="one for each token"):
-        drawn_sample(tokens, log_probs, {1}, 0)
+    with pytest.raises(SkyrlError, match="a log-prob for each"):
+        sample_from_output(tokens, log_probs, {1}, 0)
 
 
 def test_the_log_prob_is_that_of_the_given_token_among_those_reported():

@@ -1,4 +1,4 @@
-"""Answers of a vLLM server as samples; test_vllm_server.py gets them from real ones."""
+"""Answers of a vLLM server as samples; test_engine.py gets them from real servers."""
 
 import asyncio
 from contextlib import asynccontextmanager
@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from skyrl_train.rollout.rollout_engine import SampleRequest, Sampling
-from skyrl_train.rollout.vllm_server.answers import given_log_probs, sample_of, version_of
+from skyrl_train.rollout.vllm_server.answers import prompt_log_probs, sample_of, version_of
 from skyrl_train.rollout.vllm_server.client import ServerLostError
 from skyrl_train.rollout.vllm_server.engine import VllmServerEngine, shares
 
@@ -26,7 +26,7 @@ def test_a_sample_has_the_tokens_and_log_probs_of_the_answer():
     assert sample.policy_version == 3
 
 
-def test_a_response_that_was_broken_off_is_no_sample():
+def test_an_aborted_response_is_not_a_sample():
     with pytest.raises(ServerLostError, match="abort"):
         sample_of(answer(reason="abort"), {1}, 3)
 
@@ -37,8 +37,8 @@ def test_weights_that_changed_within_a_response_have_no_valid_name():
     assert version_of(answer(versions=())) == ""
 
 
-def test_the_log_prob_of_a_given_token_is_its_own():
-    assert given_log_probs(answer(), (3, 7)) == (-2.0,)
+def test_prompt_log_probs_are_those_of_the_given_tokens():
+    assert prompt_log_probs(answer(), (3, 7)) == (-2.0,)
 
 
 @pytest.mark.parametrize("rank", range(4))
@@ -54,7 +54,7 @@ LAST = 8
 
 
 class SlowServer:
-    """Answers the later requests first, up to the token LAST; goes away once, after so many answers."""
+    """Answers the later requests first, up to the token LAST; is lost once, after a number of answers."""
 
     url = "http://nowhere"
 
@@ -80,7 +80,7 @@ class SlowServer:
 
 
 @pytest.mark.parametrize("goes_after", [None, 2])
-def test_samples_are_handed_over_as_they_come_and_once_each_even_if_a_server_is_lost(goes_after):
+def test_each_sample_is_handed_over_once_even_if_a_server_is_lost(goes_after):
     engine = VllmServerEngine.__new__(VllmServerEngine)
     given = {"_rank": 0, "_run": "r", "_syncs": 1, "_policy_version": 3, "_end_tokens": {1}, "_current": True}
     given |= {"_gather": lambda value: [value], "_message": lambda text: None, "_await_servers": lambda limit: None}
@@ -89,7 +89,7 @@ def test_samples_are_handed_over_as_they_come_and_once_each_even_if_a_server_is_
         setattr(engine, name, value)
 
     async def push():
-        pass  # the weights are where they belong
+        pass  # the server already has the weights
 
     engine._push = push
     engine._servers = [SlowServer(engine, goes_after)]

@@ -1,4 +1,4 @@
-"""What a rollout server's answers mean, and their absence: real sockets, and a server of a few lines."""
+"""Answers and errors of a rollout server, with real sockets and a minimal server."""
 
 import asyncio
 import socket
@@ -14,7 +14,7 @@ def answer(status, body=b'{"error": {"message": "no such tensor"}}'):
 
 
 class Closing:
-    """Answers its first request with an error, and closes that connection when the next request comes over it."""
+    """Answers its first request with an error, and closes the connection when the next request arrives on it."""
 
     def __init__(self, health):
         self.health, self.connections = health, 0
@@ -48,25 +48,25 @@ def called(health):
     asyncio.run(run())
 
 
-def test_a_refusal_is_one_even_if_the_server_closes_the_connection_after_it():
+def test_a_refusal_is_no_loss_even_if_the_server_closes_the_connection():
     with pytest.raises(ServerError, match=r"refuses /update_weights \(500\): no such tensor") as error:
         called(health=200)
     assert not isinstance(error.value, ServerLostError)
 
 
-def test_an_error_of_a_server_that_is_not_well_is_the_death_of_its_engine():
+def test_an_error_of_an_unhealthy_server_means_its_engine_has_died():
     with pytest.raises(ServerLostError, match="has died"):
         called(health=503)
 
 
-def test_a_server_that_is_not_there_is_lost():
+def test_an_unreachable_server_is_lost():
     async def run(port):
         server = Server(f"http://127.0.0.1:{port}", timeout=30)
         async with server.connected():
-            assert not await server.is_well()
+            assert not await server.is_healthy()
             await server.weight_version()
 
     with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))  # it does not listen, and nobody else can
-        with pytest.raises(ServerLostError, match="no rollout server at http://127"):
+        silent.bind(("127.0.0.1", 0))  # it does not listen, and no other process can
+        with pytest.raises(ServerLostError, match="no rollout server answers at http://127"):
             asyncio.run(run(silent.getsockname()[1]))

@@ -1,4 +1,4 @@
-"""Samples, weights and failures of rollout servers, with real ones: they are killed, stopped and started again."""
+"""Samples, weights and failures of real rollout servers, which are killed, stopped and restarted."""
 
 import copy
 import signal
@@ -37,7 +37,7 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def prompts(tokenizer):
-    """Questions of 20 to 40 tokens, each another."""
+    """Different questions of 20 to 40 tokens."""
     texts = [f"Jon has {n} shells. Then {n // 2} of them break. How many shells does Jon have? " for n in range(20, 84)]
     return [tuple(tokenizer(text)["input_ids"]) for text in texts]
 
@@ -53,12 +53,12 @@ def second(serve, server):
 
 
 @pytest.fixture
-def said():
+def messages():
     return []
 
 
 @pytest.fixture
-def setup(model, tokenizer, said):
+def setup(model, tokenizer, messages):
     """The setup of an engine of one rank, with these settings of rollout.server."""
 
     def make(*servers: Any, rollout: dict[str, Any] | None = None, name: str = "tiny", **settings: Any) -> EngineSetup:
@@ -73,7 +73,7 @@ def setup(model, tokenizer, said):
             rank=0,
             world_size=1,
             gather=lambda value: [value],
-            message=said.append,
+            message=messages.append,
             trained=model,
             load_copy=lambda: model,
         )
@@ -93,17 +93,17 @@ def requests_for(prompts, count, first_seed=0):
 
 
 def assert_alike(samples, expected):
-    """The same samples, up to the rounding that other neighbours in a batch bring: requests arrive when they do."""
+    """Check that samples are the same up to rounding, which depends on the other requests in a batch."""
     pairs = list(zip(samples, expected, strict=True))
     same = [pair for pair in pairs if pair[0].token_ids == pair[1].token_ids]
-    assert len(same) >= len(pairs) - len(pairs) // 4  # once in a while another token is drawn
+    assert len(same) >= len(pairs) - len(pairs) // 4  # occasionally another token is sampled
     for one, other in same:
         assert (one.finished, one.policy_version) == (other.finished, other.policy_version)
         torch.testing.assert_close(torch.tensor(one.log_probs), torch.tensor(other.log_probs), atol=1e-4, rtol=0)
 
 
 def distribution(model, request, sample, temperature):
-    """log p of every token at each place of the response: [tokens, V]."""
+    """log p of every token at each position of the response: [tokens, V]."""
     ids = torch.tensor([[*request.prompt_ids, *sample.token_ids]])
     with torch.no_grad():
         logits = model(input_ids=ids).logits[0, len(request.prompt_ids) - 1 : -1].float()
@@ -111,15 +111,15 @@ def distribution(model, request, sample, temperature):
 
 
 def test_512_seeded_requests_at_once_are_repeatable_and_in_order(setup, server, model, prompts):
-    # Far more prompt tokens than vLLM reads in one pass: read in chunks, the seeds would kill a server on a CPU.
+    # Far more prompt tokens than vLLM reads in one pass; chunked prompts with seeds would crash a server on a CPU.
     engine = VllmServerEngine(setup(server, max_concurrency=512))
     engine.sync_weights(ModelWeights(model), 0)
     requests = requests_for(prompts, 512)
     first = engine.generate(requests, SAMPLING)
     again = engine.generate(list(reversed(requests)), SAMPLING)
     same = sum(a.token_ids == b.token_ids for a, b in zip(first, reversed(again), strict=True))
-    assert same >= 510  # other neighbours in a batch, other rounding: once in a while another token
-    assert len({sample.token_ids for sample in first}) > 64  # other seeds, other samples
+    assert same >= 510  # other batches round differently: occasionally another token
+    assert len({sample.token_ids for sample in first}) > 64  # different seeds give different samples
     for request, sample in list(zip(requests, first, strict=True))[::64]:
         log_p = distribution(model, request, sample, 1.0)
         expected = log_p.gather(-1, torch.tensor(sample.token_ids)[:, None]).squeeze(-1)
@@ -178,7 +178,7 @@ class Part:
 
 
 @pytest.mark.parametrize("name", ["model.layers.1.mlp.down_proj.weight", "model.layers.2.self_attn.k_proj.weight"])
-def test_a_tensor_that_does_not_come_is_refused_and_the_server_recovers(engine, model, prompts, name):
+def test_an_update_with_a_missing_tensor_is_refused_and_the_server_recovers(engine, model, prompts, name):
     before = engine.generate(requests_for(prompts, 4), SAMPLING)
     with pytest.raises(ServerError, match=r"layers\.[12]\.(mlp\.down_proj|self_attn\.qkv_proj)"):
         engine.sync_weights(Part(model, name), 8)
@@ -186,7 +186,7 @@ def test_a_tensor_that_does_not_come_is_refused_and_the_server_recovers(engine, 
     assert_alike(engine.generate(requests_for(prompts, 4), SAMPLING), before)
 
 
-def test_a_half_synced_server_is_never_sampled_from(engine, setup, server, model, prompts, said):
+def test_a_half_synced_server_is_never_sampled_from(engine, setup, server, model, prompts, messages):
     expected = engine.generate(requests_for(prompts, 8), SAMPLING)
 
     class Interrupted:
@@ -197,29 +197,29 @@ def test_a_half_synced_server_is_never_sampled_from(engine, setup, server, model
     with pytest.raises(KeyboardInterrupt):
         VllmServerEngine(setup(server)).sync_weights(Interrupted(), 9)
     assert_alike(engine.generate(requests_for(prompts, 8), SAMPLING), expected)
-    assert any("skyrl-incomplete" in line for line in said)
+    assert any("skyrl-incomplete" in line for line in messages)
 
 
-def test_weights_of_another_run_are_noticed(engine, setup, server, model, prompts, said):
+def test_weights_of_another_run_are_noticed(engine, setup, server, model, prompts, messages):
     expected = engine.generate(requests_for(prompts, 8), SAMPLING)
     VllmServerEngine(setup(server)).sync_weights(PerturbedWeights(ModelWeights(model)), 7)
     assert_alike(engine.generate(requests_for(prompts, 8), SAMPLING), expected)
-    assert any("another run uses it" in line for line in said)
+    assert any("another run uses it" in line for line in messages)
 
 
-def test_a_server_that_is_not_there_is_waited_for_and_then_named(setup, said, monkeypatch):
+def test_a_missing_server_is_waited_for_and_then_named(setup, messages, monkeypatch):
     monkeypatch.setattr(server_start, "REPORT_EVERY", 1.0)
-    with pytest.raises(ServerError, match=r"127\.0\.0\.1:9 after 4 s; `skyrl serve .*--port 9`"):
+    with pytest.raises(ServerError, match=r"127\.0\.0\.1:9 after 4 s: start one with `skyrl serve .*--port 9`"):
         VllmServerEngine(setup("http://127.0.0.1:9", start_timeout=4.0))
-    assert any("waiting for the rollout server at http://127.0.0.1:9" in line for line in said)
+    assert any("waiting for the rollout server at http://127.0.0.1:9" in line for line in messages)
 
 
 @pytest.mark.parametrize(
     ("change", "difference"),
     [
-        ({"rollout": {"max_new_tokens": 300}}, r"at most 200 tokens .* up to 450"),
+        ({"rollout": {"max_new_tokens": 300}}, r"at most 200 tokens .* needs 450"),
         ({"name": "Qwen/Qwen2.5-0.5B"}, r"serves the model 'tiny', this run needs 'Qwen/Qwen2.5-0.5B'"),
-        ({"weight_transfer": "nccl"}, "takes weights over skyrl_http, not over nccl"),
+        ({"weight_transfer": "nccl"}, "started with weight transfer skyrl_http, this run needs nccl"),
     ],
 )
 def test_a_server_that_does_not_fit_is_refused_with_the_difference(setup, server, change, difference, monkeypatch):
@@ -257,7 +257,7 @@ def test_requests_are_spread_over_servers_and_keep_their_order(engine, setup, se
 
 
 FEW_AT_A_TIME = {"max_concurrency": 8}
-"""Requests that a server has at once: the first of many answers comes while most of them have not been sent."""
+"""Concurrent requests of a server: the first of many answers arrives before most requests are sent."""
 
 
 @pytest.fixture
@@ -268,7 +268,7 @@ def both(setup, server, second, model):
 
 
 def at_the_first_answer(count, then):
-    """Does this once, with the first of the second server's answers, which are the second half of the requests."""
+    """Call a function once, at the first answer of the second server, which has the second half of the requests."""
     done = []
 
     def hand_over(index, sample):
@@ -279,7 +279,7 @@ def at_the_first_answer(count, then):
     return hand_over
 
 
-def test_lost_requests_are_repeated_once_a_killed_server_is_back(both, second, prompts, said):
+def test_lost_requests_are_repeated_once_a_killed_server_is_back(both, second, prompts, messages):
     requests = requests_for(prompts, 64)
     expected = both.generate(requests, Sampling(max_new_tokens=50))
 
@@ -289,19 +289,19 @@ def test_lost_requests_are_repeated_once_a_killed_server_is_back(both, second, p
 
     samples = both.generate(requests, Sampling(max_new_tokens=50), at_the_first_answer(64, restart))
     assert_alike(samples, expected)
-    assert any(second.url in line and "gets the weights again" in line for line in said)
+    assert any(second.url in line and "sending the weights and the lost requests again" in line for line in messages)
 
 
-def test_a_server_that_was_restarted_between_steps_gets_the_weights_first(both, second, prompts, said):
+def test_a_server_that_was_restarted_between_steps_gets_the_weights_first(both, second, prompts, messages):
     requests = requests_for(prompts, 8)
     expected = both.generate(requests, SAMPLING)
     second.kill()
     second.start().wait()
     assert_alike(both.generate(requests, SAMPLING), expected)
-    assert any("was started again" in line for line in said)
+    assert any("was restarted" in line for line in messages)
 
 
-def test_a_killed_server_that_stays_away_ends_the_run(setup, server, second, model, prompts):
+def test_a_killed_server_that_does_not_return_ends_the_run(setup, server, second, model, prompts):
     engine = VllmServerEngine(setup(server, second, restart_timeout=3.0, **FEW_AT_A_TIME))
     engine.sync_weights(ModelWeights(model), 7)
     killed = at_the_first_answer(64, second.kill)

@@ -1,4 +1,4 @@
-"""What is made for vLLM's NCCL sender fits its own classes; the transfer itself needs GPUs."""
+"""Our classes fit vLLM's NCCL sender; the transfer itself needs GPUs."""
 
 import importlib
 
@@ -22,9 +22,9 @@ class Counted:
             yield pair
 
 
-def test_vllm_takes_our_client_our_address_and_our_source():
+def test_vllm_accepts_our_client_address_and_source():
     pytest.importorskip("vllm", reason="vLLM is not installed: `nox -s vllm` has it")
-    # Not skipped where vLLM has moved them: our side has to follow then.
+    # Not skipped if vLLM moves its classes: then our side must follow.
     base = importlib.import_module("vllm.distributed.weight_transfer.base")
     nccl = importlib.import_module("vllm.distributed.weight_transfer.nccl_engine")
     assert isinstance(Client([], [], None), base.VLLMWeightSyncClient)

@@ -1,4 +1,4 @@
-"""Writes the model of each checkpoint as a transformers folder inside it, while training goes on."""
+"""Exports the model of each checkpoint as a transformers folder inside it, while training continues."""
 
 import threading
 from collections.abc import Callable
@@ -18,12 +18,12 @@ from skyrl_train.record.progress import Progress
 from skyrl_train.trainer_engine.zero import ZeroEngine
 
 FOLDER = "model"
-"""Where the model is in a checkpoint. It is not in the manifest, because it comes after it."""
+"""The model's folder in a checkpoint. The manifest does not list it, because it is written later."""
 
 
 @dataclass
-class _Writing:
-    """A folder that is being written, and how it went."""
+class _Export:
+    """A folder that a thread is writing, and the thread's error."""
 
     checkpoint: Path
     work: Callable[[], None]
@@ -37,14 +37,14 @@ class _Writing:
     def _run(self) -> None:
         try:
             self.work()
-        except Exception as error:  # noqa: BLE001  # kept for `wait`, which says it
+        except Exception as error:  # noqa: BLE001  # `wait` reports it
             self.error = error
 
 
 class BackgroundExport:
-    """Copies the weights between two steps and writes the copy in a thread of rank 0, one at a time.
+    """Copies the weights between two steps; a thread of rank 0 writes the copy. One export at a time.
 
-    As a context manager it waits, at the end, for what is being written.
+    As a context manager it waits at the end for the current export.
     """
 
     def __init__(
@@ -54,21 +54,21 @@ class BackgroundExport:
         ranks: Ranks,
         *,
         model_name: str,
-        tell: Callable[[str], None],
+        message: Callable[[str], None],
     ) -> None:
-        """``tell`` takes a line for people: that an export failed, which ends no run."""
+        """``message`` prints a line for the user: a failed export does not end the run."""
         self._engine = engine
         self._tokenizer = tokenizer
         self._ranks = ranks
         self._model_name = model_name
-        self._tell = tell
+        self._message = message
         self._weights: dict[str, Tensor] = {}
-        self._writing: _Writing | None = None
+        self._export: _Export | None = None
 
     def start(self, checkpoint: Path, progress: Progress) -> None:
-        """Export the weights of now as those of a checkpoint that is complete, unless it has its model. Collective.
+        """Export the current weights into a complete checkpoint that has no model yet. Collective.
 
-        It returns once the weights are copied.
+        Returns once the weights are copied.
         """
         # Rank 0 decides: two ranks that see the disk differently would wait for each other.
         if not self._ranks.broadcast((checkpoint / FOLDER).exists()):
@@ -76,12 +76,12 @@ class BackgroundExport:
             self.write(checkpoint, progress)
 
     def copy(self) -> None:
-        """The weights of now, for a checkpoint that is not there yet. Collective."""
-        self.wait()  # so that there is one copy
+        """Copy the current weights, for a checkpoint that is not complete yet. Collective."""
+        self.wait()  # at most one copy exists
         self._weights = self._snapshot()
 
     def write(self, checkpoint: Path, progress: Progress) -> None:
-        """Begin to write what was copied into the checkpoint, which is complete now."""
+        """Start writing the copied weights into the checkpoint, which is complete now."""
         weights, self._weights = self._weights, {}
         if not self._ranks.is_main:
             return
@@ -90,19 +90,19 @@ class BackgroundExport:
             model, source = self._engine.policy.model, origin(self._model_name, checkpoint, progress)
             write_model(checkpoint / FOLDER, model, self._tokenizer, source, weights=weights)
 
-        self._writing = _Writing(checkpoint, work)
+        self._export = _Export(checkpoint, work)
 
     def wait(self) -> None:
-        """Until nothing is being written; says so if it failed. Before anything removes a checkpoint."""
-        writing, self._writing = self._writing, None
-        if writing is None:
+        """Wait for the current export, and report it if it failed. Call it before a checkpoint is removed."""
+        export, self._export = self._export, None
+        if export is None:
             return
-        writing.thread.join()
-        if writing.error is not None:
-            reason = writing.error if isinstance(writing.error, SkyrlError) else repr(writing.error)
-            self._tell(
-                f"the model of {writing.checkpoint.name} was not exported: {reason}. The checkpoint is whole: "
-                f"`skyrl export {writing.checkpoint}` makes it again"
+        export.thread.join()
+        if export.error is not None:
+            reason = export.error if isinstance(export.error, SkyrlError) else repr(export.error)
+            self._message(
+                f"the model of {export.checkpoint.name} was not exported: {reason}. The checkpoint is intact: run "
+                f"`skyrl export {export.checkpoint}` to export its model"
             )
 
     def __enter__(self) -> Self:
@@ -115,9 +115,9 @@ class BackgroundExport:
 
     @torch.no_grad()
     def _snapshot(self) -> dict[str, Tensor]:
-        """On rank 0 the whole model in main memory, by transformers names; a parameter that is tied comes once."""
+        """On rank 0 the complete model in main memory, by transformers names; a tied parameter appears once."""
         main, weights = self._ranks.is_main, {}
-        for name, tensor in self._engine.named_tensors():  # to the end, on all ranks
+        for name, tensor in self._engine.named_tensors():  # all ranks must iterate to the end
             if main:
                 weights[name] = tensor.to("cpu", copy=True)
         model = self._engine.policy.model

@@ -1,4 +1,4 @@
-"""Writes checkpoints while training goes on: a step waits for a copy of the state in memory, not for its files."""
+"""Saves checkpoints while training continues: a step waits for a copy of the state in memory, not for its files."""
 
 import logging
 import threading
@@ -27,25 +27,25 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class _Checkpoint:
-    """What is being written, as it was when it was begun."""
+    """A checkpoint that is being written, with the state at its start."""
 
-    aside: Path
+    partial: Path
     progress: Progress
     snapshot: Snapshot  # of this rank
     samples: Future[None]
-    abandoned: bool = False  # the run has left without it
-    publishing: threading.Lock = field(default_factory=threading.Lock)  # held while it appears and others go
+    abandoned: bool = False  # the run exits without it
+    publishing: threading.Lock = field(default_factory=threading.Lock)  # held during publishing and pruning
 
     def check(self) -> None:
-        """Raise where nobody waits any more: the run folder may soon be another process's."""
+        """Raise if the checkpoint was abandoned: another process may soon own the run folder."""
         if self.abandoned:
-            raise SkyrlError(f"{self.aside} was abandoned")
+            raise SkyrlError(f"{self.partial} was abandoned")
 
 
 class BackgroundSave:
     """Copies the state between two steps; a thread of each rank writes the copy. One checkpoint at a time.
 
-    As a context manager it waits, at the end, for what is being written.
+    As a context manager it waits at the end for the current checkpoint.
     """
 
     def __init__(
@@ -54,39 +54,39 @@ class BackgroundSave:
         """Collective.
 
         Args:
-            engine: has the state of model and optimizer.
+            engine: holds the state of model and optimizer.
             ranks: the processes of the run.
-            journal: knows the folder, and is told of each checkpoint that is complete.
-            keep: how many stay, 1 or more.
-            export: of the model of each, if asked for.
+            journal: names the folder, and is notified of each complete checkpoint.
+            keep: number of checkpoints to keep, 1 or more.
+            export: exports the model of each checkpoint; None exports none.
         """
         self._engine, self._ranks, self._journal = engine, ranks, journal
         self._keep, self._export = keep, export
-        self._gather = ranks.gather_in_thread()  # of the threads
+        self._gather = ranks.gather_in_thread()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="skyrl-save")
         self._writing: tuple[_Checkpoint, Future[Path]] | None = None
 
     @property
     def is_writing(self) -> bool:
-        """Whether there is a checkpoint that `wait` waits for."""
+        """Whether a checkpoint is being written, or is written but not announced yet."""
         return self._writing is not None
 
     def start(self, progress: Progress) -> None:
-        """Begin a checkpoint of now. It returns once the state is copied. Collective.
+        """Start a checkpoint of the current state. Returns once the state is copied. Collective.
 
         Raises:
-            SkyrlError: this one cannot be begun, or the one before it could not be written; the same on all ranks.
+            SkyrlError: this checkpoint cannot be started, or the previous one failed; the same on all ranks.
         """
         self.wait()
         if self._export is not None:
-            self._export.copy()  # when it has written into a checkpoint that may have to go
-        aside = checkpoint_folder.aside(self._journal.checkpoints, progress.step)
-        self._begin(aside)
-        checkpoint = _Checkpoint(aside, progress, self._snapshot(aside), self._journal.samples())
+            self._export.copy()  # waits for the export into a checkpoint that may be pruned
+        partial = checkpoint_folder.partial_folder(self._journal.checkpoints, progress.step)
+        self._begin(partial)
+        checkpoint = _Checkpoint(partial, progress, self._snapshot(partial), self._journal.samples())
         self._writing = checkpoint, self._thread.submit(self._write, checkpoint)
 
-    def settle(self) -> None:
-        """Between two steps: what `wait` does, if no rank has to wait. Collective."""
+    def poll(self) -> None:
+        """Announce the checkpoint if every rank has written it; never waits for a disk. Collective."""
         if self._writing is None:
             return
         _, written = self._writing
@@ -94,10 +94,10 @@ class BackgroundSave:
             self.wait()
 
     def wait(self) -> None:
-        """Until no checkpoint is being written; then it is said that there is one. Before anything removes one.
+        """Wait for the current checkpoint and announce it. Call it before a checkpoint is removed.
 
         Raises:
-            SkyrlError: it could not be written; the same on all ranks. Earlier ones are whole.
+            SkyrlError: it could not be written; the same on all ranks. Earlier checkpoints are intact.
         """
         if self._writing is None:
             return
@@ -105,9 +105,9 @@ class BackgroundSave:
         try:
             path = written.result()
         finally:
-            # Not before: what a signal keeps from being waited for is abandoned, or still known to `__exit__`.
+            # Cleared only now: a signal during the wait abandons the checkpoint, or `__exit__` still waits for it.
             self._writing = None
-            with checkpoint.publishing:  # a signal may not leave it half visible
+            with checkpoint.publishing:  # a signal must not interrupt publishing
                 checkpoint.abandoned = not written.done()
         self._journal.checkpoint(path)
         if self._export is not None:
@@ -124,59 +124,59 @@ class BackgroundSave:
         except SkyrlError as problem:
             if error is None:
                 raise
-            # What ended the run is what its user has to hear of first.
+            # The error that ended the run comes first; this one must not replace it.
             logger.warning("the last checkpoint could not be written: %s", problem)
         finally:
             self._thread.shutdown(wait=False)
 
-    def _begin(self, aside: Path) -> None:
-        problem = _problem_of(lambda: checkpoint_folder.begin(aside), aside) if self._ranks.is_main else None
+    def _begin(self, partial: Path) -> None:
+        problem = _error_of(lambda: checkpoint_folder.begin(partial), partial) if self._ranks.is_main else None
         problem = self._ranks.broadcast(problem)
         if problem is not None:
             raise SkyrlError(problem)
 
-    def _snapshot(self, aside: Path) -> Snapshot:
+    def _snapshot(self, partial: Path) -> Snapshot:
         try:
-            snapshot = self._engine.snapshot(aside)
-        except (OSError, RuntimeError) as error:  # torch says with the latter that there is no memory for the copy
-            # The other ranks wait inside DeepSpeed, and learn of it when this one leaves.
+            snapshot = self._engine.snapshot(partial)
+        except (OSError, RuntimeError) as error:  # torch raises a RuntimeError if memory for the copy is missing
+            # The other ranks wait inside DeepSpeed, and are notified when this one exits.
             if self._ranks.is_main:
-                checkpoint_folder.give_up(aside)
-            raise checkpoint_folder.not_written(aside, error) from error
-        random_state.add(snapshot, aside, self._ranks.rank)
+                checkpoint_folder.discard(partial)
+            raise checkpoint_folder.save_error(partial, error) from error
+        random_state.add(snapshot, partial, self._ranks.rank)
         return snapshot
 
     def _write(self, checkpoint: _Checkpoint) -> Path:
-        """In the thread of each rank. How it went is the same on all of them."""
-        aside, main = checkpoint.aside, self._ranks.is_main
-        problem = _problem_of(lambda: checkpoint.snapshot.write(checkpoint.check), aside)
-        # A rank that fails must not be waited for in vain.
+        """Write this rank's files, in a thread. The result or error is the same on all ranks."""
+        partial, main = checkpoint.partial, self._ranks.is_main
+        problem = _error_of(lambda: checkpoint.snapshot.write(checkpoint.check), partial)
+        # Also on failure: the other ranks wait for this rank's result.
         problem = next((found for found in self._gather(problem) if found is not None), None)
         if main and problem is None:
-            problem = _problem_of(lambda: self._complete(checkpoint), aside)
+            problem = _error_of(lambda: self._complete(checkpoint), partial)
         if main and problem is not None and not checkpoint.abandoned:
-            checkpoint_folder.give_up(aside)  # the threads of all ranks are through with it
+            checkpoint_folder.discard(partial)  # no rank writes into it any more
         problem = self._gather(problem)[0]
         if problem is not None:
             raise SkyrlError(problem)
-        return checkpoint_folder.target(aside)
+        return checkpoint_folder.target(partial)
 
     def _complete(self, checkpoint: _Checkpoint) -> None:
-        checkpoint.samples.result()  # a checkpoint comes after the samples of its steps
-        write_manifest(checkpoint.aside, checkpoint.progress, self._journal.provenance())
+        checkpoint.samples.result()  # a checkpoint appears after the samples of its steps
+        write_manifest(checkpoint.partial, checkpoint.progress, self._journal.provenance())
         with checkpoint.publishing:
             checkpoint.check()
-            path = checkpoint_folder.publish(checkpoint.aside)
-            self._journal.last_checkpoint = path  # should this process be ended before `wait`
+            path = checkpoint_folder.publish(checkpoint.partial)
+            self._journal.last_checkpoint = path  # in case the process exits before `wait`
             checkpoint_folder.prune(path.parent, checkpoint.progress.step, self._keep)
 
 
-def _problem_of(work: Callable[[], None], aside: Path) -> str | None:
-    """What has kept the work from being done, for people."""
+def _error_of(work: Callable[[], None], partial: Path) -> str | None:
+    """Do the work; its error message for the user, or None."""
     try:
         work()
     except SkyrlError as error:
         return str(error)
-    except Exception as error:  # noqa: BLE001  # whatever it is, the other ranks must hear of it
-        return str(checkpoint_folder.not_written(aside, error))
+    except Exception as error:  # noqa: BLE001  # any error must reach the other ranks
+        return str(checkpoint_folder.save_error(partial, error))
     return None

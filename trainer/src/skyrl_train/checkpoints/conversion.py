@@ -1,7 +1,7 @@
-"""A checkpoint for another number of ranks or another ZeRO stage, through DeepSpeed's universal checkpoint.
+"""Converts a checkpoint for another number of ranks or another ZeRO stage, with DeepSpeed's universal checkpoint.
 
-The copy lies hidden beside the checkpoint, which stays as it is, and lives until the ranks have read it: the next
-checkpoint of the run has the new form.
+The converted copy is hidden next to the checkpoint, which is not changed, and is deleted once the ranks have read it.
+The next checkpoint of the run has the new form.
 """
 
 import argparse
@@ -12,40 +12,40 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from skyrl_core.errors import SkyrlError
-from skyrl_train.checkpoints.checkpoint_folder import CONVERTED, reason_of
+from skyrl_train.checkpoints.checkpoint_folder import CONVERTED, failure_reason
 from skyrl_train.ranks.ranks import Ranks
 from skyrl_train.record.progress import Progress
 
-_ALIKE = (frozenset({0}), frozenset({1, 2}), frozenset({3}))
-"""Stages that write optimizer state in the same form."""
+_COMPATIBLE = (frozenset({0}), frozenset({1, 2}), frozenset({3}))
+"""ZeRO stages that write optimizer state in the same form."""
 
 
 def is_needed(progress: Progress, world_size: int, stage: int) -> bool:
     """Whether DeepSpeed cannot read the checkpoint as it is.
 
     Raises:
-        SkyrlError: it cannot be converted for this stage either.
+        SkyrlError: it cannot be converted to this stage either.
     """
     if progress.zero_stage == stage and (stage == 0 or progress.world_size == world_size):
-        return False  # on stage 0 every rank has the whole state, and rank 0 has saved it
-    alike = next(stages for stages in _ALIKE if progress.zero_stage in stages)
-    if stage not in alike:
-        readers = " or ".join(map(str, sorted(alike)))
+        return False  # on stage 0 every rank has the complete state, and rank 0 saved it
+    compatible = next(stages for stages in _COMPATIBLE if progress.zero_stage in stages)
+    if stage not in compatible:
+        readers = " or ".join(map(str, sorted(compatible)))
         raise SkyrlError(
             f"the checkpoint was written on ZeRO stage {progress.zero_stage} and this run is on stage {stage}: "
             "DeepSpeed converts optimizer state between stages 1 and 2 and between numbers of ranks, but stages 0 and "
             f"3 keep it in other forms. Resume with trainer.deepspeed.zero_stage={readers}, on any number of ranks; or "
-            f"begin a new run on stage {stage} from the weights alone: `skyrl export RUN FOLDER`, then model=FOLDER"
+            f"start a new run on stage {stage} from the weights only: `skyrl export RUN FOLDER`, then model=FOLDER"
         )
     return True
 
 
 @contextlib.contextmanager
 def converted(checkpoint: Path, ranks: Ranks) -> Iterator[Path]:
-    """A copy of the checkpoint that any number of ranks reads; it is gone when the block ends. Collective.
+    """A copy of the checkpoint for any number of ranks; it is deleted when the block ends. Collective.
 
     Raises:
-        SkyrlError: it cannot be converted, for example because there is no room for the copy, which is as large.
+        SkyrlError: it cannot be converted; for example, the disk has no space for the copy, which is as large.
     """
     copy = checkpoint.with_name(f".{checkpoint.name}{CONVERTED}")
     problem = _convert(checkpoint, copy) if ranks.is_main else None
@@ -55,9 +55,9 @@ def converted(checkpoint: Path, ranks: Ranks) -> Iterator[Path]:
     try:
         yield copy
     finally:
-        ranks.gather(None)  # all have read it
+        ranks.gather(None)  # every rank has read it
         if ranks.is_main:
-            shutil.rmtree(copy, ignore_errors=True)  # what resists is hidden, and the next save tries again
+            shutil.rmtree(copy, ignore_errors=True)  # whatever remains is hidden, and the next save removes it
 
 
 def _convert(checkpoint: Path, copy: Path) -> str | None:
@@ -66,20 +66,20 @@ def _convert(checkpoint: Path, copy: Path) -> str | None:
     arguments = argparse.Namespace(
         input_folder=str(checkpoint / "state"),
         output_folder=str(copy / "state"),
-        num_extract_workers=1,  # more would be child processes of one that holds a process group
+        num_extract_workers=1,  # more would fork a process that holds a process group
         num_merge_workers=1,
         keep_temp_folder=False,
         strict=True,
-        inject_missing_state=True,  # which parameters tensor parallelism splits: none
+        inject_missing_state=True,  # the list of parameters that tensor parallelism splits: none
     )
-    said = io.StringIO()
+    output = io.StringIO()
     try:
         shutil.rmtree(copy, ignore_errors=True)  # left by a run that was killed
         Path(arguments.output_folder).mkdir(parents=True)
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):  # a bar for every parameter
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):  # a bar for each parameter
             main(arguments)
-    except (AssertionError, KeyError, OSError, RuntimeError, ValueError) as error:  # all of them are DeepSpeed's
-        reason = reason_of(error, checkpoint.parent)
+    except (AssertionError, KeyError, OSError, RuntimeError, ValueError) as error:  # DeepSpeed raises any of these
+        reason = failure_reason(error, checkpoint.parent)
         shutil.rmtree(copy, ignore_errors=True)
-        return f"cannot convert {checkpoint} for another number of ranks: {reason}; the checkpoint is untouched"
+        return f"cannot convert {checkpoint} for another number of ranks: {reason}; the checkpoint is intact"
     return None

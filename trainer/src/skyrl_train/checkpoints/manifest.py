@@ -1,4 +1,4 @@
-"""One checkpoint: what its manifest says, and whether every file is the one that was written."""
+"""The manifest of a checkpoint: progress, provenance, and the hash of every file."""
 
 import hashlib
 import json
@@ -13,23 +13,23 @@ from skyrl_train.tracking.atomic_file import flush_to_disk
 
 MANIFEST = "manifest.json"
 SCHEMA = 3
-"""Version of the manifest. 1 had no random numbers, no record of accepted changes and no provenance, 2 no place in the
-data."""
+"""Version of the manifest. Version 1 had no random numbers, accepted changes or provenance; 2 no position in the data.
+"""
 
 
 class DamagedCheckpointError(SkyrlError):
-    """A file of a checkpoint is missing, unreadable, or not the one that was written."""
+    """A file of a checkpoint is missing, unreadable or changed."""
 
     def __init__(self, checkpoint: Path, reason: str) -> None:
         super().__init__(
-            f"checkpoint {checkpoint} is damaged: {reason}. Restore it or name another one; "
-            "--resume RUN --skip-damaged goes on from the newest one that is whole"
+            f"checkpoint {checkpoint} is damaged: {reason}. Restore it, name another one, or add --skip-damaged to "
+            "--resume RUN to resume from the newest intact one"
         )
         self.summary = f"{checkpoint.name} is damaged: {reason}"
 
 
 def write_manifest(folder: Path, progress: Progress, provenance: Mapping[str, Any]) -> None:
-    """Name and hash every file of the folder. With it, all of the folder is on disk when this returns.
+    """Write the name and hash of every file of the folder, and flush the folder to disk.
 
     Raises:
         OSError: the folder cannot be read or written.
@@ -52,7 +52,7 @@ def read(checkpoint: Path) -> Progress:
     """The progress that a checkpoint holds, after checking every file against its hash.
 
     Raises:
-        DamagedCheckpointError: a file is missing, cannot be read or is not the one that was written.
+        DamagedCheckpointError: a file is missing, unreadable or changed.
         SkyrlError: a newer version of the trainer wrote it.
     """
     content = _manifest(checkpoint)
@@ -62,12 +62,12 @@ def read(checkpoint: Path) -> Progress:
         writer = f"skyrl-train {versions['skyrl-train']}" if "skyrl-train" in versions else "a newer skyrl-train"
         raise SkyrlError(
             f"checkpoint {checkpoint} was written by {writer}, in version {schema} of the format; this skyrl-train "
-            f"reads up to version {SCHEMA}: install the one that wrote it, or a newer one"
+            f"reads up to version {SCHEMA}: install the version that wrote it, or a newer one"
         )
     try:
         files, progress = dict(content["sha256"]), Progress(**content["progress"])
     except (ValueError, KeyError, TypeError) as error:
-        raise DamagedCheckpointError(checkpoint, f"{MANIFEST} makes no sense ({error})") from error
+        raise DamagedCheckpointError(checkpoint, f"{MANIFEST} is invalid ({error})") from error
     for name, expected in files.items():
         _check_file(checkpoint, name, expected)
     return Progress(**vars(progress) | {"loss_changes": tuple(progress.loss_changes)})
@@ -81,7 +81,7 @@ def _manifest(checkpoint: Path) -> dict[str, Any]:
     except OSError as error:
         raise DamagedCheckpointError(checkpoint, f"{MANIFEST} cannot be read ({error.strerror})") from error
     except ValueError as error:
-        raise DamagedCheckpointError(checkpoint, f"{MANIFEST} is no JSON ({error})") from error
+        raise DamagedCheckpointError(checkpoint, f"{MANIFEST} is not JSON ({error})") from error
     if not isinstance(content, dict):
         raise DamagedCheckpointError(checkpoint, f"{MANIFEST} holds a {type(content).__name__} instead of an object")
     return content

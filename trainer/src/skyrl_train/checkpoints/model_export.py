@@ -1,4 +1,4 @@
-"""Writes the model of a checkpoint as a plain folder that transformers and vLLM load."""
+"""Exports the model of a checkpoint as a folder that transformers and vLLM load."""
 
 import contextlib
 import io
@@ -26,21 +26,21 @@ from skyrl_train.tracking.atomic_file import flush_to_disk
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 ADAPTER = "adapter"
-"""The folder, in that of the model, of adapters that peft loads; the model has them merged already."""
+"""Subfolder of the adapters, which peft loads; the exported model has them merged already."""
 
 PREFIX = "model."
-"""What the policy puts before the names of its transformers model."""
+"""The policy's prefix before the parameter names of its transformers model."""
 
 
 def export(source: Path, target: Path | None = None) -> Path:
-    """Write model, tokenizer and where they come from; returns the folder.
+    """Write model, tokenizer and their origin; returns the folder.
 
     Args:
-        source: a run folder, of which the latest checkpoint is taken, or a checkpoint in one.
-        target: a folder that is not there yet; None takes ``exported/step_N`` in the run folder.
+        source: a checkpoint, or a run folder, whose latest checkpoint is exported.
+        target: a folder that does not exist yet; None writes ``exported/step_N`` in the run folder.
 
     Raises:
-        SkyrlError: there is no whole checkpoint, its model cannot be loaded, or the folder exists or cannot be written.
+        SkyrlError: no intact checkpoint exists, its model cannot be loaded, or the folder exists or cannot be written.
     """
     quiet()
     found = find(source)
@@ -48,7 +48,7 @@ def export(source: Path, target: Path | None = None) -> Path:
     run_folder = found.parent.parent
     folder = target or run_folder / "exported" / found.name
     if folder.exists():
-        raise SkyrlError(f"{folder} is already there, and is not overwritten: give another folder, or remove it")
+        raise SkyrlError(f"{folder} already exists and is not overwritten: give another folder, or remove it")
     config = _config(run_folder / "config.yaml")
     model, tokenizer = _restored(found, progress, config), load_tokenizer(config.model)
     write_model(folder, model, tokenizer, origin(config.model, found, progress))
@@ -56,10 +56,10 @@ def export(source: Path, target: Path | None = None) -> Path:
 
 
 def trained_model(found: Path, progress: Progress, config: RunConfig) -> PreTrainedModel:
-    """The model of a checkpoint that ``checkpoint.read`` has found to be whole, with adapters merged into it.
+    """The model of a checkpoint that ``checkpoint.read`` has verified, with its adapters merged.
 
     Raises:
-        SkyrlError: the model of its run cannot be loaded, or is another one.
+        SkyrlError: the model of its run cannot be loaded, or is a different one.
     """
     model = _restored(found, progress, config)
     merge_adapters(model)
@@ -77,12 +77,12 @@ def _config(file: Path) -> RunConfig:
     try:
         text = file.read_text(encoding="utf-8")
     except OSError as error:
-        raise SkyrlError(f"the checkpoint has lost its run: {file} cannot be read ({error.strerror})") from error
+        raise SkyrlError(f"cannot read the configuration of the checkpoint's run: {file}: {error.strerror}") from error
     return RunConfig.model_validate(parse_yaml(text, str(file)).value)
 
 
 def _weights(found: Path, stage: int) -> dict[str, Tensor]:
-    """Every tensor of the policy, whole and in float32 where an optimizer keeps it so."""
+    """Every tensor of the policy, complete, and in float32 where the optimizer keeps a float32 copy."""
     if stage == 0:
         states: dict[str, dict[str, Tensor]] = torch.load(
             found / "state" / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=False
@@ -90,7 +90,7 @@ def _weights(found: Path, stage: int) -> dict[str, Tensor]:
         return states["module"]
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress for every tensor
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints a line for each tensor
         weights: dict[str, Tensor] = get_fp32_state_dict_from_zero_checkpoint(str(found), tag="state")
     return weights
 
@@ -98,15 +98,15 @@ def _weights(found: Path, stage: int) -> dict[str, Tensor]:
 def _fill(model: PreTrainedModel, weights: dict[str, Tensor], found: Path) -> None:
     own = {name.removeprefix(PREFIX): tensor for name, tensor in weights.items()}
     _, unexpected = model.load_state_dict(own, strict=False)
-    # What was not trained is not saved, and an output embedding that is tied to the input embedding is one parameter.
+    # Frozen parameters are not saved, and an output embedding tied to the input embedding is one parameter.
     missing = {name for name, parameter in model.named_parameters() if parameter.requires_grad} - own.keys()
     if missing or unexpected:
         names = ", ".join([*sorted(missing), *unexpected][:3])
-        raise SkyrlError(f"{found} does not fit the model of its run: {names} is missing or not known")
+        raise SkyrlError(f"{found} does not fit the model of its run: {names} is missing or unknown")
 
 
 def origin(model_name: str, found: Path, progress: Progress) -> dict[str, Any]:
-    """Where an exported model comes from, for its ``skyrl.json``."""
+    """The origin of an exported model, for its ``skyrl.json``."""
     return {
         "model": model_name,
         "checkpoint": str(found),
@@ -124,33 +124,33 @@ def write_model(
     *,
     weights: dict[str, Tensor] | None = None,
 ) -> None:
-    """Write a folder that transformers loads; it is complete or not there.
+    """Write a folder that transformers loads; it appears only once it is complete.
 
     Args:
-        folder: is not there yet.
-        model: what the folder describes.
-        tokenizer: goes with it.
-        source: where the model comes from.
-        weights: whole tensors by name, in the place of the model's own.
+        folder: must not exist yet.
+        model: the model to write.
+        tokenizer: the model's tokenizer.
+        source: the origin of the model.
+        weights: complete tensors by name; None writes those of the model.
 
     Raises:
         SkyrlError: the folder cannot be written.
     """
-    aside = folder.with_name(f".{folder.name}{PARTIAL}")
+    partial = folder.with_name(f".{folder.name}{PARTIAL}")
     try:
-        shutil.rmtree(aside, ignore_errors=True)  # left by an export that was interrupted
-        aside.mkdir(parents=True)
+        shutil.rmtree(partial, ignore_errors=True)  # left by an interrupted export
+        partial.mkdir(parents=True)
         if weights is None and has_adapters(model):
-            save_adapters(model, aside / ADAPTER)
+            save_adapters(model, partial / ADAPTER)
             merge_adapters(model)
-        model.save_pretrained(aside, state_dict=weights)
-        tokenizer.save_pretrained(aside)
-        (aside / "skyrl.json").write_text(json.dumps(dict(source), indent=2) + "\n")
-        for path in (*aside.rglob("*"), aside):
+        model.save_pretrained(partial, state_dict=weights)
+        tokenizer.save_pretrained(partial)
+        (partial / "skyrl.json").write_text(json.dumps(dict(source), indent=2) + "\n")
+        for path in (*partial.rglob("*"), partial):
             flush_to_disk(path)
-        aside.rename(folder)
+        partial.rename(folder)
         flush_to_disk(folder.parent)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise SkyrlError(f"cannot write {folder}: {reason}; nothing was left behind") from error
+        raise SkyrlError(f"cannot write {folder}: {reason}; no partial files remain") from error

@@ -1,4 +1,4 @@
-"""Whether a run may go on from a checkpoint, and from which: the loss, parameters and precision are the same."""
+"""Finds the checkpoint that a run resumes from, and checks that loss, precision and adapters are the same."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,19 +20,19 @@ from skyrl_train.tracking.run_folder import RunFolder
 
 @dataclass(frozen=True, kw_only=True)
 class Resumption:
-    """The checkpoint that a run goes on from."""
+    """The checkpoint that a run resumes from."""
 
     path: Path
     progress: Progress
-    finished: bool = False  # its run came to its end
-    skipped: tuple[str, ...] = ()  # later checkpoints that are damaged, and how
+    finished: bool = False  # its run has finished
+    skipped: tuple[str, ...] = ()  # later checkpoints that are damaged, with the damage
     converts: bool = False  # it was written by another number of ranks or on another ZeRO stage
 
     def notes(self, run: ResolvedRun, world_size: int) -> list[str]:
-        """What the user should know about it, a line for each fact."""
+        """Messages to the user about it."""
         lines = [f"skipped: {reason}" for reason in self.skipped]
         if self.skipped:
-            lines.append(f"going on from {self.path.name}, the newest checkpoint that is whole")
+            lines.append(f"resuming from {self.path.name}, the newest intact checkpoint")
         if self.converts:
             was, stage = self.progress, run.config.trainer.deepspeed.zero_stage
             lines.append(
@@ -44,18 +44,18 @@ class Resumption:
 
 
 def choose(run: ResolvedRun, ranks: Ranks) -> Resumption | None:
-    """What to go on from; None for a new run. Rank 0 reads, the others are told. Collective.
+    """The checkpoint to resume from; None for a new run. Rank 0 reads it and broadcasts. Collective.
 
     Raises:
-        DamagedCheckpointError: a file of the checkpoint is not the one that was written.
-        SkyrlError: there is none, its run goes on, it is one of the last step, or it belongs to another loss, precision
-            or ZeRO stage.
+        DamagedCheckpointError: a file of the checkpoint is missing or changed.
+        SkyrlError: no checkpoint exists, its run is still running or finished, or it belongs to another loss,
+            precision or ZeRO stage.
     """
     if run.resume is None:
         return None
     if ranks.is_main:
         try:
-            resumption = check(find_whole(run.resume, skip=run.skip_damaged), run, ranks.world_size)
+            resumption = check(find_intact(run.resume, skip=run.skip_damaged), run, ranks.world_size)
         except Exception:
             ranks.broadcast(None)
             raise
@@ -63,26 +63,26 @@ def choose(run: ResolvedRun, ranks: Ranks) -> Resumption | None:
         return resumption
     found: Resumption | None = ranks.broadcast(None)
     if found is None:
-        raise RankLost("rank 0 found nothing to resume from, and said why")
+        raise RankLost("rank 0 could not resume the run; see its error")
     return found
 
 
-def find_whole(path: Path, *, skip: bool) -> Resumption:
-    """The checkpoint of a run folder, or the one that is named, with every file checked.
+def find_intact(path: Path, *, skip: bool) -> Resumption:
+    """The latest checkpoint of a run folder, or the checkpoint at this path, with every file verified.
 
     Args:
         path: a run folder or a checkpoint in one.
-        skip: go back to the newest one that is whole, instead of refusing a damaged one.
+        skip: skip damaged checkpoints and take the newest intact one, instead of raising an error.
 
     Raises:
-        DamagedCheckpointError: it is damaged, and none is skipped.
-        SkyrlError: there is none, none of them is whole, or the run goes on in another process.
+        DamagedCheckpointError: the checkpoint is damaged, and ``skip`` is False.
+        SkyrlError: no intact checkpoint exists, or another process is still running the run.
     """
     folder = run_folder_of(path)
     if folder is not None:
         if RunFolder(folder).is_owned():
             raise SkyrlError(
-                f"the run in {folder} goes on in another process: wait for it, or end it, before it is resumed"
+                f"the run in {folder} is still running in another process: wait for it or stop it, then resume"
             )
         recover(folder / "checkpoints")
     skipped: list[str] = []
@@ -96,21 +96,21 @@ def find_whole(path: Path, *, skip: bool) -> Resumption:
         else:
             finished = folder is not None and RunFolder(folder).read_run().get("outcome") == "finished"
             return Resumption(path=candidate, progress=progress, finished=finished, skipped=tuple(skipped))
-    raise SkyrlError(f"no checkpoint in {path} is whole:\n" + "\n".join(f"  {reason}" for reason in skipped))
+    raise SkyrlError(f"no checkpoint in {path} is intact:\n" + "\n".join(f"  {reason}" for reason in skipped))
 
 
 def check(found: Resumption, run: ResolvedRun, world_size: int) -> Resumption:
-    """The same, with the loss of now, and with whether it has to be converted.
+    """The checkpoint with the loss of this run, and whether it must be converted.
 
     Raises:
         SkyrlError: nothing is left to train, or it belongs to another loss, precision or ZeRO stage.
     """
     progress, path, trainer = found.progress, found.path, run.config.trainer
-    # Killed between its last checkpoint and its end, a run still has to write that end.
+    # A run that was killed after its last checkpoint still has to record its end.
     if progress.step > trainer.steps or (progress.step == trainer.steps and found.finished):
         raise SkyrlError(
-            f"nothing is left to train: {path} is after step {progress.step} of {trainer.steps}; to go on, "
-            "raise trainer.steps"
+            f"nothing left to train: {path} is at step {progress.step} of {trainer.steps}; raise trainer.steps to "
+            "continue"
         )
     if progress.precision != trainer.deepspeed.precision:
         raise SkyrlError(
@@ -119,8 +119,8 @@ def check(found: Resumption, run: ResolvedRun, world_size: int) -> Resumption:
         )
     if progress.lora != lora_of(run.config):
         raise SkyrlError(
-            f"{path} was trained with {_spoken(progress.lora)} and this run has {_spoken(lora_of(run.config))}: resume "
-            "with the trainer.lora of then"
+            f"{path} was trained with {_describe(progress.lora)} and this run has {_describe(lora_of(run.config))}: "
+            "resume with the trainer.lora of the checkpoint's run"
         )
     converts = conversion.is_needed(progress, world_size, trainer.deepspeed.zero_stage)
     loss = run.loss.identity.record()
@@ -129,7 +129,7 @@ def check(found: Resumption, run: ResolvedRun, world_size: int) -> Resumption:
         raise SkyrlError(
             f"the loss is not the one that {path} was trained with:\n"
             + "\n".join(f"  {line}" for line in changed)
-            + "\n  to go on all the same, add --accept-loss-change"
+            + "\n  add --accept-loss-change to resume anyway"
         )
     accepted = ({"step": progress.step, "changes": changed},) if changed else ()
     now = replace(progress, loss=loss, loss_changes=(*progress.loss_changes, *accepted))
@@ -137,27 +137,27 @@ def check(found: Resumption, run: ResolvedRun, world_size: int) -> Resumption:
 
 
 def lora_of(config: RunConfig) -> dict[str, Any] | None:
-    """The adapters of a run, as a checkpoint writes them down; None where all weights are trained."""
+    """The adapters of a run in the form of a checkpoint; None if all weights are trained."""
     return None if config.trainer.lora.rank is None else config.trainer.lora.model_dump(mode="json")
 
 
-def _spoken(lora: dict[str, Any] | None) -> str:
+def _describe(lora: dict[str, Any] | None) -> str:
     return "no LoRA" if lora is None else f"LoRA ({', '.join(f'{name} {value}' for name, value in lora.items())})"
 
 
 def restore(loss: PolicyLoss, progress: Progress, *, accept_change: bool) -> None:
-    """Give a loss the state that it had; one that changed so much that it cannot take it starts from its own.
+    """Restore the state of a loss. An accepted loss that cannot load it starts with a new state.
 
     Raises:
-        SkyrlError: the loss cannot take it, and no change was accepted.
+        SkyrlError: the loss cannot load the state, and no change was accepted.
     """
     try:
         loss.load_state_dict(progress.loss_state)
     except (ValueError, KeyError) as error:
         if not accept_change:
             raise SkyrlError(
-                f"the loss cannot go on from the state in the checkpoint: {error}; to begin with a new state, add "
-                "--accept-loss-change"
+                f"the loss cannot load its state from the checkpoint: {error}; add --accept-loss-change to start with "
+                "a new state"
             ) from error
 
 

@@ -1,4 +1,4 @@
-"""Imports of thousands of modules: the garbage collector, which would visit them again and again, waits."""
+"""Pauses garbage collection during imports of thousands of modules, which it would scan again and again."""
 
 import atexit
 import gc
@@ -9,14 +9,14 @@ from contextlib import contextmanager
 
 @contextmanager
 def many_imports(module: str) -> Iterator[None]:
-    """In the body is nothing but imports, ``module`` among them. What is there afterwards is left out of collections.
+    """Pauses the collector while the body imports ``module``, then excludes all existing objects from collections.
 
-    A module is no garbage before the process ends. All the same the collector takes a fifth of the time in which torch,
-    transformers and DeepSpeed are imported. At the end it sees everything again: Triton would report what is left as
+    Modules are never garbage, but without the pause the collector takes a fifth of the time in which torch,
+    transformers and DeepSpeed are imported. At exit the objects are included again, or Triton would report them as
     leaked.
 
-    Where ``module`` is there already, in the second run of a process, say, nothing is put off and nothing left out:
-    what it holds may become garbage. What is garbage in the first, before a model is loaded, is little.
+    If ``module`` is already imported, as in the second run of a process, nothing is paused or excluded, because
+    existing objects may become garbage. In the first run, before a model is loaded, there is little garbage.
     """
     if module in sys.modules or not gc.isenabled():
         yield

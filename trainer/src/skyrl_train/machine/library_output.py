@@ -1,4 +1,4 @@
-"""Keeps libraries from writing between the lines that are meant for the user."""
+"""Silences output of libraries that would clutter the lines for the user."""
 
 import os
 import warnings
@@ -8,11 +8,11 @@ from transformers.utils import logging as transformers_logging
 
 
 def quiet() -> None:
-    """Switch off progress bars and warnings that a user could do nothing about. Before DeepSpeed is imported."""
+    """Disable progress bars and warnings that a user cannot act on. Call it before DeepSpeed is imported."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed says that it chose it
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # otherwise DeepSpeed logs its choice
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    # DeepSpeed's calls of collectives that torch is about to rename: nothing that a user could change.
+    # DeepSpeed calls collectives that torch is about to rename; a user cannot change that.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.")

@@ -1,7 +1,7 @@
-"""Memory that tensors free stays with the process for a while, where it trains on a CPU and the C library is glibc.
+"""Keeps freed memory in the process for the next tensor, when training on a CPU with glibc.
 
-Otherwise glibc gives large blocks back, and the next tensor begins with a page fault for each 4 KiB of it: a tenth of
-the update of a small model. A GPU's memory is kept by torch itself.
+Otherwise glibc returns large blocks to the system, and the next tensor starts with a page fault for each 4 KiB: a tenth
+of the update of a small model. On a GPU, torch keeps freed memory itself.
 """
 
 import ctypes
@@ -10,13 +10,13 @@ import platform
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # M_... in malloc.h
 FROM_THE_SYSTEM = 32 * 2**20
-"""Bytes of a block from which on it is the system's, and goes back at once: the most that glibc allows."""
+"""Bytes from which a block comes from the system and is returned at once: the highest threshold of glibc."""
 KEPT = 512 * 2**20
-"""Bytes at the end of the heap that may lie idle."""
+"""Unused bytes to keep at the end of the heap."""
 
 
 def keep_freed_memory() -> bool:
-    """From now on, in this process. Returns whether it could; whoever has tuned malloc is left alone."""
+    """Keep freed memory from now on. Returns False without glibc, or if the user has tuned malloc."""
     tuned = os.environ.get("GLIBC_TUNABLES", "") + "".join(name for name in os.environ if name.startswith("MALLOC_"))
     if platform.libc_ver()[0] != "glibc" or tuned:
         return False

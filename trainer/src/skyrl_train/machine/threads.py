@@ -1,7 +1,7 @@
-"""How many OpenMP threads a rank uses on a CPU, measured at start.
+"""Chooses the number of OpenMP threads of a rank on a CPU, by a measurement at start.
 
-Two threads on a machine whose cores are busy are many times slower than one, because each waits for the other at the
-end of every small operation. So the trainer times a piece of its own kind of work and takes what is fastest now.
+On busy cores two threads are many times slower than one, because each waits for the other at the end of every small
+operation. So the trainer times a typical piece of its work and uses the number that is fastest now.
 """
 
 import math
@@ -15,23 +15,22 @@ from torch import Tensor
 
 TRIALS, PRODUCTS = 5, 5
 WORTH_IT = 0.8
-"""More threads must take at most this share of one thread's time: a small gain is not worth the risk."""
-
+"""More threads must take at most this share of the time of fewer: a small gain is not worth the risk."""
 
 STALL = 4.0
-"""A step this many times slower than the median of the latest ones means that the cores have other work now."""
+"""A step this many times slower than the median of the latest steps means that the cores are busy."""
 
 
 class ThreadGuard:
-    """Goes back to one thread when the machine becomes busy during the run."""
+    """Falls back to one thread if the machine becomes busy during the run."""
 
     def __init__(self, threads: int) -> None:
-        """``threads`` is what the run started with."""
+        """``threads``: the number of threads that the run started with."""
         self._threads = threads
         self._seconds: deque[float] = deque(maxlen=9)
 
-    def stepped(self, seconds: float) -> bool:
-        """Note the time of a step. True if it made the rank go back to one thread."""
+    def record_step(self, seconds: float) -> bool:
+        """Record the time of a step. True if the rank fell back to one thread because of it."""
         stalled = len(self._seconds) >= 3 and seconds > STALL * statistics.median(self._seconds)
         self._seconds.append(seconds)
         if self._threads == 1 or not stalled:
@@ -42,7 +41,7 @@ class ThreadGuard:
 
 
 def choose_threads(ranks_on_this_machine: int) -> int:
-    """The fastest of 1, 2, 4, ... threads that leaves each rank its share of the cores. Takes a tenth of a second."""
+    """The fastest of 1, 2, 4, ... threads within this rank's share of the cores. Takes a tenth of a second."""
     share = max(len(os.sched_getaffinity(0)) // ranks_on_this_machine, 1) if hasattr(os, "sched_getaffinity") else 1
     if share == 1:
         return 1
@@ -59,15 +58,14 @@ def choose_threads(ranks_on_this_machine: int) -> int:
 
 
 def _time_with(threads: int, limit: float) -> float:
-    """Seconds of the slowest of several trials, or of the first that is above the limit: a busy core shows in some."""
+    """Seconds of the slowest of several trials, or of the first above the limit. A busy core slows only some trials."""
     torch.set_num_threads(threads)
     tokens, weight = torch.randn(2048, 128), torch.randn(128, 384)
-    _time_once(tokens, weight)  # the first also pays for setting up, and for starting the threads
+    _time_once(tokens, weight)  # not counted: it includes setup and the start of the threads
     slowest = 0.0
     for _ in range(TRIALS):
         slowest = max(slowest, _time_once(tokens, weight))
-        # Where the cores are busy each trial takes long, and one of them tells as much as all.
-        if slowest > limit:
+        if slowest > limit:  # on busy cores every trial is slow, and one is enough
             break
     return slowest
 

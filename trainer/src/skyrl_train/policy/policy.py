@@ -96,7 +96,7 @@ class Policy(nn.Module):
             return plain_cost(sequences.input_ids, self._pairs_of_a_token)
         return layout.cost(self._pairs_of_a_token)
 
-    def score(self, sequences: Sequences, with_entropy: bool) -> tuple[Tensor, Tensor | None]:
+    def log_probs(self, sequences: Sequences, with_entropy: bool) -> tuple[Tensor, Tensor | None]:
         """Log-probs [B, T] and, if asked for, entropy [B, T]."""
         return unpack(self(sequences, with_entropy))
 

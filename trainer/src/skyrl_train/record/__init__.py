@@ -1,1 +1,1 @@
-"""What a run tells the outside: trackers, run folder, observers."""
+"""The record of a run: trackers, run folder, observers, progress."""

@@ -1,4 +1,4 @@
-"""Everything that a run tells the outside: trackers, run folder, observers. Silent on every rank but the first."""
+"""Records a run in its run folder, trackers and observers. Does nothing on ranks other than 0."""
 
 import logging
 import time
@@ -35,13 +35,13 @@ PROVENANCE = (
     "started",
     "resumed",
 )
-"""What of run.json a checkpoint says, too, so that a copy of it alone can be traced."""
+"""Entries of run.json that each checkpoint repeats, so that a copied checkpoint can be traced."""
 
 logger = logging.getLogger(__name__)
 
 
 class Journal:
-    """Writes down what happens. The ranks that stay silent have one without outlets."""
+    """Records what happens in a run. Ranks other than 0 have one without run folder, tracker and observers."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Journal:
         self.folder = folder
         self.checkpoints = folder / "checkpoints"
         self.last_checkpoint: Path | None = None
-        self.accepts_loss_change = False  # until a checkpoint is of the loss of now
+        self.accepts_loss_change = False  # True until a checkpoint holds the changed loss
         self._run_folder = run_folder
         self._tracker = tracker
         self._observers = observers
@@ -65,13 +65,13 @@ class Journal:
         self._steps = start_step
         self._resume_command = resume_command
         self._started = time.monotonic()
-        self._before = _recalled(run_folder, 0) if run_folder is not None else None
+        self._before = _logged_evaluation(run_folder, 0) if run_folder is not None else None
         self._after: Evaluation | None = None
         self._ended = False
         self._writer = BackgroundWriter()
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
-        """The metrics of one training step."""
+        """Record the metrics of one training step."""
         self._steps = step
         if self._tracker is not None:
             self._tracker.log_step(step, metrics)
@@ -79,7 +79,7 @@ class Journal:
             self._observers.step_end(step, metrics)
 
     def evaluation(self, step: int, evaluation: Evaluation, *, final: bool) -> None:
-        """An evaluation after ``step`` steps."""
+        """Record an evaluation after ``step`` steps."""
         if step == 0:
             self._before = evaluation
         if final:
@@ -87,14 +87,15 @@ class Journal:
         if self._tracker is not None:
             self._tracker.log_evaluation(step, evaluation.metrics, final)
 
-    def recall_end(self) -> None:
-        """The run was killed after its last step: what its final evaluation measured is in metrics.jsonl."""
+    def restore_final_evaluation(self) -> None:
+        """Read the final evaluation from metrics.jsonl, for a run that was killed after its last step."""
         if self._run_folder is not None:
-            self._after = _recalled(self._run_folder, self._steps)
+            self._after = _logged_evaluation(self._run_folder, self._steps)
 
     def rollout(self, step: int, rollout: Rollout) -> None:
-        """The samples of a step, as tensors and as text; a thread writes them. What failed to be written is raised at
-        the next of them, or by ``settle``.
+        """Save the samples of a step, as tensors and as text, in a thread.
+
+        If that fails, the next call raises the error, or ``wait_for_samples``.
         """
         keep = self._keep_rollouts
         if self._run_folder is None or keep == 0:
@@ -117,7 +118,7 @@ class Journal:
         records = [record | {"advantage": a} for record, a in zip(rollout.records, first, strict=True)]
         self._writer.start(partial(save_rollouts, self._run_folder.rollouts, step, arrays, records, keep=keep))
 
-    def settle(self) -> None:
+    def wait_for_samples(self) -> None:
         """Wait until all samples are on disk.
 
         Raises:
@@ -126,22 +127,22 @@ class Journal:
         self._writer.wait()
 
     def samples(self) -> Future[None]:
-        """Done once all samples so far are on disk, for a thread that must come after them."""
+        """A future that completes once all samples so far are on disk."""
         return self._writer.latest()
 
     def provenance(self) -> dict[str, Any]:
-        """What the run is made of, as run.json says it; empty where this rank writes none."""
+        """The run's packages, seeds, command, ... as in run.json; empty on ranks that write none."""
         run = self._run_folder.read_run() if self._run_folder is not None else {}
         return {name: run.get(name) for name in PROVENANCE if name in run}
 
     def checkpoint(self, path: Path) -> None:
-        """A checkpoint is complete."""
+        """Record a checkpoint that is complete."""
         self.last_checkpoint, self.accepts_loss_change = path, False
         if self._observers is not None:
             self._observers.checkpoint_saved(path)
 
     def message(self, text: str) -> None:
-        """One line for people."""
+        """Print one line for the user."""
         if self._tracker is not None:
             self._tracker.message(text)
 
@@ -149,7 +150,7 @@ class Journal:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
-        """The end of the run, however it ends: run.json, the report, the tables that compare before and after."""
+        """Write run.json, the report and the tables that compare before and after, however the run ends."""
         try:
             unwritten = self._unwritten()
             if self._run_folder is not None and self._tracker is not None and self._observers is not None:
@@ -159,9 +160,9 @@ class Journal:
         except SkyrlError as problem:
             if error is None:
                 raise
-            # What ended the run is what its user has to hear of first.
-            logger.warning("the end of the run could not be written down: %s", problem)
-        except KeyboardInterrupt:  # whoever insists need not wait for the disk, but has to find how the run ended
+            # The error that ended the run comes first; this one must not replace it.
+            logger.warning("the end of the run could not be recorded: %s", problem)
+        except KeyboardInterrupt:  # a second signal: do not wait for the disk, only record how the run ended
             self.abandon("interrupted", None)
             raise
         finally:
@@ -172,9 +173,9 @@ class Journal:
                 self._run_folder.close()
 
     def _unwritten(self) -> SkyrlError | None:
-        """Why the last samples are not on disk."""
+        """The error that kept the last samples from being written."""
         try:
-            self.settle()
+            self.wait_for_samples()
         except SkyrlError as error:
             return error
         return None
@@ -195,22 +196,22 @@ class Journal:
             write_report(self.folder)
         except SkyrlError:
             raise
-        except Exception as problem:  # noqa: BLE001 - a picture must not cost the end of a run
+        except Exception as problem:  # noqa: BLE001 - a broken report must not hide how the run ended
             logger.warning("report.html could not be written: %s: %s", type(problem).__name__, problem)
         observers.train_end(outcome)
         tracker.finish(summary)
 
     def abandon(self, outcome: Outcome, reason: str | None) -> None:
-        """Write only how the run has ended: this process is about to be ended, whatever its main thread is doing."""
+        """Record only how the run ended: the process is about to exit, whatever its main thread is doing."""
         if self._run_folder is not None and not self._ended:
             self._run_folder.end_run(self._summary(outcome, reason))
 
     def resume_hint(self) -> str:
-        """The end of a sentence about an interruption."""
+        """The end of the message about an interruption."""
         done = f" after step {self._steps}"
         if self.last_checkpoint is None:
-            return f"{done}; no checkpoint was saved, so there is nothing to go on from"
-        return f"{done}; to go on from {self.last_checkpoint}:\n  {self._command}"
+            return f"{done}; no checkpoint was saved, so this run cannot be resumed"
+        return f"{done}; to resume from {self.last_checkpoint}:\n  {self._command}"
 
     @property
     def _command(self) -> str | None:
@@ -247,13 +248,13 @@ class Journal:
             )
             for first, after in zip(before, self._after.answers, strict=True)
         ]
-        # Spread over the held-out set, so that the choice flatters nobody.
+        # Spread over the held-out problems, so that the choice is unbiased.
         stride = max(len(pairs) // SHOWN_ANSWERS, 1)
         return tuple(pairs[::stride][:SHOWN_ANSWERS])
 
 
-def _recalled(run_folder: RunFolder, step: int) -> Evaluation | None:
-    """An earlier evaluation of a run that is resumed; its answers are gone."""
+def _logged_evaluation(run_folder: RunFolder, step: int) -> Evaluation | None:
+    """An earlier evaluation of a resumed run, without its answers."""
     metrics = read_history(run_folder.metrics).evaluations.get(step)
     if metrics is None:
         return None

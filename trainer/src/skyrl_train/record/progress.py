@@ -1,4 +1,4 @@
-"""How far a run has come: what a checkpoint saves besides tensors."""
+"""The progress of a run: the part of its state that a checkpoint saves besides tensors."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -6,15 +6,15 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Where a run stands; everything else that it draws on is a function of this and of the config."""
+    """The state of a run; all its other inputs are a function of this and of the configuration."""
 
     step: int  # training steps done
-    optimizer_steps: int  # where every schedule stands
-    prompts: int | None = None  # drawn so far: the place in the data; None in schemas 1 and 2, which did not say it
+    optimizer_steps: int  # optimizer steps done: the position in every schedule
+    prompts: int | None = None  # prompts used so far: the position in the data; schemas 1 and 2 lack it
     world_size: int
     zero_stage: int
     precision: str = "fp32"
-    lora: dict[str, Any] | None = None  # what adapters there are, if any
+    lora: dict[str, Any] | None = None  # settings of the adapters; None without adapters
     loss: dict[str, Any]  # identity and parameters
-    loss_state: dict[str, float] = field(default_factory=dict)  # what a loss that adapts has arrived at
-    loss_changes: tuple[dict[str, Any], ...] = ()  # changes of the loss that were accepted, with the step
+    loss_state: dict[str, float] = field(default_factory=dict)  # state of a loss that adapts
+    loss_changes: tuple[dict[str, Any], ...] = ()  # accepted changes of the loss, each with its step

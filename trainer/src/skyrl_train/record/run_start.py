@@ -1,4 +1,4 @@
-"""Opens the record of a run: its folder, its trackers and its observers."""
+"""Opens the record of a run: its folder, trackers and observers."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -18,11 +18,11 @@ from skyrl_train.tracking.tracker import RunInfo
 
 
 def open_journal(run: ResolvedRun, ranks: Ranks, progress: Progress, found: Path | None) -> Journal:
-    """The run folder is made, and everything that watches the run started, on rank 0. Collective."""
+    """Create or reopen the run folder and start trackers and observers, on rank 0. Collective."""
     if not ranks.is_main:
         path = ranks.broadcast(None)
         if path is None:
-            raise RankLost("rank 0 could not start the run, and said why")
+            raise RankLost("rank 0 could not start the run; see its error")
         return Journal(Path(path))
     try:
         journal = _open_journal(run, ranks, progress, found)

@@ -1,4 +1,4 @@
-"""What a rollout engine is: token ids in, token ids and their log-probabilities out. Imports no torch."""
+"""The protocol of rollout engines: token ids in, token ids and their log-probs out. Imports no torch."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How tokens are drawn. Log-probabilities are those of the distribution that is sampled, temperature included."""
+    """Sampling parameters. Log-probs are those of the sampled distribution, temperature included."""
 
     max_new_tokens: int
     temperature: float = 1.0  # 0 means greedy
@@ -23,7 +23,7 @@ class Sampling:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleRequest:
-    """One sample to draw for one prompt. Equal seeds and weights give equal samples."""
+    """A request for one sample of one prompt. Equal seeds and weights give equal samples."""
 
     prompt_ids: tuple[int, ...]
     seed: int
@@ -31,83 +31,83 @@ class SampleRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One sampled response. The end-of-sequence token, where drawn, is its last token."""
+    """One sampled response. If it ended with an end-of-sequence token, that is its last token."""
 
     token_ids: tuple[int, ...]
     log_probs: tuple[float, ...]  # nats, one for each token
     finished: bool  # ended by the end-of-sequence token, not by the token limit
-    policy_version: int  # how many optimizer steps the weights that drew it had seen
+    policy_version: int  # optimizer steps that the sampling weights had made
 
 
 HandOver = Callable[[int, Sample], None]
-"""Takes a sample and the place of its request, from any thread; what it has already it ignores."""
+"""Takes the index of a request and its sample, from any thread; ignores an index that it already has."""
 
 
 class WeightSource(Protocol):
-    """The trained weights, whole, under the names that transformers uses; adapters are merged into them."""
+    """The trained weights: complete tensors by transformers names, with adapters merged."""
 
     def named_tensors(self) -> Iterator["tuple[str, Tensor]"]:
-        """Each parameter once, gathered from its shards where necessary. All ranks iterate together to the end.
+        """Each parameter once, gathered from its shards if necessary. All ranks must iterate to the end.
 
-        A tensor is whole only until the next one is asked for: who wants to keep it, copies it.
+        A tensor is valid only until the next one is requested: copy it to keep it.
         """
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSetup:
-    """What a rollout engine is built from; an entry point of ``skyrl.rollout_engines`` is called with one."""
+    """The arguments of a rollout engine; an entry point of ``skyrl.rollout_engines`` is called with one."""
 
     config: RunConfig
     model: str  # the folder or hub name that transformers loads
     tokenizer: "PreTrainedTokenizerBase"
-    end_tokens: frozenset[int]  # each of them ends a response, and is its last token
+    end_tokens: frozenset[int]  # tokens that end a response, as its last token
     device: "device"
     rank: int
     world_size: int
-    message: Callable[[str], None]  # one line for the user; silent on every rank but the first
-    gather: Callable[[Any], list[Any]]  # the values of all ranks, on every rank; all ranks call it together
-    trained: "PreTrainedModel | None"  # the module that is trained, where it is whole in this process
-    load_copy: Callable[[], "PreTrainedModel"]  # for engines that compute with a model of their own in this process
+    message: Callable[[str], None]  # prints one line for the user; does nothing on ranks other than 0
+    gather: Callable[[Any], list[Any]]  # the values of all ranks, on every rank; collective
+    trained: "PreTrainedModel | None"  # the trained module, if it is complete in this process
+    load_copy: Callable[[], "PreTrainedModel"]  # loads a separate model, for engines that compute in this process
 
 
 class RolloutEngine(Protocol):
-    """Draws samples with the policy's current weights; those that it holds before the first sync are never used."""
+    """Samples with the policy's current weights; weights from before the first sync are never used."""
 
-    shares_weights: bool  # it computes with the trained module itself, so its weights can never be stale
-    works_elsewhere: bool  # it computes in other processes, so it may draw while this one trains
+    shares_weights: bool  # it computes with the trained module itself, so its weights are never stale
+    works_elsewhere: bool  # it computes in other processes, so it can sample while this one trains
 
     def generate(self, requests: Sequence[SampleRequest], sampling: Sampling) -> list[Sample]:
         """One sample for each request of this rank, in order.
 
         With a third parameter, ``hand_over: HandOver | None = None``, an engine may hand over each sample as soon as it
-        is finished: it is rewarded while others are drawn. It returns all of them in any case.
+        is finished, so that it is rewarded while others are generated. All samples are returned in any case.
         """
         ...
 
     def log_probs(self, sequences: Sequence[Sequence[int]]) -> list[tuple[float, ...]]:
-        """Log-probabilities of the tokens of each sequence but its first, in nats, at temperature 1.
+        """Log-probs, in nats at temperature 1, of the tokens of each sequence except its first.
 
-        An engine with several copies of the weights answers once for each of them, one copy after the other.
+        An engine with several copies of the weights returns the log-probs of all sequences for each copy in turn.
         """
         ...
 
     def sync_weights(self, weights: WeightSource, policy_version: int) -> None:
-        """Take over the policy's weights, all of them. All ranks call it together."""
+        """Load all of the policy's weights. Collective."""
         ...
 
     def close(self) -> None:
-        """Release what the engine holds."""
+        """Release the engine's resources."""
         ...
 
 
 def generate(
     engine: RolloutEngine, requests: Sequence[SampleRequest], sampling: Sampling, hand_over: HandOver
 ) -> list[Sample]:
-    """One sample for each request, in order; each was handed over once the engine let go of it, or at the end."""
-    draw: Any = engine.generate
-    early = "hand_over" in signature(draw).parameters
-    samples: list[Sample] = draw(requests, sampling, hand_over) if early else draw(requests, sampling)
+    """One sample for each request, in order; each is handed over as soon as the engine permits, or at the end."""
+    method: Any = engine.generate
+    early = "hand_over" in signature(method).parameters
+    samples: list[Sample] = method(requests, sampling, hand_over) if early else method(requests, sampling)
     for index, sample in enumerate(samples):
         hand_over(index, sample)
     return samples

@@ -4,6 +4,6 @@ import hashlib
 
 
 def sampling_seed(run_seed: int, step: int, prompt: int, sample: int, *, stream: str = "train") -> int:
-    """A seed in 0..2^63-1. ``prompt`` is the prompt's position in the step; ``stream`` keeps evaluation apart."""
+    """A seed in 0..2^63-1. ``prompt`` is the position in the step; ``stream`` separates training and evaluation."""
     text = f"{stream}/{run_seed}/{step}/{prompt}/{sample}".encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1

@@ -1,4 +1,4 @@
-"""Weights as a rollout engine takes them over: of a whole model, only while they stand still, or wrong on purpose."""
+"""The weight sources that a rollout engine loads: a model, one guarded against reads during updates, one with noise."""
 
 from collections.abc import Iterator
 
@@ -10,50 +10,50 @@ from skyrl_core.errors import SkyrlError
 from skyrl_train.rollout.rollout_engine import WeightSource
 
 PERTURBATION = 0.1
-"""Of every tensor, as a share of its root mean square: far beyond what any optimizer step does."""
+"""Noise as a share of each tensor's root mean square: far more than any optimizer step changes."""
 
 
 class ModelWeights:
-    """A model that is whole in this process."""
+    """The weights of a model that is complete in this process."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Its parameters."""
+        """The parameters of the model."""
         yield from self._model.named_parameters()
 
 
-class MovingWeightsError(SkyrlError):
-    """Somebody asked for weights that an update is changing."""
+class WeightsUpdatingError(SkyrlError):
+    """The weights cannot be read, because an update is changing them."""
 
 
-class SettledWeights:
-    """Another source, which gives nothing while an update moves it: half of the tensors would be of another policy."""
+class GuardedWeights:
+    """Refuses reads while an update changes the weights: half of the tensors would be of another policy."""
 
     def __init__(self, weights: WeightSource) -> None:
         self._weights = weights
-        self.moving = False
+        self.updating = False
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Those of the source.
+        """The tensors of the source.
 
         Raises:
-            MovingWeightsError: an update goes on; at once, before the first tensor is asked for.
+            WeightsUpdatingError: an update is running; raised by the call, before the first tensor is requested.
         """
-        if self.moving:
-            raise MovingWeightsError("the weights are being trained, and cannot be handed over now")
+        if self.updating:
+            raise WeightsUpdatingError("the weights cannot be read while they are being trained: wait for the update")
         return self._weights.named_tensors()
 
 
 class PerturbedWeights:
-    """Another source with noise on every tensor: an engine that takes these over gives other log-probs."""
+    """Adds noise to every tensor: an engine that loads these weights computes different log-probs."""
 
     def __init__(self, weights: WeightSource) -> None:
         self._weights = weights
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Copies, the same on every rank; the source stays as it is."""
+        """Noisy copies, the same on every rank; the source is not changed."""
         generator = torch.Generator().manual_seed(0)
         for name, tensor in self._weights.named_tensors():
             noise = torch.randn(tensor.shape, generator=generator).to(tensor.device)

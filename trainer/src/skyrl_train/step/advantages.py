@@ -1,4 +1,4 @@
-"""Rewards of a step to advantages, over the samples of all ranks; with the KL to the reference taken off, if asked."""
+"""Estimates advantages from the rewards of all ranks, optionally with a KL penalty in the reward."""
 
 from dataclasses import replace
 
@@ -14,18 +14,18 @@ from skyrl_train.step.experience import Experience
 
 
 class AdvantagePass:
-    """Calls the estimator with whole groups, whichever ranks drew them."""
+    """Calls the estimator with complete groups, whichever ranks sampled them."""
 
     def __init__(self, estimator: AdvantageEstimator, name: str, kl_estimator: KlEstimator, ranks: Ranks) -> None:
-        """``name`` is what messages call the estimator.
+        """``name`` is the estimator's name in messages.
 
         Raises:
             SkyrlError: the estimator needs a value model.
         """
         if type(estimator).needs_values:
             raise SkyrlError(
-                f"trainer.algorithm.advantage_estimator = {name}: it needs a value model beside the policy, and this "
-                "trainer trains none; grpo, rloo and reinforce_pp estimate from the rewards of a group or of the batch"
+                f"trainer.algorithm.advantage_estimator = {name}: it needs a value model, and this trainer trains "
+                "none; set it to grpo, rloo or reinforce_pp, which need only the rewards of a group or of the batch"
             )
         self._estimator = estimator
         self._name = name
@@ -33,18 +33,18 @@ class AdvantagePass:
         self._ranks = ranks
 
     def estimate(self, experience: Experience, kl_reward_coef: float) -> tuple[Experience, dict[str, float]]:
-        """The experience with advantages, and what is logged about the penalty. All ranks call it together."""
+        """The experience with advantages, and the metrics of the penalty. Collective."""
         penalty = self._penalty(experience, kl_reward_coef) if kl_reward_coef else None
         own = {"rewards": experience.rewards, "groups": experience.groups, "mask": experience.mask}
         own |= {"token_rewards": -penalty} if penalty is not None else {}
         parts = self._ranks.gather({name: tensor.cpu() for name, tensor in own.items()})
         width = max(part["mask"].shape[1] for part in parts)
-        whole = {name: torch.cat([_widened(part[name], width) for part in parts]) for name in own}
-        earned = whole.get("token_rewards")
+        gathered = {name: torch.cat([_widened(part[name], width) for part in parts]) for name in own}
+        earned = gathered.get("token_rewards")
         batch = AdvantageBatch(
-            rewards=whole["rewards"] if earned is None else whole["rewards"] + earned.sum(-1),
-            groups=whole["groups"],
-            mask=whole["mask"],
+            rewards=gathered["rewards"] if earned is None else gathered["rewards"] + earned.sum(-1),
+            groups=gathered["groups"],
+            mask=gathered["mask"],
             token_rewards=earned,
         )
         advantages = self._checked(self._estimator.estimate(batch), batch)
@@ -57,7 +57,7 @@ class AdvantagePass:
     def _penalty(self, experience: Experience, coef: float) -> Tensor:
         old, reference = experience.old_log_probs, experience.ref_log_probs
         if old is None or reference is None:
-            raise ValueError("a KL penalty needs the log-probs of the old policy and of the reference")
+            raise ValueError("a KL penalty needs the log-probs of the old policy and of the reference model")
         return torch.where(experience.mask, coef * kl_estimate(old, reference, self._kl_estimator), 0.0)
 
     def _checked(self, advantages: Tensor, batch: AdvantageBatch) -> Tensor:
@@ -80,7 +80,7 @@ def _widened(tensor: Tensor, width: int) -> Tensor:
 
 
 def _of_tokens(advantages: Tensor, experience: Experience) -> Tensor:
-    """float32 [N, T] of advantages [N] or [N, wider]; 0 where masked."""
+    """Advantages [N] or [N, wider] as float32 [N, T]; 0 where masked."""
     advantages = advantages.to(experience.mask.device, torch.float32)
     if advantages.ndim == 1:
         advantages = advantages[:, None].expand(experience.mask.shape)

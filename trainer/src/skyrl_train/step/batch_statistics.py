@@ -1,4 +1,4 @@
-"""Shows the objective the whole minibatch of all ranks before its micro-batches: for losses with batch statistics."""
+"""Computes batch statistics for a loss: on the minibatch of all ranks, before its micro-batches."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,16 +15,16 @@ from skyrl_train.step.objective import Objective
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """What ``Objective.prepare`` returned for the minibatch of all ranks, and where in it this rank's rows are."""
+    """The result of ``Objective.prepare`` for the minibatch of all ranks, and the position of this rank's rows."""
 
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     start: int = 0  # row of this rank's first sequence
     total: int = 0  # sequences of all ranks
 
     def part(self, micro: MicroBatch) -> dict[str, Tensor]:
-        """The tensors cut down to a micro-batch; a filler, which is masked, gets some row."""
+        """The tensors of a micro-batch; a filler, which is masked, gets an arbitrary row."""
         rows = torch.zeros_like(micro.experience.groups) if micro.is_filler else micro.rows + self.start
-        # Cut once, by the number of all sequences: a table of groups may be as long as this rank's share of them.
+        # Cut by the number of all sequences: a table of groups may be as long as this rank's share of the sequences.
         return rows_of(self.tensors, rows, self.total, micro.experience.mask.shape[1])
 
 
@@ -37,14 +37,14 @@ def prepare(
     *,
     step: int,
 ) -> Prepared:
-    """Show the objective the sequences of all ranks. log_probs float32 [N, T]. Collective."""
+    """Pass the sequences of all ranks to ``Objective.prepare``. log_probs: float32 [N, T]. Collective."""
     own = {"log_probs": log_probs, "advantages": minibatch.advantages, "mask": minibatch.mask}
     own |= {need.value: tensor for need, tensor in inputs.items() if tensor is not None}
     gathered = ranks.gather({name: tensor.detach().cpu() for name, tensor in own.items()})
     sizes = [len(part["mask"]) for part in gathered]
-    whole = {name: _stack([part[name] for part in gathered]).to(ranks.device) for name in own}
-    log_probs, advantages, mask = (whole.pop(name) for name in ("log_probs", "advantages", "mask"))
-    known = {Need(name): tensor for name, tensor in whole.items()}
+    stacked = {name: _stack([part[name] for part in gathered]).to(ranks.device) for name in own}
+    log_probs, advantages, mask = (stacked.pop(name) for name in ("log_probs", "advantages", "mask"))
+    known = {Need(name): tensor for name, tensor in stacked.items()}
     batch = LossBatch(
         log_probs=log_probs, advantages=advantages, mask=mask, inputs=known, needs=objective.needs, step=step
     )

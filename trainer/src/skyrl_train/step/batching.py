@@ -13,9 +13,9 @@ from skyrl_train.step.experience import Experience, filler
 
 @dataclass(frozen=True, kw_only=True)
 class MicroBatchSize:
-    """How much goes through the model at one time: ``tokens``, padding included, where given, else ``sequences``.
+    """The size of a micro-batch: at most ``tokens`` with padding, if given, else ``sequences``.
 
-    ``cost`` says how much a model computes for some sequences, where that depends on who is among them: one that
+    ``cost`` estimates the computation of a batch if it depends on which sequences share the batch, as in a model that
     computes a prompt once for all of its samples.
     """
 
@@ -24,10 +24,10 @@ class MicroBatchSize:
     cost: Callable[[Sequences], float] | None = None
 
     def split(self, experience: Experience, rows: Tensor) -> list[Tensor]:
-        """The rows, int64 [n], of each micro-batch, int64 [B] each: similar lengths together, for less padding.
+        """Split the rows, int64 [n], into micro-batches, int64 [B] each.
 
-        Or the samples of a prompt together, where that costs less. A sequence that is longer than ``tokens`` has a
-        micro-batch of its own.
+        Sequences of similar lengths go together, which saves padding, or the samples of a prompt, if that costs less.
+        A sequence longer than ``tokens`` forms a separate micro-batch.
         """
         if not len(rows):
             return []
@@ -58,7 +58,7 @@ class MicroBatchSize:
 
 
 def _groups_together(lengths: Tensor, groups: Tensor) -> Tensor:
-    """The order in which groups follow each other by their longest sequence, and each by lengths: int64 [n]."""
+    """An order, int64 [n], of groups by their longest sequence and of sequences in a group by length."""
     longest = torch.zeros(int(groups.max()) + 1, dtype=lengths.dtype, device=lengths.device)
     longest = longest.scatter_reduce(0, groups, lengths, "amax")[groups]
     keys = [key.tolist() for key in (longest, groups, lengths)]
@@ -67,7 +67,7 @@ def _groups_together(lengths: Tensor, groups: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class MicroBatch:
-    """Rows of a minibatch; a filler has none and holds one masked sequence, so that ranks stay in step."""
+    """Rows of a minibatch. A filler has no rows but one masked sequence, so that all ranks make as many passes."""
 
     rows: Tensor  # int64 [B], into the minibatch
     experience: Experience
@@ -86,31 +86,31 @@ def micro_batches(
     rows: Tensor | None = None,
     at_least: int = 0,
 ) -> list[MicroBatch]:
-    """Micro-batches of at most this size, filled up to the largest number that any rank has. Collective.
+    """Micro-batches of at most this size, with fillers up to the largest number that any rank has. Collective.
 
     Args:
-        minibatch: of this rank.
-        size: of a micro-batch.
-        ranks: all of them get the same number.
+        minibatch: this rank's part of the minibatch.
+        size: size of a micro-batch.
+        ranks: the processes of the run, which all get the same number.
         pad_id: token of fillers.
-        rows: int64 [n], those of the minibatch that are taken; None takes all.
-        at_least: so many micro-batches, even if no rank has a row.
+        rows: int64 [n], the rows of the minibatch to use; None uses all.
+        at_least: smallest number of micro-batches, even if no rank has a row.
     """
     rows = torch.arange(len(minibatch), device=minibatch.lengths.device) if rows is None else rows
     own = [MicroBatch(rows=part, experience=minibatch.select(part)) for part in size.split(minibatch, rows)]
     wanted = max(int(ranks.max(torch.tensor([len(own)]))), at_least)
-    nothing = MicroBatch(
+    empty = MicroBatch(
         rows=torch.empty(0, dtype=torch.long, device=ranks.device), experience=filler(pad_id, ranks.device)
     )
-    return own + [nothing] * (wanted - len(own))
+    return own + [empty] * (wanted - len(own))
 
 
 def minibatch_of_group(group: int, num_groups: int, minibatches: int) -> int:
-    """Which minibatch a prompt of the step belongs to: consecutive prompts, the same on any number of ranks."""
+    """The minibatch that a prompt of the step belongs to: consecutive prompts, the same on any number of ranks."""
     return group * minibatches // num_groups
 
 
 def owner_of_group(group: int, num_groups: int, minibatches: int, world_size: int) -> int:
-    """The rank that samples and trains on a prompt: each minibatch is dealt out over all ranks."""
+    """The rank that samples and trains on a prompt: the prompts of a minibatch are distributed over all ranks."""
     first = -(-minibatch_of_group(group, num_groups, minibatches) * num_groups // minibatches)
     return (group - first) % world_size

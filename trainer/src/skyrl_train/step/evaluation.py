@@ -1,4 +1,4 @@
-"""Progress on held-out prompts: the same prompts and seeds each time, so that before and after can be compared."""
+"""Evaluates the policy on held-out problems, with the same prompts and seeds each time."""
 
 import math
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from skyrl_train.ranks.ranks import Ranks
 from skyrl_train.rewards.scorer import Scorer
 from skyrl_train.rollout.rollout_engine import RolloutEngine, SampleRequest, Sampling
 from skyrl_train.rollout.seeds import sampling_seed
-from skyrl_train.step.sampling import Drawing
+from skyrl_train.step.sampling import Sampler
 
 SOLVED = 1.0
-"""A sample counts as correct from this reward on."""
+"""A sample with at least this reward counts as correct."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,14 +52,14 @@ class Evaluator:
     ) -> None:
         self._config = config
         self._tokenizer = tokenizer
-        self._drawing = Drawing(engine=engine, tokenizer=tokenizer, scorer=scorer)
+        self._sampler = Sampler(engine=engine, tokenizer=tokenizer, scorer=scorer)
         self._ranks = ranks
         wanted = config.evaluation.prompts
-        # A file may hold fewer prompts: asking none of them twice keeps the standard error honest.
+        # A file may hold fewer prompts; using a prompt twice would make the standard error too small.
         self._rows = source.take(0, min(wanted, source.size) if source.size is not None else wanted)
 
     def evaluate(self) -> Evaluation:
-        """Sample and reward. All ranks call it together; the result is the same on all of them."""
+        """Sample and reward answers; the result is the same on all ranks. Collective."""
         settings = self._config.evaluation
         own = [index for index in range(len(self._rows)) if index % self._ranks.world_size == self._ranks.rank]
         limit = self._config.rollout.max_prompt_tokens
@@ -71,18 +71,18 @@ class Evaluator:
                 requests.append(SampleRequest(prompt_ids=prompt_ids, seed=seed))
                 indices.append(index)
         sampling = Sampling(max_new_tokens=self._config.rollout.max_new_tokens, temperature=settings.temperature)
-        drawn = self._drawing.draw(requests, [self._rows[index] for index in indices], sampling)
+        samples = self._sampler.sample(requests, [self._rows[index] for index in indices], sampling)
         outcomes = [
             (index, completion.text, len(completion.token_ids), score.reward, score.error)
-            for index, completion, score in zip(indices, drawn.completions, drawn.scores.scores(), strict=True)
+            for index, completion, score in zip(indices, samples.completions, samples.scores.scores(), strict=True)
         ]
-        everything = sorted((o for part in self._ranks.gather(outcomes) for o in part), key=lambda outcome: outcome[0])
-        return self._summary(everything)
+        gathered = sorted((o for part in self._ranks.gather(outcomes) for o in part), key=lambda outcome: outcome[0])
+        return self._summary(gathered)
 
     def _summary(self, outcomes: list[tuple[int, str, int, float, str | None]]) -> Evaluation:
         errors = [error for *_, error in outcomes if error is not None]
         if len(errors) == len(outcomes):
-            raise SkyrlError(f"no answer of the evaluation could be rewarded; the first error: {errors[0]}")
+            raise SkyrlError(f"no answer of the evaluation could be rewarded; first error: {errors[0]}")
         k = self._config.evaluation.samples_per_prompt
         solved: dict[int, int] = dict.fromkeys(range(len(self._rows)), 0)
         first: dict[int, Answer] = {}

@@ -1,4 +1,4 @@
-"""The samples of a step as tensors, rank-local and right padded: what the policy is updated on."""
+"""The samples of a step as tensors, right padded: the data of a policy update on one rank."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -18,7 +18,7 @@ class Experience:
     input_ids: Tensor  # int64 [N, S]: prompt, response, padding
     lengths: Tensor  # int64 [N]: prompt and response together
     response_start: Tensor  # int64 [N]
-    mask: Tensor  # bool [N, T]: the policy chose this token
+    mask: Tensor  # bool [N, T]: True for response tokens, False for padding
     rollout_log_probs: Tensor  # float32 [N, T]
     advantages: Tensor  # float32 [N, T]
     rewards: Tensor  # float32 [N]
@@ -31,7 +31,7 @@ class Experience:
 
     @property
     def sequences(self) -> Sequences:
-        """The part that the policy reads."""
+        """The tensors that the policy reads."""
         positions = torch.arange(self.input_ids.shape[1], device=self.input_ids.device)
         return Sequences(
             input_ids=self.input_ids,
@@ -41,7 +41,7 @@ class Experience:
         )
 
     def select(self, rows: Tensor) -> "Experience":
-        """These rows, without the padding that none of them needs."""
+        """These rows, without padding that no row needs."""
         chosen = self._map(lambda _, tensor: tensor[rows])
         if not len(rows):
             return chosen
@@ -63,7 +63,7 @@ class Experience:
         pad_id: int,
         device: torch.device,
     ) -> "Experience":
-        """Pad and stack; rewards and advantages are zero until they are known. One prompt for each sample."""
+        """Pad and stack prompts and samples, one prompt for each sample. Rewards and advantages are zero."""
         count = len(samples)
         starts = torch.tensor([len(prompt) for prompt in prompts], dtype=torch.long)
         sizes = torch.tensor([len(sample.token_ids) for sample in samples], dtype=torch.long)
@@ -84,7 +84,7 @@ class Experience:
         return experience.to(device)
 
     def to(self, device: torch.device) -> "Experience":
-        """The same on another device."""
+        """A copy on another device."""
         return self._map(lambda _, tensor: tensor.to(device))
 
     def _map(self, change: Callable[[str, Tensor], Tensor]) -> "Experience":
@@ -94,7 +94,7 @@ class Experience:
 
 
 def filler(pad_id: int, device: torch.device) -> Experience:
-    """One masked sequence of two pad tokens: what a rank computes when it has fewer micro-batches than another."""
+    """One masked sequence of two pad tokens, for a rank with fewer micro-batches than another."""
     experience = Experience.build(
         [[pad_id]],
         [Sample(token_ids=(pad_id,), log_probs=(0.0,), finished=True, policy_version=0)],
@@ -102,6 +102,6 @@ def filler(pad_id: int, device: torch.device) -> Experience:
         pad_id=pad_id,
         device=device,
     )
-    # A loss may declare any of the inputs, and gets them for a filler too.
+    # A loss may declare any input, and a filler must have it.
     zeros = torch.zeros_like(experience.advantages)
     return replace(experience, mask=torch.zeros_like(experience.mask), old_log_probs=zeros, ref_log_probs=zeros)

@@ -1,4 +1,4 @@
-"""The learning rate of each optimizer step: a linear warm-up, then constant, linear or cosine."""
+"""The learning rate of each optimizer step: linear warm-up, then constant, linear or cosine decay."""
 
 import math
 

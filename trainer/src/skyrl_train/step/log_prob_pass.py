@@ -1,4 +1,4 @@
-"""Log-probabilities of a whole minibatch without gradient: for old and reference policies."""
+"""Computes log-probs of a minibatch without gradient, for the old policy and the reference model."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ Forward = Callable[[Sequences, bool], tuple[Tensor, Tensor | None]]
 
 
 @torch.no_grad()
-def score(
+def compute_log_probs(
     forward: Forward,
     experience: Experience,
     *,
@@ -23,7 +23,7 @@ def score(
     pad_id: int,
     with_entropy: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """float32 [N, T] log-probs and, if asked for, entropy; zero where masked. All ranks call it together."""
+    """Log-probs, float32 [N, T], and entropy if requested; zero where masked. Collective."""
     log_probs = torch.zeros(experience.mask.shape, device=experience.mask.device)
     entropy = torch.zeros_like(log_probs) if with_entropy else None
     for micro in micro_batches(experience, micro_batch_size, ranks, pad_id=pad_id):

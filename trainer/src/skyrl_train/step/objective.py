@@ -1,4 +1,4 @@
-"""What a run minimises: the selected loss and everything that is the same for every loss, on one micro-batch."""
+"""The objective of a run on one micro-batch: the selected loss, and the terms and weights common to all losses."""
 
 import math
 from collections.abc import Mapping
@@ -31,15 +31,15 @@ SAME_ENTROPY = 1e-5
 """Nats by which the float32 entropies of one distribution may differ from batch to batch."""
 
 Inputs = Mapping[Need, Tensor | None]
-"""Everything that was computed for a micro-batch, whatever the loss declares."""
+"""All tensors computed for a micro-batch, whatever the loss declares."""
 
 HIGH_ENTROPY = "objective/high_entropy"
-"""Among the prepared tensors: bool [N, T], the tokens of the minibatch that learn from the loss."""
+"""Name of a prepared tensor: bool [N, T], the tokens of the minibatch that the loss trains."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """The loss of every step, its reduction, and the terms beside it."""
+    """The loss of every step, its reduction, and the terms added to it."""
 
     loss: ScheduledLoss
     reduction: LossReduction
@@ -50,13 +50,13 @@ class Objective:
     entropy_coef: Number = 0.0
     high_entropy_fraction: float | None = None
     correction: OffPolicyCorrection = field(default_factory=OffPolicyCorrection)
-    skip_zero_advantages: bool = False  # sequences that learn nothing take no part in forward and backward
-    drawn_ahead: bool = False  # the samples are of the policy before the last update
-    watches_engine: bool = False  # log how far the rollout engine, which has weights of its own, is from the trainer
+    skip_zero_advantages: bool = False  # leave sequences without an advantage out of forward and backward
+    prefetched: bool = False  # the samples are from the policy before the last update
+    logs_mismatch: bool = False  # log how far a rollout engine with separate weights is from the trainer
 
     @classmethod
     def of(cls, config: RunConfig, loss: ScheduledLoss) -> "Objective":
-        """The objective that a configuration describes, around its loss."""
+        """The objective that a configuration describes, with its loss."""
         algorithm = config.trainer.algorithm
         return cls(
             loss=loss,
@@ -69,78 +69,78 @@ class Objective:
             high_entropy_fraction=algorithm.high_entropy_fraction,
             correction=OffPolicyCorrection(**algorithm.off_policy.model_dump()),
             skip_zero_advantages=algorithm.skip_zero_advantages,
-            drawn_ahead=config.rollout.async_ == "one_step",
+            prefetched=config.rollout.async_ == "one_step",
         )
 
-    def beside_engine(self, *, optimizer_steps: int) -> "Objective":
-        """The same beside a rollout engine with weights of its own: how far that is from the trainer is logged.
+    def with_separate_engine(self, *, optimizer_steps: int) -> "Objective":
+        """The objective for a rollout engine with separate weights, whose distance from the trainer is logged.
 
-        Where several ``optimizer_steps`` share a rollout and nothing else needs the policy before them, it is unknown.
+        If several ``optimizer_steps`` share a rollout and nothing else needs the old log-probs, it cannot be logged.
         """
-        return replace(self, watches_engine=self.needs_old_log_probs or optimizer_steps == 1)
+        return replace(self, logs_mismatch=self.needs_old_log_probs or optimizer_steps == 1)
 
     @cached_property
     def needs(self) -> frozenset[Need]:
-        """What the loss reads, at any step."""
+        """The inputs that the loss reads at any step."""
         return self.loss.needs
 
     @property
     def needs_reference(self) -> bool:
-        """Whether a reference model has to be loaded."""
+        """Whether a reference model is needed."""
         weights = (highest(self.kl_coef), highest(self.kl_reward_coef))
         return any(weights) or Need.REF_LOG_PROBS in self.needs
 
     @property
     def needs_old_log_probs(self) -> bool:
-        """Whether the policy before the update matters."""
+        """Whether the log-probs of the policy before the update are needed."""
         return Need.OLD_LOG_PROBS in self.needs or self.correction.active or self.old_log_probs_before_update
 
     @property
     def old_log_probs_before_update(self) -> bool:
-        """Whether it matters before the first minibatch, so that not even one optimizer step can do without a pass."""
+        """Whether the old log-probs are needed before the first minibatch, even for a single optimizer step."""
         return highest(self.kl_reward_coef) > 0
 
     @property
     def needs_entropy(self) -> bool:
-        """Whether entropy is computed."""
+        """Whether entropy is needed."""
         wanted = highest(self.entropy_coef) > 0 or self.high_entropy_fraction is not None
         return Need.ENTROPY in self.needs or wanted
 
     @property
     def needs_preparation(self) -> bool:
-        """Whether something looks at the whole minibatch before its micro-batches."""
+        """Whether the loss or the objective needs statistics of the minibatch before its micro-batches."""
         return type(self.loss.loss).prepare is not PolicyLoss.prepare or self.high_entropy_fraction is not None
 
     def check(self) -> None:
-        """Whether the parts fit together.
+        """Check that the loss can be combined with the other options.
 
         Raises:
-            InvalidParamsError: the loss cannot be combined with the rest.
+            InvalidParamsError: it cannot.
         """
         loss, name = type(self.loss.loss), self.loss.loss.name
         token_weights = self.correction.active or self.high_entropy_fraction is not None
         if token_weights and is_scalar_form(loss):
             raise InvalidParamsError(
-                "trainer.algorithm.off_policy and high_entropy_fraction weigh the loss of each token, and loss "
-                f"{name!r} returns one number: let it override token_losses, or leave them out"
+                "trainer.algorithm.off_policy and high_entropy_fraction weight the loss of each token, and loss "
+                f"{name!r} returns one number: override its token_losses, or remove these options"
             )
         if self.correction.weight != "none" and Need.ROLLOUT_LOG_PROBS in self.needs:
             raise InvalidParamsError(
-                f"trainer.algorithm.off_policy.weight = {self.correction.weight}: loss {name!r} has the ratio to the "
-                "rollout engine's policy in itself, and would count it twice; set the weight to none"
+                f"trainer.algorithm.off_policy.weight = {self.correction.weight}: loss {name!r} already includes the "
+                "ratio to the rollout engine's policy and would count it twice; set the weight to none"
             )
-        if self.drawn_ahead and self.correction.weight == "none" and Need.ROLLOUT_LOG_PROBS not in self.needs:
+        if self.prefetched and self.correction.weight == "none" and Need.ROLLOUT_LOG_PROBS not in self.needs:
             raise InvalidParamsError(
-                "rollout.async = one_step trains on samples of the policy before the last update, and nothing here "
-                f"corrects for it: set trainer.algorithm.off_policy.weight (token, say), or take a loss that reads the "
-                f"log-probs of the rollout engine, which {name!r} does not"
+                "rollout.async = one_step trains on samples of the policy before the last update, and nothing corrects "
+                f"for it: set trainer.algorithm.off_policy.weight, for example to token, or select a loss that reads "
+                f"the log-probs of the rollout engine, which {name!r} does not"
             )
 
         if self.skip_zero_advantages:
             check_skipping(self.loss, {"kl_coef": highest(self.kl_coef), "entropy_coef": highest(self.entropy_coef)})
 
     def prepare(self, minibatch: LossBatch, inputs: Inputs) -> dict[str, Tensor]:
-        """What is found out about the whole minibatch of all ranks, detached; inputs [N, T] each."""
+        """Statistics of the minibatch of all ranks, detached; each input is [N, T]."""
         prepared = {name: tensor.detach() for name, tensor in self.loss.at(minibatch.step).prepare(minibatch).items()}
         entropy = inputs.get(Need.ENTROPY)
         if self.high_entropy_fraction is not None and entropy is not None:
@@ -151,22 +151,22 @@ class Objective:
         """The micro-batch's share of the objective, with its terms and metrics.
 
         Args:
-            batch: as the loss sees it.
-            inputs: what the terms beside the loss see, [B, T] each; the entropy carries gradient.
-            weights: float [B, T], of the reduction.
-            token_share: of the minibatch's tokens.
+            batch: the inputs that the loss declared.
+            inputs: the inputs of the other terms, [B, T] each; the entropy carries gradient.
+            weights: weights of the reduction, float [B, T].
+            token_share: the micro-batch's share of the minibatch's tokens.
         """
         factors, metrics = self._factors(batch, inputs)
         own = weights if factors is None else weights * factors
         output = evaluate_loss(self.loss.at(batch.step), batch, own, token_share)
-        terms, logged = self._terms_beside(batch, inputs, weights)
+        terms, logged = self._added_terms(batch, inputs, weights)
         return LossOutput(
             total=output.total + sum(terms.values()),
             terms={**output.terms, **{name: term.detach() for name, term in terms.items()}},
             metrics={**logged, **metrics, **output.metrics},
         )
 
-    def _terms_beside(
+    def _added_terms(
         self, batch: LossBatch, inputs: Inputs, weights: Tensor
     ) -> tuple[dict[str, Tensor], dict[str, Metric]]:
         """The KL term and the entropy bonus, each a scalar with gradient."""
@@ -183,20 +183,20 @@ class Objective:
             terms["entropy_bonus"] = -entropy_coef * weighted_sum(entropy, weights, batch.mask)
         return terms, metrics
 
-    def numbers(self, step: int) -> dict[str, float]:
-        """What a schedule decides at optimizer step ``step``, under the name that the log gives it."""
+    def scheduled_values(self, step: int) -> dict[str, float]:
+        """The value of each schedule at optimizer step ``step``, by metric name."""
         scheduled = {"kl_coef": self.kl_coef, "kl_reward_coef": self.kl_reward_coef, "entropy_coef": self.entropy_coef}
         own = {name: value.at(step) for name, value in scheduled.items() if not isinstance(value, float)}
         loss = {f"{self.loss.loss.name}.{name}": value for name, value in self.loss.numbers(step).items()}
         return {f"schedule/{name}": value for name, value in {**own, **loss}.items()}
 
     def _factors(self, batch: LossBatch, inputs: Inputs) -> tuple[Tensor | None, dict[str, Metric]]:
-        """What the loss of each token is multiplied by, [B, T], and what is logged about it."""
+        """Factors of the loss of each token, [B, T], and their metrics."""
         metrics: dict[str, Metric] = {}
         factors: Tensor | None = None
         old, rollout = inputs.get(Need.OLD_LOG_PROBS), inputs.get(Need.ROLLOUT_LOG_PROBS)
         if old is not None and rollout is not None:
-            if self.correction.active or self.watches_engine:
+            if self.correction.active or self.logs_mismatch:
                 metrics |= mismatch_metrics(old, rollout, batch.mask)
             if self.correction.active:
                 factors = self.correction.factors(old, rollout, batch.mask)
@@ -210,8 +210,8 @@ class Objective:
 def highest_entropy(entropy: Tensor, mask: Tensor, fraction: float) -> Tensor:
     """The tokens of highest entropy, this fraction of all unmasked ones, rounded up: [N, T] -> bool [N, T].
 
-    arXiv 2506.01939: a fifth of the tokens, the forks of the argument, carries what is learned. Ties all count, up to
-    rounding: the first tokens of a group are such, and must not hang on how a batch was split.
+    arXiv 2506.01939: a fifth of the tokens, where the reasoning forks, carries most of what is learned. All tied tokens
+    are included, up to rounding: the first tokens of a group are ties, and the choice must not depend on the split.
     """
     values = entropy.detach()[mask]
     if not len(values):

@@ -1,56 +1,56 @@
-"""The samples of the next step, drawn by a thread while this step trains: `rollout.async: one_step`.
+"""Prefetches the samples of the next step in a thread while this step trains: `rollout.async: one_step`.
 
-What is drawn does not depend on timing: the weights go to the engine once the samples are there, so a whole batch is of
-one policy, that before the update. Where a server is lost meanwhile, the batch is drawn after the update instead.
+The samples do not depend on timing: the weights are synced once the samples are complete, so all of them come from the
+policy before the update. If a server is lost meanwhile, the batch is sampled after the update instead.
 """
 
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from skyrl_train.rollout.weights import MovingWeightsError, SettledWeights
-from skyrl_train.step.rollout import Collector, Drawn
+from skyrl_train.rollout.weights import GuardedWeights, WeightsUpdatingError
+from skyrl_train.step.rollout import PendingRollout, RolloutCollector
 
 
-class DrawAhead:
-    """At most one batch ahead of the one that trains. All ranks call its methods together."""
+class Prefetcher:
+    """Samples at most one batch ahead of the one that trains. All methods are collective."""
 
-    def __init__(self, collector: Collector, weights: SettledWeights, tell: Callable[[str], None]) -> None:
-        """``weights`` are what the engine takes over; nobody reads them while a thread draws."""
+    def __init__(self, collector: RolloutCollector, weights: GuardedWeights, message: Callable[[str], None]) -> None:
+        """``weights`` are those that the rollout engine receives; they cannot be read during a prefetch."""
         self._collector = collector
         self._weights = weights
-        self._tell = tell
-        self._drawing: Future[Drawn] | None = None
-        self._drawn: Drawn | None = None
+        self._message = message
+        self._running: Future[PendingRollout] | None = None
+        self._ready: PendingRollout | None = None
 
-    def samples(self, step: int, position: int, temperature: float) -> Drawn:
-        """Those of this step, from this position in the data on: drawn ahead, or now."""
-        drawn, self._drawn = self._drawn, None
-        return drawn if drawn is not None else self._collector.draw(step, position, temperature)
+    def samples(self, step: int, position: int, temperature: float) -> PendingRollout:
+        """The samples of this step, from this position in the data: prefetched, or sampled now."""
+        ready, self._ready = self._ready, None
+        return ready if ready is not None else self._collector.sample(step, position, temperature)
 
     def start(self, step: int, position: int, temperature: float) -> None:
-        """Begin with the samples of this step, while the caller trains."""
-        drawing: Future[Drawn] = Future()
+        """Start sampling for this step, while the caller trains."""
+        running: Future[PendingRollout] = Future()
 
-        def draw() -> None:
+        def sample() -> None:
             try:
-                drawing.set_result(self._collector.draw(step, position, temperature))
-            except BaseException as error:  # noqa: BLE001 - of any kind: `wait` raises it in the main thread
-                drawing.set_exception(error)
+                running.set_result(self._collector.sample(step, position, temperature))
+            except BaseException as error:  # noqa: BLE001 - `wait` raises any error in the main thread
+                running.set_exception(error)
 
-        self._drawing = drawing
-        self._weights.moving = True
-        # A daemon: a run that ends with an error does not wait for samples that nobody will use.
-        threading.Thread(target=draw, name="skyrl-draw-ahead", daemon=True).start()
+        self._running = running
+        self._weights.updating = True
+        # A daemon: a run that fails does not wait for samples that it will not use.
+        threading.Thread(target=sample, name="skyrl-prefetch", daemon=True).start()
 
     def wait(self) -> None:
-        """Until the samples are there, if any are drawn. An error of the drawing is raised here."""
-        if self._drawing is None:
+        """Wait for the prefetched samples, if any, and raise the error of the thread."""
+        if self._running is None:
             return
-        drawing, self._drawing = self._drawing, None
+        running, self._running = self._running, None
         try:
-            self._drawn = drawing.result()
-        except MovingWeightsError:
-            self._tell("a rollout server was lost while it drew ahead: this batch is drawn after the update")
+            self._ready = running.result()
+        except WeightsUpdatingError:
+            self._message("a rollout server was lost during the prefetch: this batch is sampled after the update")
         finally:
-            self._weights.moving = False
+            self._weights.updating = False

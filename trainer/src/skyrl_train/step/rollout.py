@@ -1,4 +1,4 @@
-"""The first half of a training step: prompts, samples and rewards of this rank."""
+"""The first half of a training step: samples responses to this rank's prompts and rewards them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,17 +19,17 @@ from skyrl_train.rollout.rollout_engine import RolloutEngine, Sample, SampleRequ
 from skyrl_train.rollout.seeds import sampling_seed
 from skyrl_train.step.batching import owner_of_group
 from skyrl_train.step.experience import Experience
-from skyrl_train.step.sampling import Drawing, Samples
+from skyrl_train.step.sampling import Sampler, Samples
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawn:
-    """One rank's samples of a step, whose rewards are on their way."""
+class PendingRollout:
+    """One rank's samples of a step; their rewards may still be computed."""
 
-    rows: Sequence[Row]  # of the whole step, by group
+    rows: Sequence[Row]  # of all ranks, by group
     groups: list[int]  # of each sample
     requests: list[SampleRequest]
-    drawn: Samples
+    samples: Samples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +37,13 @@ class Rollout:
     """One rank's samples of a step, as tensors and as text; no advantages yet."""
 
     experience: Experience
-    records: list[dict[str, Any]]  # prompt, response, reward, ... of each sequence, for people
+    records: list[dict[str, Any]]  # prompt, response, reward, ... of each sequence, as text
     metrics: dict[str, float]  # of all ranks
-    errors: list[str]  # of rewards that could not be had, on all ranks
+    errors: list[str]  # of rewards that could not be computed, on all ranks
 
 
-class Collector:
-    """Draws and rewards the samples of a step. What it draws depends on seed, step and weights, not on the ranks."""
+class RolloutCollector:
+    """Samples and rewards the responses of a step. They depend on seed, step and weights, not on the ranks."""
 
     def __init__(
         self,
@@ -58,16 +58,16 @@ class Collector:
         self._config = config
         self._source = source
         self._tokenizer = tokenizer
-        self._drawing = Drawing(engine=engine, tokenizer=tokenizer, scorer=scorer)
+        self._sampler = Sampler(engine=engine, tokenizer=tokenizer, scorer=scorer)
         self._ranks = ranks
 
-    def draw(self, step: int, position: int, temperature: float) -> Drawn:
-        """Sample for training step ``step``. All ranks call it together, of which only the engine knows.
+    def sample(self, step: int, position: int, temperature: float) -> PendingRollout:
+        """Sample for training step ``step``. Collective if the rollout engine's ``generate`` is.
 
         Args:
-            step: it and the configured seed decide what is drawn.
-            position: of the first prompt in the data.
-            temperature: of the sampling.
+            step: determines the samples, together with the configured seed.
+            position: position of the first prompt in the data.
+            temperature: sampling temperature.
         """
         trainer, rollout = self._config.trainer, self._config.rollout
         num_groups = trainer.prompts_per_step
@@ -85,21 +85,21 @@ class Collector:
             for index, g in enumerate(groups)
         ]
         sampling = Sampling(max_new_tokens=rollout.max_new_tokens, temperature=temperature, top_p=rollout.top_p)
-        drawn = self._drawing.draw(requests, [rows[g] for g in groups], sampling)
-        return Drawn(rows=rows, groups=groups, requests=requests, drawn=drawn)
+        samples = self._sampler.sample(requests, [rows[g] for g in groups], sampling)
+        return PendingRollout(rows=rows, groups=groups, requests=requests, samples=samples)
 
-    def reward(self, drawn: Drawn, optimizer_steps: int) -> Rollout:
-        """Wait for the rewards of a step's samples. All ranks call it together.
+    def reward(self, pending: PendingRollout, optimizer_steps: int) -> Rollout:
+        """Wait for the rewards of a step's samples. Collective.
 
         Args:
-            drawn: its samples.
-            optimizer_steps: done so far; a sample is as stale as the steps that its policy has not seen.
+            pending: the samples of the step.
+            optimizer_steps: optimizer steps done so far, from which the staleness of each sample is computed.
 
         Raises:
             SkyrlError: no sample could be rewarded, or one is staler than the configuration allows.
         """
-        rows, groups, requests = drawn.rows, drawn.groups, drawn.requests
-        samples, completions = drawn.drawn.samples, drawn.drawn.completions
+        rows, groups, requests = pending.rows, pending.groups, pending.requests
+        samples, completions = pending.samples.samples, pending.samples.completions
         experience = Experience.build(
             [request.prompt_ids for request in requests],
             samples,
@@ -107,7 +107,7 @@ class Collector:
             pad_id=int(self._tokenizer.pad_token_id),
             device=self._ranks.device,
         )
-        scores = drawn.drawn.scores.scores()
+        scores = pending.samples.scores.scores()
         rewards = torch.tensor([score.reward for score in scores], dtype=torch.float32, device=self._ranks.device)
         experience = replace(experience, rewards=rewards)
         metrics, errors = self._metrics(samples, scores, experience, optimizer_steps)
@@ -119,13 +119,13 @@ class Collector:
         )
 
     def _staleness(self, steps: list[int]) -> dict[str, float]:
-        """Optimizer steps between the policy that drew and the one that is updated; logged where there may be any."""
+        """Optimizer steps between the policy that sampled and the current one; logged if samples are prefetched."""
         trainer, ahead = self._config.trainer, self._config.rollout.async_ == "one_step"
         bound = trainer.minibatches * trainer.epochs if ahead else 0
         if not all(0 <= count <= bound for count in steps):
             raise SkyrlError(
-                f"the rollout engine says that its samples are of a policy {min(steps)} to {max(steps)} optimizer "
-                f"steps old, and at most {bound} are allowed: it did not take over the weights that it was given last"
+                f"the rollout engine reports samples of a policy {min(steps)} to {max(steps)} optimizer steps old, and "
+                f"at most {bound} are allowed: it did not load the weights of the last sync; fix or restart the engine"
             )
         return {"staleness/mean": sum(steps) / len(steps), "staleness/max": float(max(steps))} if ahead else {}
 
@@ -141,25 +141,25 @@ class Collector:
             "staleness": [optimizer_steps - sample.policy_version for sample in samples],
         }
         parts = self._ranks.gather(own)
-        whole = {name: [value for part in parts for value in part[name]] for name in own}
-        if whole["errors"] and len(whole["errors"]) == len(whole["rewards"]):
-            raise SkyrlError(f"no sample of this step could be rewarded; the first error: {whole['errors'][0]}")
-        rewards, lengths = torch.tensor(whole["rewards"]), torch.tensor(whole["lengths"], dtype=torch.float32)
+        values = {name: [value for part in parts for value in part[name]] for name in own}
+        if values["errors"] and len(values["errors"]) == len(values["rewards"]):
+            raise SkyrlError(f"no sample of this step could be rewarded; first error: {values['errors'][0]}")
+        rewards, lengths = torch.tensor(values["rewards"]), torch.tensor(values["lengths"], dtype=torch.float32)
         by_group: dict[int, set[float]] = {}
-        for group, reward in zip(whole["groups"], whole["rewards"], strict=True):
+        for group, reward in zip(values["groups"], values["rewards"], strict=True):
             by_group.setdefault(group, set()).add(reward)
-        same = sum(len(values) == 1 for values in by_group.values())
+        same = sum(len(rewards_of_group) == 1 for rewards_of_group in by_group.values())
         metrics = {
             "reward/mean": float(rewards.mean()),
             "reward/std": float(rewards.std(correction=0)),
-            "reward_errors": float(len(whole["errors"])),
+            "reward_errors": float(len(values["errors"])),
             "zero_variance_groups": same / len(by_group),
             "response_length/mean": float(lengths.mean()),
             "response_length/max": float(lengths.max()),
-            "finished": sum(whole["finished"]) / len(whole["finished"]),
+            "finished": sum(values["finished"]) / len(values["finished"]),
             "tokens": float(lengths.sum()),
         }
-        return metrics | self._staleness(whole["staleness"]), whole["errors"]
+        return metrics | self._staleness(values["staleness"]), values["errors"]
 
 
 def _records(

@@ -1,4 +1,4 @@
-"""Draws samples and starts the reward of each as soon as it is there."""
+"""Samples responses and starts the reward of each as soon as it is finished."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,15 +21,15 @@ class Samples:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawing:
-    """What draws, and what rewards."""
+class Sampler:
+    """Generates samples with a rollout engine and rewards them with a scorer."""
 
     engine: RolloutEngine
     tokenizer: PreTrainedTokenizerBase
     scorer: Scorer
 
-    def draw(self, requests: Sequence[SampleRequest], rows: Sequence[Row], sampling: Sampling) -> Samples:
-        """One sample for each request, whose row is that of the same place."""
+    def sample(self, requests: Sequence[SampleRequest], rows: Sequence[Row], sampling: Sampling) -> Samples:
+        """One sample for each request; ``rows`` are the rows of the requests, in the same order."""
         completions: dict[int, Completion] = {}
         scores = self.scorer.stream()
 
@@ -48,6 +48,6 @@ class Drawing:
 
 
 def complete(sample: Sample, tokenizer: PreTrainedTokenizerBase) -> Completion:
-    """The sample with its text, special tokens left out."""
+    """The sample with its text, without special tokens."""
     text = tokenizer.decode(list(sample.token_ids), skip_special_tokens=True)
     return Completion(text=str(text), token_ids=sample.token_ids, finished=sample.finished)

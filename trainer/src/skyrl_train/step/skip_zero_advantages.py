@@ -1,4 +1,4 @@
-"""Sequences that an update may leave out, because all of their advantages are zero, and whether it is the same then."""
+"""Skips sequences without an advantage in an update, and checks that the loss permits it."""
 
 from collections.abc import Mapping
 
@@ -18,30 +18,30 @@ def learning_rows(minibatch: Experience) -> Tensor:
 
 
 def check_skipping(loss: ScheduledLoss, coefficients: Mapping[str, float]) -> None:
-    """Whether a step without these sequences is the step with them.
+    """Check that skipping these sequences does not change the step.
 
     Args:
-        loss: at every step; each of its variants is measured.
-        coefficients: of the terms beside the loss, by option, at their highest.
+        loss: each variant of it over the steps is measured.
+        coefficients: highest coefficient of each term next to the loss, by option.
 
     Raises:
-        InvalidParamsError: they have a gradient, or the loss learns from what is logged about them.
+        InvalidParamsError: a skipped sequence has a gradient, or the loss adapts to metrics of these sequences.
     """
     for name, value in coefficients.items():
         if value > 0:
             raise InvalidParamsError(
                 f"{OPTION}: trainer.algorithm.{name} = {value:g} has a gradient where the advantage is 0, which would "
-                "be left out; set one of the two to its default"
+                "be lost; set one of the two to its default"
             )
     if loss.loss.adapts:
         raise InvalidParamsError(
             f"{OPTION}: loss {loss.loss.name!r} adapts to the metrics of each step, which would be those of the "
-            "trained sequences alone; leave the option out"
+            "trained sequences only; remove the option"
         )
     for variant in loss.variants():
         effect = effect_of_zero_advantages(variant)
         if effect is not None:
             raise InvalidParamsError(
-                f"{OPTION}: with loss {loss.loss.name!r} sequences without an advantage are a part of the step: "
-                f"{effect}; leave the option out"
+                f"{OPTION}: with loss {loss.loss.name!r} sequences without an advantage affect the step: {effect}; "
+                "remove the option"
             )

@@ -1,4 +1,4 @@
-"""One optimizer step: counts of all ranks, weights, micro-batches forward and backward, the step itself."""
+"""Makes one optimizer step: token weights from the counts of all ranks, forward and backward passes, the update."""
 
 import math
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from skyrl_train.ranks.ranks import Ranks
 from skyrl_train.step.batch_statistics import Prepared, prepare
 from skyrl_train.step.batching import MicroBatch, MicroBatchSize, micro_batches
 from skyrl_train.step.experience import Experience
-from skyrl_train.step.log_prob_pass import score
+from skyrl_train.step.log_prob_pass import compute_log_probs
 from skyrl_train.step.objective import Objective
 from skyrl_train.step.skip_zero_advantages import learning_rows
 from skyrl_train.trainer_engine.zero import ZeroEngine
@@ -21,14 +21,14 @@ from skyrl_train.trainer_engine.zero import ZeroEngine
 
 @dataclass
 class UpdateLog:
-    """What one optimizer step measured on this rank: totals add up over micro-batches and ranks, metrics merge."""
+    """Measurements of one optimizer step on this rank. Totals add up over micro-batches and ranks; metrics merge."""
 
     totals: dict[str, Tensor] = field(default_factory=dict)
     metrics: dict[str, list[Metric]] = field(default_factory=dict)
     grad_norm: float = 0.0
 
     def add(self, totals: Mapping[str, Tensor], metrics: Mapping[str, Metric]) -> None:
-        """One micro-batch more."""
+        """Add the measurements of one micro-batch."""
         for name, value in totals.items():
             self.totals[name] = self.totals.get(name, torch.zeros_like(value)) + value
         for name, metric in metrics.items():
@@ -36,7 +36,7 @@ class UpdateLog:
 
 
 class PolicyUpdate:
-    """Makes optimizer steps on minibatches. The gradient depends on neither micro-batch size nor ranks nor stage."""
+    """Makes optimizer steps. The gradient is independent of micro-batch size, number of ranks and ZeRO stage."""
 
     def __init__(
         self, engine: ZeroEngine, objective: Objective, ranks: Ranks, *, micro_batch_size: MicroBatchSize, pad_id: int
@@ -48,12 +48,12 @@ class PolicyUpdate:
         self._pad_id = pad_id
 
     def step(self, minibatch: Experience, *, num_groups: int, learning_rate: float, step: int) -> UpdateLog:
-        """One optimizer step on this rank's part of a minibatch. All ranks call it together.
+        """Make one optimizer step on this rank's part of a minibatch. Collective.
 
         Args:
-            minibatch: whole groups; a rank may have none.
-            num_groups: prompts in the training step; group numbers lie below it.
-            learning_rate: of this step.
+            minibatch: complete groups; a rank may have none.
+            num_groups: prompts in the training step; group numbers are below it.
+            learning_rate: learning rate of this step.
             step: number of the optimizer step, which the loss can read.
         """
         log = UpdateLog()
@@ -69,15 +69,15 @@ class PolicyUpdate:
         parts = self._parts(minibatch, log)
         for number, micro in enumerate(parts):
             width = micro.experience.mask.shape[1]
-            # A filler's mask is all False: its weights are zero whatever they hold.
+            # A filler's mask is all False, so its weights must be zero.
             own = torch.zeros_like(micro.experience.advantages) if micro.is_filler else weights[micro.rows, :width]
             total = self._evaluate(micro, own, counts, prepared.part(micro), step, log)
-            # DeepSpeed averages over ranks; the weights already divide by what all of them hold.
+            # DeepSpeed averages over ranks, but the weights already divide by the counts of all ranks.
             self._engine.backward(total * self._ranks.world_size, last=number == len(parts) - 1)
         self._check_finite("loss", float(self._ranks.sum(log.totals["loss/total"])), step)
         log.grad_norm = self._engine.step(learning_rate)
         self._check_finite("gradient", log.grad_norm, step)
-        self._tell_loss(log, step)
+        self._adapt_loss(log, step)
         return log
 
     def _parts(self, minibatch: Experience, log: UpdateLog) -> list[MicroBatch]:
@@ -86,24 +86,24 @@ class PolicyUpdate:
             learns = learning_rows(minibatch)
             rows = learns.nonzero().squeeze(-1)
             log.add({}, {"skipped_sequences": Metric.mean(~learns, torch.ones_like(learns))})
-        # Where no rank has a row that learns, a filler brings the gradient of zero that AdamW's moments decay by.
+        # If no rank has a row to train on, a filler gives the zero gradient, with which AdamW's moments still decay.
         return micro_batches(minibatch, self._size, self._ranks, pad_id=self._pad_id, rows=rows, at_least=1)
 
-    def _tell_loss(self, log: UpdateLog, step: int) -> None:
-        """What the step measured, to a loss that adapts to it. Collective where the loss does."""
+    def _adapt_loss(self, log: UpdateLog, step: int) -> None:
+        """Pass the step's metrics to a loss that adapts to them. Collective for such a loss."""
         loss = self._objective.loss.at(step)
         if loss.adapts:
             loss.after_step(summarise([log], self._ranks))
 
     def _check_finite(self, what: str, value: float, step: int) -> None:
-        # Every rank sees the same value, so all of them stop, and before a checkpoint could keep the damage.
+        # Every rank sees the same value, so all ranks stop before a checkpoint could save the damage.
         if not math.isfinite(value):
             loss = self._objective.loss.loss
             name = loss.name or type(loss).__name__
             raise SkyrlError(
                 f"the {what} of optimizer step {step + 1} is {value}: the loss {name} gives values that are not finite "
-                "on this batch, or the learning rate is too high; checkpoints are as before. The batch is in the run "
-                f"folder, in rollouts/; `skyrl losses check {name}` tries the loss on extreme ones"
+                "on this batch, or the learning rate is too high; checkpoints are unchanged. Inspect the batch in "
+                f"rollouts/ of the run folder, or run `skyrl losses check {name}` to try the loss on extreme batches"
             )
 
     def _evaluate(
@@ -134,7 +134,7 @@ class PolicyUpdate:
         return output.total
 
     def _inputs(self, experience: Experience, log_probs: Tensor, entropy: Tensor | None) -> dict[Need, Tensor | None]:
-        # One optimizer step follows the rollout: the old policy is the one that is being updated.
+        # Without old log-probs this is the only optimizer step on the rollout, so the current policy is the old one.
         old = experience.old_log_probs if experience.old_log_probs is not None else log_probs
         return {
             Need.OLD_LOG_PROBS: old,
@@ -147,7 +147,7 @@ class PolicyUpdate:
     def _prepare(self, minibatch: Experience, step: int) -> Prepared:
         if not self._objective.needs_preparation:
             return Prepared()
-        log_probs, entropy = score(
+        log_probs, entropy = compute_log_probs(
             lambda sequences, with_entropy: self._engine.forward(sequences, with_entropy=with_entropy),
             minibatch,
             micro_batch_size=self._size,
@@ -165,7 +165,7 @@ class PolicyUpdate:
 
 
 def summarise(logs: list[UpdateLog], ranks: Ranks) -> dict[str, float]:
-    """The metrics of several optimizer steps over all ranks, as numbers; totals are means over steps. Collective."""
+    """The metrics of several optimizer steps over all ranks; totals are means over steps. Collective."""
     totals: dict[str, float] = {}
     metrics: dict[str, list[Metric]] = {}
     for rank_totals, rank_metrics in ranks.gather((_rank_totals(logs), _rank_metrics(logs))):

@@ -1,7 +1,7 @@
-"""Weights on their way to the rollout engine, and the proof that they arrived: both sides say log-probs of a probe.
+"""Sends weights to the rollout engine and verifies them: both sides compute the log-probs of a probe.
 
-A stale or half-updated engine draws samples of another policy than the one that learns. Nothing else shows it: the run
-goes on, and learns badly.
+A stale or half-updated rollout engine samples from another policy than the one that trains. Without the probe nothing
+would reveal it: the run would continue and learn badly.
 """
 
 from collections.abc import Sequence
@@ -11,20 +11,20 @@ import torch
 from skyrl_core.errors import SkyrlError
 from skyrl_train.ranks.ranks import Ranks
 from skyrl_train.rollout.rollout_engine import RolloutEngine, Sample
-from skyrl_train.rollout.weights import PerturbedWeights, SettledWeights
+from skyrl_train.rollout.weights import GuardedWeights, PerturbedWeights
 from skyrl_train.step.experience import Experience
 from skyrl_train.trainer_engine.zero import ZeroEngine
 
 TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2}
-"""Mean |Δ log p| of a probe's tokens, in nats, that rounding explains: engines order their sums differently."""
+"""Mean |Δ log p| of a probe's tokens, in nats, that rounding explains: the engines sum in different orders."""
 
 
 class StaleEngineError(SkyrlError):
-    """The rollout engine computes with other weights than the trainer."""
+    """The rollout engine computes with different weights than the trainer."""
 
 
 class WeightSync:
-    """Brings the trained weights into the engine. All ranks call its methods together."""
+    """Sends the trained weights to the rollout engine. All methods are collective."""
 
     def __init__(
         self,
@@ -35,11 +35,11 @@ class WeightSync:
         probe: Sequence[tuple[int, ...]],
         tolerance: float,
     ) -> None:
-        """``probe`` are sequences of two or more tokens; without any, nothing is proved.
+        """``probe``: sequences of two or more tokens; empty verifies nothing.
 
-        An engine that computes with the trained module itself has nothing to prove.
+        A rollout engine that computes with the trained module needs no probe.
         """
-        self.weights = SettledWeights(engine)
+        self.weights = GuardedWeights(engine)
         self._rollout_engine = rollout_engine
         self._engine = engine
         self._ranks = ranks
@@ -47,10 +47,10 @@ class WeightSync:
         self._tolerance = tolerance
 
     def start(self, policy_version: int) -> None:
-        """The first sync, after another one with weights that are wrong on purpose: those must show.
+        """Make the first sync, after a sync with noisy weights, which must change the engine's log-probs.
 
         Raises:
-            StaleEngineError: the engine does not take weights over, or not all of them.
+            StaleEngineError: the rollout engine does not load the weights, or not all of them.
         """
         if self._probe:
             self._rollout_engine.sync_weights(PerturbedWeights(self.weights), policy_version)
@@ -58,16 +58,16 @@ class WeightSync:
             if deviation <= self._tolerance:
                 raise StaleEngineError(
                     f"the rollout engine ignores weight updates: with noise on every weight its log-probs are within "
-                    f"{deviation:.1e} of the trainer's; no sample of it could be trusted. rollout.probe: false trains "
-                    "all the same"
+                    f"{deviation:.1e} of the trainer's, so its samples cannot be trusted. Fix the engine, or set "
+                    "rollout.probe: false to train anyway"
                 )
         self.update(policy_version)
 
     def update(self, policy_version: int) -> dict[str, float]:
-        """Hand the current weights over. Returns the metrics of the probe.
+        """Send the current weights. Returns the metrics of the probe.
 
         Raises:
-            StaleEngineError: engine and trainer disagree on the probe beyond rounding.
+            StaleEngineError: rollout engine and trainer disagree on the probe by more than rounding.
         """
         self._rollout_engine.sync_weights(self.weights, policy_version)
         if not self._probe:
@@ -77,17 +77,17 @@ class WeightSync:
             raise StaleEngineError(
                 f"after the weight sync of optimizer step {policy_version} the log-probs of the rollout engine are "
                 f"{deviation:.1e} from the trainer's on average (at most {self._tolerance:.0e} nats allowed): its "
-                "weights are stale, incomplete or broken, or it computes in another precision. "
-                "rollout.probe_tolerance allows more"
+                "weights are stale, incomplete or broken, or it computes in another precision. Fix the engine, or "
+                "raise rollout.probe_tolerance"
             )
         return {"probe_deviation": deviation}
 
     def _deviation(self) -> float:
-        """Mean |Δ log p| between engine and trainer over the probe's tokens, of the worst copy and rank."""
+        """Mean |Δ log p| between the engines over the probe's tokens, for the worst copy and rank."""
         ours = torch.cat([torch.tensor(values) for values in self._trainer_log_probs()])
         theirs = torch.cat([torch.tensor(values) for values in self._rollout_engine.log_probs(self._probe)])
         means = (theirs.view(-1, len(ours)) - ours).abs().mean(dim=1)
-        # A maximum may drop NaN, never infinity.
+        # A maximum may drop NaN, but never infinity.
         return float(self._ranks.max(means.nan_to_num(nan=torch.inf).max()))
 
     @torch.no_grad()
@@ -103,5 +103,5 @@ class WeightSync:
 
 
 def _all_but_first(ids: tuple[int, ...], device: torch.device) -> Experience:
-    drawn = Sample(token_ids=ids[1:], log_probs=(), finished=True, policy_version=0)
-    return Experience.build([ids[:1]], [drawn], [0], pad_id=ids[0], device=device)
+    response = Sample(token_ids=ids[1:], log_probs=(), finished=True, policy_version=0)
+    return Experience.build([ids[:1]], [response], [0], pad_id=ids[0], device=device)

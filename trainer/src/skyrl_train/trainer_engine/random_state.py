@@ -1,6 +1,6 @@
-"""The global random number generators of a rank: seeded, saved and given back.
+"""Seeds, saves and restores the global random number generators of a rank.
 
-Sampling needs none of them, it depends on seeds alone. A loss, an environment or a plugin may draw from them.
+Sampling depends only on its seeds, not on these generators. A loss, an environment or a plugin may use them.
 """
 
 import random
@@ -23,12 +23,12 @@ def seed(value: int) -> None:
 
 
 def add(snapshot: Snapshot, checkpoint: Path, rank: int) -> None:
-    """Add the state of this process to what is to be written into the checkpoint, below ``random``."""
+    """Add the state of this process's generators to the snapshot of a checkpoint, below ``random``."""
     snapshot.add(_file(checkpoint, rank), _state())
 
 
 def restore(checkpoint: Path, rank: int) -> bool:
-    """Give the generators the state that this rank had. False if the checkpoint has none: its version kept none."""
+    """Restore this rank's generators. False if the checkpoint has no state, as in schema 1."""
     file = _file(checkpoint, rank)
     if not file.is_file():
         return False
@@ -44,13 +44,13 @@ def restore(checkpoint: Path, rank: int) -> bool:
 
 def _state() -> dict[str, Any]:
     numpy: dict[str, Any] = dict(np.random.get_state(legacy=False))
-    key = torch.from_numpy(numpy["state"]["key"].astype(np.int64))  # torch.load reads no arrays without unpickling
+    key = torch.from_numpy(numpy["state"]["key"].astype(np.int64))  # torch.load with weights_only reads no arrays
     state = {
         "python": random.getstate(),
         "numpy": numpy | {"state": numpy["state"] | {"key": key}},
         "torch": torch.get_rng_state(),
     }
-    # A device that nobody has used has nothing to keep, and asking it would start it.
+    # An unused device has no state to save, and a query would initialise it.
     return state | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_initialized() else {})
 
 

@@ -1,4 +1,4 @@
-"""What a rank's files of a checkpoint are to hold, in main memory, as it was when it was taken."""
+"""A copy in main memory of the state that a rank writes to a checkpoint."""
 
 import io
 import pickle
@@ -13,9 +13,9 @@ from skyrl_train.tracking.atomic_file import flush_to_disk
 
 
 class Memory:
-    """Main memory that goes from one snapshot to the next.
+    """Main memory that each snapshot reuses from the previous one.
 
-    The system takes several times as long to clear new memory as the copy takes, and training waits for both.
+    Clearing new memory takes the system several times as long as the copy, and training waits for both.
     """
 
     def __init__(self) -> None:
@@ -26,13 +26,13 @@ class Memory:
         free = self._free[original.nbytes()]
         return (free.pop() if free else torch.UntypedStorage(original.nbytes())).copy_(original)
 
-    def give_back(self, copies: list[torch.UntypedStorage]) -> None:
-        """Nobody reads them any more."""
+    def release(self, copies: list[torch.UntypedStorage]) -> None:
+        """Make the memory of these copies available again."""
         for copy in copies:
             self._free[copy.nbytes()].append(copy)
 
     def trim(self) -> None:
-        """Leave what no copy has needed to the system."""
+        """Return the memory that no copy needed to the system."""
         self._free.clear()
 
 
@@ -40,26 +40,26 @@ class Snapshot:
     """Holds the states that were added until they are written."""
 
     def __init__(self, memory: Memory | None = None) -> None:
-        """``memory`` is that of the snapshot before, which was written."""
+        """``memory``: that of the previous snapshot, which must be written."""
         self._memory = memory or Memory()
         self._states: dict[Path, tuple[Any, list[torch.UntypedStorage]]] = {}
 
     @property
     def files(self) -> list[Path]:
-        """That are not written yet."""
+        """The files that are not written yet."""
         return list(self._states)
 
     def add(self, file: Path, state: Any) -> None:
-        """Copy what the file is to hold: anything that ``torch.save`` takes."""
+        """Copy the state to be written to the file: anything that ``torch.save`` accepts."""
         self._states[file] = copied(state, self._memory)
 
     def write(self, before_each: Callable[[], None] = lambda: None) -> None:
-        """Write the files; each is on disk, and its memory given back, before the next one.
+        """Write the files one after the other; each is flushed to disk and its memory released before the next.
 
-        What ``before_each`` raises ends it.
+        An exception of ``before_each``, which is called before each file, stops the write.
 
         Raises:
-            OSError, RuntimeError: one cannot be written; ``torch.save`` reports a full disk as a RuntimeError.
+            OSError, RuntimeError: a file cannot be written; ``torch.save`` reports a full disk as a RuntimeError.
         """
         for file in self.files:
             before_each()
@@ -68,13 +68,13 @@ class Snapshot:
             torch.save(state, file)
             flush_to_disk(file)
             del state
-            self._memory.give_back(copies)
+            self._memory.release(copies)
 
 
 def copied(state: Any, memory: Memory) -> tuple[Any, list[torch.UntypedStorage]]:
-    """The state as ``torch.load`` would give it back, without a file between, and the memory of its tensors.
+    """The state as ``torch.load`` would return it after ``torch.save``, and the memory of its tensors.
 
-    Tensors that share memory share it in the copy, too, so that neither it nor its file grows.
+    Tensors that share memory also share it in the copy, so neither the copy nor its file grows.
     """
     pickled = io.BytesIO()
     pickler = _Pickler(pickled, memory)
@@ -84,17 +84,17 @@ def copied(state: Any, memory: Memory) -> tuple[Any, list[torch.UntypedStorage]]
 
 
 class _Pickler(pickle.Pickler):
-    """Copies the memory of tensors and puts a number in its place."""
+    """Copies the memory of tensors and pickles a number instead of it."""
 
     def __init__(self, file: io.BytesIO, memory: Memory) -> None:
         super().__init__(file, pickle.HIGHEST_PROTOCOL)
         self.copies: list[torch.UntypedStorage] = []
         self._memory = memory
-        # With the originals, which must live as long: the next object would have the id of one that does not.
+        # The originals are kept alive, because a new object could reuse the id of a freed one.
         self._numbers: dict[int, tuple[int, torch.UntypedStorage]] = {}
 
     def persistent_id(self, value: Any) -> tuple[int, torch.dtype] | None:
-        if not isinstance(value, torch.TypedStorage):  # of which tensors are still made when they are pickled
+        if not isinstance(value, torch.TypedStorage):  # torch still pickles tensors as typed storages
             return None
         original = value._untyped_storage
         if id(original) not in self._numbers:
@@ -104,7 +104,7 @@ class _Pickler(pickle.Pickler):
 
 
 class _Unpickler(pickle.Unpickler):
-    """Puts the copies in the place of their numbers."""
+    """Replaces the numbers by the copies."""
 
     def __init__(self, file: io.BytesIO, copies: list[torch.UntypedStorage]) -> None:
         super().__init__(file)
@@ -112,5 +112,5 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, identity: Any) -> torch.TypedStorage:
         number, dtype = identity
-        # Internal: it warns all others that one day there will be untyped storages alone.
+        # `_internal` suppresses the warning that typed storages are deprecated.
         return torch.TypedStorage(wrap_storage=self._copies[number], dtype=dtype, _internal=True)

@@ -1,4 +1,4 @@
-"""DeepSpeed's way to the disk, of which the writing is left out: what would be written is copied into a snapshot."""
+"""A checkpoint engine for DeepSpeed that copies the state into a snapshot instead of writing files."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from skyrl_train.trainer_engine.snapshot import Memory, Snapshot
 
 
 class StateCapture(TorchCheckpointEngine):  # type: ignore[misc]  # DeepSpeed is untyped
-    """Takes the place of the engine's ``checkpoint_engine``. Loading is as it was."""
+    """Replaces the ``checkpoint_engine`` of DeepSpeed's engine. Loading is unchanged."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -17,14 +17,14 @@ class StateCapture(TorchCheckpointEngine):  # type: ignore[misc]  # DeepSpeed is
         self._snapshot = Snapshot(self._memory)
 
     def makedirs(self, path: str, exist_ok: bool = False) -> None:
-        """Whoever writes the snapshot makes the folders."""
+        """Do nothing: the snapshot creates its folders when it is written."""
 
     def save(self, state_dict: Any, path: str) -> None:
-        """Copy what DeepSpeed wants to have in a file."""
+        """Copy the state that DeepSpeed would write to a file."""
         self._snapshot.add(Path(path), state_dict)
 
     def take(self) -> Snapshot:
-        """What was saved since the last call; it must be written before more is saved."""
+        """The states saved since the last call; the snapshot must be written before the next save."""
         taken, self._snapshot = self._snapshot, Snapshot(self._memory)
         self._memory.trim()
         return taken

@@ -1,7 +1,7 @@
-"""DeepSpeed ZeRO through accelerate: sharding, the backward pass, the optimizer step, the state of both.
+"""The trainer engine: DeepSpeed ZeRO through accelerate, with sharding, backward pass, optimizer step and state.
 
-Gradients are summed over micro-batches and averaged over ranks, nothing else: DeepSpeed is told of one accumulation
-step, so that it divides by nothing, and the trainer says itself which micro-batch is the last.
+Gradients are summed over micro-batches and averaged over ranks, nothing else. DeepSpeed is configured with one
+accumulation step, so it does not divide by their number, and the trainer marks the last micro-batch.
 """
 
 import logging
@@ -26,10 +26,10 @@ from skyrl_train.ranks.ranks import Ranks
 from skyrl_train.trainer_engine.snapshot import Snapshot
 
 MICRO_BATCH_SIZE_UNUSED = 1
-"""DeepSpeed wants a micro-batch size and uses it for throughput logs alone."""
+"""DeepSpeed requires a micro-batch size, but uses it only for throughput logs."""
 
 MUON = "deepspeed.runtime.zero.muon.muon_optimizer"
-"""DeepSpeed imports it when ZeRO starts, and torch's compiler with it; a version without it would start as well."""
+"""DeepSpeed imports it, and with it torch's compiler, when ZeRO starts; not every version has it."""
 
 
 class ZeroEngine:
@@ -44,7 +44,7 @@ class ZeroEngine:
         *,
         loads_converted: bool = False,
     ) -> None:
-        """``loads_converted``: what ``load`` reads was converted for another number of ranks."""
+        """``loads_converted``: ``load`` reads a checkpoint that was converted for another number of ranks."""
         import_deepspeed(ranks, deepspeed.zero_stage)
         from accelerate import Accelerator, DeepSpeedPlugin
         from accelerate.utils import DistributedType
@@ -57,19 +57,19 @@ class ZeroEngine:
         self._settings = {"betas": optimizer.betas, "weight_decay": optimizer.weight_decay}
         self._ranks = ranks
         plugin = DeepSpeedPlugin(hf_ds_config=_deepspeed_config(deepspeed, optimizer, loads_converted))
-        # Otherwise a launcher's --mixed_precision fp16 would train in float16, whatever the configuration says.
+        # Otherwise a launcher's --mixed_precision fp16 would override the configured precision.
         accelerator = Accelerator(deepspeed_plugin=plugin, mixed_precision="no")
         if accelerator.distributed_type != DistributedType.DEEPSPEED:
             raise RuntimeError(f"accelerate chose {accelerator.distributed_type} instead of DeepSpeed")
-        # Named apart from the policy's own attribute: accelerate returns the DeepSpeed engine around it.
+        # `_engine` is DeepSpeed's engine, which wraps the policy.
         try:
             self._engine, self._optimizer = accelerator.prepare(policy, _adamw(policy, optimizer))
         except BaseException:
             _forget_accelerator()
             raise
         finally:
-            # accelerate tells transformers to shard, on stage 3, every model that is loaded from now on: also those
-            # that must be whole, the sampler's copy and the next run's policy.
+            # On stage 3 accelerate makes transformers shard every model that is loaded later, even those that must be
+            # complete: the copy of the hf engine and the next run's policy.
             unset_hf_deepspeed_config()
         self._capture = self._engine.checkpoint_engine = StateCapture()
         self._accelerator = accelerator
@@ -81,23 +81,23 @@ class ZeroEngine:
         return self._ranks.device
 
     def _declare_head(self) -> None:
-        # The output embedding is read in the policy's own forward, outside the module that owns it.
+        # The policy's forward reads the output embedding outside the module that owns it.
         import deepspeed
 
-        for parameter in self.policy.head.parameters():  # with an adapter three
+        for parameter in self.policy.head.parameters():  # three with an adapter
             deepspeed.zero.register_external_parameter(self.policy, parameter)
 
     def forward(self, sequences: Sequences, *, with_entropy: bool) -> tuple[Tensor, Tensor | None]:
-        """Log-probs [B, T] and, if asked for, entropy [B, T]. All ranks call it equally often."""
+        """Log-probs [B, T] and, if requested, entropy [B, T]. All ranks must call it equally often."""
         return unpack(self._engine(sequences, with_entropy))
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
-        """Add the gradient of a micro-batch; ``last`` closes the step's accumulation."""
+        """Add the gradient of a micro-batch; ``last`` marks the last one of the step."""
         self._engine.set_gradient_accumulation_boundary(last)
         self._engine.backward(loss)
 
     def step(self, learning_rate: float) -> float:
-        """Clip, update the weights, forget the gradients. Returns the gradient norm before clipping."""
+        """Clip the gradient, update the weights, clear the gradients. Returns the norm before clipping."""
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
         norm = self._plain_norm() if self.stage == 0 else None
@@ -107,26 +107,26 @@ class ZeroEngine:
         return norm if norm >= 0 else math.nan  # DeepSpeed reports -1 for a norm that is not finite
 
     def _plain_norm(self) -> float:
-        # Without ZeRO DeepSpeed keeps no norm; every rank holds the averaged gradients.
+        # On stage 0 DeepSpeed stores no norm, but every rank holds the averaged gradients.
         grads = [p.grad for p in self.policy.parameters() if p.grad is not None]
         return float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g.float()) for g in grads])))
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Each parameter of the model, whole, merged, by its transformers name. All ranks iterate to the end."""
+        """Each complete parameter, adapters merged, by its transformers name. All ranks iterate to the end."""
         yield from merged_tensors(self.policy.model, _gathered if self.stage == 3 else nullcontext)
 
     def snapshot(self, folder: Path) -> Snapshot:
-        """A copy of the engine's state, without weights that are not trained. All ranks call it; each has its shard.
+        """A copy of this rank's shard of the state, without frozen weights. Collective.
 
         Args:
-            folder: is there; the copy knows the names of its files below it.
+            folder: existing folder, below which the snapshot will be written.
 
         Raises:
             OSError: DeepSpeed could not write its scripts there, the only files that it writes itself.
         """
-        # DeepSpeed leaves a frozen parameter out under its first name; a tied embedding has two.
+        # DeepSpeed drops a frozen parameter only under its first name; a tied embedding has two.
         policy: Any = self.policy  # torch leaves the hook untyped
-        hook = policy.register_state_dict_post_hook(_leave_out_frozen)
+        hook = policy.register_state_dict_post_hook(_drop_frozen)
         try:
             self._engine.save_checkpoint(str(folder), tag="state", save_latest=False, exclude_frozen_parameters=True)
         finally:
@@ -134,10 +134,10 @@ class ZeroEngine:
         return self._capture.take()
 
     def load(self, folder: Path) -> None:
-        """Read the engine's state. All ranks call it.
+        """Load the state of a checkpoint. Collective.
 
         Raises:
-            SkyrlError: it is that of another model or optimizer.
+            SkyrlError: the state belongs to another model or optimizer.
         """
         complete = all(parameter.requires_grad for parameter in self.policy.parameters())
         try:
@@ -145,12 +145,12 @@ class ZeroEngine:
         except (AssertionError, AttributeError, KeyError, OSError, RuntimeError, ValueError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise SkyrlError(
-                f"the state in {folder} does not fit this run: {reason}\n  model, optimizer and precision must be "
-                "those of the run that wrote it"
+                f"the state in {folder} does not fit this run: {reason}\n  resume with the model, optimizer and "
+                "precision of the run that wrote it"
             ) from error
         if loaded is None:
             raise RuntimeError(f"DeepSpeed found no engine state in {folder}")
-        for group in self._engine.optimizer.param_groups:  # those of the checkpoint came with its state
+        for group in self._engine.optimizer.param_groups:  # the checkpoint's settings were loaded with its state
             group.update(self._settings)
 
     def close(self) -> None:
@@ -159,7 +159,7 @@ class ZeroEngine:
         _forget_accelerator()
 
 
-def _leave_out_frozen(module: torch.nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
+def _drop_frozen(module: torch.nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
     for name, parameter in module.named_parameters(remove_duplicate=False):
         if not parameter.requires_grad:
             state.pop(prefix + name, None)
@@ -167,13 +167,13 @@ def _leave_out_frozen(module: torch.nn.Module, state: dict[str, Any], prefix: st
 
 @contextmanager
 def _gathered(parameters: list[Any]) -> Iterator[None]:
-    """The parameters, sharded on stage 3, whole on every rank. Collective."""
+    """Makes parameters that stage 3 shards complete on every rank. Collective."""
     from deepspeed.runtime.zero.partition_parameters import GatheredParameters, ZeroParamStatus
 
-    apart = [parameter for parameter in parameters if parameter.ds_status == ZeroParamStatus.NOT_AVAILABLE]
-    if apart:
-        # One collective for all of them, where the context below makes one for each.
-        apart[0].all_gather_coalesced(apart).wait()
+    sharded = [parameter for parameter in parameters if parameter.ds_status == ZeroParamStatus.NOT_AVAILABLE]
+    if sharded:
+        # One collective for all parameters; the context below would make one for each.
+        sharded[0].all_gather_coalesced(sharded).wait()
     with GatheredParameters(parameters):
         yield
 
@@ -181,7 +181,7 @@ def _gathered(parameters: list[Any]) -> Iterator[None]:
 def _forget_accelerator() -> None:
     from accelerate.state import AcceleratorState
 
-    # accelerate keeps its first configuration for the life of the process; it offers no public way out.
+    # accelerate keeps its first configuration for the life of the process and has no public way to reset it.
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
@@ -206,16 +206,16 @@ def _deepspeed_config(deepspeed: DeepSpeedConfig, optimizer: OptimizerConfig, lo
         "zero_optimization": zero,
         "checkpoint": {"load_universal": loads_converted},
         "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,  # torch's AdamW: no C++ build on the user's machine
+        "zero_force_ds_cpu_optimizer": False,  # torch's AdamW needs no C++ build on the user's machine
         "steps_per_print": 10**9,
     }
 
 
 def import_deepspeed(ranks: Ranks, stage: int) -> None:
-    """Import DeepSpeed and accelerate, which takes seconds; both read the environment when they are imported."""
+    """Import DeepSpeed and accelerate, which takes seconds, after fixing the environment that they read."""
     # With this flag accelerate silently trains with plain DDP instead of DeepSpeed.
     os.environ.pop("ACCELERATE_USE_CPU", None)
-    # With this list accelerate refuses a DeepSpeed configuration beside the one of `accelerate config`; ours decides.
+    # With this list accelerate refuses any DeepSpeed configuration but that of `accelerate config`; ours must apply.
     os.environ.pop("ACCELERATE_CONFIG_DS_FIELDS", None)
     if ranks.device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -225,12 +225,12 @@ def import_deepspeed(ranks: Ranks, stage: int) -> None:
         import deepspeed.runtime.engine
 
         if stage:
-            with suppress(ModuleNotFoundError):  # it is imported ahead only: without it ZeRO starts as well
+            with suppress(ModuleNotFoundError):  # importing it early only saves time
                 import_module(MUON)
     from deepspeed.utils import logger
 
     logger.setLevel(logging.ERROR)
     if ranks.device.type == "cpu":
-        # An optional all-reduce through shared memory, which DeepSpeed would compile for minutes at the first start,
-        # with a compiler that the machine may lack. gloo does the same work.
+        # DeepSpeed would compile this optional shared-memory all-reduce for minutes at the first start, with a compiler
+        # that the machine may lack. gloo does the same work.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

@@ -1,1 +1,1 @@
-"""Builds a run and trains it."""
+"""Builds a run from its configuration and trains it."""

@@ -1,4 +1,4 @@
-"""Builds a run from a checked configuration and trains it: the one place that names concrete classes."""
+"""Builds a run from a checked configuration and trains it: the only module that names concrete classes."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -44,27 +44,27 @@ from skyrl_train.step.advantages import AdvantagePass
 from skyrl_train.step.batching import MicroBatchSize
 from skyrl_train.step.evaluation import Evaluator
 from skyrl_train.step.objective import Objective
-from skyrl_train.step.prefetch import DrawAhead
-from skyrl_train.step.rollout import Collector
+from skyrl_train.step.prefetch import Prefetcher
+from skyrl_train.step.rollout import RolloutCollector
 from skyrl_train.step.update import PolicyUpdate
 from skyrl_train.step.weight_sync import TOLERANCE, WeightSync
 from skyrl_train.trainer_engine import random_state
 from skyrl_train.trainer_engine.reference_model import BaseModel, Reference
 from skyrl_train.trainer_engine.zero import ZeroEngine, import_deepspeed
 from skyrl_train.training.build_rollout_engine import build_rollout_engine
-from skyrl_train.training.loop import Parts, Trainer
+from skyrl_train.training.loop import Trainer, TrainerComponents
 
 PROBE_SEQUENCES, PROBE_TOKENS = 2, 64
-"""The beginnings of the first prompts, by which engine and trainer are compared."""
+"""The probe that compares rollout engine and trainer: how many of the first prompts, and how many tokens of each."""
 
 
 def run_training(run: ResolvedRun) -> int:
     """Train to the end. Returns the exit code.
 
     Raises:
-        SkyrlError: the run cannot be started or gone on with; nothing that was saved is lost.
-        Interrupted: a signal has ended the run; the run folder says so, and rank 0 how to go on.
-        SystemExit: on one of several ranks, in the place of an error: it is on stderr already.
+        SkyrlError: the run cannot start or continue; everything that was saved is kept.
+        Interrupted: a signal ended the run; the run folder records it, and rank 0 prints how to resume.
+        SystemExit: on one of several ranks instead of an error that is already printed.
     """
     quiet()
     with session() as own:
@@ -97,7 +97,7 @@ def _build(run: ResolvedRun, own: Session, stack: ExitStack, *, threads: int | s
     named = source.environments | (held_out.environments if held_out else frozenset())
     environments = load_environments(config, run.environment, named)
     check_data(ranks, {"train": source, "evaluation": held_out})
-    # Before the model is loaded: a folder in use or a missing key should cost no minutes.
+    # Before the model is loaded, so that a folder in use or a missing API key is reported at once.
     found = resumed.path if resumed is not None else None
     journal = stack.enter_context(open_journal(run, ranks, progress, found))
     own.watchdog.record = journal
@@ -111,19 +111,19 @@ def _build(run: ResolvedRun, own: Session, stack: ExitStack, *, threads: int | s
         _load(resumed, run, engine, ranks, journal)
     rollout_engine = _rollout_engine(run, engine, tokenizer, ranks, journal.message)
     stack.callback(rollout_engine.close)
-    objective = _beside(rollout_engine, objective, config)
+    objective = _for_engine(rollout_engine, objective, config)
     shared: dict[str, Any] = {"tokenizer": tokenizer, "engine": rollout_engine, "scorer": scorer, "ranks": ranks}
     export = stack.enter_context(_export(config, engine, tokenizer, ranks, journal))
     saves = stack.enter_context(BackgroundSave(engine, ranks, journal, config.checkpoint.keep, export))
     if resumed is not None:
-        _go_on(resumed, run, ranks, export)
+        _restore_generators(resumed, run, ranks, export)
     pad_id = int(tokenizer.pad_token_id)
     size = _micro_batch_size(config, engine.policy)
     sync = _weight_sync(config, rollout_engine, engine, source, tokenizer, ranks)
-    collector = Collector(config, source=source, **shared)
+    collector = RolloutCollector(config, source=source, **shared)
     journal.message(_describe(run, ranks, threads))
     return Trainer(
-        Parts(
+        TrainerComponents(
             config=config,
             ranks=ranks,
             engine=engine,
@@ -131,7 +131,7 @@ def _build(run: ResolvedRun, own: Session, stack: ExitStack, *, threads: int | s
             objective=objective,
             update=PolicyUpdate(engine, objective, ranks, micro_batch_size=size, pad_id=pad_id),
             collector=collector,
-            ahead=DrawAhead(collector, sync.weights, journal.message),
+            prefetcher=Prefetcher(collector, sync.weights, journal.message),
             advantages=advantages,
             evaluator=Evaluator(config, source=held_out, **shared) if held_out else None,
             reference=reference,
@@ -151,11 +151,11 @@ def _export(
 ) -> AbstractContextManager[BackgroundExport | None]:
     if not config.checkpoint.export:
         return nullcontext()
-    return BackgroundExport(engine, tokenizer, ranks, model_name=config.model, tell=journal.message)
+    return BackgroundExport(engine, tokenizer, ranks, model_name=config.model, message=journal.message)
 
 
 def _objective(run: ResolvedRun) -> Objective:
-    """What is minimised. The loss has kept the rules with every parameter."""
+    """The objective, after checking the loss against the conformance rules at every step."""
     loss = run.loss.scheduled()
     for variant in loss.variants():
         check_policy_loss(variant).raise_for_failures()
@@ -171,7 +171,7 @@ def _advantages(run: ResolvedRun, ranks: Ranks) -> AdvantagePass:
 
 
 def _progress(run: ResolvedRun, objective: Objective, resumed: Resumption | None, ranks: Ranks) -> Progress:
-    """Where the run stands; the loss has its state back."""
+    """The progress of the run, after restoring the loss's state."""
     deepspeed = run.config.trainer.deepspeed
     form: dict[str, Any] = {
         "world_size": ranks.world_size,
@@ -187,7 +187,7 @@ def _progress(run: ResolvedRun, objective: Objective, resumed: Resumption | None
 
 
 def _load(resumed: Resumption, run: ResolvedRun, engine: ZeroEngine, ranks: Ranks, journal: Journal) -> None:
-    """Model and optimizer as they were. Collective."""
+    """Load the state of model and optimizer. Collective."""
     if ranks.is_main:
         checkpoint_folder.clear(journal.checkpoints)
     for note in resumed.notes(run, ranks.world_size):
@@ -198,13 +198,13 @@ def _load(resumed: Resumption, run: ResolvedRun, engine: ZeroEngine, ranks: Rank
         checkpoint_folder.finish(journal.checkpoints, resumed.progress.step, run.config.checkpoint.keep)
 
 
-def _go_on(resumed: Resumption, run: ResolvedRun, ranks: Ranks, export: BackgroundExport | None) -> None:
-    """Last of all, because what is built draws random numbers, too."""
+def _restore_generators(resumed: Resumption, run: ResolvedRun, ranks: Ranks, export: BackgroundExport | None) -> None:
+    """Restore the random states, last of all, because building a run uses random numbers. Collective."""
     if export is not None:
-        export.start(resumed.path, resumed.progress)  # where the run was killed before the model was written
+        export.start(resumed.path, resumed.progress)  # in case the run was killed during the export
     same = resumed.progress.world_size == ranks.world_size
     if not (same and random_state.restore(resumed.path, ranks.rank)):
-        random_state.seed(run.config.seed + resumed.progress.step)  # not those of the beginning again
+        random_state.seed(run.config.seed + resumed.progress.step)  # not the numbers of the first steps again
 
 
 def _policy_and_reference(
@@ -212,7 +212,7 @@ def _policy_and_reference(
 ) -> tuple[ZeroEngine, Reference | None]:
     trainer, dtype = config.trainer, DTYPES[config.trainer.deepspeed.precision]
     settings: dict[str, Any] = {"chunk_size": trainer.logprob_chunk_size, "temperature": 1.0}  # the trainer sets it
-    import_deepspeed(ranks, trainer.deepspeed.zero_stage)  # before the model is there: see many_imports
+    import_deepspeed(ranks, trainer.deepspeed.zero_stage)  # before the model exists: see many_imports
     model = load_model(config.model, dtype)
     add_adapters(model, trainer.lora, seed=config.seed)
     if trainer.deepspeed.gradient_checkpointing:
@@ -251,22 +251,22 @@ def _rollout_engine(
         engine.policy.model,
         tokenizer,
         ranks,
-        whole=engine.stage != 3,  # there the module holds shards alone
+        complete=engine.stage != 3,  # on stage 3 the module holds only shards
         gather=ranks.gather_in_thread() if ahead else None,
         message=message,
     )
     if ahead and not built.works_elsewhere:
         raise SkyrlError(
-            f"rollout.async = one_step: the engine {config.rollout.engine} works in the trainer's process, which "
-            "cannot train meanwhile"
+            f"rollout.async = one_step: the rollout engine {config.rollout.engine} works in the trainer's process, "
+            "which cannot train meanwhile; set rollout.engine to vllm_server, or rollout.async to none"
         )
     return built
 
 
-def _beside(rollout_engine: RolloutEngine, objective: Objective, config: RunConfig) -> Objective:
+def _for_engine(rollout_engine: RolloutEngine, objective: Objective, config: RunConfig) -> Objective:
     if rollout_engine.shares_weights:
         return objective
-    return objective.beside_engine(optimizer_steps=config.trainer.minibatches * config.trainer.epochs)
+    return objective.with_separate_engine(optimizer_steps=config.trainer.minibatches * config.trainer.epochs)
 
 
 def _weight_sync(

@@ -1,4 +1,4 @@
-"""Builds the rollout engine that a configuration names, from the group in which engines are published."""
+"""Builds the configured rollout engine, from the entry-point group of rollout engines."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,23 +21,23 @@ def build_rollout_engine(
     tokenizer: PreTrainedTokenizerBase,
     ranks: Ranks,
     *,
-    whole: bool = True,
+    complete: bool = True,
     gather: Gather | None = None,
     message: Callable[[str], None],
 ) -> RolloutEngine:
-    """The engine; it has no weights yet.
+    """The rollout engine; it has no weights before the first sync.
 
     Args:
-        run: names it.
+        run: names the engine.
         model: the policy.
-        tokenizer: of the policy.
+        tokenizer: the policy's tokenizer.
         ranks: the processes of the run.
-        whole: whether the model's weights are whole in this process.
-        gather: of values of all ranks; None takes that of ``ranks``.
-        message: takes a line for people.
+        complete: whether the model's weights are complete in this process.
+        gather: gathers values of all ranks; None uses that of ``ranks``.
+        message: prints a line for the user.
 
     Raises:
-        SkyrlError: it cannot be loaded, or does not fit the configuration.
+        SkyrlError: the engine cannot be loaded, or does not fit the configuration.
     """
     config = run.config
 
@@ -56,7 +56,7 @@ def build_rollout_engine(
             world_size=ranks.world_size,
             gather=gather or ranks.gather,
             message=message,
-            trained=model if whole else None,
+            trained=model if complete else None,
             load_copy=load_copy,
         )
     )

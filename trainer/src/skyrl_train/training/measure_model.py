@@ -1,4 +1,4 @@
-"""How good a model is, apart from any training: pass@1 and pass@k on held-out problems, with confidence intervals."""
+"""Measures a model without training: pass@1 and pass@k on held-out problems, with confidence intervals."""
 
 import math
 from contextlib import ExitStack
@@ -40,17 +40,17 @@ class Assessment:
 
     @property
     def measures(self) -> dict[str, float]:
-        """``pass@1`` and, of several samples, ``pass@k``."""
+        """``pass@1`` and, with several samples, ``pass@k``."""
         metrics = self.evaluation.metrics
         return {name: metrics["accuracy"] if name == "pass@1" else metrics[name] for name in self.intervals}
 
 
 def assess(target: str, run: ResolvedRun) -> Assessment:
-    """Sample answers of a model to held-out problems and reward them.
+    """Sample and reward a model's answers to held-out problems.
 
     Args:
-        target: a run folder or a checkpoint in one, or what ``model`` of a configuration may be.
-        run: its data, environment, rollout and evaluation are used; ``evaluation.prompts`` above 0.
+        target: a run folder, a checkpoint in one, or any value of the option ``model``.
+        run: configures data, environment, rollout and evaluation; ``evaluation.prompts`` must be above 0.
 
     Raises:
         SkyrlError: the model cannot be loaded, its checkpoint is damaged, or no answer could be rewarded.
@@ -87,7 +87,7 @@ def _engine(
         model,
         tokenizer,
         ranks,
-        message=lambda _: None,  # `skyrl eval` shows already that it works
+        message=lambda _: None,  # `skyrl eval` already shows progress
     )
     engine.sync_weights(ModelWeights(model), 0)
     return engine
@@ -105,7 +105,7 @@ def _intervals(evaluation: Evaluation, config: RunConfig) -> dict[str, Interval]
     samples = config.evaluation.samples_per_prompt
     if samples == 1:
         return {"pass@1": wilson(metrics["accuracy"], prompts)}
-    # The samples of a prompt are not independent: the standard error is that of the mean over prompts.
+    # The samples of a prompt are not independent, so the standard error is that of the mean over prompts.
     spread = Z95 * metrics["accuracy/standard_error"]
     pass_1 = (max(metrics["accuracy"] - spread, 0.0), min(metrics["accuracy"] + spread, 1.0))
     return {"pass@1": pass_1, f"pass@{samples}": wilson(metrics[f"pass@{samples}"], prompts)}
@@ -114,7 +114,7 @@ def _intervals(evaluation: Evaluation, config: RunConfig) -> dict[str, Interval]
 def wilson(share: float, count: int) -> Interval:
     """The 95 % interval of a share of successes among ``count`` trials: E. B. Wilson, JASA 22 (1927).
 
-    Unlike share ± 1.96 standard errors it is honest near 0 and 1, where the estimated error vanishes.
+    Unlike share ± 1.96 standard errors it is valid near 0 and 1, where the estimated error vanishes.
     """
     square = Z95 * Z95 / count
     centre = (share + square / 2) / (1 + square)

@@ -1,4 +1,4 @@
-"""Samples with vLLM in this process: one engine for each rank, beside the trainer and with weights of its own."""
+"""Samples with vLLM in the trainer's process: one engine on each rank, with a separate copy of the weights."""
 
 import gc
 from collections.abc import Callable, Iterator, Sequence
@@ -9,29 +9,29 @@ import torch
 
 from skyrl_core.errors import SkyrlError
 from skyrl_train.rollout.rollout_engine import EngineSetup, HandOver, Sample, SampleRequest, Sampling, WeightSource
-from skyrl_train.rollout.vllm.model_weights import take_over
-from skyrl_train.rollout.vllm.process_guard import as_it_was, import_vllm, silence
+from skyrl_train.rollout.vllm.model_weights import load_into_worker
+from skyrl_train.rollout.vllm.process_guard import import_vllm, preserved_state, silence
 from skyrl_train.rollout.vllm.sampling_params import (
     CPU_BATCHED_TOKENS,
     CPU_CACHE_GIB,
     DTYPES,
     GIB,
     LOGPROBS_MODE,
-    drawn_sample,
+    log_prob_arguments,
     log_probs_of,
+    sample_from_output,
     sampling_arguments,
-    scoring_arguments,
 )
 
 
 class VllmEngine:
-    """Equal seeds and weights give equal samples; docs/rollout_engines.md says how far neighbours matter."""
+    """The rollout engine vllm. docs/rollout_engines.md describes how far samples depend on the rest of the batch."""
 
     shares_weights = False
     works_elsewhere = False
 
     def __init__(self, setup: EngineSetup) -> None:
-        """Start the engine, with random weights until the first sync. All ranks call it together.
+        """Start vLLM, with random weights until the first sync. Collective.
 
         Raises:
             SkyrlError: vLLM is not installed, or does not start with this model and configuration.
@@ -41,8 +41,8 @@ class VllmEngine:
         setup.message("starting vLLM on every rank, which may take a minute ...")
         vllm = import_vllm()
         self._sampling_params: Callable[..., Any] = vllm.SamplingParams
-        self._whole = vllm.sampling_params.RequestOutputKind.FINAL_ONLY
-        with _named("start"), as_it_was(), silence():
+        self._final_only = vllm.sampling_params.RequestOutputKind.FINAL_ONLY
+        with _vllm_errors("start"), preserved_state(), silence():
             self._llm = vllm.LLM(**_arguments(setup, vllm))
         self._longest = int(self._llm.llm_engine.model_config.max_model_len)
         self._can_sleep = setup.config.rollout.vllm.sleep and setup.device.type == "cuda"
@@ -55,7 +55,7 @@ class VllmEngine:
         """One sample for each request, in order.
 
         Raises:
-            SkyrlError: a prompt and its response do not fit into the model, or vLLM fails.
+            SkyrlError: a prompt and its response exceed the model's length, or vLLM fails.
         """
         for request in requests:
             self._check_length(len(request.prompt_ids), sampling.max_new_tokens)
@@ -71,28 +71,28 @@ class VllmEngine:
         return [samples[index] for index in range(len(requests))]
 
     def log_probs(self, sequences: Sequence[Sequence[int]]) -> list[tuple[float, ...]]:
-        """Log-probabilities of the tokens of each sequence but its first, in nats, at temperature 1."""
+        """Log-probs, in nats at temperature 1, of the tokens of each sequence except its first."""
         for ids in sequences:
             self._check_length(len(ids), 1)
         outputs: dict[int, Any] = {}
-        self._run(sequences, [scoring_arguments()] * len(sequences), outputs.__setitem__)
+        self._run(sequences, [log_prob_arguments()] * len(sequences), outputs.__setitem__)
         return [log_probs_of(ids, outputs[index].prompt_logprobs) for index, ids in enumerate(sequences)]
 
     def sync_weights(self, weights: WeightSource, policy_version: int) -> None:
-        """Take over the policy's weights without a copy through disk, and forget what was computed with the old ones.
+        """Load the policy's weights, without files, and clear the caches of the old ones. Collective.
 
         Raises:
             SkyrlError: a tensor fits no parameter of vLLM's model, or a parameter got none; all ranks raise it.
         """
         self._wake()
-        with _named("take over the weights"), as_it_was():
-            self._llm.collective_rpc(take_over, args=(weights.named_tensors(),))
+        with _vllm_errors("load the weights"), preserved_state():
+            self._llm.collective_rpc(load_into_worker, args=(weights.named_tensors(),))
             if not self._llm.reset_prefix_cache():
-                raise SkyrlError("vLLM kept its prefix cache, which holds values of the old weights")
+                raise SkyrlError("vLLM did not clear its prefix cache, which holds values of the old weights")
         self._policy_version = policy_version
 
     def close(self) -> None:
-        """Give the memory back. The trainer's process group stays."""
+        """Release the memory. The trainer's process group stays."""
         self._llm.llm_engine.engine_core.shutdown()
         del self._llm
         gc.collect()
@@ -102,41 +102,41 @@ class VllmEngine:
     def _run(
         self, prompts: Sequence[Sequence[int]], arguments: Sequence[dict[str, Any]], take: Callable[[int, Any], None]
     ) -> None:
-        """``take`` gets the place of each prompt and vLLM's answer, once it is complete."""
+        """Call ``take`` with the index of each prompt and vLLM's output, once it is complete."""
         if not prompts:
             return
         engine = self._llm.llm_engine
         self._wake()
         try:
-            with _named("generate"), as_it_was():
+            with _vllm_errors("generate"), preserved_state():
                 for index, ids in enumerate(prompts):
-                    params = self._sampling_params(**arguments[index], output_kind=self._whole)
+                    params = self._sampling_params(**arguments[index], output_kind=self._final_only)
                     engine.add_request(str(index), {"prompt_token_ids": list(ids)}, params)
             while engine.has_unfinished_requests():
-                with _named("generate"), as_it_was():
+                with _vllm_errors("generate"), preserved_state():
                     outputs = engine.step()
                 for output in outputs:
                     if output.finished:
                         take(int(output.request_id), output)
         except BaseException:
-            # Or the rest of the answers would come among those of the next call.
+            # Otherwise the remaining outputs would appear in the next call.
             engine.abort_request([str(index) for index in range(len(prompts))])
             raise
         self._sleep()
 
     def _sample(self, output: Any) -> Sample:
         positions = log_probs_of(output.token_ids, output.logprobs)
-        return drawn_sample(output.token_ids, positions, self._end_tokens, self._policy_version)
+        return sample_from_output(output.token_ids, positions, self._end_tokens, self._policy_version)
 
     def _check_length(self, prompt: int, response: int) -> None:
         if prompt + response > self._longest:
             raise SkyrlError(
                 f"a prompt of {prompt} tokens and a response of up to {response} exceed the {self._longest} tokens "
-                "that the model can hold: lower rollout.max_new_tokens or rollout.max_prompt_tokens"
+                "of the model's context: lower rollout.max_new_tokens or rollout.max_prompt_tokens"
             )
 
     def _sleep(self) -> None:
-        """Give GPU memory to the trainer, if asked to; the weights wait in CPU memory."""
+        """Release GPU memory for the trainer, if configured; the weights move to CPU memory."""
         if self._can_sleep and not self._asleep:
             self._llm.sleep(level=1)
             self._asleep = True
@@ -148,24 +148,24 @@ class VllmEngine:
 
 
 def _arguments(setup: EngineSetup, vllm: Any) -> dict[str, Any]:
-    """Of ``vllm.LLM``."""
+    """The arguments of ``vllm.LLM``."""
     rollout, settings = setup.config.rollout, setup.config.rollout.vllm
     model: dict[str, Any] = {
         "model": setup.model,
         "skip_tokenizer_init": True,  # token ids in, token ids out
-        "generation_config": "vllm",  # or defaults of the model's own file would change how tokens are drawn
+        "generation_config": "vllm",  # otherwise the model's generation_config.json would change the sampling
         "dtype": DTYPES[setup.config.trainer.deepspeed.precision],
     }
-    # The model may hold fewer tokens than the configuration allows; a row that needs more is an error of its own.
+    # The model's context may be shorter than the configuration allows; a prompt that needs more is a separate error.
     own: int = vllm.EngineArgs(**model).create_model_config().max_model_len
     longest = min(rollout.max_prompt_tokens + rollout.max_new_tokens, own)
     common: dict[str, Any] = {
-        "load_format": "dummy",  # nothing but a sync can make the weights right
+        "load_format": "dummy",  # the first sync brings the weights
         "logprobs_mode": LOGPROBS_MODE,
         "max_model_len": longest,
         "max_num_seqs": settings.max_num_seqs,
-        "enable_prefix_caching": True,  # the samples of a prompt read it once
-        "distributed_executor_backend": "external_launcher",  # work in the process group that is there
+        "enable_prefix_caching": True,  # a prompt is computed once for all of its samples
+        "distributed_executor_backend": "external_launcher",  # use the existing process group
         "kv_cache_memory_bytes": int(settings.kv_cache_gib * GIB) if settings.kv_cache_gib else None,
         "seed": 0,
     }
@@ -186,16 +186,16 @@ def _on_cpu(setup: EngineSetup, longest: int) -> dict[str, Any]:
     return {
         "kv_cache_memory_bytes": int((settings.kv_cache_gib or CPU_CACHE_GIB) * GIB),
         "enforce_eager": True,
-        # A prompt that is read in pieces draws from its seed's generator after each piece; vLLM then sets the generator
-        # back, which a CPU generator cannot do: it raises "CPU Generator does not use offset" and the engine is dead.
+        # After each chunk of a prompt with a seed vLLM rewinds the seed's generator. A CPU generator cannot do that:
+        # it raises "CPU Generator does not use offset", which kills the engine.
         "enable_chunked_prefill": False,
         "max_num_batched_tokens": max(CPU_BATCHED_TOKENS, longest, settings.max_num_seqs),
     }
 
 
 @contextmanager
-def _named(what: str) -> Iterator[None]:
-    """An error of vLLM under its name."""
+def _vllm_errors(what: str) -> Iterator[None]:
+    """Raises errors of vLLM as SkyrlError."""
     try:
         yield
     except SkyrlError:
@@ -204,5 +204,5 @@ def _named(what: str) -> Iterator[None]:
         reason = str(error).strip() or type(error).__name__
         raise SkyrlError(
             f"vLLM could not {what}: {reason}\n"
-            "  its options are those of rollout.vllm; VLLM_LOGGING_LEVEL=INFO in the environment shows what it does"
+            "  check the options in rollout.vllm; set VLLM_LOGGING_LEVEL=INFO in the environment to see vLLM's log"
         ) from error

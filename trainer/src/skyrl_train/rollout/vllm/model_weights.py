@@ -1,4 +1,4 @@
-"""Weights into vLLM's model while it runs. Imports vLLM, so it runs where vLLM does: in its worker."""
+"""Loads weights into vLLM's model while it runs. Imports vLLM, so it runs in vLLM's worker."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -9,25 +9,25 @@ from torch import Tensor, nn
 from skyrl_core.errors import SkyrlError
 
 SHOWN = 5
-"""Names in a message."""
+"""Largest number of parameter names in a message."""
 
 
-def take_over(worker: Any, weights: Iterable[tuple[str, Tensor]]) -> None:
-    """``fill`` the model of vLLM's worker, as ``collective_rpc`` passes it."""
+def load_into_worker(worker: Any, weights: Iterable[tuple[str, Tensor]]) -> None:
+    """``fill`` the model of a worker that ``collective_rpc`` passes."""
     fill(worker.model_runner.get_model(), worker.vllm_config, weights)
 
 
 @torch.no_grad()
 def fill(model: Any, config: Any, weights: Iterable[tuple[str, Tensor]]) -> None:
-    """Fill every parameter of vLLM's model. vLLM fuses, pads and repacks them as it does with files.
+    """Fill every parameter of vLLM's model. vLLM fuses, pads and repacks the tensors as it does for files.
 
     Args:
-        model: that of a worker.
-        config: vLLM's whole configuration.
-        weights: whole tensors under the names that transformers uses, each valid until the next one is asked for.
+        model: the model of a worker.
+        config: vLLM's complete configuration.
+        weights: complete tensors by transformers names, each valid until the next one is requested.
 
     Raises:
-        SkyrlError: a tensor has no place in the model, or a parameter got none or only a part.
+        SkyrlError: a tensor fits no parameter of the model, or a parameter got none or only a part.
     """
     from vllm.config import set_current_vllm_config
     from vllm.model_executor.model_loader.reload.layerwise import finalize_layerwise_reload, initialize_layerwise_reload
@@ -36,17 +36,16 @@ def fill(model: Any, config: Any, weights: Iterable[tuple[str, Tensor]]) -> None
     with set_current_vllm_config(config):
         initialize_layerwise_reload(model)
         try:
-            loaded = model.load_weights(_kept(weights))
+            loaded = model.load_weights(_cloned(weights))
         except (ValueError, KeyError) as error:
             raise SkyrlError(
-                f"vLLM's {type(model).__name__} has no place for a tensor of the policy: {error}"
+                f"vLLM's {type(model).__name__} has no parameter for a tensor of the policy: {error}"
             ) from error
         finally:
             empty, partly = _not_filled(model)
             finalize_layerwise_reload(model, config.model_config)
         for layer in empty:
-            # An output embedding that is tied gets no tensor of its own: on a CPU it would compute with the packed copy
-            # that it made of the old weights.
+            # A tied output embedding gets no tensor: on a CPU it would still use the packed copy of the old weights.
             layer.quant_method.process_weights_after_loading(layer)
     missing = sorted(wanted - loaded) or partly
     if missing:
@@ -54,14 +53,14 @@ def fill(model: Any, config: Any, weights: Iterable[tuple[str, Tensor]]) -> None
         raise SkyrlError(f"the policy's weights do not fill vLLM's {type(model).__name__}: {shown}")
 
 
-def _kept(weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-    # vLLM holds on to the tensors of a layer until all of them are there; the source's own are gone by then.
+def _cloned(weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    # vLLM keeps the tensors of a layer until it has all of them; the source's tensors are not valid that long.
     for name, tensor in weights:
         yield name, tensor.detach().clone()
 
 
 def _not_filled(model: nn.Module) -> tuple[list[Any], list[str]]:
-    """Layers with weights that got no tensor, and the names of those that got some of the tensors they are fused of."""
+    """Layers that got no tensor, and the names of layers that got only some of the tensors they fuse."""
     from vllm.model_executor.layers.quantization.base_config import QuantizeMethodBase
     from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
     from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
@@ -73,7 +72,7 @@ def _not_filled(model: nn.Module) -> tuple[list[Any], list[str]]:
             continue
         if info.load_numel == 0:
             empty.append(layer)
-        # A vocabulary may be padded: it is never filled to the end.
+        # A vocabulary may be padded, so it is never filled completely.
         elif info.load_numel < (info.load_numel_total or 0) and not isinstance(layer, VocabParallelEmbedding):
             partly.append(name)
     return empty, partly

@@ -1,4 +1,4 @@
-"""Keeps what vLLM changes in its process away from the trainer, which shares it: settings, random numbers, output."""
+"""Protects the trainer from vLLM's changes to their process: settings, random states, output, process groups."""
 
 import os
 import random
@@ -16,36 +16,36 @@ import torch
 from skyrl_core.errors import SkyrlError
 
 ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process, not in one of its own
-    "VLLM_NO_USAGE_STATS": "1",  # or it reports the model and the machine to its makers
-    "VLLM_LOGGING_LEVEL": "CRITICAL",  # of an error it prints whole requests, and the error arrives here anyway
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # run in this process
+    "VLLM_NO_USAGE_STATS": "1",  # do not report the model and the machine to vLLM's developers
+    "VLLM_LOGGING_LEVEL": "CRITICAL",  # for an error it prints complete requests, and the error is raised here anyway
 }
 
 
 def import_vllm() -> ModuleType:
-    """The package, told to be quiet and to stay in this process.
+    """The package vllm, configured to be quiet and to run in this process.
 
     Raises:
-        SkyrlError: it is not installed, or cannot be imported.
+        SkyrlError: vLLM is not installed, or cannot be imported.
     """
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
-        with silence(), as_it_was():
+        with silence(), preserved_state():
             import vllm
             from vllm.v1.engine import core
     except Exception as error:
-        raise SkyrlError(f"vLLM cannot be imported: {error}\n  docs/rollout_engines.md has the recipe") from error
-    # When an engine ends, vLLM would destroy every process group, also the one that the trainer works with.
+        raise SkyrlError(f"vLLM cannot be imported: {error}\n  see docs/rollout_engines.md to install it") from error
+    # When an engine shuts down, vLLM would destroy every process group, even the trainer's.
     core.cleanup_dist_env_and_memory = _keep_process_groups
     module: ModuleType = vllm
     return module
 
 
 @contextmanager
-def as_it_was() -> Iterator[None]:
-    """Afterwards random states, threads, numerics and the environment are as before; names of vLLM's own stay set."""
+def preserved_state() -> Iterator[None]:
+    """Restores random states, threads, numerics and the environment at the end, except ``VLLM_`` variables."""
     with ExitStack() as stack:
         if torch.cuda.is_available():
             stack.callback(torch.cuda.set_rng_state, torch.cuda.get_rng_state())
@@ -54,17 +54,17 @@ def as_it_was() -> Iterator[None]:
         stack.callback(random.setstate, random.getstate())
         stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
         stack.callback(_restore_environment, dict(os.environ))
-        # On a CPU vLLM replaces the function by one that does nothing.
+        # On a CPU vLLM replaces `torch.set_num_threads` by a function that does nothing.
         stack.callback(_restore_threads, torch.set_num_threads, torch.get_num_threads())
         if not torch.cuda.is_available():
-            # Functions that vLLM compiles whatever it is told, with a C++ compiler that the machine may lack.
+            # vLLM always compiles some functions, with a C++ compiler that the machine may lack.
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield
 
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """Nothing reaches the terminal, unless the user asked for vLLM's log: its C++ parts write past Python's streams."""
+    """Suppresses vLLM's output, unless the user requested its log. Its C++ parts bypass Python's streams."""
     if os.environ["VLLM_LOGGING_LEVEL"] != ENVIRONMENT["VLLM_LOGGING_LEVEL"]:
         yield
         return
@@ -78,7 +78,7 @@ def silence() -> Iterator[None]:
             stack.callback(os.close, saved)
             stack.callback(os.dup2, saved, descriptor)
             os.dup2(nowhere.fileno(), descriptor)
-            stack.callback(stream.flush)  # while it still goes nowhere
+            stack.callback(stream.flush)  # before the descriptor is restored
         yield
 
 
@@ -96,4 +96,4 @@ def _restore_environment(before: dict[str, str]) -> None:
 
 
 def _keep_process_groups() -> None:
-    """In place of vLLM's own clean-up. Its groups serve the next engine, and end with the process group of the run."""
+    """Replace vLLM's clean-up: the next engine reuses its groups, which end with the run's process group."""

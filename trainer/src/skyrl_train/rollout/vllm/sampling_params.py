@@ -1,4 +1,4 @@
-"""What vLLM is asked for and what its answers mean, for the engine in this process and for servers. Imports no vLLM."""
+"""Sampling parameters and outputs of vLLM, for the engines vllm and vllm_server. Imports no vLLM."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
@@ -7,35 +7,35 @@ from skyrl_core.errors import SkyrlError
 from skyrl_train.rollout.rollout_engine import Sample, SampleRequest, Sampling
 
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.01, 2.0
-"""vLLM raises a lower temperature to the first, silently, and refuses a higher one than the second."""
+"""vLLM silently raises temperatures below the first to it, and refuses temperatures above the second."""
 
 LOGPROBS_MODE = "processed_logprobs"
-"""What an engine must be started with: its default reports log-probs before temperature and top-p."""
+"""The required mode: vLLM's default reports log-probs before temperature and top-p."""
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 """vLLM's names for the precisions of a run."""
 
 GIB = 2**30
 CPU_CACHE_GIB = 1.0
-"""Of KV cache, where the configuration names none: vLLM's own default is a share of all memory."""
+"""Default size of the KV cache on a CPU, where vLLM's default is a share of all memory."""
 
 CPU_BATCHED_TOKENS = 4096
-"""Prompt tokens that one forward pass reads at most, or one prompt, which is never read in pieces."""
+"""Most prompt tokens in one forward pass, unless a single prompt is longer: it is never split."""
 
 
 class LogProb(Protocol):
-    """The part of vLLM's class that is read."""
+    """The part of vLLM's class that is used here."""
 
     logprob: float
 
 
 def sampling_arguments(request: SampleRequest, sampling: Sampling, end_tokens: Collection[int]) -> dict[str, Any]:
-    """Keyword arguments of ``vllm.SamplingParams``, or the same as JSON, for one sample.
+    """Keyword arguments of ``vllm.SamplingParams``, also as JSON, for one sample.
 
     Args:
-        request: what to draw.
-        sampling: how. Greedy decoding reports log-probs at temperature 1, as the hf engine does.
-        end_tokens: a response ends with the first of them, whatever the model's own files say.
+        request: prompt and seed.
+        sampling: sampling parameters. Greedy decoding reports log-probs at temperature 1, as the hf engine does.
+        end_tokens: tokens that end a response, whatever the model's files configure.
 
     Raises:
         SkyrlError: vLLM does not sample at this temperature.
@@ -47,29 +47,29 @@ def sampling_arguments(request: SampleRequest, sampling: Sampling, end_tokens: C
         "top_p": sampling.top_p,
         "seed": request.seed,
         "stop_token_ids": sorted(end_tokens),
-        "ignore_eos": True,  # or vLLM adds the tokens of generation_config.json to ours
-        "logprobs": 0,  # of the drawn token and of no other
+        "ignore_eos": True,  # otherwise vLLM adds the tokens of generation_config.json to ours
+        "logprobs": 0,  # only that of the sampled token
         "detokenize": False,
     }
 
 
-def scoring_arguments() -> dict[str, Any]:
-    """The same for the log-probs of given tokens, at temperature 1; vLLM always draws one token more."""
+def log_prob_arguments() -> dict[str, Any]:
+    """Keyword arguments for the log-probs of a prompt, at temperature 1; vLLM always samples one token more."""
     return {"max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0, "detokenize": False}
 
 
-def drawn_sample(
+def sample_from_output(
     token_ids: Sequence[int], log_probs: Sequence[float], end_tokens: Collection[int], policy_version: int
 ) -> Sample:
-    """vLLM's answer as a sample; it keeps the token that ended the response as the last one.
+    """A sample from vLLM's output; the token that ended the response is its last token.
 
     Raises:
-        SkyrlError: there is no log-prob for each token, or no token at all.
+        SkyrlError: the numbers of tokens and log-probs differ, or the output has no token.
     """
     if not token_ids or len(token_ids) != len(log_probs):
         raise SkyrlError(
-            f"vLLM answered with {len(token_ids)} tokens and {len(log_probs)} log-probs; one for each token is "
-            "needed, and a response has at least one"
+            f"vLLM returned {len(token_ids)} tokens and {len(log_probs)} log-probs; a response needs at least one "
+            "token, and a log-prob for each: check that the installed vLLM is a supported version"
         )
     return Sample(
         token_ids=tuple(token_ids),
@@ -80,9 +80,9 @@ def drawn_sample(
 
 
 def log_probs_of(token_ids: Sequence[int], positions: Sequence[Mapping[int, LogProb] | None]) -> tuple[float, ...]:
-    """The log-prob of each token, of what vLLM reports about each position; positions that it knows none for are out.
+    """The log-prob of each token from vLLM's output for each position, without positions that have none.
 
-    ``positions`` of ``prompt_logprobs`` begin with None, because nothing comes before the first token.
+    ``prompt_logprobs`` begin with None, because nothing precedes the first token.
     """
     pairs = zip(token_ids, positions, strict=True)
     return tuple(position[token].logprob for token, position in pairs if position is not None)
@@ -91,7 +91,7 @@ def log_probs_of(token_ids: Sequence[int], positions: Sequence[Mapping[int, LogP
 def _check_temperature(temperature: float) -> None:
     if temperature != 0 and not LOWEST_TEMPERATURE <= temperature <= HIGHEST_TEMPERATURE:
         raise SkyrlError(
-            f"vLLM samples at temperatures from {LOWEST_TEMPERATURE} to {HIGHEST_TEMPERATURE}, or greedily at 0; "
-            f"{temperature:g} was asked for. Change rollout.temperature or evaluation.temperature, or take "
+            f"vLLM cannot sample at temperature {temperature:g}, only from {LOWEST_TEMPERATURE} to "
+            f"{HIGHEST_TEMPERATURE}, or greedily at 0: change rollout.temperature or evaluation.temperature, or set "
             "rollout.engine: hf"
         )

@@ -1,4 +1,4 @@
-"""One vLLM server as it is reached over HTTP: what is asked of it, and what can go wrong. Imports no vLLM."""
+"""The HTTP client of one vLLM server: its requests and its errors. Imports no vLLM."""
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Sequence
@@ -12,29 +12,29 @@ import httpx2
 from skyrl_core.errors import SkyrlError
 
 CONNECT_TIMEOUT = 15.0
-"""Seconds after which a machine that does not take the connection counts as gone."""
+"""Seconds after which a machine that does not accept the connection counts as lost."""
 
 POLL_TIMEOUT = 15.0
-"""Seconds that a server has to say that it is well; it does so without its engine."""
+"""Seconds that a server has to answer a health check, which does not involve its engine."""
 
 POLLS, POLL_PAUSE = 4, 0.2
-"""How often it is asked whether it is well before it counts as gone; seconds between two questions."""
+"""Failed health checks before a server counts as lost; seconds between two checks."""
 
 KEEP_ALIVE = 2.0
-"""Seconds that an idle connection is used again; vLLM closes it after 5, and a request could meet that."""
+"""Seconds for which an idle connection is reused. vLLM closes it after 5, which could break a request."""
 
 
 class ServerError(SkyrlError):
-    """A rollout server refuses what it is asked, or does not answer in time."""
+    """A rollout server refuses a request, or does not answer in time."""
 
 
 class ServerLostError(ServerError):
-    """A rollout server is not there, or no longer has the weights that it was given."""
+    """A rollout server cannot be reached, or no longer has the weights that it received."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServerDescription:
-    """What a server was started with, as far as training depends on it."""
+    """The settings of a server that training depends on."""
 
     model: str
     served_name: str
@@ -51,23 +51,23 @@ class Server:
     """The HTTP interface of one server. Its coroutines are called inside ``async with server.connected()``."""
 
     def __init__(self, url: str, *, timeout: float) -> None:
-        """``timeout``: seconds that any answer may take."""
+        """``timeout``: longest time for an answer, in seconds."""
         self.url = url.rstrip("/")
         self._timeout = timeout
         self._http: httpx2.AsyncClient
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:
-        """Connections, which live as long as the event loop of this call."""
-        # Its own limits are those of the caller; proxies of the environment are for the world outside.
+        """Opens connections, which live as long as the event loop of this call."""
+        # The caller limits concurrency. Proxies of the environment are not meant for rollout servers.
         limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEP_ALIVE)
         timeout = httpx2.Timeout(None, connect=CONNECT_TIMEOUT)
         async with httpx2.AsyncClient(base_url=self.url, timeout=timeout, limits=limits, trust_env=False) as http:
             self._http = http
             yield
 
-    async def is_well(self) -> bool:
-        """Whether it is there and its engine lives."""
+    async def is_healthy(self) -> bool:
+        """Whether the server answers and its engine is alive."""
         for _ in range(POLLS):
             try:
                 async with asyncio.timeout(POLL_TIMEOUT):
@@ -75,12 +75,12 @@ class Server:
             except TimeoutError:
                 return False
             except httpx2.TransportError:
-                # Perhaps only the connection: a server closes it after an error, and another one is opened next time.
+                # Perhaps only the connection is broken: a server closes it after an error.
                 await asyncio.sleep(POLL_PAUSE)
         return False
 
     async def describe(self) -> ServerDescription:
-        """What it was started with."""
+        """The settings that the server was started with."""
         answer = await self.call("GET", "/server_info", params={"config_format": "json"})
         config = answer["vllm_config"]
         model, transfer = config["model_config"], config["weight_transfer_config"]
@@ -101,7 +101,7 @@ class Server:
         return str((await self.call("GET", "/weight_info"))["weight_version"])
 
     async def set_weight_version(self, version: str) -> None:
-        """Name the weights anew, whatever they are."""
+        """Give the current weights a new name."""
         await self.call("POST", "/update_weight_version", {"new_version": version})
 
     async def generate(self, token_ids: Sequence[int], sampling_params: dict[str, Any]) -> dict[str, Any]:
@@ -112,23 +112,23 @@ class Server:
     async def call(
         self, method: str, path: str, body: dict[str, Any] | None = None, params: dict[str, str] | None = None
     ) -> dict[str, Any]:
-        """One request and its answer as JSON.
+        """The answer to one request, as JSON.
 
         Raises:
-            ServerLostError: nobody answers, or the server's engine has died.
-            ServerError: it answers with an error, or not in time.
+            ServerLostError: no server answers, or its engine has died.
+            ServerError: the server answers with an error, or not in time.
         """
         try:
             async with asyncio.timeout(self._timeout):
                 response = await self._http.request(method, path, json=body, params=params)
         except TimeoutError:
             raise ServerError(
-                f"the rollout server at {self.url} has not answered {path} within {self._timeout:g} s: it hangs, or is "
-                "far slower than expected; rollout.server.request_timeout allows more"
+                f"the rollout server at {self.url} has not answered {path} within {self._timeout:g} s: it hangs or is "
+                "far slower than expected; check its log, or raise rollout.server.request_timeout"
             ) from None
         except httpx2.TransportError as error:
-            raise ServerLostError(f"no rollout server at {self.url} ({_words(error)})") from error
-        if response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR and not await self.is_well():
+            raise ServerLostError(f"no rollout server answers at {self.url} ({_text(error)})") from error
+        if response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR and not await self.is_healthy():
             raise ServerLostError(f"the engine of the rollout server at {self.url} has died")
         if response.status_code != HTTPStatus.OK:
             raise ServerError(
@@ -138,8 +138,8 @@ class Server:
         return answer
 
 
-async def all_of(calls: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """Run them to their ends at the same time, then raise what is worst."""
+async def run_all(calls: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Run all calls concurrently to their ends, then raise the most serious error."""
     results = await asyncio.gather(*calls, return_exceptions=True)
     errors = [result for result in results if isinstance(result, BaseException)]
     for error in sorted(errors, key=lambda error: isinstance(error, ServerLostError)):
@@ -150,15 +150,15 @@ def _first(names: str | list[str]) -> str:
     return names if isinstance(names, str) else names[0]
 
 
-def _words(error: httpx2.TransportError) -> str:
+def _text(error: httpx2.TransportError) -> str:
     return str(error) or type(error).__name__
 
 
 def _reason(response: httpx2.Response) -> str:
-    """vLLM's own words, where the body has them in one of its two shapes."""
+    """vLLM's error message, which the body has in one of two forms."""
     try:
         body = response.json()
     except ValueError:
-        return response.text.strip()[:500] or "without a word"
+        return response.text.strip()[:500] or "without a reason"
     error = body.get("error", body.get("detail", body)) if isinstance(body, dict) else body
     return str(error.get("message", error) if isinstance(error, dict) else error)[:500]

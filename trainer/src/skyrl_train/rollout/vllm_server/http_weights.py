@@ -1,4 +1,4 @@
-"""Weights on their way to vLLM servers, in HTTP requests: no shared folder, no port of the trainer, any machine."""
+"""Sends weights to vLLM servers in HTTP requests: needs no shared folder and no port of the trainer."""
 
 import asyncio
 import base64
@@ -9,32 +9,32 @@ import torch
 from torch import Tensor
 
 from skyrl_train.rollout.rollout_engine import WeightSource
-from skyrl_train.rollout.vllm_server.client import Server, ServerError, all_of
+from skyrl_train.rollout.vllm_server.client import Server, ServerError, run_all
 
 REQUEST_BYTES = 32 * 2**20
-"""Of weights in one request: few enough that a server holds several, many enough that requests cost nothing."""
+"""Bytes of weights in one request: a server can hold several requests, and the overhead of each is negligible."""
 
 INCOMPLETE = "skyrl-incomplete"
 """The version of a server between the first and the last request of an update; no sample of it is used."""
 
 CACHE_ATTEMPTS, CACHE_PAUSE = 50, 0.2
-"""Requests of a run that was interrupted hold on to the cache for a moment; seconds between attempts."""
+"""Attempts to clear a cache, which requests of an interrupted run may still use, and seconds between attempts."""
 
 
 async def push_weights(servers: Sequence[Server], weights: WeightSource, version: str) -> None:
-    """Give the weights to each server, whole or not at all: one that could not finish never has ``version``.
+    """Send the weights to each server. A server has ``version`` only once it has all of them.
 
-    The source is iterated to its end in any case, because other ranks iterate with this one.
+    The source is always iterated to its end, because other ranks iterate with this one.
 
     Raises:
-        ServerError: as of the server that fails.
+        ServerError: a server failed.
     """
     requests = pieces_of(weights)
     try:
-        await all_of([begin_update(server) for server in servers])
+        await run_all([begin_update(server) for server in servers])
         for pieces in requests:
-            await all_of([_send(server, pieces) for server in servers])
-        await all_of([_finish(server, version) for server in servers])
+            await run_all([_send(server, pieces) for server in servers])
+        await run_all([_finish(server, version) for server in servers])
     except ServerError:
         for _ in requests:
             pass
@@ -42,7 +42,7 @@ async def push_weights(servers: Sequence[Server], weights: WeightSource, version
 
 
 def pieces_of(weights: WeightSource, request_bytes: int = REQUEST_BYTES) -> Iterator[list[dict[str, Any]]]:
-    """The tensors cut into pieces of JSON, a list for each request; large ones are spread over several."""
+    """The tensors cut into pieces of JSON, one list for each request; large tensors span several requests."""
     pieces: list[dict[str, Any]] = []
     room = request_bytes
     for name, tensor in weights.named_tensors():
@@ -67,22 +67,22 @@ def _bytes_of(tensor: Tensor) -> memoryview:
 
 
 async def begin_update(server: Server) -> None:
-    """Name its weights incomplete, then begin; also where an update was left open."""
+    """Mark the server's weights as incomplete and start an update, after closing one that was left open."""
     await server.set_weight_version(INCOMPLETE)
     try:
         await server.call("POST", "/start_weight_update")
     except ServerError:
-        # A trainer that died in the middle of an update has left it open. An update that fails closes it.
-        await _break_off(server)
+        # A trainer that died during an update left it open. A failing update closes it.
+        await _fail_update(server)
         await server.call("POST", "/start_weight_update")
 
 
-async def _break_off(server: Server) -> None:
+async def _fail_update(server: Server) -> None:
     try:
         await server.call("POST", "/update_weights", {"update_info": {"pieces": [{}]}})
     except ServerError:
         return
-    raise AssertionError("a server took a piece of nothing")
+    raise AssertionError("a server accepted an empty piece")
 
 
 async def _send(server: Server, pieces: list[dict[str, Any]]) -> None:
@@ -95,7 +95,7 @@ async def _finish(server: Server, version: str) -> None:
 
 
 async def name_weights(server: Server, version: str) -> None:
-    """The end of an update: first what was computed with the old weights has to go from the caches."""
+    """End an update: clear the caches of the old weights, then name the new ones."""
     await _empty_cache(server)
     await server.set_weight_version(version)
 
@@ -106,6 +106,6 @@ async def _empty_cache(server: Server) -> None:
             return
         await asyncio.sleep(CACHE_PAUSE)
     raise ServerError(
-        f"the rollout server at {server.url} cannot empty its prefix cache, because it works on requests of somebody "
-        "else; give each run servers of its own"
+        f"the rollout server at {server.url} cannot clear its prefix cache, because it serves requests of another "
+        "client: use separate servers for each run"
     )

@@ -1,6 +1,6 @@
-"""Weights from the trainer's GPU to those of vLLM servers, through vLLM's own NCCL engine. Needs vLLM in the trainer.
+"""Sends weights from the trainer's GPU to those of vLLM servers over NCCL. Needs vLLM in the trainer.
 
-It follows the interface of vLLM 0.32 and has not been run by the tests of this repository, which have no GPU.
+It follows the interface of vLLM 0.32. The tests of this repository have no GPU and do not run it.
 """
 
 import asyncio
@@ -16,18 +16,18 @@ from torch import Tensor
 
 from skyrl_core.errors import SkyrlError
 from skyrl_train.rollout.rollout_engine import WeightSource
-from skyrl_train.rollout.vllm_server.client import Server, ServerError, all_of
+from skyrl_train.rollout.vllm_server.client import Server, ServerError, run_all
 from skyrl_train.rollout.vllm_server.http_weights import begin_update, name_weights
 
 PASSES = 2
-"""How often every rank iterates the weights: for their shapes, then for their values."""
+"""Iterations of the weights on every rank: one for their shapes, one for their values."""
 
 JOIN_LIMIT = 60.0
-"""Seconds that a broken transfer may take to end."""
+"""Seconds to wait for a failed transfer to end."""
 
 
 class Source:
-    """Our weights in the form of vLLM's ``WeightSource``."""
+    """The trained weights as vLLM's ``WeightSource``."""
 
     def __init__(self, weights: WeightSource) -> None:
         self._weights = weights
@@ -35,7 +35,7 @@ class Source:
         self._open: Iterator[tuple[str, Tensor]] = iter(())
 
     def metadata(self) -> list[Any]:
-        """Name, type and whole shape of each tensor."""
+        """Name, type and full shape of each tensor."""
         from vllm.distributed.weight_transfer import ParamMeta
 
         return [ParamMeta(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in self]
@@ -46,7 +46,7 @@ class Source:
         return self._open
 
     def drain(self) -> None:
-        """Iterate what is left: other ranks wait for it."""
+        """Finish all iterations, because the other ranks make them, too."""
         for _ in self._open:
             pass
         while self._left:
@@ -55,13 +55,13 @@ class Source:
 
 
 class Client:
-    """The four calls of vLLM's sender, from its threads to all servers at once."""
+    """The four calls of vLLM's sender, sent from its threads to all servers at once."""
 
     def __init__(self, servers: Sequence[Server], workers: Sequence[int], loop: asyncio.AbstractEventLoop) -> None:
         self._servers, self._workers, self._loop = servers, workers, loop
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        """Let the workers of each server into the group, one server after the other in rank."""
+        """Add the workers of each server to the group, with consecutive ranks."""
         bodies, first = [], int(init_info["rank_offset"])
         for count in self._workers:
             bodies.append({"init_info": init_info | {"rank_offset": first}})
@@ -69,37 +69,37 @@ class Client:
         self._call("/init_weight_transfer_engine", bodies)
 
     def start_weight_update(self) -> None:
-        """Nothing: the update has begun before the group was made."""
+        """Do nothing: the update starts before the group is created."""
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
-        """Returns when every worker has received all tensors."""
+        """Return once every worker has received all tensors."""
         self._call("/update_weights", [{"update_info": update_info}] * len(self._servers))
 
     def finish_weight_update(self) -> None:
-        """The name follows when the caches are empty."""
+        """End the update; the weights are named later, once the caches are cleared."""
         self._call("/finish_weight_update", [{}] * len(self._servers))
 
     def _call(self, path: str, bodies: Sequence[dict[str, Any]]) -> None:
         calls = [_post(server, path, body) for server, body in zip(self._servers, bodies, strict=True)]
-        asyncio.run_coroutine_threadsafe(all_of(calls), self._loop).result()
+        asyncio.run_coroutine_threadsafe(run_all(calls), self._loop).result()
 
 
 async def push_over_nccl(
     servers: Sequence[Server], weights: WeightSource, version: str, device: torch.device, timeout: float
 ) -> None:
-    """Give the weights to each server, as ``push_weights`` does; called on rank 0.
+    """Send the weights to each server, as ``push_weights`` does; called on rank 0.
 
-    A group is made for each transfer: one that outlived the restart of a server could not be told from a good one.
+    Each transfer creates a group, because one that is broken by the restart of a server looks like a good one.
 
     Raises:
-        SkyrlError: vLLM is not installed beside the trainer.
+        SkyrlError: vLLM is not installed next to the trainer.
         ServerError: a server failed, or the transfer took more than ``timeout`` seconds.
     """
     source = Source(weights)
     try:
         await _transfer(servers, source, device, timeout)
-        await all_of([_post(server, "/shutdown_weight_transfer_engine", {}) for server in servers])
-        await all_of([name_weights(server, version) for server in servers])
+        await run_all([_post(server, "/shutdown_weight_transfer_engine", {}) for server in servers])
+        await run_all([name_weights(server, version) for server in servers])
     except SkyrlError:
         source.drain()
         raise
@@ -108,17 +108,17 @@ async def push_over_nccl(
 async def _transfer(servers: Sequence[Server], source: Source, device: torch.device, timeout: float) -> None:
     factory, init_info = _vllm()
     workers = [int((await server.call("GET", "/get_world_size"))["world_size"]) for server in servers]
-    await all_of([begin_update(server) for server in servers])
+    await run_all([begin_update(server) for server in servers])
     client = Client(servers, workers, asyncio.get_running_loop())
     info = init_info(rank=0, world_size=1 + sum(workers), **_address(servers[0]))
     senders: list[Any] = []
 
     def send() -> None:
-        torch.cuda.set_device(device)  # a thread begins with the first one
+        torch.cuda.set_device(device)  # a new thread uses device 0
         senders.append(factory.trainer_init(info, client=client, source=source))
         senders[0].send_weights()
 
-    # A daemon, because no end of the process should wait for NCCL.
+    # A daemon, so that the process never waits for NCCL when it exits.
     outcome: concurrent.futures.Future[None] = concurrent.futures.Future()
     thread = threading.Thread(target=_run, args=(send, outcome), daemon=True)
     thread.start()
@@ -150,14 +150,14 @@ def _vllm() -> tuple[Any, Any]:
         from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
     except ImportError as error:
         raise SkyrlError(
-            "rollout.server.weight_transfer: nccl needs vLLM beside the trainer as well: install 'skyrl-train[vllm]' "
-            "here, or take http"
+            "rollout.server.weight_transfer: nccl needs vLLM on the trainer's machine, too: install "
+            "'skyrl-train[vllm]' here, or set http"
         ) from error
     return WeightTransferTrainerFactory, NCCLTrainerInitInfo
 
 
 def _address(server: Server) -> dict[str, Any]:
-    """A free port of this machine, at the address by which it reaches the server."""
+    """A free port of this machine, at its address towards the server."""
     parts = urlsplit(server.url)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((parts.hostname, parts.port or 80))  # sends nothing

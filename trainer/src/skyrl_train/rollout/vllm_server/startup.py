@@ -1,4 +1,4 @@
-"""Servers before they are used: what a run needs of them, the command that starts one, and the wait for it."""
+"""Waits for rollout servers and checks that their settings fit the run."""
 
 import asyncio
 import time
@@ -13,19 +13,19 @@ from skyrl_core.errors import SkyrlError
 from skyrl_train.config.schema import RolloutConfig
 from skyrl_train.rollout.rollout_engine import EngineSetup
 from skyrl_train.rollout.vllm.sampling_params import DTYPES, LOGPROBS_MODE
-from skyrl_train.rollout.vllm_server.client import Server, ServerDescription, ServerError, ServerLostError, all_of
+from skyrl_train.rollout.vllm_server.client import Server, ServerDescription, ServerError, ServerLostError, run_all
 from skyrl_train.rollout.vllm_server.vllm_plugin import HTTP_BACKEND
 
 BACKENDS = {"http": HTTP_BACKEND, "nccl": "nccl"}
-"""vLLM's names for the ways of ``rollout.server.weight_transfer``."""
+"""vLLM's names for the values of ``rollout.server.weight_transfer``."""
 
 PAUSE, REPORT_EVERY = 1.0, 20.0
-"""Seconds between two looks at a server that is not there yet, and between two lines that say so."""
+"""Seconds between two checks for a server, and between two messages about the wait."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServerNeeds:
-    """What a server must have been started with to serve a run."""
+    """The settings that a server must have to serve a run."""
 
     model: str
     names: frozenset[str]
@@ -46,26 +46,29 @@ class ServerNeeds:
         )
 
     def differences(self, found: ServerDescription) -> Iterator[str]:
-        """What does not fit, in words."""
+        """A description of each setting that does not fit."""
         if self.names.isdisjoint({found.served_name, found.model}):
             yield f"it serves the model {found.served_name!r}, this run needs {self.model!r}"
         if found.max_model_len < self.max_model_len:
             yield (
-                f"its sequences have at most {found.max_model_len} tokens (max_model_len), prompts and responses of "
-                f"this run up to {self.max_model_len}"
+                f"its sequences have at most {found.max_model_len} tokens (max_model_len), this run needs "
+                f"{self.max_model_len}"
             )
         if found.dtype.removeprefix("torch.") != self.dtype:
             yield f"it computes in {found.dtype.removeprefix('torch.')}, the trainer in {self.dtype}"
         if found.logprobs_mode != LOGPROBS_MODE:
             yield f"its log-probs are {found.logprobs_mode}, not those of the sampled distribution ({LOGPROBS_MODE})"
         if found.weight_transfer != self.weight_transfer:
-            yield f"it takes weights over {found.weight_transfer or 'in no way'}, not over {self.weight_transfer}"
+            started = (
+                f"with weight transfer {found.weight_transfer}" if found.weight_transfer else "without weight transfer"
+            )
+            yield f"it was started {started}, this run needs {self.weight_transfer}"
         if found.device == "cpu" and found.chunked_prefill:
-            yield "it reads prompts in chunks, and vLLM on a CPU dies of a chunk that has a seed"
+            yield "chunked prefill is enabled, and on a CPU a chunked prompt with a seed crashes vLLM"
 
 
 def longest_sequence(rollout: RolloutConfig, model: str) -> int:
-    """Tokens of the longest prompt and response, as far as the model's positions reach.
+    """Tokens of the longest prompt and response, at most the model's number of positions.
 
     Raises:
         SkyrlError: the model's configuration cannot be read.
@@ -82,27 +85,27 @@ def longest_sequence(rollout: RolloutConfig, model: str) -> int:
 async def wait_for_servers(
     servers: Sequence[Server], needs: ServerNeeds, timeout: float, message: Callable[[str], None]
 ) -> None:
-    """Until each is there and fits.
+    """Wait until each server answers and fits.
 
     Raises:
-        ServerError: one is not there after ``timeout`` seconds, or was started with something else.
+        ServerError: a server does not answer within ``timeout`` seconds, or was started with other settings.
     """
-    await all_of([_wait_for(server, needs, timeout, message) for server in servers])
+    await run_all([_wait_for(server, needs, timeout, message) for server in servers])
 
 
 async def _wait_for(server: Server, needs: ServerNeeds, timeout: float, message: Callable[[str], None]) -> None:
     started = reported = time.monotonic()
     while True:
-        if await server.is_well():
+        if await server.is_healthy():
             try:
                 return _check(server, await _description(server), needs)
             except ServerLostError:
-                message(f"the rollout server at {server.url} has gone again")
+                message(f"the rollout server at {server.url} no longer answers")
         now = time.monotonic()
         if now - started >= timeout:
             raise ServerError(
-                f"no rollout server answers at {server.url} after {timeout:g} s; `{command(server.url)}` starts one, "
-                "and rollout.server.urls says where they are"
+                f"no rollout server answers at {server.url} after {timeout:g} s: start one with "
+                f"`{command(server.url)}`, or correct rollout.server.urls"
             )
         if now - reported >= REPORT_EVERY:
             reported = now
@@ -116,19 +119,19 @@ async def _description(server: Server) -> ServerDescription:
     except ServerLostError:
         raise
     except ServerError as error:
-        raise ServerError(f"{error}; `{command(server.url)}` starts one with all that a run needs") from error
+        raise ServerError(f"{error}; start a server for this run with `{command(server.url)}`") from error
 
 
 def _check(server: Server, found: ServerDescription, needs: ServerNeeds) -> None:
     differences = list(needs.differences(found))
     if differences:
         raise ServerError(
-            f"the rollout server at {server.url} was started with something else: {'; '.join(differences)}. "
-            f"`{command(server.url)}` starts one that fits"
+            f"the rollout server at {server.url} has other settings than this run: {'; '.join(differences)}. Start one "
+            f"that fits with `{command(server.url)}`"
         )
 
 
 def command(url: str) -> str:
-    """What to type for a server at this address."""
+    """The command that starts a server at this address."""
     parts = urlsplit(url)
     return f"skyrl serve --config FILE --host {parts.hostname} --port {parts.port or 80}"

@@ -1,11 +1,11 @@
-"""What vLLM loads into each of its processes (group ``vllm.general_plugins``): our way for weights. It is light."""
+"""A plugin of vLLM (group ``vllm.general_plugins``) that registers our weight transfer. Imports nothing heavy."""
 
 HTTP_BACKEND = "skyrl_http"
-"""Its name in vLLM's ``--weight-transfer-config``."""
+"""The backend's name in vLLM's ``--weight-transfer-config``."""
 
 
 def register() -> None:
-    """Make the backend known to vLLM, which calls this once in each process."""
+    """Register the backend with vLLM, which calls this once in each process."""
     from vllm.distributed.weight_transfer import WeightTransferEngineFactory
 
     WeightTransferEngineFactory.register_engine(

@@ -1,4 +1,4 @@
-"""Runs in a vLLM server: weights that arrive in HTTP requests are collected, and taken over all at once."""
+"""Receives weights in a vLLM server: collects them from HTTP requests and loads them all at once."""
 
 import base64
 from dataclasses import dataclass
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
 @dataclass
 class HttpInitInfo(WeightTransferInitInfo):  # type: ignore[misc]  # vLLM is absent where types are checked
-    """Nothing to agree on: every request says all about its bytes."""
+    """Empty: every request describes its bytes completely."""
 
 
 @dataclass
 class HttpUpdateInfo(WeightTransferUpdateInfo):  # type: ignore[misc]  # vLLM is absent where types are checked
-    """Pieces of tensors; server_weights.py makes them."""
+    """Pieces of tensors, made by http_weights.py."""
 
     pieces: list[dict[str, Any]]
 
 
 class HttpWeightTransferEngine(WeightTransferEngine):  # type: ignore[misc]  # vLLM is absent where types are checked
-    """Keeps the model as it is until the whole of the new weights is there."""
+    """Leaves the model unchanged until it has received all weights."""
 
     init_info_cls = HttpInitInfo
     update_info_cls = HttpUpdateInfo
@@ -44,17 +44,17 @@ class HttpWeightTransferEngine(WeightTransferEngine):  # type: ignore[misc]  # v
     ) -> None:
         super().__init__(config, vllm_config, device, model)
         self._tensors: dict[str, Tensor] = {}
-        self._missing: dict[str, int] = {}  # bytes of each tensor that have not come yet
+        self._missing: dict[str, int] = {}  # bytes of each tensor that have not arrived yet
 
     def init_transfer_engine(self, init_info: HttpInitInfo) -> None:
-        """Nothing to connect."""
+        """Do nothing: HTTP needs no connection."""
 
     def start_weight_update(self) -> None:
-        """Forget what an update that never finished has left."""
+        """Discard the tensors of an update that never finished."""
         self._tensors, self._missing = {}, {}
 
     def receive_weights(self, update_info: HttpUpdateInfo) -> None:
-        """Put pieces where they belong."""
+        """Copy the pieces into their tensors."""
         for piece in update_info.pieces:
             name, data = piece["name"], bytearray(base64.b64decode(piece["data"]))
             if name not in self._tensors:
@@ -66,16 +66,16 @@ class HttpWeightTransferEngine(WeightTransferEngine):  # type: ignore[misc]  # v
             self._missing[name] -= len(data)
 
     def finish_weight_update(self) -> None:
-        """Load them into the model.
+        """Load the tensors into the model.
 
         Raises:
-            SkyrlError: a tensor is incomplete, or has no place in the model, or the model has parameters without one.
+            SkyrlError: a tensor is incomplete or fits no parameter, or a parameter got no tensor.
         """
         incomplete = sorted(name for name, missing in self._missing.items() if missing)
         if incomplete:
-            raise SkyrlError(f"the weights of {', '.join(incomplete[:5])} have not arrived whole")
+            raise SkyrlError(f"the weights of {', '.join(incomplete[:5])} are incomplete: send the update again")
         tensors, self._tensors = self._tensors, {}
         fill(self.model, self.vllm_config, tensors.items())
 
     def shutdown(self) -> None:
-        """Nothing to release."""
+        """Do nothing: no resources to release."""
