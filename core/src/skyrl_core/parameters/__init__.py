@@ -5,6 +5,7 @@ Decision: schemas live in modules without torch and have entry-point groups of t
 """
 
 from skyrl_core.parameters.algorithm_options import KlEstimator, LossReduction, NonNegative, OffPolicyOptions
+from skyrl_core.parameters.error_wording import rule_of
 from skyrl_core.parameters.loss_params import LossParams, OpenLossParams
 from skyrl_core.parameters.param_validation import validate_params
 from skyrl_core.parameters.parameter_plan import ParamPlan
@@ -16,7 +17,6 @@ from skyrl_core.parameters.schedule import (
     parse_schedule,
     schedule_fault,
 )
-from skyrl_core.parameters.wording import rule_of
 
 __all__ = [
     "KlEstimator",

@@ -7,7 +7,7 @@ from pydantic import BaseModel, PydanticInvalidForJsonSchema, ValidationError
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from skyrl_core.errors import InvalidParamsError, ParamProblem, nearest
-from skyrl_core.parameters.wording import rule_of
+from skyrl_core.parameters.error_wording import rule_of
 
 Schema = TypeVar("Schema", bound=BaseModel)
 Path = tuple[str | int, ...]

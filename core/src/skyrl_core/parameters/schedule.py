@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from skyrl_core.errors import did_you_mean
-from skyrl_core.parameters.wording import rule_of
+from skyrl_core.parameters.error_wording import rule_of
 
 KEY = "schedule"
 """The key that makes a mapping a schedule."""

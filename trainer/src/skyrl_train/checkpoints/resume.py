@@ -6,8 +6,8 @@ from typing import Any
 
 from skyrl_core.contract import PolicyLoss
 from skyrl_core.errors import SkyrlError
-from skyrl_train.checkpoints import conversion
 from skyrl_train.checkpoints import manifest as checkpoint
+from skyrl_train.checkpoints import rank_conversion as conversion
 from skyrl_train.checkpoints.checkpoint_folder import candidates, recover
 from skyrl_train.checkpoints.manifest import DamagedCheckpointError
 from skyrl_train.config.load_config import run_folder_of

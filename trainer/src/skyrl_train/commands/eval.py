@@ -17,7 +17,7 @@ from skyrl_train.environments.load_environment import load_environment
 from skyrl_train.machine.gc_pause import many_imports
 
 if TYPE_CHECKING:
-    from skyrl_train.training.measure_model import Assessment
+    from skyrl_train.training.evaluate_model import Assessment
 
 SCHEMA_VERSION = 1
 
@@ -30,8 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = _parser().parse_intermixed_args(argv)
     run = _resolve(arguments)
-    with many_imports("skyrl_train.training.measure_model"):
-        from skyrl_train.training.measure_model import assess
+    with many_imports("skyrl_train.training.evaluate_model"):
+        from skyrl_train.training.evaluate_model import assess
     settings, console = run.config.evaluation, Console(stderr=True)
     what = f"{settings.prompts} problems x {settings.samples_per_prompt}"
     with console.status(f"sampling answers to {what} ..."):

@@ -21,8 +21,8 @@ from skyrl_train.entrypoints.dry_run import write_plan, write_plan_json
 from skyrl_train.environments.load_environment import load_environment
 from skyrl_train.machine.gc_pause import many_imports
 from skyrl_train.ranks.exit_process import exit_process
-from skyrl_train.ranks.interruption import Interrupted
 from skyrl_train.ranks.launch import is_launched, launch
+from skyrl_train.ranks.stopping import Interrupted
 from skyrl_train.tracking.stderr import say
 
 INTERRUPTED = 130

@@ -10,7 +10,8 @@ from transformers import PreTrainedTokenizerBase
 
 from skyrl_core.conformance import check_policy_loss
 from skyrl_core.errors import SkyrlError
-from skyrl_train.checkpoints import checkpoint_folder, conversion, resume
+from skyrl_train.checkpoints import checkpoint_folder, resume
+from skyrl_train.checkpoints import rank_conversion as conversion
 from skyrl_train.checkpoints.background_export import BackgroundExport
 from skyrl_train.checkpoints.background_save import BackgroundSave
 from skyrl_train.checkpoints.model_export import DTYPES

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, Field, ValidationError
 
-from skyrl_core.parameters.wording import rule_of
+from skyrl_core.parameters.error_wording import rule_of
 
 
 class Inner(BaseModel):

@@ -7,7 +7,7 @@ import pytest
 
 from skyrl_core.errors import InvalidParamsError, SkyrlError
 from skyrl_train.commands.eval import main
-from skyrl_train.training.measure_model import wilson
+from skyrl_train.training.evaluate_model import wilson
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import torch
 
 from skyrl_core.errors import SkyrlError
 from skyrl_train.checkpoints import manifest as checkpoint
-from skyrl_train.checkpoints.conversion import converted
+from skyrl_train.checkpoints.rank_conversion import converted
 
 RUN = {
     "trainer.steps": 2,
