@@ -124,7 +124,7 @@ def _help() -> str:
 
 
 def _absent(present: set[str]) -> list[str]:
-    """What to install for the trainer's commands where none of them is installed."""
+    """Return how to install the commands of the trainer; nothing if one is installed."""
     if not present.isdisjoint(TRAINER_COMMANDS):
         return []
     return ["", f"To add {', '.join(TRAINER_COMMANDS)}: {sys.executable} -m pip install skyrl-train"]

@@ -1,9 +1,9 @@
 """The rules of the loss contract, one file per rule, in the order in which they are checked.
 
-=====================  ======================================================  ==========================
+=====================  ======================================================  ===========================
 rule                   demands that                                            file
-=====================  ======================================================  ==========================
-signature              the class declares what it is, and a first call works   signature.py
+=====================  ======================================================  ===========================
+signature              the class declares what it is, and a first call works   signature_and_first_call.py
 declared_needs         the loss reads exactly the inputs that it declares      declared_needs.py
 shape_dtype            one loss per token comes back, with a gradient          shape_dtype.py
 finite                 loss and gradient are finite, also on extreme batches   finite_values.py
@@ -21,7 +21,7 @@ parameters             every parameter has an effect                           p
 no_host_sync           token_losses never waits for the device                 no_host_sync.py
 pickles                another process can import the class                    pickles.py
 state                  what changes over steps is saved and restored           state_is_restored.py
-=====================  ======================================================  ==========================
+=====================  ======================================================  ===========================
 """
 
 from skyrl_core.conformance.rule import Rule
@@ -41,7 +41,7 @@ from skyrl_core.conformance.rules.pickles import PICKLES
 from skyrl_core.conformance.rules.precision import PRECISION
 from skyrl_core.conformance.rules.sampled_entropy import SAMPLED_ENTROPY
 from skyrl_core.conformance.rules.shape_dtype import SHAPE_DTYPE
-from skyrl_core.conformance.rules.signature import SIGNATURE
+from skyrl_core.conformance.rules.signature_and_first_call import SIGNATURE
 from skyrl_core.conformance.rules.state_is_restored import STATE
 
 RULES: tuple[Rule, ...] = (
