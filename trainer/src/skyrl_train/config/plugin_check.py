@@ -1,6 +1,6 @@
-"""Finds the plugins that a configuration names in installed metadata and validates their parameters, without torch.
+"""Finds the plugins that a configuration names and validates their parameters, without torch.
 
-It imports only parameter schemas and the environment.
+It reads installed metadata, and imports only parameter schemas and the environment.
 """
 
 from collections.abc import Callable, Mapping
@@ -51,7 +51,7 @@ class PluginCheck:
     def __init__(
         self, config: RunConfig, sources: Sources, faulty: frozenset[str], load_environment: EnvironmentLoader
     ) -> None:
-        """`faulty` are the options with an invalid value: they hold defaults here, so they are not checked again."""
+        """`faulty` are the options with an invalid value; they hold defaults here and are not checked."""
         self.problems: list[Problem] = []
         self.notes: list[str] = []
         self.loss_params: dict[str, Any] = {}

@@ -82,10 +82,10 @@ class LoadedRows:
 
 
 class GeneratedRows:
-    """Rows that an environment generates. The latest few thousand are kept; earlier ones are generated again."""
+    """Rows that an environment generates. The latest few thousand are kept, earlier ones regenerated."""
 
     def __init__(self, generate: Callable[[], Iterator[Row]], environment: str) -> None:
-        """``generate`` starts the same endless sequence each time; ``environment`` is the reference that rewards it."""
+        """``generate`` starts the same endless sequence each time; ``environment`` rewards the rows."""
         self._generate = generate
         self._environment = environment
         self._restart()
