@@ -122,7 +122,7 @@ def triton(session: nox.Session) -> None:
     """Test the Triton kernels without a GPU: in the interpreter, and compiled for GPUs."""
     # Not in the shared environment: torch behaves differently if Triton is installed.
     folder = _folder_for_each(session, "tests/trainer/policy/requirements/*.txt") / "triton"
-    tests = "tests/trainer/policy/test_tile_kernels.py"
+    tests = "tests/trainer/policy/log_probs/test_triton_kernels.py"
     _run(session, "pytest", tests, *session.posargs, PYTHONPATH=str(folder), TRITON_INTERPRET="1")
 
 

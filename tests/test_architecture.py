@@ -34,6 +34,7 @@ LIGHT += [
     "skyrl_core.losses.params",
     "skyrl_core.registry.loss_registry",
     "skyrl_core.registry.estimator_registry",
+    "skyrl_core.registry.resolved_loss",
     "skyrl_core.parameters.parameter_plan",
 ]
 LIGHT += ["skyrl_train.config", "skyrl_train.environments", "skyrl_train.tracking", "skyrl_train.commands"]

@@ -8,6 +8,7 @@ import pytest
 
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.data.prompt_source import build_source
+from skyrl_train.environments.load_environment import load_environment
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "examples/gsm8k/gsm8k_dataset.py"
@@ -27,7 +28,7 @@ def prepare(*arguments, cwd, **environment):
 
 def source(path, split):
     config = RunConfig.model_validate({"data": {split: str(path)}, "environment": {"name": "gsm8k"}})
-    return build_source(config, split)
+    return build_source(config, split, load_environment("gsm8k"))
 
 
 def write(folder, split, *problems):

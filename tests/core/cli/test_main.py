@@ -38,14 +38,14 @@ def test_help_lists_the_commands_without_importing_them(add_command, capsys, arg
     assert ["losses", "List, explain and check the installed policy losses."] in rows
 
 
-def test_help_says_what_is_wrong_with_a_broken_command(distributions, capsys):
+def test_help_shows_the_reason_for_a_broken_command(distributions, capsys):
     distributions.add("my-dist", {COMMANDS: {"mine": "no_such_package:main"}})
     assert main(["--help"]) == 0
     [row] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  mine ")]
     assert "broken: package 'no_such_package' cannot be found" in row
 
 
-def test_a_command_gets_its_arguments_and_gives_the_exit_code(add_command, capsys):
+def test_a_command_gets_its_arguments_and_returns_the_exit_code(add_command, capsys):
     add_command("def main(argv):\n    print(argv)\n    return 17")
     assert main(["mine", "-x", "--help", "y"]) == 17
     assert capsys.readouterr().out == "['-x', '--help', 'y']\n"
@@ -122,7 +122,7 @@ def test_ctrl_c_exits_with_130_without_a_traceback(add_command, run_skyrl):
     assert (done.returncode, done.stderr) == (130, "interrupted\n")
 
 
-def test_a_reader_that_goes_away_is_no_error(add_command, distributions):
+def test_a_closed_pipe_is_not_an_error(add_command, distributions):
     add_command("def main(argv):\n    for _ in range(100_000): print('line')\n    return 0")
     process = subprocess.Popen(
         [sys.executable, "-m", "skyrl_core.cli.main", "mine"],
@@ -138,30 +138,30 @@ def test_a_reader_that_goes_away_is_no_error(add_command, distributions):
     process.stderr.close()
 
 
-def test_a_terminal_that_cannot_show_a_character_gets_a_question_mark(add_command, run_skyrl):
+def test_a_character_that_the_terminal_cannot_display_becomes_a_question_mark(add_command, run_skyrl):
     add_command("def main(argv):\n    print('caf\\u00e9 \\u2026')\n    return 0")
     done = run_skyrl("mine", PYTHONIOENCODING="ascii")
     assert (done.returncode, done.stdout) == (0, "caf? ?\n")
 
 
-def test_a_file_that_must_not_be_read_is_one_message(add_command, capsys):
+def test_a_file_without_read_permission_is_one_message(add_command, capsys):
     add_command("def main(argv): raise PermissionError(13, 'Permission denied', 'rows.jsonl')")
     assert main(["mine"]) == 2
     assert capsys.readouterr().err == "error: rows.jsonl: Permission denied\n"
 
 
-def test_any_other_error_of_the_system_is_raised(add_command):
+def test_any_other_os_error_is_raised(add_command):
     add_command("def main(argv): raise OSError(5, 'Input/output error', 'rows.jsonl')")
     with pytest.raises(OSError, match=r"rows\.jsonl"):
         main(["mine"])
 
 
-@pytest.mark.parametrize(("output", "code", "said"), [(">&-", 0, ""), (">/dev/full", 2, "No space left on device")])
-def test_an_output_that_takes_nothing_is_no_traceback(add_command, distributions, output, code, said):
+@pytest.mark.parametrize(("output", "code", "message"), [(">&-", 0, ""), (">/dev/full", 2, "No space left on device")])
+def test_an_output_that_cannot_be_written_gives_no_traceback(add_command, distributions, output, code, message):
     add_command("def main(argv):\n    print('line')\n    return 0")
     command = f"{shlex.quote(sys.executable)} -m skyrl_core.cli.main mine {output}"
     environment = {**os.environ, "PYTHONPATH": str(distributions.path)}
     done = subprocess.run(["sh", "-c", command], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == code
     assert "Traceback" not in done.stderr
-    assert said in done.stderr
+    assert message in done.stderr

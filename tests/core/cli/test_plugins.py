@@ -50,7 +50,7 @@ def test_json_has_every_plugin_with_its_group(foo, run_skyrl):
         ("skyrl.tracker", "lost"): "broken",
     }
     misspelled = rows["skyrl.tracker", "lost"]["reason"]
-    assert misspelled == "nothing reads the group 'skyrl.tracker'; did you mean 'skyrl.trackers'?"
+    assert misspelled == "unknown group 'skyrl.tracker'; did you mean 'skyrl.trackers'?"
     assert "module:Name" in rows["skyrl.trackers", "bad"]["reason"]
 
 

@@ -32,7 +32,7 @@ def problems(*overrides, kind=InvalidParamsError, **arguments):
 
 def test_the_defaults_are_a_valid_run():
     run = resolve()
-    assert run.loss_reference == "dual_clip"
+    assert run.loss.claim.name == "dual_clip"
     assert run.missing == ()
     assert run.resume is None
 
@@ -213,7 +213,7 @@ def test_two_claims_to_a_loss_are_a_conflict_that_the_distribution_name_resolves
         )
     assert "'one-losses:twice' or 'two-losses:twice'" in problems(loss="twice", kind=PluginConflictError)
     run = resolve("trainer.algorithm.twice.a=5", loss="one-losses:twice")
-    assert run.loss_params == {"a": 5}
+    assert run.loss.params == {"a": 5}
     assert run.as_dict()["trainer"]["algorithm"]["twice"] == {"a": 5}
 
 
@@ -231,7 +231,7 @@ def test_an_untyped_loss_gets_its_parameters_unchanged_and_is_not_imported(distr
         "untyped-loss", {"skyrl.policy_losses": {"bare": "bare:Loss"}}, modules={"bare.py": "raise RuntimeError\n"}
     )
     run = resolve("+trainer.algorithm.bare.anything=[1, 2]", loss="bare")
-    assert run.loss_params == {"anything": [1, 2]}
+    assert run.loss.params == {"anything": [1, 2]}
 
 
 def test_a_registered_loss_gets_its_parameters(monkeypatch):
@@ -247,14 +247,14 @@ def test_a_registered_loss_gets_its_parameters(monkeypatch):
     monkeypatch.setattr(registry.LOSSES, "_registered", {})
     registry.register_policy_loss("my_custom_loss", Mine)
     run = resolve("+trainer.algorithm.my_custom_loss.my_param=1.5", loss="my_custom_loss")
-    assert run.loss_params == {"my_param": 1.5}
+    assert run.loss.params == {"my_param": 1.5}
 
 
 def test_parameters_are_resolved_with_their_defaults():
     run = resolve("trainer.algorithm.entropy_reg.entropy_coef=0.5", loss="entropy_reg")
     given = {"entropy_coef": 0.5, "clip_low": 0.2, "clip_high": 0.2, "entropy": "exact", "target_entropy": None}
-    assert run.loss_params == given | {"adapt_rate": 0.005, "coef_max": 1.0}
-    assert run.estimator_params == {"norm_by_std": True, "epsilon": 1e-6}
+    assert run.loss.params == given | {"adapt_rate": 0.005, "coef_max": 1.0}
+    assert run.estimator.params == {"norm_by_std": True, "epsilon": 1e-6}
 
 
 def test_an_empty_section_and_an_empty_block_have_their_defaults(tmp_path):
@@ -275,7 +275,7 @@ def test_a_dotted_key_in_a_file_is_an_error_with_a_hint(tmp_path):
 def test_an_override_that_contradicts_the_loss_option_is_an_error_and_an_equal_one_is_not():
     key = "trainer.algorithm.policy_loss_type"
     assert "contradicts --loss gspo" in problems(f"{key}=cispo", loss="gspo", kind=SkyrlError)
-    assert resolve(f"{key}=gspo", loss="gspo").loss_reference == "gspo"
+    assert resolve(f"{key}=gspo", loss="gspo").loss.claim.name == "gspo"
 
 
 def test_a_run_is_resumed_in_its_folder_only(tmp_path):
@@ -289,7 +289,7 @@ def test_a_run_is_resumed_in_its_folder_only(tmp_path):
 
 def test_the_loss_option_overrides_the_file(tmp_path):
     text = "trainer:\n  algorithm:\n    policy_loss_type: cispo\n"
-    assert resolve(text=text, folder=tmp_path, loss="gspo").loss_reference == "gspo"
+    assert resolve(text=text, folder=tmp_path, loss="gspo").loss.claim.name == "gspo"
 
 
 def test_vllm_is_missing_where_it_is_not_installed_and_an_unknown_engine_is_an_error(monkeypatch):
@@ -362,7 +362,7 @@ def test_the_resolved_yaml_loads_to_the_same_run_and_the_same_bytes(tmp_path):
     )
     second = resolve(text=first.to_yaml(), folder=tmp_path)
     assert second.to_yaml() == first.to_yaml()
-    assert second.loss_params == first.loss_params
+    assert second.loss.params == first.loss.params
     assert second.config.run_folder == "1e-6"
     assert yaml.safe_load(first.to_yaml()) == first.as_dict(), "readers of YAML 1.1 see the same"
 

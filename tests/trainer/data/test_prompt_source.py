@@ -8,13 +8,19 @@ import pytest
 
 from skyrl_core.errors import SkyrlError
 from skyrl_train.config.schema import RunConfig
-from skyrl_train.data.prompt_source import GeneratedRows, LoadedRows, build_source
+from skyrl_train.data.prompt_source import GeneratedRows, LoadedRows
+from skyrl_train.data.prompt_source import build_source as source_of
 from skyrl_train.data.rows import DataError
 from skyrl_train.environments.environment import Row
+from skyrl_train.environments.load_environment import load_environment
 
 
 def row(number, environment="gsm8k"):
     return Row(prompt=({"role": "user", "content": str(number)},), ground_truth=str(number), environment=environment)
+
+
+def build_source(config, split):
+    return source_of(config, split, load_environment(config.environment.name, config.environment.params))
 
 
 def numbers(rows):

@@ -71,10 +71,11 @@ def test_an_environment_of_another_package_is_found(distributions):
 
 def test_a_reference_may_name_the_distribution_before_the_name_and_the_task_after_it(distributions):
     distributions.add("skyrl-always", {"skyrl.environments": {"always": "always_env:Always"}})
-    assert split_reference("always") == ("always", "")
-    assert split_reference("always:easy:1") == ("always", "easy:1")
-    assert split_reference("skyrl-always:always") == ("skyrl-always:always", "")
-    assert split_reference("skyrl-always:always:easy") == ("skyrl-always:always", "easy")
+    claims = ENVIRONMENT_GROUP.rows()
+    assert split_reference("always", claims) == ("always", "")
+    assert split_reference("always:easy:1", claims) == ("always", "easy:1")
+    assert split_reference("skyrl-always:always", claims) == ("skyrl-always:always", "")
+    assert split_reference("skyrl-always:always:easy", claims) == ("skyrl-always:always", "easy")
 
 
 def test_a_registered_environment_gets_the_task_of_its_reference():
@@ -133,12 +134,13 @@ def test_a_class_that_is_not_an_environment_is_an_error(distributions):
 
 def test_environments_that_rows_name_have_default_parameters():
     config = RunConfig.model_validate({"environment": {"name": "arithmetic", "params": {"max_steps": 2}}})
-    environments = load_environments(config, ["gsm8k", "arithmetic"])
+    configured = load_environment("arithmetic", {"max_steps": 2})
+    environments = load_environments(config, configured, ["gsm8k", "arithmetic"])
     assert set(environments) == {"arithmetic", "gsm8k"}
-    assert environments["arithmetic"].params.max_steps == 2
+    assert environments["arithmetic"] is configured
     assert environments["gsm8k"].params.extraction == "strict"
 
 
 def test_an_unknown_environment_in_a_row_is_an_error_with_the_column():
     with pytest.raises(UnknownPluginError, match=r"'gsm9k' in the column 'environment'.*did you mean 'gsm8k'"):
-        load_environments(RunConfig(), ["gsm9k"])
+        load_environments(RunConfig(), load_environment("arithmetic"), ["gsm9k"])

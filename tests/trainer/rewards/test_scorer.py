@@ -36,7 +36,7 @@ def scorer(misbehaving):
 
 @pytest.fixture
 def short_deadline_scorer(misbehaving):
-    """For rewards that hang. The deadline is 3 s because a busy machine may delay the other rewards by a second."""
+    """For rewards that hang. Not shorter, because a busy machine may delay the others by a second."""
     with Scorer({"misbehaving": misbehaving.environment()}, deadline=3.0) as scorer:
         yield scorer
 

@@ -1,4 +1,4 @@
-"""Rows as text that fits a terminal."""
+"""Formats tables and paragraphs for the width of a terminal."""
 
 import shutil
 from collections.abc import Sequence
@@ -7,20 +7,20 @@ from skyrl_core.discovery.printable_text import display_width, shortened
 
 GAP = "  "
 MIN_LAST_COLUMN = 20
-"""Where less is left for the last column, it goes below its row."""
+"""In characters; if less is left for the last column, it goes below its row."""
 
 
 def terminal_width() -> int | None:
-    """Columns of the terminal, or of the variable COLUMNS; None where the output is a file or a pipe."""
+    """Return the width of the terminal, or the variable COLUMNS; None if the output is a file or a pipe."""
     return shutil.get_terminal_size(fallback=(0, 0)).columns or None
 
 
 def render_table(
     header: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str], width: int | None
 ) -> list[str]:
-    """Lines of a table with a note below each row that has one.
+    """Format a table, with a note below each row that has one.
 
-    The last column is cut to the width, or goes below its row where too little is left; the others are never cut.
+    The last column is truncated to the width, or goes below its row if too little is left; the others stay complete.
     """
     sizes = [max(display_width(row[column]) for row in (header, *rows)) for column in range(len(header) - 1)]
     left = None if width is None else width - sum(size + len(GAP) for size in sizes)
@@ -36,12 +36,12 @@ def render_table(
 
 
 def indented(text: str, width: int | None, indent: str = "    ") -> list[str]:
-    """A paragraph, wrapped at the width and indented; no line for no text."""
+    """Wrap a paragraph at the width and indent it; empty text gives no lines."""
     from textwrap import wrap
 
     if width is None:
         return [indent + text] if text else []
-    # Names and paths stay in one piece, so that they can be copied.
+    # Names and paths are not broken, so that they can be copied.
     return wrap(
         text,
         max(width, 40),

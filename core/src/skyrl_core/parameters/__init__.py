@@ -4,6 +4,7 @@ Decision: schemas live in modules without torch and have entry-point groups of t
 `skyrl.advantage_estimator_params`), so that a wrong parameter is reported before torch is imported.
 """
 
+from skyrl_core.parameters.algorithm_options import KlEstimator, LossReduction, NonNegative, OffPolicyOptions
 from skyrl_core.parameters.loss_params import LossParams, OpenLossParams
 from skyrl_core.parameters.param_validation import validate_params
 from skyrl_core.parameters.parameter_plan import ParamPlan
@@ -18,7 +19,11 @@ from skyrl_core.parameters.schedule import (
 from skyrl_core.parameters.wording import rule_of
 
 __all__ = [
+    "KlEstimator",
     "LossParams",
+    "LossReduction",
+    "NonNegative",
+    "OffPolicyOptions",
     "OpenLossParams",
     "ParamPlan",
     "Schedule",

@@ -1,4 +1,4 @@
-"""The files of a new loss's package, as text."""
+"""Renders the files of a new loss's package from templates."""
 
 from collections.abc import Mapping
 from importlib.resources import files
@@ -23,20 +23,20 @@ _TEMPLATES: Mapping[str, str] = {
     "src/$module/py.typed": "py.typed",
     "tests/test_$loss.py": "test_loss.py",
 }
-"""Path in the package: name of the template."""
+"""Path in the package -> name of the template."""
 
 _HOW_REDUCED: Mapping[Form, str] = {
     "token": "The trainer averages the token losses, as set by `trainer.algorithm.loss_reduction`.",
-    "scalar": "The loss is the mean over the tokens, whatever `trainer.algorithm.loss_reduction` is.",
+    "scalar": "The loss is the mean over the tokens, regardless of `trainer.algorithm.loss_reduction`.",
 }
 
 
 def package_files(names: PackageNames, form: Form, *, core_version: str, year: int) -> dict[str, str]:
-    """Text by relative path.
+    """Render all files of the package, by relative path.
 
     Args:
         names: from ``package_names``.
-        form: ``token`` returns a loss for every token, ``scalar`` reduces by itself.
+        form: ``token`` returns one loss per token, ``scalar`` one number.
         core_version: the package requires this skyrl-core or a later one of the same minor version, and its extra
             `train` a skyrl-train of the same versions.
         year: of the copyright.
@@ -58,8 +58,8 @@ def package_files(names: PackageNames, form: Form, *, core_version: str, year: i
 
 
 def compatible_requirement(distribution: str, version: str) -> str:
-    """The requirement on one of our distributions: skyrl-core 0.3.1 gives ``skyrl-core>=0.3,<0.4``."""
+    """Derive the requirement on a distribution of this project: skyrl-core 0.3.1 gives ``skyrl-core>=0.3,<0.4``."""
     installed = Version(version)
-    # 0.3.0.dev1 comes before 0.3, so that a bound of 0.3 would exclude it.
+    # 0.3.0.dev1 comes before 0.3, so a lower bound of 0.3 would exclude it.
     lowest = installed.public if installed.is_prerelease else f"{installed.major}.{installed.minor}"
     return f"{distribution}>={lowest},<{installed.major}.{installed.minor + 1}"

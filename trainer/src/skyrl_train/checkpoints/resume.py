@@ -43,13 +43,8 @@ class Resumption:
         return lines + [f"accepted change of the loss: {line}" for change in accepted for line in change["changes"]]
 
 
-def choose(run: ResolvedRun, loss: dict[str, Any], ranks: Ranks) -> Resumption | None:
+def choose(run: ResolvedRun, ranks: Ranks) -> Resumption | None:
     """What to go on from; None for a new run. Rank 0 reads, the others are told. Collective.
-
-    Args:
-        run: what is to be trained now.
-        loss: identity and parameters of its loss.
-        ranks: the processes of this run.
 
     Raises:
         DamagedCheckpointError: a file of the checkpoint is not the one that was written.
@@ -60,7 +55,7 @@ def choose(run: ResolvedRun, loss: dict[str, Any], ranks: Ranks) -> Resumption |
         return None
     if ranks.is_main:
         try:
-            resumption = check(find_whole(run.resume, skip=run.skip_damaged), run, loss, ranks.world_size)
+            resumption = check(find_whole(run.resume, skip=run.skip_damaged), run, ranks.world_size)
         except Exception:
             ranks.broadcast(None)
             raise
@@ -104,7 +99,7 @@ def find_whole(path: Path, *, skip: bool) -> Resumption:
     raise SkyrlError(f"no checkpoint in {path} is whole:\n" + "\n".join(f"  {reason}" for reason in skipped))
 
 
-def check(found: Resumption, run: ResolvedRun, loss: dict[str, Any], world_size: int) -> Resumption:
+def check(found: Resumption, run: ResolvedRun, world_size: int) -> Resumption:
     """The same, with the loss of now, and with whether it has to be converted.
 
     Raises:
@@ -128,6 +123,7 @@ def check(found: Resumption, run: ResolvedRun, loss: dict[str, Any], world_size:
             "with the trainer.lora of then"
         )
     converts = conversion.is_needed(progress, world_size, trainer.deepspeed.zero_stage)
+    loss = run.loss.identity.record()
     changed = _differences(progress.loss, loss)
     if changed and not run.accept_loss_change:
         raise SkyrlError(

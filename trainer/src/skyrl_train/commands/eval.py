@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings, console = run.config.evaluation, Console(stderr=True)
     what = f"{settings.prompts} problems x {settings.samples_per_prompt}"
     with console.status(f"sampling answers to {what} ..."):
-        assessment = assess(arguments.target, run.config)
+        assessment = assess(arguments.target, run)
     if arguments.json:
         print(json.dumps(_content(arguments.target, run, assessment), indent=2))
     else:

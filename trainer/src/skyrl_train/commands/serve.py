@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Whatever the file says: the run may select the rollout engine on its command line only.
     overrides = [*arguments.overrides, "rollout.engine=vllm_server"]
     run = resolve_run(load_environment, files=arguments.config, overrides=overrides)
-    from skyrl_train.policy.loading import resolve_model
+    from skyrl_train.policy.model_loading import resolve_model
     from skyrl_train.rollout.vllm_server.serve_command import become_server, server_command
 
     model = resolve_model(run.config.model)

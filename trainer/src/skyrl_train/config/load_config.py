@@ -59,9 +59,12 @@ def resolve_run(
     raise_problems(problems + plugins.problems, "invalid configuration")
     return ResolvedRun(
         config=config,
-        loss_reference=config.trainer.algorithm.policy_loss_type,
-        loss_params=plugins.loss_params,
-        estimator_params=plugins.estimator_params,
+        loss=plugins.loss,
+        estimator=plugins.estimator,
+        environment=plugins.environment,
+        engine=plugins.engine,
+        trackers=tuple(plugins.trackers),
+        observers=tuple(plugins.observers),
         quickstart=sources.quickstart,
         files=tuple(map(str, files)),
         overrides=(*([f"--loss {loss}"] if loss else []), *overrides),

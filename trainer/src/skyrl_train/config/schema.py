@@ -11,36 +11,18 @@ from pydantic import (
     field_validator,
 )
 
+from skyrl_core.parameters import KlEstimator, LossReduction, NonNegative, OffPolicyOptions
 from skyrl_train.config.number import Number, Scheduled
 from skyrl_train.config.section import Section
-from skyrl_train.config.vllm_schema import ServerConfig, VllmConfig
+from skyrl_train.config.vllm_schema import Fraction, ServerConfig, VllmConfig
 
-LossReduction = Literal["token_mean", "sequence_mean", "sequence_sum", "sequence_sum_norm", "prompt_mean"]
-NonNegative = Annotated[float, Field(ge=0)]
-KlEstimator = Literal["k1", "k2", "k3", "abs", "low_var_kl"]
 ScheduledNonNegative = Annotated[Number, Scheduled(ge=0)]
 ScheduledPositive = Annotated[Number, Scheduled(gt=0)]
-Fraction = Annotated[float, Field(gt=0, le=1)]
 DecayRate = Annotated[float, Field(ge=0, lt=1)]
 
 
-class OffPolicyConfig(Section):
+class OffPolicyConfig(OffPolicyOptions, Section):
     """Weights for the difference between rollout engine and trainer; docs/algorithms.md has the formulas."""
-
-    weight: Literal["none", "token", "sequence", "geometric"] = Field(
-        default="none", description="Importance weight of a token: its own, its sequence's product or geometric mean."
-    )
-    outside: Literal["truncate", "mask"] = Field(
-        default="truncate", description="What becomes of weights outside low and high: the bound, or 0."
-    )
-    low: NonNegative = Field(default=0.0, description="Smallest weight.")
-    high: PositiveFloat = Field(default=2.0, description="Largest weight.")
-    band: Literal["none", "token", "geometric", "product"] = Field(
-        default="none",
-        description="Drop sequences with a ratio outside the band: any token's, their geometric mean, their product.",
-    )
-    band_low: NonNegative = Field(default=0.5, description="Lower end of the band.")
-    band_high: PositiveFloat = Field(default=2.0, description="Upper end of the band.")
 
 
 class AlgorithmConfig(Section):

@@ -7,13 +7,11 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-from skyrl_core.discovery import PluginPolicy
 from skyrl_core.errors import SkyrlError
 from skyrl_train.config.machine_check import no_prompts_message
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.data.rows import Columns, DataError, load_rows
-from skyrl_train.environments.environment import Row, Split
-from skyrl_train.environments.load_environment import load_environment
+from skyrl_train.environments.environment import Environment, Row, Split
 
 _WINDOW = 4096
 """Generated rows to keep. Every evaluation takes the same first rows."""
@@ -123,14 +121,13 @@ class GeneratedRows:
         self._end += 1
 
 
-def build_source(config: RunConfig, split: Split) -> PromptSource:
-    """The prompts of a split: of the data file or hub name if the config has one, else those of the environment.
+def build_source(config: RunConfig, split: Split, environment: Environment) -> PromptSource:
+    """The prompts of a split: from the data option if it is set, else from the environment.
 
     The held-out prompts do not depend on the seed and are not shuffled, so that runs can be compared.
 
     Raises:
         DataError: the data cannot be read, or there is neither data nor an environment that generates problems.
-        SkyrlError: the environment cannot be loaded.
     """
     data, name = config.data, config.environment.name
     spec = data.train if split == "train" else data.evaluation
@@ -141,8 +138,6 @@ def build_source(config: RunConfig, split: Split) -> PromptSource:
         hub_split = data.train_split if split == "train" else data.evaluation_split
         rows = load_rows(spec, hub_split, columns=columns, default_environment=name)
         return LoadedRows(rows, seed=config.seed, shuffle=data.shuffle and split == "train")
-    policy = PluginPolicy(allow=config.plugins.allow, deny=config.plugins.deny)
-    environment = load_environment(name, config.environment.params, policy)
     seed = config.seed if split == "train" else _EVALUATION_SEED
     if environment.rows(split, seed=seed) is None:
         raise DataError(no_prompts_message(name, f"data.{split}"))

@@ -9,9 +9,7 @@ from typing import Any
 
 from skyrl_core.cli import terminal_width
 from skyrl_core.discovery import Claim, printable
-from skyrl_core.registry import ESTIMATORS, LOSSES, loss_name
 from skyrl_train.config.number import describe_number
-from skyrl_train.config.plugin_check import plugin_policy
 from skyrl_train.config.resolved import ResolvedRun
 from skyrl_train.config.schema import AlgorithmConfig, TrainerConfig
 from skyrl_train.config.yaml_text import inline_yaml
@@ -37,7 +35,7 @@ def write_plan(run: ResolvedRun) -> str:
 
 def write_plan_json(run: ResolvedRun) -> str:
     """The plan for scripts: the complete configuration, the loss, and what this machine lacks."""
-    loss = LOSSES.find(run.loss_reference, plugin_policy(run.config))
+    loss = run.loss.claim
     plan = {
         "config": run.as_dict(),
         "defaults": "quickstart" if run.quickstart else "schema",
@@ -46,7 +44,7 @@ def write_plan_json(run: ResolvedRun) -> str:
             "distribution": loss.distribution,
             "version": loss.version,
             "status": loss.status,
-            "params": run.loss_params,
+            "params": run.loss.params,
         },
         "missing": [str(problem) for problem in run.missing],
         "notes": list(run.notes),
@@ -112,15 +110,13 @@ def _data(run: ResolvedRun) -> Iterator[tuple[str, str]]:
 
 def _algorithm(run: ResolvedRun) -> Iterator[tuple[str, str]]:
     algorithm = run.config.trainer.algorithm
-    loss = LOSSES.find(run.loss_reference, plugin_policy(run.config))
-    estimator = ESTIMATORS.find(algorithm.advantage_estimator, plugin_policy(run.config))
-    untyped = " (untyped: parameters are checked when it is loaded)" if loss.status == "untyped" else ""
-    yield "loss", _identity(loss) + untyped
-    yield "", _values(run.loss_params) or "no parameters"
+    untyped = " (untyped: parameters are checked when it is loaded)" if run.loss.claim.status == "untyped" else ""
+    yield "loss", _identity(run.loss.claim) + untyped
+    yield "", _values(run.loss.params) or "no parameters"
     length = algorithm.max_length or run.config.rollout.max_new_tokens
     norm = f", L = {length}" if algorithm.loss_reduction == "sequence_sum_norm" else ""
     yield "reduction", (algorithm.loss_reduction or "the default of the loss") + norm
-    yield "advantages", _identity(estimator) + _params(run.estimator_params)
+    yield "advantages", _identity(run.estimator.claim) + _params(run.estimator.params)
     yield "KL", "; ".join(_kl_terms(algorithm)) or "no KL term"
     yield from _corrections(algorithm)
 
@@ -225,7 +221,7 @@ def _outputs(run: ResolvedRun) -> Iterator[tuple[str, str]]:
     trackers = ", ".join(config.tracking.trackers) or "none"
     wandb = f" (W&B {config.tracking.wandb.mode})" if "wandb" in config.tracking.trackers else ""
     yield "trackers", trackers + wandb
-    yield "run folder", config.run_folder or f"runs/{loss_name(run.loss_reference)}-<date>-<time>"
+    yield "run folder", config.run_folder or f"runs/{run.loss.claim.name}-<date>-<time>"
 
 
 def _identity(claim: Claim) -> str:

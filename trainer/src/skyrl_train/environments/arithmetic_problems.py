@@ -8,9 +8,8 @@ import random
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
-Split = Literal["train", "evaluation"]
+from skyrl_train.environments.environment import Split
 
 EVALUATION_SHARE = 10
 """One in this many chains belongs to evaluation."""

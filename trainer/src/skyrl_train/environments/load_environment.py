@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from skyrl_core.discovery import ALLOW_ALL, Claim, PluginPolicy
+from skyrl_core.discovery import ALLOW_ALL, Claim, PluginPolicy, load_class
 from skyrl_core.errors import InvalidParamsError, ParamProblem, PluginLoadError, SkyrlError, UnknownPluginError
 from skyrl_core.parameters import validate_params
-from skyrl_train.config.plugin_check import ENVIRONMENT_GROUP
+from skyrl_train.config.plugin_check import ENVIRONMENT_GROUP, plugin_policy
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.environments.environment import Environment, EnvironmentParams
 
@@ -27,15 +27,14 @@ def register_environment(name: str, cls: type[Environment]) -> None:
     ENVIRONMENT_GROUP.register(name, cls, source=cls)
 
 
-def split_reference(reference: str, policy: PluginPolicy = ALLOW_ALL) -> tuple[str, str]:
+def split_reference(reference: str, claims: Iterable[Claim]) -> tuple[str, str]:
     """The name to look up and the task: ``("reasoning_gym", "leg_counting")``, or ``("gsm8k", "")``.
 
     If two distributions claim a name, ``distribution:name`` and ``distribution:name:task`` select one.
     """
     head, _, rest = reference.partition(":")
-    claims = ENVIRONMENT_GROUP.claims(policy)
-    is_distribution = head in {claim.distribution for claim in claims} - {claim.name for claim in claims}
-    if not is_distribution:
+    distributions, names = {claim.distribution for claim in claims}, {claim.name for claim in claims}
+    if head not in distributions - names:
         return head, rest
     name, _, task = rest.partition(":")
     return f"{head}:{name}", task
@@ -51,8 +50,9 @@ def load_environment(
         UnknownPluginError, PluginConflictError: as ``PluginGroup.find``, or it takes no task.
         PluginLoadError: it cannot be imported, is not an Environment, needs a package, or its constructor fails.
     """
-    plugin, task = split_reference(reference, policy)
-    claim = ENVIRONMENT_GROUP.find(plugin, policy)
+    rows = ENVIRONMENT_GROUP.rows(policy)
+    plugin, task = split_reference(reference, rows)
+    claim = ENVIRONMENT_GROUP.find(plugin, policy, rows=rows)
     environment = _environment_class(claim)
     checked = validate_params(environment.Params, _with_task(claim, environment, params or {}, task), str(claim))
     try:
@@ -66,21 +66,18 @@ def load_environment(
         ) from error
 
 
-def load_environments(config: RunConfig, named: Iterable[str] = ()) -> dict[str, Environment]:
+def load_environments(config: RunConfig, configured: Environment, named: Iterable[str] = ()) -> dict[str, Environment]:
     """The environments of a run by reference: the configured one, and those that rows name.
 
     ``environment.params`` apply to the configured one; the others have their default parameters.
 
     Raises:
-        SkyrlError: as ``load_environment``.
         UnknownPluginError: an environment that rows name cannot be loaded, for any reason.
     """
-    policy = PluginPolicy(allow=config.plugins.allow, deny=config.plugins.deny)
-    own = config.environment.name
-    environments = {own: load_environment(own, config.environment.params, policy)}
-    for reference in sorted(set(named) - {own}):
+    environments = {config.environment.name: configured}
+    for reference in sorted(set(named) - set(environments)):
         try:
-            environments[reference] = load_environment(reference, {}, policy)
+            environments[reference] = load_environment(reference, {}, plugin_policy(config))
         except SkyrlError as error:
             column = config.data.environment_column
             raise UnknownPluginError(
@@ -90,9 +87,7 @@ def load_environments(config: RunConfig, named: Iterable[str] = ()) -> dict[str,
 
 
 def _environment_class(claim: Claim) -> type[Environment]:
-    plugin = ENVIRONMENT_GROUP.load_claim(claim)
-    if not (isinstance(plugin, type) and issubclass(plugin, Environment)):
-        raise PluginLoadError(f"environment {claim}: {claim.value} is {plugin!r}, not a subclass of Environment")
+    plugin = load_class(ENVIRONMENT_GROUP, claim, Environment)  # type: ignore[type-abstract]
     if not (isinstance(plugin.Params, type) and issubclass(plugin.Params, EnvironmentParams)):
         raise PluginLoadError(
             f"environment {claim}: {claim.attribute}.Params is {plugin.Params!r}, not a subclass of EnvironmentParams"

@@ -23,20 +23,17 @@ FIRST_ROWS = 64
 SHOWN = 20
 
 
-def check_run(ranks: Ranks, run: ResolvedRun, loss: dict[str, Any]) -> None:
+def check_run(ranks: Ranks, run: ResolvedRun) -> None:
     """Compare the configuration, loss and packages of all ranks. Collective.
 
     It must be the first collective: ranks with different configurations would call different ones next.
-
-    Args:
-        run: the validated configuration.
-        loss: identity and parameters of its loss.
 
     Raises:
         SkyrlError: some ranks differ. Names each difference and its ranks; the same error on all ranks.
     """
     packages = {name: importlib_metadata.version(name) for name in PACKAGES}
     resume = None if run.resume is None else str(run.resume)
+    loss = run.loss.identity.record()
     _compare(ranks, {"loss": loss, "config": run.as_dict(), "packages": packages, "resume": resume})
 
 

@@ -11,11 +11,12 @@ from skyrl_train.checkpoints import manifest as checkpoint
 from skyrl_train.checkpoints.checkpoint_folder import find
 from skyrl_train.checkpoints.model_export import DTYPES, trained_model
 from skyrl_train.config.load_config import run_folder_of
+from skyrl_train.config.resolved import ResolvedRun
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.data.prompt_source import build_source
 from skyrl_train.environments.load_environment import load_environments
 from skyrl_train.machine.library_output import quiet
-from skyrl_train.policy.loading import load_model, load_tokenizer
+from skyrl_train.policy.model_loading import load_model, load_tokenizer
 from skyrl_train.ranks.ranks import Ranks
 from skyrl_train.rewards.scorer import Scorer
 from skyrl_train.rollout.rollout_engine import RolloutEngine
@@ -44,12 +45,12 @@ class Assessment:
         return {name: metrics["accuracy"] if name == "pass@1" else metrics[name] for name in self.intervals}
 
 
-def assess(target: str, config: RunConfig) -> Assessment:
+def assess(target: str, run: ResolvedRun) -> Assessment:
     """Sample answers of a model to held-out problems and reward them.
 
     Args:
         target: a run folder or a checkpoint in one, or what ``model`` of a configuration may be.
-        config: data, environment, rollout and evaluation of it are used; ``evaluation.prompts`` above 0.
+        run: its data, environment, rollout and evaluation are used; ``evaluation.prompts`` above 0.
 
     Raises:
         SkyrlError: the model cannot be loaded, its checkpoint is damaged, or no answer could be rewarded.
@@ -57,30 +58,32 @@ def assess(target: str, config: RunConfig) -> Assessment:
     quiet()
     ranks = Ranks.start()
     try:
-        evaluation = _evaluate(target, config, ranks)
+        evaluation = _evaluate(target, run, ranks)
     finally:
         ranks.end_run()
-    return Assessment(evaluation=evaluation, prompts=len(evaluation.answers), intervals=_intervals(evaluation, config))
+    intervals = _intervals(evaluation, run.config)
+    return Assessment(evaluation=evaluation, prompts=len(evaluation.answers), intervals=intervals)
 
 
-def _evaluate(target: str, config: RunConfig, ranks: Ranks) -> Evaluation:
+def _evaluate(target: str, run: ResolvedRun, ranks: Ranks) -> Evaluation:
+    config = run.config
     model, tokenizer = _model(target, config).to(ranks.device), load_tokenizer(config.model)
-    source = build_source(config, "evaluation")
+    source = build_source(config, "evaluation", run.environment)
     settings = config.environment
-    environments = load_environments(config, source.environments)
+    environments = load_environments(config, run.environment, source.environments)
     with ExitStack() as stack:
         scorer = stack.enter_context(Scorer(environments, workers=settings.workers, deadline=settings.deadline))
-        engine = _engine(model, tokenizer, config, ranks)
+        engine = _engine(model, tokenizer, run, ranks)
         stack.callback(engine.close)
         evaluator = Evaluator(config, source=source, tokenizer=tokenizer, engine=engine, scorer=scorer, ranks=ranks)
         return evaluator.evaluate()
 
 
 def _engine(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: RunConfig, ranks: Ranks
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, run: ResolvedRun, ranks: Ranks
 ) -> RolloutEngine:
     engine = build_rollout_engine(
-        config,
+        run,
         model,
         tokenizer,
         ranks,
