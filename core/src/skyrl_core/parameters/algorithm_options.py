@@ -16,7 +16,7 @@ class OffPolicyOptions(BaseModel):
 
     weight: Literal["none", "token", "sequence", "geometric"] = Field(
         default="none",
-        description="Importance weight of a token: its ratio, or its sequence's product or geometric mean.",
+        description="Weight of a token: its ratio, or its sequence's product or geometric mean.",
     )
     outside: Literal["truncate", "mask"] = Field(
         default="truncate", description="Weights outside low and high: truncate sets the bound, mask sets 0."
