@@ -15,8 +15,7 @@ class OffPolicyOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     weight: Literal["none", "token", "sequence", "geometric"] = Field(
-        default="none",
-        description="Weight of a token: its ratio, or its sequence's product or geometric mean.",
+        default="none", description="Weight of a token: its ratio, or its sequence's product or geometric mean."
     )
     outside: Literal["truncate", "mask"] = Field(
         default="truncate", description="Weights outside low and high: truncate sets the bound, mask sets 0."
