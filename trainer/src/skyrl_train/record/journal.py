@@ -92,10 +92,7 @@ class Journal:
             self._after = _logged_evaluation(self._run_folder, self._steps)
 
     def rollout(self, step: int, rollout: Rollout) -> None:
-        """Save the samples of a step, as tensors and as text, in a thread.
-
-        If that fails, the next call raises the error, or ``wait_for_samples``.
-        """
+        """Save the samples of a step in a thread; the next call, or ``wait_for_samples``, raises its error."""
         keep = self._keep_rollouts
         if self._run_folder is None or keep == 0:
             return
