@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 
 class Journal:
-    """Records what happens in a run. Ranks other than 0 have one without run folder, tracker and observers."""
+    """Records a run. On ranks other than 0 it has no run folder, tracker and observers."""
 
     def __init__(
         self,

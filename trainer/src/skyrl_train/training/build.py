@@ -1,4 +1,4 @@
-"""Builds a run from a checked configuration and trains it: the only module that names concrete classes."""
+"""Builds a run from a checked configuration and trains it. Only this module names concrete classes."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -159,7 +159,7 @@ def _export(
 
 
 def _objective(run: ResolvedRun, policy: PluginPolicy) -> tuple[Objective, dict[str, Any]]:
-    """The objective and the loss's record, after checking the loss against the conformance rules at every step."""
+    """The objective and the loss's record, after checking each variant of the loss for conformance."""
     loss = load_scheduled_loss(run.loss_reference, run.loss_params, policy)
     for variant in loss.variants():
         check_policy_loss(variant).raise_for_failures()

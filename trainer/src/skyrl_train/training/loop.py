@@ -181,7 +181,7 @@ class Trainer:
         return rollout
 
     def _prefetch(self) -> None:
-        """Start sampling for the next step, if configured. Not across a checkpoint: a resumed run must be the same."""
+        """Start sampling for the next step, if configured. A checkpoint never contains prefetched samples."""
         config, done = self.components.config, self.progress.step + 1
         last = done == config.trainer.steps or _due(done, config.checkpoint.every)
         if config.rollout.async_ == "one_step" and not last:
