@@ -122,7 +122,7 @@ def triton(session: nox.Session) -> None:
     """Test the Triton kernels without a GPU: in the interpreter, and compiled for GPUs."""
     # Not in the shared environment: torch behaves differently if Triton is installed.
     folder = _folder_for_each(session, "tests/trainer/policy/requirements/*.txt") / "triton"
-    tests = "tests/trainer/policy/test_tile_kernels.py"
+    tests = "tests/trainer/policy/log_probs/test_triton_kernels.py"
     _run(session, "pytest", tests, *session.posargs, PYTHONPATH=str(folder), TRITON_INTERPRET="1")
 
 
@@ -207,7 +207,7 @@ def quickstart(session: nox.Session) -> None:
     """Install the built wheels into a fresh environment and train the tiny model."""
     _install_wheels(session)
     session.run("skyrl", "losses", "list")
-    session.run("skyrl", "train", "--loss", "entropy_reg", "--config", "configs/quickstart.yaml", *session.posargs)
+    session.run("skyrl", "train", "--loss", "entropy_reg", *session.posargs)
 
 
 def _install_wheels(session: nox.Session) -> None:

@@ -25,7 +25,7 @@ from skyrl_train.step.update import PolicyUpdate
 
 WARM_UP, PROFILED = 3, 2
 KINDS = {
-    "matrix products": ("mm", "addmm", "_linear_pointwise"),
+    "matrix products": ("mm", "addmm"),
     "attention": ("_scaled_dot_product", "bmm", "baddbmm", "_softmax"),
     "copies": ("cat", "copy_", "_to_copy", "clone", "index", "index_select", "index_put_", "gather", "fill_", "stack"),
 }
@@ -78,7 +78,7 @@ class Phase:
 
 def kind_of(operation: str) -> str:
     """The kind of work that an operation does."""
-    name = operation.removeprefix("aten::").removeprefix("mkldnn::")
+    name = operation.removeprefix("aten::")
     for kind, names in KINDS.items():
         if name in names or (kind == "attention" and name.startswith(names)):
             return kind

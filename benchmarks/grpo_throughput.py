@@ -9,8 +9,8 @@ two processes alternate every few seconds, one stopped while the other computes,
 affects both. Interrupted steps and warm-up steps are left out.
 
 *Limit* is the rate of the matrix products of the model's layers without anything else, for these shapes and the same
-number of threads, in oneDNN, the faster of torch's two libraries here: prefill of each prompt once, one product per
-generated token, forward and backward of the update. ``SKYRL_BENCH_PEERS=FOLDER python benchmarks/grpo_throughput.py``;
+number of threads: prefill of each prompt once, one product per generated token, forward and backward of the update.
+``SKYRL_BENCH_PEERS=FOLDER python benchmarks/grpo_throughput.py``;
 create FOLDER/trl with
 
     pip install --no-deps --target FOLDER/trl -r benchmarks/requirements/trl.txt

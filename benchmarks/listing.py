@@ -14,7 +14,7 @@ from processes import Seconds, skyrl, table, take_turns, to_the_end
 from record import Row, record
 
 GOAL = 2.0
-READS = "from importlib.metadata import entry_points; print(list(entry_points(group='skyrl.policy_losses')))"
+READS = "from importlib_metadata import entry_points; print(list(entry_points(group='skyrl.policy_losses')))"
 BARE, LISTING = "bare Python", "`skyrl losses list`"
 
 

@@ -4,9 +4,7 @@ Each measurement is a separate process: its peak memory beyond the inputs and th
 all, and the best time of several. *Materialised* is what trainers on transformers do: logits, divided by the
 temperature, log_softmax, gather, entropy. The two losses that are fused with the output embedding need the gradient of
 each token before the forward pass ends, and return neither per-token values nor entropy. The floor is four matrix
-products of these sizes, timed in the same run with the faster of two libraries: MKL, which torch.mm and all the others
-here use, and oneDNN, which ``token_statistics`` uses. A separate row shows the time of MKL: if it is far above the
-floor, the library causes much of the difference.
+products of these sizes, timed in the same run.
 
 ``python benchmarks/log_probs.py``. Liger's loss is measured if the folder SKYRL_BENCH_PEERS contains it, in liger/
 (``pip install --no-deps --target FOLDER/liger -r benchmarks/requirements/liger.txt``).
@@ -36,7 +34,6 @@ KINDS = {
     "ours": "token_statistics",
     "torch": "F.linear_cross_entropy, chunked (no entropy)",
     "liger": "Liger's fused GRPO loss (no entropy)",
-    "mm": "four matrix products, torch.mm",
     "floor": "the floor: four matrix products",
 }
 REFERENCES = ("materialised", "ours", "floor")
@@ -109,7 +106,7 @@ def _table(found: dict[str, Measured]) -> str:
     lines.append("|---|---|---|---|---|---|")
     for kind, (memory, seconds) in found.items():
         cells = (f"{memory:.2f} GiB", f"{seconds:.2f} s", f"{memory / base.gib:.3f}")
-        if kind in ("mm", "floor"):
+        if kind == "floor":
             cells = ("", f"{seconds:.2f} s", "")
         lines.append(
             f"| {KINDS[kind]} | {' | '.join(cells)} | {seconds / base.seconds:.2f} | {seconds / floor.seconds:.2f} |"
@@ -185,7 +182,7 @@ def measure(kind: str, case: Case, threads: int) -> Measured:
 def _work(kind: str, hidden: "Tensor", weight: "Tensor", ids: "Tensor") -> Callable[[], object]:
     import torch
 
-    from skyrl_train.policy.log_probs import token_statistics
+    from skyrl_train.policy.log_probs.tiled_log_probs import token_statistics
 
     slopes = torch.randn(2, len(ids))
 
@@ -207,8 +204,8 @@ def _work(kind: str, hidden: "Tensor", weight: "Tensor", ids: "Tensor") -> Calla
 
     if kind == "liger":
         return _liger(hidden, weight, ids)
-    if kind in ("mm", "floor"):
-        return _products(hidden, weight, faster=kind == "floor")
+    if kind == "floor":
+        return _products(hidden, weight)
     return {"materialised": materialised, "ours": ours, "torch": torchs}[kind]
 
 
@@ -228,35 +225,20 @@ def _liger(hidden: "Tensor", weight: "Tensor", ids: "Tensor") -> Callable[[], ob
     return fused
 
 
-def _products(hidden: "Tensor", weight: "Tensor", *, faster: bool) -> Callable[[], object]:
-    """Four products in parts, with torch.mm or with the library that is faster for one of them here."""
+def _products(hidden: "Tensor", weight: "Tensor") -> Callable[[], object]:
+    """Four products in parts."""
     import torch
-
-    from skyrl_train.policy.product import product
-
-    def mm(a: "Tensor", b: "Tensor") -> "Tensor":
-        return a @ b.T
-
-    def seconds(multiply: Callable[["Tensor", "Tensor"], "Tensor"]) -> float:
-        times = []
-        for _ in range(5):
-            started = time.perf_counter()
-            multiply(hidden[:1024], weight[:2048])
-            times.append(time.perf_counter() - started)
-        return min(times)
 
     def four() -> None:
         for start in range(0, len(weight), 1024):
             part = weight[start : start + 1024]
             for first in range(0, len(hidden), 1024):
                 states = hidden[first : first + 1024]
-                multiply(states, part)
-                logits = multiply(states, part)
-                multiply(logits, part.T)
-                multiply(logits.T, states.T)
+                for _ in range(2):
+                    logits = states @ part.T
+                logits @ part
+                logits.T @ states
 
-    with torch.no_grad():
-        multiply = min((mm, product), key=seconds) if faster else mm
     return torch.no_grad()(four)
 
 

@@ -23,8 +23,8 @@ from record import Row, record
 from torch import Tensor
 
 from skyrl_core.parameters import parse_schedule
-from skyrl_core.registry import load_policy_loss, load_scheduled_loss, policy_losses
-from skyrl_train.policy.loading import load_model
+from skyrl_core.registry import ResolvedLoss, load_policy_loss, policy_losses
+from skyrl_train.policy.model_loading import load_model
 from skyrl_train.policy.policy import Policy, Sequences
 from skyrl_train.ranks.ranks import ALONE, Ranks
 from skyrl_train.rollout.rollout_engine import Sample
@@ -101,7 +101,7 @@ def build_objective(name: str) -> Objective:
     for key in numbers[:1]:
         value = getattr(load_policy_loss(name, params).params, key)
         params = params | {key: {"schedule": "linear", "start": value, "end": 0.9 * value, "steps": 10_000}}
-    loss = load_scheduled_loss(name, params)
+    loss = ResolvedLoss.find(name, params).scheduled()
     rising = parse_schedule({"schedule": "linear", "start": 0.01, "end": 0.02, "steps": 10_000})
     return Objective(loss=loss, reduction=loss.loss.default_reduction, max_length=TOKENS, kl_coef=rising)
 

@@ -19,11 +19,12 @@ import torch
 from record import Row as Line
 from record import record
 
-from skyrl_train.config.schema import RolloutConfig, RunConfig
+from skyrl_train.config.load_config import resolve_run
 from skyrl_train.data.prompt_source import build_source
 from skyrl_train.data.prompt_tokens import encode_prompt
 from skyrl_train.environments.environment import Row
-from skyrl_train.policy.loading import load_model, load_tokenizer
+from skyrl_train.environments.load_environment import load_environment
+from skyrl_train.policy.model_loading import load_model, load_tokenizer
 from skyrl_train.ranks.ranks import ALONE, Ranks
 from skyrl_train.rewards.scorer import Scorer
 from skyrl_train.rollout.rollout_engine import RolloutEngine, Sample, SampleRequest, Sampling
@@ -51,11 +52,11 @@ class Late:
 
 def build() -> tuple[RolloutEngine, Any, list[SampleRequest], list[Row]]:
     """The engine, its tokenizer, the requests and their rows."""
-    config = RunConfig(rollout=RolloutConfig(batch_size=BATCH_SIZE))
+    run = resolve_run(load_environment, overrides=[f"rollout.batch_size={BATCH_SIZE}"])
     tokenizer, model = load_tokenizer("tiny"), load_model("tiny", torch.float32)
     os.environ.update(ALONE)
-    engine = build_rollout_engine(config, model, tokenizer, Ranks(), message=print)
-    rows = [row for row in build_source(config, "train").take(0, PROMPTS) for _ in range(SAMPLES)]
+    engine = build_rollout_engine(run, model, tokenizer, Ranks(), message=print)
+    rows = [row for row in build_source(run.config, "train", run.environment).take(0, PROMPTS) for _ in range(SAMPLES)]
     requests = [
         SampleRequest(prompt_ids=encode_prompt(row, tokenizer, 1024), seed=seed) for seed, row in enumerate(rows)
     ]

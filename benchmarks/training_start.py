@@ -27,7 +27,7 @@ ENGINE = '''
 
 import json, os, sys, time
 from pathlib import Path
-from skyrl_train.rollout.hf import HfEngine
+from skyrl_train.rollout.hf.engine import HfEngine
 
 class FirstRollout(HfEngine):
     def generate(self, requests, sampling):
@@ -64,6 +64,7 @@ print(json.dumps(found))
 """
 
 OPTIONS = [
+    "model=tiny",
     "rollout.engine=first_rollout",
     "evaluation.prompts=0",
     "trainer.steps=1",

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from skyrl_core.cli.parameter_table import as_markdown, as_yaml, parameters
-from skyrl_core.cli.signature import in_words, ratio_label
+from skyrl_core.cli.signature import describe_curve, ratio_label
 from skyrl_core.conformance.batches import example_batch
 from skyrl_core.conformance.trial import loss_batch
 from skyrl_core.contract.policy_loss import Need, PolicyLoss, TokenLosses
@@ -165,7 +165,7 @@ def _caption(name: str, loss: PolicyLoss, measured: Signature) -> Iterator[str]:
     if name in EXAMPLES:
         yield "- The picture and the example below: " + _example_in_words(name) + "."
     for kind, curves in (("", measured.curves), (", selected", measured.singled_out)):
-        yield from (f"- A = {curve.advantage:+g}{kind}: {in_words(curve)}." for curve in curves)
+        yield from (f"- A = {curve.advantage:+g}{kind}: {describe_curve(curve)}." for curve in curves)
     if _depends_on_sequence(loss):
         yield (
             "- A token's weight depends on the ratios of all tokens of its sequence: measured on a sequence whose "

@@ -34,6 +34,7 @@ LIGHT += [
     "skyrl_core.losses.params",
     "skyrl_core.registry.loss_registry",
     "skyrl_core.registry.estimator_registry",
+    "skyrl_core.registry.resolved_loss",
     "skyrl_core.parameters.parameter_plan",
 ]
 LIGHT += ["skyrl_train.config", "skyrl_train.environments", "skyrl_train.tracking", "skyrl_train.commands"]
@@ -127,6 +128,23 @@ def test_the_trainer_names_no_loss():
         if names & set(node.value.split("."))
     ]
     assert not found
+
+
+@pytest.mark.parametrize(
+    ("call", "home"),
+    [
+        ("get_close_matches(", ["core/src/skyrl_core/errors.py"]),
+        ("fsync(", ["trainer/src/skyrl_train/tracking/atomic_file.py"]),
+        (
+            "isprintable(",
+            ["core/src/skyrl_core/discovery/printable_text.py", "trainer/src/skyrl_train/config/yaml_text.py"],
+        ),
+        ("import yaml", ["trainer/src/skyrl_train/config/yaml_text.py"]),
+        ("importlib.metadata", []),
+    ],
+)
+def test_what_has_one_home_is_written_nowhere_else(call, home):
+    assert [path.relative_to(ROOT).as_posix() for path in MODULES if call in path.read_text()] == home
 
 
 @pytest.mark.parametrize("name", LIGHT)

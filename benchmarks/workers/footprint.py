@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from skyrl_train.config.schema import DeepSpeedConfig, OptimizerConfig
-from skyrl_train.policy.loading import prepare_model
+from skyrl_train.policy.model_loading import prepare_model
 from skyrl_train.policy.policy import Policy, Sequences
 from skyrl_train.ranks.ranks import Ranks
 from skyrl_train.trainer_engine.zero import ZeroEngine

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
-from skyrl_core.registry import load_scheduled_loss
+from skyrl_core.registry import ResolvedLoss
 from skyrl_train.config.schema import LoraConfig
 from skyrl_train.policy.adapters import add_adapters
-from skyrl_train.policy.loading import prepare_model
+from skyrl_train.policy.model_loading import prepare_model
 from skyrl_train.policy.policy import Policy
 from skyrl_train.rollout.rollout_engine import Sample
 from skyrl_train.step.experience import Experience
@@ -85,7 +85,7 @@ def build_model(*, lora: bool) -> PreTrainedModel:
 
 def build_objective(loss_name: str, *, skips: bool = False) -> Objective:
     """The loss with its default reduction, plus a KL term unless sequences are skipped, which rules it out."""
-    loss = load_scheduled_loss(loss_name, PARAMS.get(loss_name))
+    loss = ResolvedLoss.find(loss_name, PARAMS.get(loss_name)).scheduled()
     objective = Objective(
         loss=loss,
         reduction=loss.loss.default_reduction,

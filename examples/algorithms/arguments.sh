@@ -1,4 +1,4 @@
-# Read by the run scripts beside it: turns --data FOLDER and --ranks N into a training command.
+# Sourced by the run scripts: turns --data FOLDER and --ranks N into a training command.
 
 ranks=1
 options=()
@@ -6,7 +6,7 @@ while [ $# -gt 0 ]; do
   case "$1" in
     --data)
       [ $# -gt 1 ] || { echo "--data needs a folder with train.parquet and test.parquet" >&2; exit 2; }
-      # A small model answers real questions at length: longer responses, smaller batches.
+      # A small model gives long answers to real questions: allow longer responses, and use smaller batches.
       options+=(environment.name=gsm8k "data.train=$2/train.parquet" "data.evaluation=$2/test.parquet"
         rollout.max_new_tokens=256 trainer.micro_batch_size=16)
       shift 2 ;;
@@ -20,7 +20,7 @@ while [ $# -gt 0 ]; do
   esac
 done
 
-# train PROGRAM [argument ...]: one process without a launcher, several through accelerate.
+# train PROGRAM [argument ...]: runs one process directly, several through accelerate.
 train() {
   local program="$1"
   shift

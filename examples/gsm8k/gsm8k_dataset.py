@@ -1,4 +1,4 @@
-"""Prepares GSM8K, 8.5 thousand grade-school word problems, for training: one parquet file for each split.
+"""Convert GSM8K, 8,500 grade-school word problems, to one parquet file per split.
 
 python examples/gsm8k/gsm8k_dataset.py                    # from the Hugging Face hub
 python examples/gsm8k/gsm8k_dataset.py --source FOLDER    # from FOLDER/train.jsonl and FOLDER/test.jsonl
@@ -18,10 +18,10 @@ INSTRUCTION = "Think step by step, and end with the final answer in the form `##
 
 
 def main() -> None:
-    """Read both splits, write them, show what was written."""
+    """Read and write both splits, and print a summary."""
     parser = argparse.ArgumentParser(description="Prepare GSM8K as parquet files.")
-    parser.add_argument("--source", type=Path, help="folder with train.jsonl and test.jsonl; default: the hub")
-    parser.add_argument("--output", type=Path, default=Path("data/gsm8k"), help="folder to write: %(default)s")
+    parser.add_argument("--source", type=Path, help="folder with train.jsonl and test.jsonl; default: download")
+    parser.add_argument("--output", type=Path, default=Path("data/gsm8k"), help="folder to write; default: %(default)s")
     options = parser.parse_args()
 
     disable_progress_bars()
@@ -33,15 +33,15 @@ def main() -> None:
         file = options.output / f"{split}.parquet"
         Dataset.from_list(rows).to_parquet(file)
         print(f"{split:8}{len(rows):>6}  {file}")
-    print("\nThe last row:")
+    print("\nLast row:")
     print(json.dumps(rows[-1], indent=2, ensure_ascii=False))
 
 
 def training_row(question: str, answer: str) -> dict:
-    """What the trainer reads: the prompt as chat messages, the expected answer, and who rewards it."""
+    """Return the prompt as chat messages, the expected answer and the environment that rewards it."""
     _, marker, ground_truth = answer.rpartition("####")
     if not marker:
-        sys.exit(f"this answer does not state its result after ####: {answer!r}")
+        sys.exit(f"answer has no result after ####: {answer!r}")
     return {
         "prompt": [{"role": "user", "content": f"{question}\n{INSTRUCTION}"}],
         "ground_truth": ground_truth.strip(),
@@ -50,21 +50,21 @@ def training_row(question: str, answer: str) -> dict:
 
 
 def read_hub(split: str) -> Iterable[dict]:
-    """The problems of a split, as the authors published them."""
+    """Download a split as published by the authors."""
     try:
         return load_dataset(HUB_NAME, HUB_CONFIG, split=split)
     except OSError as error:
         sys.exit(
-            f"{HUB_NAME} could not be had from the hub: {error}\n"
-            "Without a network, give a folder with train.jsonl and test.jsonl: --source FOLDER"
+            f"cannot download {HUB_NAME} from the Hugging Face Hub: {error}\n"
+            "Without a network, pass a folder with train.jsonl and test.jsonl: --source FOLDER"
         )
 
 
 def read_folder(folder: Path, split: str) -> Iterable[dict]:
-    """The problems of a split from a folder: one JSON object a line, with a question and an answer."""
+    """Read a split from a folder: one JSON object per line, with a question and an answer."""
     file = folder / f"{split}.jsonl"
     if not file.is_file():
-        sys.exit(f"{file} does not exist: --source needs a folder with train.jsonl and test.jsonl")
+        sys.exit(f"{file} does not exist; --source needs a folder with train.jsonl and test.jsonl")
     with file.open(encoding="utf-8") as lines:
         return [json.loads(line) for line in lines if line.strip()]
 

@@ -1,8 +1,10 @@
 """Real wheels, fresh virtual environments, and a package index on this machine."""
 
+import ast
 import functools
 import hashlib
 import http.server
+import importlib.util
 import os
 import subprocess
 import sys
@@ -10,7 +12,7 @@ import sysconfig
 import threading
 import tomllib
 import venv
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -22,9 +24,12 @@ SOURCES = {
     "skyrl-loss-clippedpg": ROOT / "plugins/clipped_pg",
 }
 
+LISTING_NEEDS = ("importlib_metadata", "lazy_importer", "lazy_loader", "packaging", "zipp")
+"""Packages that a listing imports, and their dependencies; those that are not installed are ignored."""
+
 
 def clean_environment(**settings: str) -> dict[str, str]:
-    """Without the settings of pip and Python that this process was started with, and without a terminal's width."""
+    """Return this environment without the settings of pip and Python and without the width of a terminal."""
     others = ("PIP_", "PYTHON", "VIRTUAL_ENV", "COLUMNS", "LINES")
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(others)}
     return {**inherited, "PIP_CONFIG_FILE": os.devnull, "PIP_DISABLE_PIP_VERSION_CHECK": "1", **settings}
@@ -37,15 +42,28 @@ def run_command(*command: str, cwd: Path | None = None, **settings: str) -> str:
     return done.stdout
 
 
+def pip_settings() -> dict[str, str]:
+    """Return the configuration of pip on this machine, from files and the environment, as environment variables."""
+    command = [sys.executable, "-m", "pip", "config", "list"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    values = dict(line.split("=", 1) for line in listed)
+    return {
+        f"PIP_{name.removeprefix(f'{section}.').upper().replace('-', '_')}": ast.literal_eval(value)
+        for section in ("global", "install", ":env:")  # later sections override earlier ones, as in pip
+        for name, value in values.items()
+        if name.startswith(f"{section}.")
+    }
+
+
 @pytest.fixture(scope="session")
 def run() -> Callable[..., str]:
-    """Run a command that must succeed, with these environment variables; its output."""
+    """Run a command that must succeed, with these environment variables, and return its output."""
     return run_command
 
 
 @pytest.fixture(scope="session")
 def sources() -> Mapping[str, Path]:
-    """The folder of each distribution that a listing is tested with, by name."""
+    """The source folder of each distribution under test, by name."""
     return SOURCES
 
 
@@ -70,7 +88,7 @@ def wheels(build_wheel: Callable[[Path], Path]) -> dict[str, Path]:
 
 @pytest.fixture
 def row() -> Callable[[str], tuple[str, str, str]]:
-    """What the listing says of a loss of this distribution."""
+    """Return the expected version, distribution and status of a loss in the listing."""
 
     def of(name: str) -> tuple[str, str, str]:
         version = tomllib.loads((SOURCES[name] / "pyproject.toml").read_text())["project"]["version"]
@@ -86,6 +104,8 @@ class Environment:
         venv.create(folder, with_pip=with_pip, symlinks=True)
         self.folder = folder
         self.bin = folder / "bin"
+        specs = filter(None, map(importlib.util.find_spec, LISTING_NEEDS))
+        self._link("listing", (Path(spec.origin or "").parent for spec in specs))
 
     def pip(self, *arguments: str) -> None:
         run_command(sys.executable, "-m", "pip", "--python", str(self.bin / "python"), *arguments)
@@ -93,33 +113,50 @@ class Environment:
     def install(self, *wheels: Path) -> None:
         self.pip("install", "--no-deps", "--no-index", *map(str, wheels))
 
-    def lend_third_party(self) -> None:
-        """Make what this process has installed importable there, all but our own packages.
+    def link_third_party(self) -> None:
+        """Make the packages of this process importable there, except the project's.
 
-        Links, because to install torch and its likes takes minutes, and because the folder itself has our packages too.
+        Links, because installing torch takes minutes, and because the folder also contains the project's packages.
         """
-        # Python 3.11 puts an old setuptools beside pip, which would hide the one that torch asks for.
+        # Python 3.11 installs an old setuptools with pip, which would hide the one that torch requires.
         self.pip("uninstall", "--yes", "setuptools")
-        lent = self.folder / "third-party"
-        lent.mkdir()
-        for folder in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
-            for entry in Path(folder).iterdir():
-                if "skyrl" not in entry.name and entry.suffix != ".pth":
-                    (lent / entry.name).symlink_to(entry)
+        folders = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+        entries = (entry for folder in folders for entry in Path(folder).iterdir())
+        self._link("third-party", (entry for entry in entries if "skyrl" not in entry.name and entry.suffix != ".pth"))
+
+    def _link(self, name: str, entries: Iterable[Path]) -> None:
+        linked = self.folder / name
+        linked.mkdir()
+        for entry in entries:
+            (linked / entry.name).symlink_to(entry)
         [site] = self.folder.glob("lib/python*/site-packages")
-        (site / "third_party.pth").write_text(f"{lent}\n")
+        (site / f"{name}.pth").write_text(f"{linked}\n")
 
     def listing(self) -> dict[str, tuple[str, str, str]]:
-        """The rows of `skyrl losses list`: version, distribution and status by name."""
+        """Return the rows of `skyrl losses list`: version, distribution and status by name."""
         lines = run_command(str(self.bin / "skyrl"), "losses", "list").splitlines()
         assert lines[0].split() == ["NAME", "VERSION", "DISTRIBUTION", "STATUS", "SUMMARY"]
         rows = [line.split(maxsplit=4) for line in lines[1:] if not line.startswith(" ")]
         return {name: (version, distribution, status) for name, version, distribution, status, _ in rows}
 
+    @property
+    def search_path(self) -> dict[str, str]:
+        """Return variables for a shell in which this environment is active."""
+        return {"PATH": f"{self.bin}{os.pathsep}{os.environ['PATH']}"}
+
+    def settings_with(self, index: str) -> dict[str, str]:
+        """Return variables for a shell in which pip uses this index in addition to those of this machine.
+
+        Versions are limited by constraints.txt.
+        """
+        machine = pip_settings()
+        indexes = f"{machine.get('PIP_EXTRA_INDEX_URL', '')} {index}".strip()
+        chosen = {"PIP_EXTRA_INDEX_URL": indexes, "PIP_CONSTRAINT": str(ROOT / "constraints.txt")}
+        return machine | self.search_path | chosen
+
     def settings(self, index: str) -> dict[str, str]:
-        """For a shell in which this environment is active and pip knows this index alone."""
-        return {
-            "PATH": f"{self.bin}{os.pathsep}{os.environ['PATH']}",
+        """Return variables for a shell in which this environment is active and pip uses only this index."""
+        return self.search_path | {
             "PIP_INDEX_URL": index,
             "PIP_NO_CACHE_DIR": "1",
             "PIP_FIND_LINKS": "",
@@ -135,7 +172,7 @@ def new_environment() -> type[Environment]:
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *arguments: object) -> None:
-        """Nothing: pytest shows what the client says."""
+        """Log nothing: pytest shows the output of the client."""
 
 
 class PackageIndex:

@@ -1,7 +1,7 @@
 """Broken, hostile and colliding packages: real wheels, installed by pip, then damaged on disk, all in one environment.
 
-Each kind is one row of a listing that stays whole, and one error message when it is selected. Every module writes a
-file when it is imported: what is not selected must leave none.
+Each kind is one row in an intact listing, and one error message when it is selected. Every module writes a file when
+it is imported, so that an import without selection is detected.
 """
 
 import base64
@@ -50,32 +50,32 @@ HOSTILE = "\x1b[2J\x1b]0;owned\x07red\r\u202eevil\u2028second line\x85third\x9b3
 DIGITS = "9" * 5000
 
 Damage = Callable[["Kind", Path, Path], None]
-"""Done to a kind, its package folder and its dist-info folder, after pip has installed it."""
+"""A change to the package folder and the dist-info folder of a kind, after pip has installed it."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One way to be broken, or to look broken."""
+    """A package that is broken in one way, or only looks broken."""
 
     name: str
-    """Of the loss; the distribution is kind-NAME, the package kind_NAME."""
+    """The name of the loss; the distribution is kind-NAME, the package kind_NAME."""
     status: str
     code: int
-    """With which a command that selects it exits."""
-    says: str = ""
-    """A pattern in the row's reason unless its status is ok, and in the error that selecting it gives."""
+    """The exit code of a command that selects it."""
+    message: str = ""
+    """A pattern in the row's reason unless the status is ok, and in the error on selection."""
     loss: str = LOSS
     params: str | None = SCHEMA
     value: str = "PACKAGE.loss:Loss"
     params_value: str = "PACKAGE.params:Params"
     entry_points: str | bytes = ""
-    """Overwrites what was installed."""
+    """Replaces the installed entry_points.txt."""
     metadata: str = ""
-    """Further headers of the wheel's METADATA."""
+    """Additional headers in the METADATA of the wheel."""
     summary: str = "A kind."
     damage: Damage | None = None
     row: str = ""
-    """How the listing shows the name, where it is another."""
+    """The name as the listing shows it, if it differs."""
 
     @property
     def distribution(self) -> str:
@@ -86,7 +86,7 @@ class Kind:
         return f"kind_{self.name}"
 
     def filled(self, text: str, sentinels: Path = Path()) -> str:
-        """A template with this kind's names in it."""
+        """Fill a template with the names of this kind."""
         text = text.replace("PACKAGE", self.package).replace("NAME", self.name)
         return text.replace("SENTINEL", repr(str(sentinels / self.package)))
 
@@ -131,7 +131,7 @@ def to_egg_info(kind: Kind, package: Path, info: Path) -> None:
 
 
 def to_zip(kind: Kind, package: Path, info: Path) -> None:
-    """An import straight from a zip, as from a wheel on the path."""
+    """Make the package importable from a zip file, as from a wheel on the path."""
     site = info.parent
     with zipfile.ZipFile(site / "zipped.zip", "w") as archive:
         for folder in (package, info):
@@ -143,19 +143,19 @@ def to_zip(kind: Kind, package: Path, info: Path) -> None:
 
 
 def older_copy(kind: Kind, package: Path, info: Path) -> None:
-    """An upgrade that was interrupted: two dist-info folders of one distribution, in two spellings."""
+    """Simulate an interrupted upgrade: two dist-info folders of one distribution, in two spellings."""
     other = info.with_name(f"{kind.package.upper()}-0.9.dist-info")
     shutil.copytree(info, other)
     (other / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {kind.package.upper()}\nVersion: 0.9\n")
 
 
 def fails(source: str) -> str:
-    """The module of a loss that does this when it is imported."""
+    """Return the module of a loss that runs this code on import."""
     return f"{TOUCH}{source}\n{LOSS}"
 
 
 def line(value: str, name: str = "NAME") -> str:
-    """An entry_points.txt with one loss and its schema."""
+    """Return an entry_points.txt with one loss and its schema."""
     return f"[{LOSSES}]\n{name} = {value}\n[{PARAMS}]\nNAME = PACKAGE.params:Params\n"
 
 
@@ -198,7 +198,7 @@ ENTRY_POINT_KINDS = [
     Kind("long_value", "broken", 5, "is not of the form", entry_points=line("a:" + "b" * 10_000)),
     Kind("hostile_value", "broken", 5, "is not of the form", entry_points=line("\x1b[2J\u202eevil")),
 ]
-# Python itself cannot read these, and no program that looks for plugins works: they get an environment of their own.
+# Python cannot read these, which breaks every program that looks for plugins, so they get a separate environment.
 POISON = "Python cannot read its entry_points.txt"
 POISON_KINDS = [
     Kind("no_equals", "broken", 5, POISON, entry_points=f"[{LOSSES}]\nno_equals\n"),
@@ -240,7 +240,7 @@ IMPORT_KINDS = [
     Kind("silent_error", "ok", 5, "Own", loss=fails("class Own(Exception):\n def __str__(self): 1/0\nraise Own")),
     Kind("prints", "ok", 0, loss=fails("print('noise on stdout')"), params=f"{SCHEMA}\nprint('more noise')"),
     Kind("ctrl_c", "ok", 130, "interrupted", loss=fails("raise KeyboardInterrupt")),
-    # Nothing can catch this: a selected plugin runs with all privileges.
+    # Nothing can prevent this: a selected plugin runs with all privileges.
     Kind("hard_exit", "ok", 41, loss=fails("import os; os._exit(41)")),
 ]
 CONTRACT_KINDS = [
@@ -296,7 +296,7 @@ KINDS = [
 ]
 each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 
-# A plugin as any other, which gives the root command what `load_policy_loss` does.
+# A command plugin that calls `load_policy_loss`.
 SELECTOR = """
 import json
 from skyrl_core import load_policy_loss
@@ -306,7 +306,7 @@ def main(argv):
     return 0
 """
 
-# One process that has torch already, and a child of it for each command: a second less for each.
+# One process that has imported torch forks a child for each command, which saves a second each.
 SELECTIONS = """
 import json, os, sys, traceback
 from pathlib import Path
@@ -382,7 +382,7 @@ class Site:
         return rows
 
     def select(self, commands: Mapping[str, list[str]]) -> dict[str, tuple[int, str, str, list[str]]]:
-        """Exit code, stdout, stderr and what was imported, of each command."""
+        """Run each command; return exit code, stdout, stderr and the imported packages."""
         done = self.run("-c", SELECTIONS, json.dumps(commands), str(self.sentinels), str(self.outputs))
         assert done.returncode == 0, done.stderr
         return {name: tuple(result) for name, result in json.loads(done.stdout).items()}
@@ -390,7 +390,7 @@ class Site:
     def write_wheel(
         self, distribution: str, modules: Mapping[str, str], entry_points: str, headers: str = "", version: str = "1.0"
     ) -> str:
-        """A wheel as the specification has it, with the hash of every file."""
+        """Write a wheel by the specification, with the hash of every file."""
         stem = f"{distribution.replace('-', '_')}-{version}"
         files = {
             **modules,
@@ -433,13 +433,13 @@ def break_it(site: Site, kind: Kind) -> None:
 
 @pytest.fixture(scope="module")
 def healthy_rows(tmp_path_factory):
-    """The listing of an environment without any of them."""
+    """The listing of an environment without broken packages."""
     return Site(tmp_path_factory.mktemp("healthy")).rows()
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """One environment with every kind."""
+    """An environment with every kind."""
     site = Site(tmp_path_factory.mktemp("broken"))
     wheels = [selector(site), *(wheel_of(site, kind) for kind in KINDS)]
     site.install(wheels)
@@ -470,9 +470,9 @@ class TestListing:
         if kind.status in ("ok", "untyped"):
             assert kind.status == "untyped" or not row["reason"]
         else:
-            assert re.search(kind.filled(kind.says), row["reason"])
+            assert re.search(kind.filled(kind.message), row["reason"])
 
-    def test_the_rows_of_others_are_as_if_nothing_were_broken(self, rows, healthy_rows):
+    def test_the_rows_of_other_packages_are_unaffected(self, rows, healthy_rows):
         assert len(healthy_rows) >= 4
         assert [row for row in rows if row in healthy_rows] == healthy_rows
         assert len(rows) == len(healthy_rows) + len(KINDS)
@@ -480,12 +480,12 @@ class TestListing:
     @pytest.mark.parametrize(
         "arguments", [["losses", "list"], ["losses", "list", "--long"], ["plugins", "list"], ["--help"]]
     )
-    def test_nothing_that_is_printed_can_steer_a_terminal(self, site, arguments):
+    def test_the_output_contains_no_control_characters(self, site, arguments):
         done = site.skyrl(*arguments, COLUMNS="100")
         assert (done.returncode, done.stderr) == (0, "")
         assert all(line.isprintable() for line in done.stdout.split("\n"))
 
-    def test_no_name_pushes_the_other_columns_away(self, site):
+    def test_no_name_pushes_the_other_columns_off_the_terminal(self, site):
         header = site.skyrl("losses", "list").stdout.partition("\n")[0]
         assert header.index("VERSION") <= 66
         assert header.index("SUMMARY") <= 230
@@ -499,14 +499,14 @@ class TestListing:
     def test_a_version_is_short(self, rows):
         assert [len(row["version"]) for row in rows if row["name"] == "huge_version"] == [64]
 
-    def test_no_command_that_is_suggested_holds_what_a_shell_would_read(self, rows):
+    def test_no_suggested_command_contains_shell_syntax(self, rows):
         [row] = [row for row in rows if row["name"] == "shell_name"]
         assert "pip" not in row["reason"]
 
 
 class TestSelecting:
     @each_kind
-    def test_each_kind_is_used_or_ends_with_its_exit_code_and_one_message(self, selections, kind):
+    def test_each_kind_works_or_exits_with_its_code_and_one_message(self, selections, kind):
         code, output, error, _ = selections[kind.name]
         assert code == kind.code, error
         assert "Traceback" not in error
@@ -515,20 +515,20 @@ class TestSelecting:
             assert json.loads(output) == {"name": kind.name}
         elif code not in (130, 41):
             assert error.startswith("error: ")
-            assert re.search(kind.filled(kind.says), error)
+            assert re.search(kind.filled(kind.message), error)
             assert kind.name in error or kind.row in error  # where
             assert len(error) < 4000
 
     @pytest.mark.parametrize("kind", [*INSTALL_KINDS, *IMPORT_KINDS], ids=lambda kind: kind.name)
-    def test_a_failed_import_says_what_where_why_and_what_to_do(self, selections, kind):
+    def test_a_failed_import_reports_what_where_why_and_a_fix(self, selections, kind):
         code, _, error, _ = selections[kind.name]
         if code == 5 and kind.status == "ok":
-            what, why, trace, do = error.splitlines()
+            what, why, trace, fix = error.splitlines()
             assert f"policy loss '{kind.name}' ({kind.distribution} 1.0)" in what
             assert kind.filled(kind.value) in what
             assert why.startswith("  ")
             assert trace.endswith(f"-c 'import {kind.filled(kind.value).partition(':')[0]}'")
-            assert do.startswith("repair it: it was installed from file://")
+            assert fix.startswith("repair it: it was installed from file://")
 
     @each_kind
     def test_no_other_package_is_imported(self, selections, kind):
@@ -564,7 +564,7 @@ class TestUnselected:
         assert imported == []
 
     @pytest.mark.parametrize("arguments", [["losses", "list"], ["train", "--loss", "dual_clip", "--dry-run"]])
-    def test_nor_in_a_process_of_its_own(self, site, arguments):
+    def test_is_never_imported_in_a_separate_process(self, site, arguments):
         done = site.skyrl(*arguments)
         assert (done.returncode, done.stderr) == (0, "")
         assert list(site.sentinels.iterdir()) == []
@@ -583,14 +583,14 @@ def poisoned(tmp_path_factory):
 
 
 class TestPoison:
-    """Metadata that Python cannot read stops `import torch`, whoever it belongs to; the listing names it."""
+    """Metadata that Python cannot read breaks `import torch`; the listing names its package."""
 
-    def test_each_is_a_broken_row_and_the_rows_of_others_are_whole(self, poisoned, healthy_rows):
+    def test_each_is_a_broken_row_and_the_rows_of_other_packages_are_unaffected(self, poisoned, healthy_rows):
         rows = poisoned.rows()
         for kind in POISON_KINDS:
             [row] = own(rows, kind)
             assert row["status"] == "broken"
-            assert kind.says in row["reason"]
+            assert kind.message in row["reason"]
         assert [row for row in rows if row in healthy_rows] == healthy_rows
         assert poisoned.skyrl("--help").returncode == 0
 
@@ -603,7 +603,7 @@ class TestPoison:
             ["losses", "check", "no_equals"],
         ],
     )
-    def test_what_python_then_cannot_import_is_said_in_a_message_that_names_the_culprits(self, poisoned, arguments):
+    def test_the_failed_import_is_one_message_that_names_the_broken_packages(self, poisoned, arguments):
         done = poisoned.skyrl(*arguments)
         assert done.returncode == 5
         assert "Traceback" not in done.stderr
@@ -613,7 +613,7 @@ class TestPoison:
 
 
 def simple(site, distribution, name, version="1.0", group=LOSSES):
-    """A wheel of a healthy loss of any name; its package is called as the distribution."""
+    """Write the wheel of a healthy loss with this name; its package has the name of the distribution."""
     kind = Kind(name, "ok", 0)
     package = re.sub("[-.]", "_", distribution)
     texts = {"__init__.py": TOUCH, "loss.py": LOSS, "params.py": SCHEMA}
@@ -651,7 +651,7 @@ class TestCollisions:
         assert "loss-a 1.0 claims it too; use 'loss-b:taken'" in b["reason"]
         assert {found["dual_clip", owner]["status"] for owner in ("skyrl-core", "squatter")} == {"conflict"}
 
-    def test_the_name_alone_is_refused_and_a_qualified_one_imports_that_loss_only(self, collided):
+    def test_the_bare_name_is_rejected_and_a_qualified_one_imports_only_that_loss(self, collided):
         found = collided.select(
             {
                 "bare": ["select", "taken"],
@@ -664,7 +664,7 @@ class TestCollisions:
         assert [found[key][3] for key in ("bare", "a", "b", "core")] == [[], ["loss_a"], ["loss_b"], []]
         assert "'loss-a:taken' or 'loss-b:taken'" in found["bare"][2]
 
-    def test_a_package_that_claims_a_command_cannot_take_it_or_lock_the_user_out(self, collided):
+    def test_a_package_that_claims_a_command_cannot_replace_it_or_block_it(self, collided):
         done = collided.skyrl("losses", "list")
         assert done.returncode == 3
         assert "'impostor:losses' or 'skyrl-core:losses'" in done.stderr
@@ -672,7 +672,7 @@ class TestCollisions:
         assert collided.skyrl("plugins", "list").returncode == 0
         assert list(collided.sentinels.iterdir()) == []
 
-    def test_a_group_that_nothing_reads_is_shown_with_the_nearest_one(self, collided):
+    def test_an_unknown_group_is_listed_with_the_nearest_one(self, collided):
         [row] = [row for row in collided.rows(command="plugins") if row["name"] == "lost"]
         assert (row["group"], row["status"]) == ("skyrl.policy_loss", "broken")
         assert "did you mean 'skyrl.policy_losses'?" in row["reason"]
@@ -685,19 +685,47 @@ class TestCollisions:
         assert [(row["version"], row["status"]) for row in rows] == [("1.0", "conflict")]
 
 
-def test_a_stale_editable_install_says_where_it_came_from(tmp_path):
-    site = Site(tmp_path)
-    source = tmp_path / "source"
-    (source / "src" / "moved_loss").mkdir(parents=True)
-    (source / "src" / "moved_loss" / "__init__.py").write_text(TOUCH.replace("SENTINEL", repr(str(tmp_path / "x"))))
-    (source / "pyproject.toml").write_text(
+FROM_SOURCE = ("install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation")
+
+
+def write_source(folder, name):
+    """Write the source of a package with a loss of this name."""
+    package = folder / "src" / f"{name}_loss"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(TOUCH.replace("SENTINEL", repr(str(folder.parent / "x"))))
+    (folder / "pyproject.toml").write_text(
         '[build-system]\nrequires = ["hatchling"]\nbuild-backend = "hatchling.build"\n'
-        '[project]\nname = "moved-loss"\nversion = "1.0"\n'
-        f'[project.entry-points."{LOSSES}"]\nmoved = "moved_loss.loss:Loss"\n'
+        f'[project]\nname = "{name}-loss"\nversion = "1.0"\n'
+        f'[project.entry-points."{LOSSES}"]\n{name} = "{name}_loss.loss:Loss"\n'
     )
-    site.pip("install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation", "-e", str(source))
+
+
+def test_an_install_from_a_git_commit_is_listed_with_its_url_and_commit(tmp_path):
+    site, repository = Site(tmp_path), tmp_path / "repository"
+    write_source(repository, "committed")
+
+    def git(*arguments):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
+        command = ["git", *identity, "-C", str(repository), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "--message", "first")
+    commit = git("rev-parse", "HEAD")
+    git("commit", "--quiet", "--allow-empty", "--message", "second")
+    site.pip(*FROM_SOURCE, f"git+{repository.as_uri()}@{commit}")
+    [row] = [row for row in site.rows() if row["name"] == "committed"]
+    assert row["origin"] == {"url": repository.as_uri(), "editable": False, "vcs": "git", "commit": commit}
+
+
+def test_a_stale_editable_install_is_reported_with_its_origin(tmp_path):
+    site, source = Site(tmp_path), tmp_path / "source"
+    write_source(source, "moved")
+    site.pip(*FROM_SOURCE, "-e", str(source))
     [row] = [row for row in site.rows() if row["name"] == "moved"]
     assert row["status"] == "untyped"
+    assert row["origin"] == {"url": source.as_uri(), "editable": True, "vcs": "", "commit": ""}
     source.rename(tmp_path / "elsewhere")
     [row] = [row for row in site.rows() if row["name"] == "moved"]
     assert row["status"] == "broken"
@@ -723,14 +751,14 @@ class TestPolicy:
             (["--allow", "good-loss", "--allow", "bad-loss", "--deny", "bad__loss"], "Bad_Loss is in plugins.deny"),
         ],
     )
-    def test_a_listing_shows_what_a_policy_would_do(self, mixed, command, arguments, reason):
+    def test_a_listing_shows_the_effect_of_a_policy(self, mixed, command, arguments, reason):
         rows = {row["name"]: row for row in mixed.rows(*arguments, command=command)}
         assert (rows["good"]["status"], rows["bad"]["status"]) == ("ok", "denied")
         assert rows["bad"]["reason"] == reason
         assert list(mixed.sentinels.iterdir()) == []
 
     @pytest.mark.parametrize("command", ["losses", "plugins"])
-    def test_a_name_to_allow_that_is_not_installed_is_an_error_with_the_nearest_one(self, mixed, command):
+    def test_an_allowed_name_that_is_not_installed_is_an_error_with_the_nearest_one(self, mixed, command):
         done = mixed.skyrl(command, "list", "--allow", "god-loss")
         assert done.returncode == 2
         assert "'god-loss', which is not installed; did you mean 'good-loss'?" in done.stderr
@@ -738,7 +766,7 @@ class TestPolicy:
     @pytest.mark.parametrize(
         "override", ["plugins.deny=[bad-loss]", "plugins.allow=[skyrl-core,skyrl-train,GOOD_LOSS]"]
     )
-    def test_training_refuses_a_denied_loss_without_importing_it(self, mixed, override):
+    def test_training_rejects_a_denied_loss_without_importing_it(self, mixed, override):
         done = mixed.skyrl("train", "--loss", "bad", "--dry-run", override)
         assert done.returncode == 3, done.stderr
         assert "plugins." in done.stderr
@@ -746,12 +774,12 @@ class TestPolicy:
         assert "Traceback" not in done.stderr
         assert list(mixed.sentinels.iterdir()) == []
 
-    def test_training_with_an_unknown_name_to_allow_is_refused_with_the_nearest_one(self, mixed):
+    def test_training_rejects_an_allowed_name_that_is_not_installed(self, mixed):
         done = mixed.skyrl("train", "--loss", "good", "--dry-run", "plugins.allow=[skyrl-core,skyrl-train,god-loss]")
         assert done.returncode == 2, done.stderr
         assert "did you mean 'good-loss'?" in done.stderr
 
-    def test_training_takes_an_allowed_loss(self, mixed):
+    def test_training_accepts_an_allowed_loss(self, mixed):
         allowed = "plugins.allow=[skyrl-core,skyrl-train,good_loss]"
         done = mixed.skyrl("train", "--loss", "good", "--dry-run", allowed)
         assert done.returncode == 0, done.stderr
@@ -761,7 +789,7 @@ class TestPolicy:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser can read everything")
-def test_metadata_that_may_not_be_read_stops_nothing(tmp_path, healthy_rows):
+def test_metadata_without_read_permission_does_not_affect_other_packages(tmp_path, healthy_rows):
     site = Site(tmp_path)
     site.install([simple(site, "secret-info", "secret_info"), simple(site, "secret-package", "secret_package")])
     locked = [site.path / "secret_info-1.0.dist-info", site.path / "secret_package"]

@@ -1,6 +1,6 @@
-"""The real wheels in fresh environments: installing and uninstalling a package changes the listing.
+"""Installing and uninstalling real wheels in fresh environments changes the listing.
 
-The environments have neither torch nor pydantic: a listing needs none of the dependencies.
+The environments have neither torch nor pydantic: a listing needs only the packages that read metadata and versions.
 """
 
 import re
@@ -14,20 +14,20 @@ pytestmark = pytest.mark.packages
 
 @pytest.fixture
 def built_in(sources):
-    """The losses that the core declares."""
+    """The names of the built-in losses."""
     project = tomllib.loads((sources["skyrl-core"] / "pyproject.toml").read_text())["project"]
     return set(project["entry-points"]["skyrl.policy_losses"])
 
 
 @pytest.fixture
 def environment(tmp_path, new_environment, wheels):
-    """An environment with the core alone."""
+    """An environment with only the core."""
     environment = new_environment(tmp_path / "venv")
     environment.install(wheels["skyrl-core"])
     return environment
 
 
-def test_the_core_alone_lists_its_own_losses(environment, built_in, row):
+def test_with_only_the_core_its_losses_are_listed(environment, built_in, row):
     assert {"standard", "dual_clip", "cispo", "gspo"} <= built_in
     assert environment.listing() == dict.fromkeys(built_in, row("skyrl-core"))
 
@@ -45,7 +45,17 @@ def test_installing_a_plugin_adds_its_row_and_uninstalling_removes_it(environmen
     assert environment.listing() == before
 
 
-def test_the_wheels_hold_the_source_the_license_and_the_marker_of_types(sources, wheels):
+@pytest.mark.parametrize("command", ["train", "eval", "export", "report", "config", "serve"])
+def test_with_only_a_loss_a_command_of_the_trainer_names_the_package_to_install(environment, wheels, run, command):
+    environment.install(wheels["skyrl-loss-entropyreg"])
+    failed = run("bash", "-c", f"! {environment.bin}/skyrl {command} --loss entropy_reg 2>&1")
+    assert failed == (
+        f"error: `skyrl {command}` needs the package skyrl-train, which is not installed\n"
+        f"install it: {environment.bin}/python -m pip install skyrl-train\n"
+    )
+
+
+def test_the_wheels_contain_the_source_the_license_and_py_typed(sources, wheels):
     for name, wheel in wheels.items():
         with zipfile.ZipFile(wheel) as archive:
             files = set(archive.namelist())
@@ -64,12 +74,12 @@ def test_the_documented_commands_install_a_loss_from_an_index_and_list_it(
         index.add(name, wheel)
     environment = new_environment(tmp_path / "venv", with_pip=True)
     environment.install(wheels["skyrl-core"])
-    # The index has our packages alone, and a listing needs no others.
+    # The index has only the project's packages, and a listing needs no others.
     settings = environment.settings(index.address) | {"PIP_NO_DEPS": "1"}
-    said = run("bash", "-c", "pip install skyrl-loss-entropyreg", **settings)
-    assert re.search(rf"Downloading {re.escape(index.address)}/skyrl-loss-entropyreg/\S+\.whl", said)
+    output = run("bash", "-c", "pip install skyrl-loss-entropyreg", **settings)
+    assert re.search(rf"Downloading {re.escape(index.address)}/skyrl-loss-entropyreg/\S+\.whl", output)
     version, *_ = row("skyrl-loss-entropyreg")
-    assert f"Successfully installed skyrl-loss-entropyreg-{version}" in said
+    assert f"Successfully installed skyrl-loss-entropyreg-{version}" in output
     shown = run("bash", "-c", "skyrl losses list", **settings)
     assert re.search(rf"^entropy_reg +{re.escape(version)} +skyrl-loss-entropyreg +ok ", shown, flags=re.MULTILINE)
     run("bash", "-c", "pip uninstall -y skyrl-loss-entropyreg", **settings)

@@ -76,7 +76,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from skyrl_train.policy.loading import prepare_model
+from skyrl_train.policy.model_loading import prepare_model
 
 SMALL = {
     "vocab_size": 50,

@@ -76,9 +76,16 @@ class UndeclaredInputError(SkyrlError):
         )
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of a sentence about an unknown name: the nearest known one, or nothing."""
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is most like an unknown one, in any case, dashed or not; None if none is alike."""
     from difflib import get_close_matches  # costs a millisecond, which a listing need not pay
 
-    nearest = get_close_matches(name, list(known), n=1)
-    return f"; did you mean {nearest[0]!r}?" if nearest else ""
+    by_folded = {each.lower().replace("-", "_"): each for each in known}
+    matches = get_close_matches(name.lower().replace("-", "_"), by_folded, n=1)
+    return by_folded[matches[0]] if matches else None
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence about an unknown name: the nearest known one, or nothing."""
+    match = nearest(name, known)
+    return f"; did you mean {match!r}?" if match else ""

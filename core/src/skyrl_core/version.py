@@ -1,5 +1,5 @@
 """The version of the installed distribution skyrl-core."""
 
-from importlib.metadata import version
+from importlib_metadata import version
 
 __version__ = version("skyrl-core")

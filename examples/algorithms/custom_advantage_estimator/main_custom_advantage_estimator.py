@@ -1,4 +1,4 @@
-"""An advantage estimator in a script: a function from rewards to advantages, registered and trained with."""
+"""Define an advantage estimator in a script, register it and train with it."""
 
 import torch
 
@@ -8,7 +8,7 @@ from skyrl_train.entrypoints.main_base import main
 
 @register_advantage_estimator("best_of_group")
 def best_of_group(rewards: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
-    """How far a sample is from the midrange of its group. rewards [N], groups [N] -> advantages [N]."""
+    """Return each reward minus the midrange of its group: rewards [N], groups [N] -> advantages [N]."""
     count = int(groups.max()) + 1
     best = rewards.new_full((count,), -torch.inf).scatter_reduce(0, groups, rewards, "amax")
     worst = rewards.new_full((count,), torch.inf).scatter_reduce(0, groups, rewards, "amin")

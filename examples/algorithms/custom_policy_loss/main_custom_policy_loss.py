@@ -1,4 +1,4 @@
-"""A policy loss in a script: define it, register it, train. No package, no fork."""
+"""Define a policy loss in a script, register it and train with it: no package, no fork."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from skyrl_train.entrypoints.main_base import main
 
 
 class MyCustomPolicyLoss(PolicyLoss):
-    """The policy gradient with its ratio held below my_param: -mean(min(r, my_param) A)."""
+    """Policy gradient with the ratio capped at my_param: -mean(min(r, my_param) A)."""
 
     def __init__(self, config: Any) -> None:
         self.my_param = config.get("my_param", 2.0)
@@ -22,7 +22,7 @@ class MyCustomPolicyLoss(PolicyLoss):
         masks: torch.Tensor,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """All [B, T]; returns the mean over the tokens that the policy chose."""
+        """Return the mean over the unmasked tokens; all inputs are [B, T]."""
         ratio = torch.exp(log_probs - old_log_probs).clamp(max=self.my_param)
         return -(ratio * advantages * masks).sum() / masks.sum()
 

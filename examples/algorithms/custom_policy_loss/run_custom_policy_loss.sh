@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Trains the tiny model with the loss that main_custom_policy_loss.py defines.
+# Trains the tiny model with the loss defined in main_custom_policy_loss.py.
 #
 #   bash run_custom_policy_loss.sh [--data FOLDER] [--ranks N] [option=value ...]
 #
-# --data FOLDER  GSM8K as examples/gsm8k/gsm8k_dataset.py writes it, instead of generated word problems
-# --ranks N      processes (default 1)
-# W&B gets the run online if WANDB_API_KEY is set; without it the run is kept offline, in the run folder.
+# --data FOLDER  train on GSM8K, as written by examples/gsm8k/gsm8k_dataset.py, instead of generated word problems
+# --ranks N      number of processes (default 1)
+# If WANDB_API_KEY is set, the run is logged to W&B; otherwise W&B stays offline and writes to the run folder.
 set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"

@@ -1,4 +1,4 @@
-"""clipped_pg against numbers that a reader can check in the head, and against the contract."""
+"""clipped_pg against numbers worked out by hand, and against the contract."""
 
 import math
 import subprocess
@@ -8,14 +8,13 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from skyrl_core.conformance import check_policy_loss
-from skyrl_core.contract.policy_loss import LossBatch, Need
+from skyrl_core import LossBatch, Need, check_policy_loss
 from skyrl_loss_clippedpg.loss import ClippedPGLoss
 from skyrl_loss_clippedpg.params import ClippedPGParams
 
 
 def batch_of(ratios: list[float], advantages: list[float]) -> LossBatch:
-    """One sequence with these ratios, old log-probs of -1."""
+    """Return one sequence with the given ratios and old log-probs of -1."""
     log_probs = torch.tensor([[math.log(ratio) - 1 for ratio in ratios]], dtype=torch.float64, requires_grad=True)
     return LossBatch(
         log_probs=log_probs,
@@ -44,7 +43,7 @@ def test_each_regime_by_hand(ratio: float, advantage: float, loss: float, gradie
     assert d_log_prob.item() == pytest.approx(gradient, abs=1e-12)
 
 
-def test_metrics_count_the_tokens_that_the_clip_stops() -> None:
+def test_metrics_count_the_tokens_stopped_by_the_clip() -> None:
     batch = batch_of([1.0, 1.5, 0.5, 0.5, 1.5], [2.0, 1.0, 1.0, -1.0, -1.0])
     metrics = ClippedPGLoss(ClippedPGParams()).token_losses(batch).metrics
     assert {name: metric.result() for name, metric in metrics.items()} == pytest.approx(
@@ -53,7 +52,7 @@ def test_metrics_count_the_tokens_that_the_clip_stops() -> None:
             "clip_fraction_high": 1 / 5,
             "ratio_mean": 1.0,
             "ratio_max": 1.5,
-            # k3 of each token, r - 1 - log r, by the ratios 1, 1.5, 0.5, 0.5, 1.5
+            # Mean of k3 = r - 1 - log r over the ratios 1, 1.5, 0.5, 0.5, 1.5
             "approx_kl": (2 * (0.5 - math.log(1.5)) + 2 * (-0.5 - math.log(0.5))) / 5,
         }
     )
@@ -65,7 +64,7 @@ def test_keeps_the_contract(params: dict[str, float]) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"clip_low": 0}, {"clip_low": 1.1}, {"clip_high": 0}, {"clip_hihg": 0.2}])
-def test_refuses_parameters_out_of_range_or_unknown(wrong: dict[str, float]) -> None:
+def test_rejects_parameters_that_are_out_of_range_or_unknown(wrong: dict[str, float]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         ClippedPGParams(**wrong)
 

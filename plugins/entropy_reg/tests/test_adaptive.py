@@ -1,12 +1,11 @@
-"""entropy_reg with a sampled entropy, and with a weight that adapts to a target."""
+"""entropy_reg with sampled entropy, and with a weight that adapts to a target entropy."""
 
 import math
 
 import pytest
 import torch
 
-from skyrl_core.conformance import check_policy_loss
-from skyrl_core.contract.policy_loss import LossBatch, Need
+from skyrl_core import LossBatch, Need, check_policy_loss
 from skyrl_loss_entropyreg.loss import EntropyRegLoss, adapted, sampled_entropy
 from skyrl_loss_entropyreg.params import EntropyRegParams
 
@@ -31,14 +30,14 @@ def test_the_sampled_estimator_by_hand() -> None:
     params = EntropyRegParams(entropy="sampled", entropy_coef=1.0)
     batch = batch_for(params)
     values = EntropyRegLoss(params).token_losses(batch).values
-    # -pi log pi at pi = 1/2; its derivative by log pi is -pi (log pi + 1)
+    # -pi log pi at pi = 1/2. Its derivative by log pi is -pi (log pi + 1).
     torch.testing.assert_close(values, torch.full((1, 2), 0.5 * math.log(0.5), dtype=torch.float64))
     (gradient,) = torch.autograd.grad(values.sum(), batch.log_probs)
     torch.testing.assert_close(gradient, torch.full((1, 2), 0.5 * (math.log(0.5) + 1), dtype=torch.float64))
     assert EntropyRegLoss.needs(params) == {Need.OLD_LOG_PROBS}
 
 
-def test_the_mean_of_the_sampled_estimator_is_below_the_entropy_as_its_docstring_says() -> None:
+def test_the_mean_of_the_sampled_estimator_is_below_the_entropy() -> None:
     probs = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64)
     expected = (probs * sampled_entropy(probs.log())).sum()
     torch.testing.assert_close(expected, -(probs.square() * probs.log()).sum())
@@ -59,7 +58,7 @@ def test_the_weight_follows_the_entropy(coef: float, entropy: float, after: floa
     assert adapted(coef, entropy, TARGET) == pytest.approx(after, abs=1e-15)
 
 
-def test_the_bonus_counts_only_while_the_entropy_is_not_above_the_target() -> None:
+def test_the_bonus_applies_only_while_the_entropy_is_at_or_below_the_target() -> None:
     loss = EntropyRegLoss(TARGET)
     assert loss.coef == 0.01
     loss.after_step({"entropy": 0.4})
@@ -70,7 +69,7 @@ def test_the_bonus_counts_only_while_the_entropy_is_not_above_the_target() -> No
     assert loss.coef == pytest.approx(0.015)
 
 
-def test_the_weight_that_counts_is_in_the_loss_and_in_the_log() -> None:
+def test_the_adapted_weight_is_applied_and_logged() -> None:
     loss = EntropyRegLoss(TARGET)
     loss.after_step({"entropy": 0.1})
     output = loss.token_losses(batch_for(TARGET, entropy=3.0))
@@ -79,13 +78,13 @@ def test_the_weight_that_counts_is_in_the_loss_and_in_the_log() -> None:
     assert output.metrics["entropy"].result() == pytest.approx(3.0)
 
 
-def test_a_weight_of_zero_still_measures_the_entropy_when_it_may_rise() -> None:
+def test_a_zero_weight_that_can_adapt_still_measures_the_entropy() -> None:
     params = EntropyRegParams(entropy_coef=0.0, target_entropy=0.5)
     assert Need.ENTROPY in EntropyRegLoss.needs(params)
     assert "entropy" in EntropyRegLoss(params).token_losses(batch_for(params)).metrics
 
 
-def test_the_state_survives_and_a_fixed_weight_has_none() -> None:
+def test_the_state_is_restored_and_a_fixed_weight_has_none() -> None:
     loss, again = EntropyRegLoss(TARGET), EntropyRegLoss(TARGET)
     loss.after_step({"entropy": 0.9})
     again.load_state_dict(loss.state_dict())
@@ -95,7 +94,7 @@ def test_the_state_survives_and_a_fixed_weight_has_none() -> None:
     assert (fixed.state_dict(), fixed.coef) == ({}, 0.01)
     with pytest.raises(ValueError, match="keeps no state"):
         fixed.load_state_dict(loss.state_dict())
-    with pytest.raises(ValueError, match="without 'entropy_is_low'"):
+    with pytest.raises(ValueError, match="has no 'entropy_is_low'"):
         again.load_state_dict({"entropy_coef": 0.1})
 
 
@@ -106,7 +105,7 @@ def test_keeps_every_rule_without_a_waiver(params: dict[str, object]) -> None:
     assert report.waived == ()
 
 
-def test_the_bias_of_the_sampled_estimator_is_waived_with_its_reason_and_nothing_else() -> None:
+def test_only_the_bias_of_the_sampled_estimator_is_waived_with_a_reason() -> None:
     report = check_policy_loss(EntropyRegLoss(EntropyRegParams(entropy="sampled")), thorough=True)
     report.raise_for_failures()
     assert [(result.rule, "reproduces runs" in (result.waived or "")) for result in report.waived] == [

@@ -1,4 +1,4 @@
-"""entropy_reg against numbers that a reader can check in the head, against autograd, and against the contract."""
+"""entropy_reg against numbers worked out by hand, against autograd, and against the contract."""
 
 import math
 import subprocess
@@ -8,8 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from skyrl_core.conformance import check_policy_loss
-from skyrl_core.contract.policy_loss import LossBatch, Need
+from skyrl_core import LossBatch, Need, check_policy_loss
 from skyrl_loss_entropyreg.loss import EntropyRegLoss
 from skyrl_loss_entropyreg.params import EntropyRegParams
 
@@ -17,7 +16,7 @@ from skyrl_loss_entropyreg.params import EntropyRegParams
 def batch_of(
     ratios: list[float], advantages: list[float], entropies: list[float], params: EntropyRegParams
 ) -> LossBatch:
-    """One sequence with these ratios, old log-probs of -1."""
+    """Return one sequence with the given ratios and entropies, and old log-probs of -1."""
     log_probs = torch.tensor([[math.log(ratio) - 1 for ratio in ratios]], dtype=torch.float64, requires_grad=True)
     return LossBatch(
         log_probs=log_probs,
@@ -34,7 +33,7 @@ def batch_of(
 @pytest.mark.parametrize(
     ("ratio", "advantage", "loss", "gradient"),
     [
-        # the policy part of each row, minus 0.5 · 3 nats
+        # The policy term of each row, minus 0.5 · 3 nats
         (1.0, 2.0, -2.0 - 1.5, -2.0),  # on policy
         (1.5, 1.0, -1.2 - 1.5, 0.0),  # good token, already likelier: clipped
         (0.5, 1.0, -0.5 - 1.5, -0.5),  # good token, rarer: never clipped
@@ -60,7 +59,7 @@ def test_without_bounds_it_is_the_plain_ratio_policy_gradient() -> None:
     assert output.metrics["clip_fraction_low"].result() == output.metrics["clip_fraction_high"].result() == 0
 
 
-def test_one_bound_alone_clips_one_side() -> None:
+def test_a_single_bound_clips_one_side() -> None:
     params = EntropyRegParams(entropy_coef=0.0, clip_low=None, clip_high=0.2)
     batch = batch_of([0.5, 1.5], [-1.0, 1.0], [0.0] * 2, params)
     values = EntropyRegLoss(params).token_losses(batch).values
@@ -75,12 +74,12 @@ def test_terms_add_up_to_the_loss_and_entropy_is_logged() -> None:
     assert output.metrics["ratio_mean"].result() == pytest.approx(1.25)
 
 
-def test_entropy_is_needed_only_when_it_counts() -> None:
+def test_entropy_is_needed_only_with_a_bonus() -> None:
     assert EntropyRegLoss.needs(EntropyRegParams()) == {Need.OLD_LOG_PROBS, Need.ENTROPY}
     assert EntropyRegLoss.needs(EntropyRegParams(entropy_coef=0)) == {Need.OLD_LOG_PROBS}
 
 
-def test_descending_the_bonus_flattens_a_distribution() -> None:
+def test_a_step_on_the_bonus_flattens_the_distribution() -> None:
     params = EntropyRegParams(entropy_coef=1.0)
     logits = torch.tensor([[[2.0, 0.0, -1.0]]], dtype=torch.float64, requires_grad=True)
 
@@ -96,7 +95,7 @@ def test_descending_the_bonus_flattens_a_distribution() -> None:
         needs=EntropyRegLoss.needs(params),
     )
     (gradient,) = torch.autograd.grad(EntropyRegLoss(params).token_losses(batch).values.sum(), logits)
-    # d H / d logit_v = -pi_v (log pi_v + H), by hand
+    # By hand: d H / d logit_v = -pi_v (log pi_v + H)
     probs = logits.softmax(-1)
     torch.testing.assert_close(gradient, (probs * (probs.log() + entropy_of(logits))).detach())
     assert entropy_of(logits - 0.1 * gradient) > entropy_of(logits)
@@ -110,7 +109,7 @@ def test_keeps_the_contract(params: dict[str, float | None]) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"entropy_coef": -0.1}, {"clip_low": 0}, {"clip_high": -1}, {"entropy": 0.1}])
-def test_refuses_parameters_out_of_range_or_unknown(wrong: dict[str, float]) -> None:
+def test_rejects_parameters_that_are_out_of_range_or_unknown(wrong: dict[str, float]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         EntropyRegParams(**wrong)
 

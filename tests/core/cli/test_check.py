@@ -35,7 +35,7 @@ def test_a_loss_is_found_by_name_or_class(capsys, target: str, name: str) -> Non
     assert "keeps all 18 rules" in out
 
 
-def test_parameters_are_given_one_by_one(capsys) -> None:
+def test_parameters_can_be_set(capsys) -> None:
     code, out = check(capsys, "entropy_reg", "--param", "entropy=sampled", "--param", "entropy_coef=0.5")
     assert code == 0
     assert "sampled_entropy" in out
@@ -51,7 +51,7 @@ def test_a_folder_is_checked_with_the_rules_of_packages(capsys) -> None:
     assert "loss clipped_pg keeps all 18 rules" in out
 
 
-def test_a_wrong_loss_exits_with_6_and_says_what_to_change(capsys, tmp_path, monkeypatch) -> None:
+def test_a_wrong_loss_exits_with_6_and_reports_what_to_change(capsys, tmp_path, monkeypatch) -> None:
     source = (ROOT / "core/src/skyrl_core/losses/standard.py").read_text().replace("return -ratio", "return ratio")
     (tmp_path / "flipped_loss.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
@@ -64,7 +64,7 @@ def test_a_wrong_loss_exits_with_6_and_says_what_to_change(capsys, tmp_path, mon
     assert "multiply -ratio by the advantages" in broken["remedy"]
 
 
-def test_golden_numbers_are_written_and_hold_until_the_numbers_change(tmp_path) -> None:
+def test_golden_numbers_are_written_and_fail_once_the_numbers_change(tmp_path) -> None:
     folder = tmp_path / "clipped_pg"
     shutil.copytree(ROOT / "plugins/clipped_pg", folder, ignore=shutil.ignore_patterns("__pycache__"))
 
@@ -88,6 +88,6 @@ def test_golden_numbers_need_a_folder(capsys) -> None:
         check(capsys, "gspo", "--write-golden")
 
 
-def test_what_is_no_package_says_so(capsys, tmp_path) -> None:
+def test_a_folder_that_is_not_a_package_is_an_error(capsys, tmp_path) -> None:
     with pytest.raises(SkyrlError, match=r"pyproject\.toml"):
         check(capsys, str(tmp_path))

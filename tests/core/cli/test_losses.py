@@ -1,4 +1,4 @@
-"""`skyrl losses`: what it prints, what it imports, how it exits."""
+"""`skyrl losses`: its output, its imports and its exit codes."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import yaml
 
 LOSSES, PARAMS = "skyrl.policy_losses", "skyrl.policy_loss_params"
 
-# Blocked modules are still found, as a broken install would be noticed otherwise, but importing one raises.
+# Blocked modules can still be found, so that no plugin is reported as broken, but importing one raises.
 BLOCKED_PROCESS = """
 import sys
 from importlib.machinery import PathFinder
@@ -42,6 +42,7 @@ sys.exit(code)
 """
 
 HEAVY = ["torch", "numpy", "pydantic", "pydantic_core", "rich", "typer", "click", "yaml", "transformers", "pluggy"]
+HEAVY += ["packaging.requirements", "packaging.utils"]
 PLUGINS = ["foo_loss", "skyrl_loss_entropyreg", "skyrl_loss_clippedpg", "skyrl_train"]
 CONTRACT = [
     "skyrl_core.contract.policy_loss",
@@ -103,7 +104,7 @@ class TestList:
         assert "foo_loss" in done.stdout or "foo-dist" in done.stdout
         assert "broken" not in done.stdout
 
-    def test_the_block_of_that_test_bites(self, foo):
+    def test_a_blocked_import_fails(self, foo):
         done = run_blocked(foo, ["foo_loss"], "losses", "show", "foo")
         assert done.returncode == 5
         assert "foo_loss was imported" in done.stderr
@@ -119,7 +120,7 @@ class TestList:
         [line] = [line for line in run_skyrl("losses", "list").stdout.splitlines() if line.startswith("foo ")]
         assert line.split(maxsplit=4) == ["foo", "2.1", "foo-dist", "ok", "Penalises foo."]
 
-    def test_it_says_below_a_row_what_is_wrong(self, foo, run_skyrl):
+    def test_the_reason_is_below_the_row_of_a_broken_loss(self, foo, run_skyrl):
         foo.add("bar-dist", {LOSSES: {"bar": "no_such_package:Bar", "foo": "json:loads", "baz": "json:loads"}})
         done = run_skyrl("losses", "list")
         assert done.returncode == 0
@@ -147,6 +148,7 @@ class TestList:
             "status": "ok",
             "reason": "",
             "summary": "Penalises foo.",
+            "origin": None,
         }
 
     def test_allow_and_deny_show_what_a_policy_would_do(self, foo, run_skyrl):
@@ -162,6 +164,13 @@ class TestShowAndSchema:
         blocked = ["torch", "numpy", "foo_loss.loss", "skyrl_core.contract.policy_loss"]
         done = run_blocked(foo, blocked, "losses", *command, "foo")
         assert (done.returncode, done.stderr) == (0, "")
+
+    def test_show_has_the_folder_that_a_loss_was_installed_from(self, foo, run_skyrl):
+        record = {"url": "file:///src/foo", "dir_info": {"editable": True}}
+        (foo.path / "foo_dist-2.1.dist-info" / "direct_url.json").write_text(json.dumps(record))
+        assert "file:///src/foo (editable)" in run_skyrl("losses", "show", "foo").stdout
+        shown = json.loads(run_skyrl("losses", "show", "foo", "--json").stdout)
+        assert shown["origin"] == {"url": "file:///src/foo", "editable": True, "vcs": "", "commit": ""}
 
     def test_show_has_the_facts_and_the_parameters(self, foo, run_skyrl):
         output = run_skyrl("losses", "show", "foo").stdout
@@ -180,7 +189,7 @@ class TestShowAndSchema:
         assert rows["limit"].split()[:5] == ["limit", "null", "integer", "or", "null"]
         assert "required" in rows["needed"]
 
-    def test_a_long_default_stands_below_its_row(self, run_skyrl):
+    def test_a_long_default_goes_below_its_row(self, run_skyrl):
         lines = run_skyrl("losses", "show", "sum").stdout.splitlines()
         row = next(index for index, line in enumerate(lines) if line.startswith("terms "))
         assert "see below" in lines[row]
@@ -195,7 +204,7 @@ class TestShowAndSchema:
     def test_an_untyped_loss_is_imported_for_its_schema(self, foo, run_skyrl):
         source = "from skyrl_core import PolicyLoss\nclass BarLoss(PolicyLoss):\n    def compute_loss(self): ...\n"
         foo.add("bar-dist", {LOSSES: {"bar": "bar_loss:BarLoss"}}, modules={"bar_loss.py": source})
-        assert "It takes any parameters, unchecked." in run_skyrl("losses", "show", "bar").stdout
+        assert "It accepts any parameters, unchecked." in run_skyrl("losses", "show", "bar").stdout
 
     def test_schema_is_the_json_schema(self, foo, run_skyrl):
         schema = json.loads(run_skyrl("losses", "schema", "foo").stdout)
@@ -232,7 +241,7 @@ class TestCheck:
         assert f"standard (skyrl-core {version('skyrl-core')}) keeps all" in done.stdout
         assert "FAIL" not in done.stdout
 
-    def test_a_loss_that_breaks_it_fails_with_6_and_says_how(self, distributions, run_skyrl):
+    def test_a_loss_that_breaks_it_exits_with_6_and_prints_what_to_fix(self, distributions, run_skyrl):
         source = LOSS.replace("from foo_loss.params import FooParams\n", "").replace("    Params = FooParams\n", "")
         source = source.replace("-batch.log_probs", "-batch.log_probs * float('nan')")
         distributions.add("foo-dist", {LOSSES: {"foo": "foo_nan:FooLoss"}}, modules={"foo_nan.py": source})
@@ -240,7 +249,7 @@ class TestCheck:
         assert done.returncode == 6
         assert "FAIL" in done.stdout
         assert "found:" in done.stdout
-        assert "change:" in done.stdout
+        assert "fix:" in done.stdout
         assert "not checked until the rules above hold" in done.stdout
         report = json.loads(run_skyrl("losses", "check", "foo", "--json").stdout)
         assert (report["schema_version"], report["passed"]) == (1, False)

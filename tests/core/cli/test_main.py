@@ -5,12 +5,17 @@ import shlex
 import signal
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
-from skyrl_core.cli.main import main
+from skyrl_core.cli.main import TRAINER_COMMANDS, main
+from skyrl_core.discovery import plugin_group
+from skyrl_core.discovery.installed import installed_distributions
 from skyrl_core.errors import ConformanceError, InvalidParamsError, PluginConflictError, PluginLoadError
 
+ROOT = Path(__file__).parents[3]
 COMMANDS = "skyrl.commands"
 
 
@@ -33,14 +38,14 @@ def test_help_lists_the_commands_without_importing_them(add_command, capsys, arg
     assert ["losses", "List, explain and check the installed policy losses."] in rows
 
 
-def test_help_says_what_is_wrong_with_a_broken_command(distributions, capsys):
+def test_help_shows_the_reason_for_a_broken_command(distributions, capsys):
     distributions.add("my-dist", {COMMANDS: {"mine": "no_such_package:main"}})
     assert main(["--help"]) == 0
     [row] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  mine ")]
     assert "broken: package 'no_such_package' cannot be found" in row
 
 
-def test_a_command_gets_its_arguments_and_gives_the_exit_code(add_command, capsys):
+def test_a_command_gets_its_arguments_and_returns_the_exit_code(add_command, capsys):
     add_command("def main(argv):\n    print(argv)\n    return 17")
     assert main(["mine", "-x", "--help", "y"]) == 17
     assert capsys.readouterr().out == "['-x', '--help', 'y']\n"
@@ -49,6 +54,38 @@ def test_a_command_gets_its_arguments_and_gives_the_exit_code(add_command, capsy
 def test_an_unknown_command_exits_with_2_and_the_nearest_one(capsys):
     assert main(["loses"]) == 2
     assert "no command is named 'loses'; did you mean 'losses'?" in capsys.readouterr().err
+
+
+def test_only_the_trainer_provides_the_commands_that_are_said_to_be_its_own():
+    project = tomllib.loads((ROOT / "trainer/pyproject.toml").read_text())["project"]
+    assert sorted(project["entry-points"]["skyrl.commands"]) == sorted(TRAINER_COMMANDS)
+
+
+@pytest.fixture
+def without_trainer(monkeypatch):
+    """Its distribution hidden, as in an environment that has the core and a loss."""
+    others = tuple(each for each in installed_distributions() if each.name != "skyrl-train")
+    monkeypatch.setattr(plugin_group, "installed_distributions", lambda: others)
+
+
+@pytest.mark.parametrize("command", TRAINER_COMMANDS)
+def test_a_command_of_the_trainer_names_the_package_and_how_to_install_it(without_trainer, capsys, command):
+    assert main([command, "--loss", "entropy_reg"]) == 2
+    assert capsys.readouterr().err == (
+        f"error: `skyrl {command}` needs the package skyrl-train, which is not installed\n"
+        f"install it: {sys.executable} -m pip install skyrl-train\n"
+    )
+
+
+def test_help_says_how_to_add_the_commands_of_the_trainer(without_trainer, capsys):
+    added = f"To add config, eval, export, report, serve, train: {sys.executable} -m pip install skyrl-train"
+    assert main(["--help"]) == 0
+    assert added in capsys.readouterr().out.splitlines()
+
+
+def test_help_with_the_trainer_says_nothing_of_installing_it(capsys):
+    assert main(["--help"]) == 0
+    assert "pip install" not in capsys.readouterr().out
 
 
 def test_an_unknown_option_exits_with_2(capsys):
@@ -85,7 +122,7 @@ def test_ctrl_c_exits_with_130_without_a_traceback(add_command, run_skyrl):
     assert (done.returncode, done.stderr) == (130, "interrupted\n")
 
 
-def test_a_reader_that_goes_away_is_no_error(add_command, distributions):
+def test_a_closed_pipe_is_not_an_error(add_command, distributions):
     add_command("def main(argv):\n    for _ in range(100_000): print('line')\n    return 0")
     process = subprocess.Popen(
         [sys.executable, "-m", "skyrl_core.cli.main", "mine"],
@@ -101,30 +138,30 @@ def test_a_reader_that_goes_away_is_no_error(add_command, distributions):
     process.stderr.close()
 
 
-def test_a_terminal_that_cannot_show_a_character_gets_a_question_mark(add_command, run_skyrl):
+def test_a_character_that_the_terminal_cannot_display_becomes_a_question_mark(add_command, run_skyrl):
     add_command("def main(argv):\n    print('caf\\u00e9 \\u2026')\n    return 0")
     done = run_skyrl("mine", PYTHONIOENCODING="ascii")
     assert (done.returncode, done.stdout) == (0, "caf? ?\n")
 
 
-def test_a_file_that_must_not_be_read_is_one_message(add_command, capsys):
+def test_a_file_without_read_permission_is_one_message(add_command, capsys):
     add_command("def main(argv): raise PermissionError(13, 'Permission denied', 'rows.jsonl')")
     assert main(["mine"]) == 2
     assert capsys.readouterr().err == "error: rows.jsonl: Permission denied\n"
 
 
-def test_any_other_error_of_the_system_is_raised(add_command):
+def test_any_other_os_error_is_raised(add_command):
     add_command("def main(argv): raise OSError(5, 'Input/output error', 'rows.jsonl')")
     with pytest.raises(OSError, match=r"rows\.jsonl"):
         main(["mine"])
 
 
-@pytest.mark.parametrize(("output", "code", "said"), [(">&-", 0, ""), (">/dev/full", 2, "No space left on device")])
-def test_an_output_that_takes_nothing_is_no_traceback(add_command, distributions, output, code, said):
+@pytest.mark.parametrize(("output", "code", "message"), [(">&-", 0, ""), (">/dev/full", 2, "No space left on device")])
+def test_an_output_that_cannot_be_written_gives_no_traceback(add_command, distributions, output, code, message):
     add_command("def main(argv):\n    print('line')\n    return 0")
     command = f"{shlex.quote(sys.executable)} -m skyrl_core.cli.main mine {output}"
     environment = {**os.environ, "PYTHONPATH": str(distributions.path)}
     done = subprocess.run(["sh", "-c", command], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == code
     assert "Traceback" not in done.stderr
-    assert said in done.stderr
+    assert message in done.stderr

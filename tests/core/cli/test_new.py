@@ -1,4 +1,4 @@
-"""`skyrl losses new`: what it prints, what it writes, how it exits."""
+"""`skyrl losses new`: its output, its files and its exit codes."""
 
 import json
 import re
@@ -20,10 +20,10 @@ def test_it_writes_a_package_and_prints_the_tree_and_the_next_commands(run_skyrl
     assert first == "skyrl-loss-softclip/"
     names = {line.split()[0] for line in rest}
     assert {path.rpartition("/")[2] for path in files_below(tmp_path / "skyrl-loss-softclip")} <= names
-    assert re.search(r"^    loss\.py +SoftClipLoss: your equation goes here$", tree, flags=re.MULTILINE)
+    assert re.search(r"^    loss\.py +SoftClipLoss: put your equation here$", tree, flags=re.MULTILINE)
     assert following.splitlines() == [
         "next:",
-        "  python -m pip install -e 'skyrl-loss-softclip[test]'",
+        "  python -m pip install -e 'skyrl-loss-softclip[test,train]'",
         "  python -m pytest skyrl-loss-softclip",
         "  skyrl losses check soft_clip",
         "  skyrl train --loss soft_clip",
@@ -35,7 +35,7 @@ def test_json_has_names_files_and_commands(run_skyrl, tmp_path):
     done = run_skyrl("losses", "new", "soft-clip", "--folder", str(target), "--form", "scalar", "--json")
     content = json.loads(done.stdout)
     assert content["files"] == files_below(target)
-    assert shlex.split(content["next"][0])[-1] == f"{target}[test]"
+    assert shlex.split(content["next"][0])[-1] == f"{target}[test,train]"
     del content["files"], content["next"]
     assert content == {
         "schema_version": 1,
@@ -61,16 +61,16 @@ def test_the_form_decides_what_the_loss_returns(run_skyrl, tmp_path, form, metho
     ("arguments", "message"),
     [
         (["dual_clip"], "error: a new loss cannot be named 'dual_clip': policy loss 'dual_clip' (skyrl-core "),
-        (["class"], "error: a new loss cannot be named 'class': class is a keyword of Python; 'class_2' is free"),
-        (["2clip"], "error: a new loss cannot be named '2clip': a name is made of letters and digits"),
-        (["soft", "--folder", "file"], "file exists and is no folder: nothing was written"),
-        (["soft", "--folder", "."], "is not empty, it has 'file' in it: nothing was written"),
-        (["soft", "--folder", "file/below"], "Not a directory. Nothing half-written is left"),
+        (["class"], "error: a new loss cannot be named 'class': class is a Python keyword; 'class_2' is free"),
+        (["2clip"], "error: a new loss cannot be named '2clip': use words of letters and digits"),
+        (["soft", "--folder", "file"], "file exists and is not a folder"),
+        (["soft", "--folder", "."], "is not empty; it contains 'file'"),
+        (["soft", "--folder", "file/below"], "Not a directory; no partial files were left"),
         (["soft", "--form", "vector"], "usage: skyrl losses new"),
         ([], "usage: skyrl losses new"),
     ],
 )
-def test_what_cannot_be_done_exits_with_2_and_changes_nothing(run_skyrl, tmp_path, monkeypatch, arguments, message):
+def test_an_invalid_request_exits_with_2_and_changes_nothing(run_skyrl, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("mine")
     done = run_skyrl("losses", "new", *arguments)
@@ -81,7 +81,7 @@ def test_what_cannot_be_done_exits_with_2_and_changes_nothing(run_skyrl, tmp_pat
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_a_second_time_it_refuses_and_leaves_the_first_as_it_is(run_skyrl, tmp_path, monkeypatch):
+def test_running_it_twice_fails_and_keeps_the_existing_files(run_skyrl, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run_skyrl("losses", "new", "soft")
     loss = tmp_path / "skyrl-loss-soft/src/skyrl_loss_soft/loss.py"
@@ -96,4 +96,4 @@ def test_it_imports_neither_torch_nor_pydantic(run_skyrl, tmp_path):
         (site / name).mkdir(parents=True)
         (site / name / "__init__.py").write_text("raise AssertionError(__name__)")
     assert run_skyrl("losses", "new", "soft", "--folder", str(tmp_path / "new")).returncode == 0
-    assert run_skyrl("losses", "show", "standard").returncode != 0  # the block bites
+    assert run_skyrl("losses", "show", "standard").returncode != 0  # proves that importing them would fail

@@ -40,6 +40,7 @@ def test_json_has_every_plugin_with_its_group(foo, run_skyrl):
         "status": "ok",
         "reason": "",
         "summary": "",
+        "origin": None,
     }
     assert {key: row["status"] for key, row in rows.items()} == {
         ("skyrl.policy_losses", "foo"): "ok",
@@ -49,7 +50,7 @@ def test_json_has_every_plugin_with_its_group(foo, run_skyrl):
         ("skyrl.tracker", "lost"): "broken",
     }
     misspelled = rows["skyrl.tracker", "lost"]["reason"]
-    assert misspelled == "nothing reads the group 'skyrl.tracker'; did you mean 'skyrl.trackers'?"
+    assert misspelled == "unknown group 'skyrl.tracker'; did you mean 'skyrl.trackers'?"
     assert "module:Name" in rows["skyrl.trackers", "bad"]["reason"]
 
 

@@ -1,4 +1,4 @@
-"""`skyrl losses signature`: the chart, the picture, the numbers, and how it exits."""
+"""`skyrl losses signature`: the chart, the picture, the numbers and the exit codes."""
 
 import json
 import math
@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from skyrl_core.cli.main import main
-from skyrl_core.cli.signature import in_words
+from skyrl_core.cli.signature import describe_curve
 from skyrl_core.registry.loss_registry import load_policy_loss
 from skyrl_core.signature.axis import bounds, linear_ticks, number, ratio_ticks, scaled, weight_range
 from skyrl_core.signature.measure import Curve, measure_signature
@@ -51,7 +51,7 @@ def dual_clip():
 
 
 class TestNumbers:
-    def test_json_has_the_curves_and_what_they_were_measured_with(self, skyrl) -> None:
+    def test_json_has_the_curves_and_the_probe(self, skyrl) -> None:
         code, output, _ = skyrl("dual_clip", "--json", "--param", "clip_high=0.5", "--length", "2")
         content = json.loads(output)
         assert code == 0
@@ -75,7 +75,7 @@ class TestNumbers:
         assert [curve["weights"][at_one] for curve in content["curves"]] == [1.5, -0.5]
         assert "π / π_rollout" in skyrl("cispo", "--param", "anchor=rollout")[1]
 
-    def test_what_is_no_number_is_null(self, distributions, skyrl) -> None:
+    def test_nan_is_null(self, distributions, skyrl) -> None:
         broken(distributions, "return TokenLosses(values=(batch.log_probs + 2).log())")
         code, output, _ = skyrl("foo", "--json")
         assert code == 0
@@ -128,15 +128,15 @@ class TestChart:
         assert "pi / pi_old" in done.stdout
         assert "?" not in done.stdout
 
-    def test_a_token_that_the_loss_selects_has_a_chart_of_its_own(self, skyrl) -> None:
+    def test_a_token_that_the_loss_selects_has_a_separate_chart(self, skyrl) -> None:
         _, output, _ = skyrl("kl_cov")
         assert output.count("importance ratio") == 2
         assert "A = +1, selected: jumps at 1 from 2 to 0." in output
 
-    def test_the_rollout_policy_is_named_where_it_divides(self, skyrl) -> None:
+    def test_the_rollout_policy_is_named_if_it_is_the_denominator(self, skyrl) -> None:
         assert "π / π_rollout" in skyrl("icepop")[1]
 
-    def test_curves_that_end_together_are_named_where_they_peak(self) -> None:
+    def test_curves_that_end_together_are_labelled_at_their_peaks(self) -> None:
         rows = chart(measure_signature(load_policy_loss("sapo")).curves, "ratio", 80, ascii_only=False)
         assert [row.split()[-1] for row in rows if "A = " in row] == ["+1", "-1"]
 
@@ -197,7 +197,7 @@ class TestErrors:
             (["dual_clip", "--length", "0"], 2, "at least 1 token"),
         ],
     )
-    def test_an_error_of_the_user_says_what_is_wrong(self, skyrl, arguments, code: int, message: str) -> None:
+    def test_wrong_usage_is_explained(self, skyrl, arguments, code: int, message: str) -> None:
         found, output, errors = skyrl(*arguments)
         assert (found, output) == (code, "")
         assert message in errors
@@ -209,7 +209,7 @@ class TestErrors:
         assert "foo failed on a sequence of 4 equal tokens: AttributeError" in errors
         assert "skyrl losses check foo" in errors
 
-    def test_a_weight_that_is_no_number_cannot_be_drawn(self, distributions, skyrl) -> None:
+    def test_a_weight_that_is_not_finite_cannot_be_plotted(self, distributions, skyrl) -> None:
         broken(distributions, "return TokenLosses(values=batch.log_probs * float('nan'))")
         code, _, errors = skyrl("foo")
         assert code == 6
@@ -227,8 +227,8 @@ class TestErrors:
         ("vespo", "smooth; largest near 0.9, at 1.208"),
     ],
 )
-def test_a_curve_in_words(name: str, words: str) -> None:
-    assert in_words(measure_signature(load_policy_loss(name)).curves[0]) == words
+def test_a_curve_is_described_in_words(name: str, words: str) -> None:
+    assert describe_curve(measure_signature(load_policy_loss(name)).curves[0]) == words
 
 
 class TestAxis:
@@ -256,7 +256,7 @@ class TestAxis:
     def test_a_number_is_short(self, value: float, text: str) -> None:
         assert number(value) == text
 
-    def test_places_are_linear_or_logarithmic(self) -> None:
+    def test_positions_are_linear_or_logarithmic(self) -> None:
         assert scaled(0.0, -1.0, 1.0, 10) == 5
         assert scaled(1.0, 1 / 8, 8.0, 10, log=True) == pytest.approx(5)
 

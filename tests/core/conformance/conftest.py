@@ -1,4 +1,4 @@
-"""A loss package as a folder, to be broken by each test in its own way."""
+"""A correct loss package in a folder, which each test breaks in a different way."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -62,8 +62,8 @@ MakePackage = Callable[..., Path]
 
 @pytest.fixture
 def package(tmp_path: Path) -> Iterator[MakePackage]:
-    """Write the package, with the old text replaced by the new one in each named file; None leaves a file out."""
-    forget()
+    """Write the package with changes by file: (old text, new text), a new file's text, or None to leave it out."""
+    unload()
 
     def make(changes: dict[str, tuple[str, str] | str | None] | None = None) -> Path:
         folder = tmp_path / "package"
@@ -75,14 +75,14 @@ def package(tmp_path: Path) -> Iterator[MakePackage]:
             if change is not None:
                 (folder / path).parent.mkdir(parents=True, exist_ok=True)
                 (folder / path).write_text(change)
-        forget()
+        unload()
         return folder
 
     yield make
-    forget()
+    unload()
 
 
-def forget() -> None:
-    """Let the next import read the files anew."""
+def unload() -> None:
+    """Unload the package, so that the next import reads its files again."""
     for name in [name for name in sys.modules if name.partition(".")[0] == "skyrl_loss_scaled"]:
         del sys.modules[name]

@@ -1,4 +1,4 @@
-"""Other values of parameters: of every kind, and none that the schema refuses."""
+"""Every kind of parameter gets other values, and only values that the schema accepts."""
 
 from enum import Enum
 from typing import Annotated, Literal
@@ -60,7 +60,7 @@ def test_choices_are_tried_in_full() -> None:
     assert values("shape") == [Shape.HARD]
 
 
-def test_a_parameter_that_is_off_is_switched_on() -> None:
+def test_a_parameter_that_is_off_is_turned_on() -> None:
     assert 2.0 in values("limit")
     assert None in [params.limit for params in variations(Params(limit=2.0))[("limit",)]]
 
@@ -70,16 +70,16 @@ def test_nested_parameters_are_varied_one_by_one() -> None:
     assert {params.knots[1] for params in VARIATIONS[("knots", 0)]} == {2.0}
 
 
-def test_of_free_text_nothing_is_known() -> None:
+def test_free_text_is_not_varied() -> None:
     assert values("label") == []
 
 
-def test_a_change_that_the_schema_refuses_is_none() -> None:
+def test_a_change_that_the_schema_rejects_is_none() -> None:
     assert changed(Params(), ("coef",), -1) is None
     assert changed(Params(), ("clip", "low"), 0.5) == Params(clip=Clip(low=0.5))
 
 
-def test_open_parameters_remember_what_was_asked_for() -> None:
+def test_open_parameters_record_what_was_read() -> None:
     params = RecordingParams(beta=2.0)
     assert (params.get("beta", 1.0), params.get("gamma", 0.5), params.get("delta")) == (2.0, 0.5, None)
-    assert params.asked == {"beta": 2.0, "gamma": 0.5, "delta": None}
+    assert params.read == {"beta": 2.0, "gamma": 0.5, "delta": None}

@@ -1,4 +1,4 @@
-"""The two losses of SkyRL's public documents: trained as they are written, and told what is wrong in them."""
+"""The two losses in SkyRL's public documents train as they are written, and the check finds what is wrong in them."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from skyrl_core.contract.policy_loss import PolicyLoss
 
 
 class MyCustomPolicyLoss(PolicyLoss):
-    """PPO's clip between 0.8 and 1.2, and a parameter that it reads."""
+    """PPO's clip between 0.8 and 1.2, and a parameter that it reads but does not use."""
 
     def __init__(self, config):
         super().__init__(config)
@@ -23,7 +23,7 @@ class MyCustomPolicyLoss(PolicyLoss):
 
 
 class EntropyRegularizedLoss(PolicyLoss):
-    """A policy gradient, and a bonus that is meant to be the entropy."""
+    """A policy gradient with a bonus that is meant to be the entropy."""
 
     def __init__(self, config):
         super().__init__(config)
@@ -41,7 +41,7 @@ def checked(cls: type[PolicyLoss], *, thorough: bool, **params: float) -> Report
 
 
 @pytest.mark.parametrize("cls", [MyCustomPolicyLoss, EntropyRegularizedLoss])
-def test_they_train_as_they_are_written(cls: type[PolicyLoss]) -> None:
+def test_both_train_as_they_are_written(cls: type[PolicyLoss]) -> None:
     report = checked(cls, thorough=False)
     report.raise_for_failures()
     [(rule, notes)] = [(result.rule, result.notes) for result in report.results if result.notes]
@@ -49,25 +49,25 @@ def test_they_train_as_they_are_written(cls: type[PolicyLoss]) -> None:
     assert "every log-ratio +200: not finite; clamp the log-ratio before exp" in notes[0]
 
 
-def test_the_first_reads_a_parameter_and_never_uses_it() -> None:
+def test_the_unused_parameter_of_the_first_is_found() -> None:
     (failure,) = checked(MyCustomPolicyLoss, thorough=True).failures
     assert failure.rule == "parameters"
     assert (failure.failure or "").startswith("my_param has no effect: 1.0 and 2.0, 0.5, ")
-    assert failure.remedy == ("use the parameter, or remove it: a config that sets it looks as if it did something")
+    assert failure.remedy == "use the parameter, or remove it: a config that sets it would have no effect"
 
 
-def test_the_entropy_of_the_second_is_none() -> None:
+def test_the_bonus_of_the_second_is_found_not_to_be_an_entropy() -> None:
     (failure,) = checked(EntropyRegularizedLoss, thorough=True).failures
     assert failure.rule == "sampled_entropy"
-    assert "the expected step changes the exact entropy by +0.000175 per unit where four tokens" in str(failure.failure)
-    assert "and by -3.85e-05 where one has 0.2 and forty have 0.02" in str(failure.failure)
+    assert "change the exact entropy by +0.000175 (per unit of learning rate) for four tokens" in str(failure.failure)
+    assert "but by -3.85e-05 for one token with 0.2 and forty with 0.02" in str(failure.failure)
     assert failure.remedy == (
-        "exp(lp) * lp is one summand of the entropy, not an estimate of it: sampling counts its probability twice. "
+        "exp(lp) * lp is one term of the entropy, not an estimate of it: sampling counts its probability twice. "
         "Declare Need.ENTROPY and subtract coef * batch.entropy, which is exact and carries gradient"
     )
 
 
-def test_the_numbers_in_that_message_are_those_of_autograd_on_the_whole_distribution() -> None:
+def test_the_numbers_in_that_message_match_autograd_on_the_full_distribution() -> None:
     def change(probabilities: list[float]) -> float:
         logits = torch.tensor(probabilities, dtype=torch.float64).log().requires_grad_()
         log_policy = logits.log_softmax(-1)
@@ -81,8 +81,8 @@ def test_the_numbers_in_that_message_are_those_of_autograd_on_the_whole_distribu
     assert change([0.2, *[0.02] * 40]) == pytest.approx(-3.85e-05, rel=0.005)
 
 
-def test_a_misspelt_parameter_of_either_is_found() -> None:
+def test_a_misspelled_parameter_is_found() -> None:
     (failure,) = checked(EntropyRegularizedLoss, thorough=True, entropy_coeff=0.5).failures[1:]
     assert failure.failure == (
-        "entropy_coeff is given, and the loss asks only for entropy_coef; did you mean 'entropy_coef'?"
+        "entropy_coeff is given, but the loss reads only entropy_coef; did you mean 'entropy_coef'?"
     )

@@ -8,8 +8,6 @@ from skyrl_core.discovery.installed import (
     fold,
     installed_distributions,
     is_installed,
-    printable,
-    shortened,
     unreadable_entry_points,
 )
 
@@ -17,27 +15,6 @@ from skyrl_core.discovery.installed import (
 @pytest.mark.parametrize("name", ["Foo.Bar", "foo-bar", "FOO__bar", "foo.-_bar"])
 def test_names_of_distributions_are_folded_as_pep_503_says(name):
     assert fold(name) == "foo-bar"
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("plain ünïcödé 漢字", "plain ünïcödé 漢字"),
-        ("\x1b[1;31mred\x1b[0m", "red"),
-        ("\x1b]8;;http://x\x1b\\link\x1b]8;;\x1b\\", "link"),
-        ("tab\there", "tab here"),
-        ("a\rb\x00c\x9bd\u202ee\u2028f", "abcdef"),
-    ],
-)
-def test_control_characters_and_escape_sequences_are_dropped(text, shown):
-    assert printable(text) == shown
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"), [("abcd", "abcd"), ("abcde", "abc…"), ("a\x1b[2Jbcd", "abcd"), ("x" * 10**6, "xxx…"), ("", "")]
-)
-def test_a_text_is_cut_to_a_length(text, shown):
-    assert shortened(text, 4) == shown
 
 
 def test_a_line_separator_of_unicode_does_not_end_a_header(distributions):

@@ -12,10 +12,10 @@ from skyrl_core.registry.loss_registry import (
     LOSSES,
     describe_loss,
     load_policy_loss,
-    load_scheduled_loss,
     register_policy_loss,
     validate_loss_params,
 )
+from skyrl_core.registry.resolved_loss import ResolvedLoss
 
 TWO = {"terms": [{"loss": "dual_clip", "weight": 2.0}, {"loss": "cross_entropy", "weight": 0.5}]}
 
@@ -140,7 +140,7 @@ def test_weights_and_parameters_of_terms_take_schedules() -> None:
         {"loss": "dual_clip", "params": {"clip_high": falling | {"end": 0.2}}},
         {"loss": "reinforce", "weight": falling},
     ]
-    scheduled = load_scheduled_loss("sum", {"terms": terms})
+    scheduled = ResolvedLoss.find("sum", {"terms": terms}).scheduled()
     params = scheduled.at(2).params
     assert params.terms[0].params["clip_high"] == pytest.approx(0.6)
     assert params.terms[1].weight == 0.5

@@ -1,12 +1,14 @@
 """KL estimators: their values, and which divergence each descends when it is a loss."""
 
 import math
+from typing import get_args
 
 import pytest
 import torch
 from torch import Tensor
 
 from skyrl_core.maths.kl import kl_estimate, kl_loss
+from skyrl_core.parameters.algorithm_options import KlEstimator
 
 F64 = torch.float64
 
@@ -25,6 +27,11 @@ def test_values_by_hand(estimator: str, expected: list[float]) -> None:
     log_probs = torch.tensor([[math.log(0.5), math.log(0.25)]], dtype=F64)
     ref_log_probs = torch.tensor([[math.log(0.25), math.log(0.5)]], dtype=F64)
     torch.testing.assert_close(kl_estimate(log_probs, ref_log_probs, estimator), torch.tensor([expected], dtype=F64))
+
+
+@pytest.mark.parametrize("estimator", get_args(KlEstimator))
+def test_every_estimator_that_an_option_may_name_is_computed(estimator: KlEstimator) -> None:
+    assert kl_estimate(torch.zeros(1, 1), torch.zeros(1, 1), estimator).item() == 0.0
 
 
 def small_policies() -> tuple[Tensor, Tensor]:

@@ -3,33 +3,39 @@
 import pytest
 
 from skyrl_core.contract.policy_loss import Need
-from skyrl_core.registry.loss_registry import load_policy_loss, load_scheduled_loss
+from skyrl_core.registry.loss_registry import load_policy_loss
+from skyrl_core.registry.resolved_loss import ResolvedLoss
 from skyrl_core.registry.scheduled_loss import ScheduledLoss
 
 FALLING = {"schedule": "linear", "start": 0.02, "end": 0.0, "steps": 4}
 
 
 def test_each_step_has_the_loss_of_its_parameters() -> None:
-    scheduled = load_scheduled_loss("entropy_reg", {"entropy_coef": FALLING})
+    scheduled = ResolvedLoss.find("entropy_reg", {"entropy_coef": FALLING}).scheduled()
     assert [scheduled.at(step).params.entropy_coef for step in (0, 1, 4, 9)] == pytest.approx([0.02, 0.015, 0, 0])
 
 
 def test_the_instance_stays_while_nothing_changes() -> None:
-    scheduled = load_scheduled_loss("entropy_reg", {"entropy_coef": FALLING})
+    scheduled = ResolvedLoss.find("entropy_reg", {"entropy_coef": FALLING}).scheduled()
     assert scheduled.at(0) is scheduled.at(0)
     assert scheduled.at(4) is scheduled.at(5)
-    fixed = load_scheduled_loss("dual_clip")
+    fixed = ResolvedLoss.find("dual_clip").scheduled()
     assert fixed.at(0) is fixed.at(100)
 
 
 def test_it_needs_what_the_loss_reads_at_any_step() -> None:
     rising = {"schedule": "linear", "start": 0.0, "end": 0.1, "steps": 4}
-    assert load_scheduled_loss("entropy_reg", {"entropy_coef": rising}).needs == {Need.OLD_LOG_PROBS, Need.ENTROPY}
-    assert load_scheduled_loss("entropy_reg", {"entropy_coef": 0.0}).needs == {Need.OLD_LOG_PROBS}
+    assert ResolvedLoss.find("entropy_reg", {"entropy_coef": rising}).scheduled().needs == {
+        Need.OLD_LOG_PROBS,
+        Need.ENTROPY,
+    }
+    assert ResolvedLoss.find("entropy_reg", {"entropy_coef": 0.0}).scheduled().needs == {Need.OLD_LOG_PROBS}
 
 
 def test_a_new_instance_has_the_state_of_the_old_one() -> None:
-    scheduled = load_scheduled_loss("entropy_reg", {"target_entropy": 1.0, "clip_high": FALLING | {"end": 0.1}})
+    scheduled = ResolvedLoss.find(
+        "entropy_reg", {"target_entropy": 1.0, "clip_high": FALLING | {"end": 0.1}}
+    ).scheduled()
     scheduled.at(0).after_step({"entropy": 0.5})
     state = scheduled.at(0).state_dict()
     assert state["entropy_coef"] == pytest.approx(0.015)
@@ -37,7 +43,7 @@ def test_a_new_instance_has_the_state_of_the_old_one() -> None:
 
 
 def test_variants_stand_for_all_steps_and_numbers_are_named_by_path() -> None:
-    scheduled = load_scheduled_loss("entropy_reg", {"entropy_coef": FALLING})
+    scheduled = ResolvedLoss.find("entropy_reg", {"entropy_coef": FALLING}).scheduled()
     assert [loss.params.entropy_coef for loss in scheduled.variants()] == pytest.approx([0.02, 0.015, 0.0])
     assert scheduled.numbers(2) == {"entropy_coef": pytest.approx(0.01)}
 

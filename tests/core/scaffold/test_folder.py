@@ -1,4 +1,4 @@
-"""A folder is written whole or not at all, and nothing in it is ever overwritten."""
+"""A folder is written completely or not at all, and existing files are never overwritten."""
 
 import os
 import resource
@@ -13,7 +13,7 @@ from skyrl_core.scaffold.folder import write_folder
 FILES = {"a.txt": "one\n", "deep/er/b.txt": "zwei ü\n", "z.txt": "x" * 5000}
 
 
-def everything(folder):
+def contents(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
@@ -23,9 +23,9 @@ def expected():
 
 @contextmanager
 def almost_full():
-    """No file can grow beyond 1000 bytes: the last of the files fails half-way, like on a full disk.
+    """Limit files to 1000 bytes, so that the last one fails half-way, as on a full disk.
 
-    As short as can be: the limit holds for the report of the tests too.
+    Keep the block short: the limit applies to pytest's report too.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
@@ -37,19 +37,19 @@ def almost_full():
 
 def test_a_new_folder_has_the_files_and_nothing_else(tmp_path):
     write_folder(tmp_path / "new", FILES)
-    assert everything(tmp_path / "new") == expected()
+    assert contents(tmp_path / "new") == expected()
     assert os.listdir(tmp_path) == ["new"]
 
 
-def test_its_permissions_are_those_of_any_new_folder(tmp_path):
+def test_its_permissions_are_the_default_ones(tmp_path):
     (tmp_path / "other").mkdir()
     write_folder(tmp_path / "new", FILES)
     assert (tmp_path / "new").stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
-def test_missing_parents_are_made(tmp_path):
+def test_missing_parents_are_created(tmp_path):
     write_folder(tmp_path / "some" / "where" / "new", FILES)
-    assert everything(tmp_path / "some/where/new") == expected()
+    assert contents(tmp_path / "some/where/new") == expected()
 
 
 def test_an_empty_folder_is_filled_and_stays_the_same_folder(tmp_path):
@@ -57,7 +57,7 @@ def test_an_empty_folder_is_filled_and_stays_the_same_folder(tmp_path):
     target.mkdir()
     before = target.stat().st_ino
     write_folder(target, FILES)
-    assert everything(target) == expected()
+    assert contents(target) == expected()
     assert sorted(os.listdir(target)) == ["a.txt", "deep", "z.txt"]
     assert target.stat().st_ino == before
 
@@ -68,47 +68,47 @@ def test_the_current_folder_can_be_filled(tmp_path, monkeypatch):
     assert sorted(os.listdir()) == ["a.txt", "deep", "z.txt"]
 
 
-@pytest.mark.parametrize("there", ["a.txt", "notes", ".git"])
-def test_a_folder_with_anything_in_it_is_refused_and_stays_as_it_is(tmp_path, there):
-    (tmp_path / there).write_text("mine")
-    with pytest.raises(SkyrlError, match=rf"is not empty, it has '{there}' in it: nothing was written.*--folder"):
+@pytest.mark.parametrize("existing", ["a.txt", "notes", ".git"])
+def test_a_folder_that_is_not_empty_is_rejected_and_unchanged(tmp_path, existing):
+    (tmp_path / existing).write_text("mine")
+    with pytest.raises(SkyrlError, match=rf"is not empty; it contains '{existing}'.*--folder"):
         write_folder(tmp_path, FILES)
-    assert everything(tmp_path) == {there: b"mine"}
+    assert contents(tmp_path) == {existing: b"mine"}
 
 
 @pytest.mark.parametrize("kind", ["file", "dangling link"])
-def test_what_is_no_folder_is_refused(tmp_path, kind):
+def test_a_path_that_is_not_a_folder_is_rejected(tmp_path, kind):
     target = tmp_path / "there"
     if kind == "file":
         target.write_text("mine")
     else:
         target.symlink_to(tmp_path / "nowhere")
-    with pytest.raises(SkyrlError, match="there exists and is no folder: nothing was written") as caught:
+    with pytest.raises(SkyrlError, match="there exists and is not a folder") as caught:
         write_folder(target, FILES)
     assert caught.value.exit_code == 2
     assert os.listdir(tmp_path) == ["there"]
 
 
-def test_a_disk_that_fills_up_leaves_nothing_not_even_parents(tmp_path):
-    with pytest.raises(SkyrlError, match=r"some/new: File too large\. Nothing half-written is left"), almost_full():
+def test_a_full_disk_leaves_nothing_not_even_parents(tmp_path):
+    with pytest.raises(SkyrlError, match=r"some/new: File too large; no partial files were left"), almost_full():
         write_folder(tmp_path / "some" / "new", FILES)
     assert os.listdir(tmp_path) == []
 
 
-def test_a_disk_that_fills_up_leaves_an_empty_folder_empty(tmp_path):
+def test_a_full_disk_leaves_an_empty_folder_empty(tmp_path):
     with pytest.raises(SkyrlError, match="File too large"), almost_full():
         write_folder(tmp_path, FILES)
     assert os.listdir(tmp_path) == []
 
 
-def test_a_place_below_a_file_cannot_be_written(tmp_path):
+def test_a_folder_below_a_file_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(SkyrlError, match=r"cannot write .*file/new: Not a directory"):
         write_folder(tmp_path / "file" / "new", FILES)
-    assert everything(tmp_path) == {"file": b"mine"}
+    assert contents(tmp_path) == {"file": b"mine"}
 
 
-def test_a_name_that_the_disk_cannot_hold_leaves_no_parents(tmp_path):
+def test_a_name_that_is_too_long_leaves_no_parents(tmp_path):
     with pytest.raises(SkyrlError, match="File name too long"):
         write_folder(tmp_path / "some" / ("n" * 300), FILES)
     assert os.listdir(tmp_path) == []
@@ -122,21 +122,21 @@ def test_a_folder_without_permission_cannot_be_written(tmp_path):
 
 
 @pytest.mark.parametrize(("exists", "reason"), [(False, "Directory not empty"), (True, "File exists")])
-def test_somebody_who_is_faster_is_not_overwritten(tmp_path, monkeypatch, exists, reason):
-    place_aside = folder_module._place_aside
+def test_files_that_another_process_writes_meanwhile_are_not_overwritten(tmp_path, monkeypatch, exists, reason):
+    make_staging_folder = folder_module._make_staging_folder
 
     def slow(folder):
-        aside = place_aside(folder)
+        staging = make_staging_folder(folder)
         folder.mkdir(exist_ok=True)
         (folder / "z.txt").write_text("mine")
-        return aside
+        return staging
 
     if exists:
         (tmp_path / "new").mkdir()
-    monkeypatch.setattr(folder_module, "_place_aside", slow)
+    monkeypatch.setattr(folder_module, "_make_staging_folder", slow)
     with pytest.raises(SkyrlError, match=f"cannot write .*new: {reason}"):
         write_folder(tmp_path / "new", FILES)
-    assert everything(tmp_path) == {"new/z.txt": b"mine"}
+    assert contents(tmp_path) == {"new/z.txt": b"mine"}
     assert os.listdir(tmp_path / "new") == ["z.txt"]
 
 

@@ -1,4 +1,4 @@
-"""Breaks of a weight: found where they are, and nowhere else."""
+"""Every jump and bend of a weight is found, and nothing else."""
 
 import math
 
@@ -10,7 +10,7 @@ GRID = [math.exp(math.log(1 / 8) + index * math.log(64) / 240) for index in rang
 
 
 def breaks_of(weight):
-    """Of a function of the ratio."""
+    """Find the breaks of a function of the ratio."""
     return find_breaks(lambda x: weight(math.exp(x)), GRID, [weight(ratio) for ratio in GRID])
 
 
@@ -50,5 +50,5 @@ def test_several_breaks_come_in_order() -> None:
         lambda ratio: ratio / (1 + math.exp(4 * (ratio - 1))),
     ],
 )
-def test_a_smooth_weight_has_none(smooth) -> None:
+def test_a_smooth_weight_has_no_breaks(smooth) -> None:
     assert breaks_of(smooth) == ()

@@ -1,4 +1,4 @@
-"""Signatures: the weights of the installed losses, by hand."""
+"""The measured weights of the installed losses match values worked out by hand."""
 
 import math
 
@@ -19,7 +19,7 @@ def weight(name: str, ratio: float, advantage: float, probe: Probe = PROBE, **pa
 
 
 def breaks(name: str, probe: Probe = PROBE, **params) -> list[list[tuple[str, float]]]:
-    """Kind and ratio of the breaks for A = +1, and for A = -1."""
+    """Return kind and ratio of the breaks, for A = +1 and for A = -1."""
     measured = measure_signature(load_policy_loss(name, params), probe=probe)
     return [[(each.kind, each.ratio) for each in curve.breaks] for curve in measured.curves]
 
@@ -41,10 +41,10 @@ def breaks(name: str, probe: Probe = PROBE, **params) -> list[list[tuple[str, fl
         ("icepop", 6.0, 1.0, 0.0),
         ("gmpo", 1.4, 1.0, 1.4),
         ("gmpo", 1.5, 1.0, 0.0),  # log 1.5 = 0.405 > 0.4
-        ("cross_entropy", 2.0, -1.0, 1.0),  # whatever the advantage
+        ("cross_entropy", 2.0, -1.0, 1.0),  # for any advantage
         ("dro", 2.0, 1.0, 1 - 0.05 * math.log(2)),  # A - beta log r
         ("cpgd", 1.1, 1.0, 1 - 0.01 * 0.1),  # A - drift_coef (r - 1)
-        ("cpgd", 2.0, 1.0, -0.01),  # the clip leaves the drift
+        ("cpgd", 2.0, 1.0, -0.01),  # only the drift remains beyond the clip
         ("sapo", 3.0, 1.0, 3 * 4 * 0.104993585),  # r · 4 p (1 - p), p = sigmoid(2) = 0.880797
         ("kl_cov", 2.0, 1.0, 2.0),
         ("entropy_reg", 1.3, 1.0, 0.0),
@@ -55,12 +55,12 @@ def breaks(name: str, probe: Probe = PROBE, **params) -> list[list[tuple[str, fl
         ("vespo", 1.1, -1.0, -(1.4641**3) * math.exp(-0.9282)),
     ],
 )
-def test_the_weight_of_a_token_by_hand(name: str, ratio: float, advantage: float, expected: float) -> None:
+def test_the_weight_of_a_token_matches_the_formula(name: str, ratio: float, advantage: float, expected: float) -> None:
     assert weight(name, ratio, advantage) == pytest.approx(expected, rel=1e-6, abs=1e-12)
 
 
 @pytest.mark.parametrize("advantage", [1.0, -1.0])
-def test_on_policy_every_loss_weighs_its_advantage(advantage: float) -> None:
+def test_on_policy_the_weight_is_the_advantage_for_every_loss(advantage: float) -> None:
     checked = []
     for claim in policy_losses():
         loss = load_policy_loss(claim.name)
@@ -100,14 +100,14 @@ def test_the_bound_of_a_divergence_depends_on_the_probability() -> None:
     assert breaks("dppo", Probe(probability=0.05)) == [[("jump", pytest.approx(5.0))], []]
 
 
-def test_a_whole_sequence_weight_depends_on_the_length() -> None:
+def test_the_weight_of_a_sequence_level_loss_depends_on_the_length() -> None:
     one = weight("vespo", 0.9, 1.0, Probe(length=1))
     assert one == pytest.approx(0.81 * math.exp(0.3))  # W = 0.9
     assert weight("gspo", 1.0002, 1.0, Probe(length=1)) == weight("gspo", 1.0002, 1.0, Probe(length=7))
 
 
 @pytest.mark.parametrize("ratio", [0.9998, 1.0002])
-def test_both_levels_of_gspo_weigh_a_token_alike(ratio: float) -> None:
+def test_both_levels_of_gspo_give_a_token_the_same_weight(ratio: float) -> None:
     weights = [weight("gspo", ratio, 1.0, level=level) for level in ("token", "sequence")]
     assert weights == pytest.approx([ratio, ratio])
 
@@ -139,7 +139,7 @@ def test_a_sum_weighs_the_sum_of_its_terms() -> None:
     assert weight("sum", 2.0, -1.0, terms=terms) == pytest.approx(-1.5)
 
 
-def test_entropy_has_a_weight_of_its_own() -> None:
+def test_entropy_has_a_separate_weight() -> None:
     assert measure_signature(load_policy_loss("entropy_reg", {"entropy_coef": 0.03})).entropy_weight == pytest.approx(
         0.03
     )
@@ -160,10 +160,10 @@ def test_a_scalar_loss_has_the_same_signature_as_its_token_form(length: int) -> 
         assert [each.ratio for each in mine.breaks] == [each.ratio for each in theirs.breaks]
 
 
-class NosyLoss(PolicyLoss):
-    """Reads everything that there is."""
+class ReadsEverything(PolicyLoss):
+    """Reads every input."""
 
-    name = "nosy"
+    name = "reads_everything"
     api_version = 1
 
     @classmethod
@@ -179,8 +179,8 @@ class NosyLoss(PolicyLoss):
         return TokenLosses(values=values - 2.0 * batch.entropy)
 
 
-def test_the_other_policies_agree_and_every_input_is_there() -> None:
-    weighed = Scale(NosyLoss(OpenLossParams())).weigh(2.0, 1.0)
+def test_the_other_policies_agree_and_every_input_is_available() -> None:
+    weighed = Scale(ReadsEverything(OpenLossParams())).weigh(2.0, 1.0)
     assert (weighed.weight, weighed.entropy_weight) == (1.0, 2.0)
     assert weighed.loss == pytest.approx(-math.log(0.2) - 2.0)  # of probability 0.1 · 2, with an entropy of 1
 
@@ -191,13 +191,13 @@ class TestRange:
         assert (ratios[0], ratios[-1]) == pytest.approx(WIDE)
         assert 1.0 in ratios
 
-    def test_it_is_narrow_where_all_bounds_are_close_to_one(self) -> None:
+    def test_it_is_narrow_if_all_bounds_are_close_to_one(self) -> None:
         ratios = measure_signature(load_policy_loss("gspo")).ratios
         assert 0.99 < ratios[0] < 0.9997
         assert 1.0004 < ratios[-1] < 1.01
         assert 1.0 in ratios
 
-    def test_it_can_be_given(self) -> None:
+    def test_it_can_be_set(self) -> None:
         ratios = measure_signature(load_policy_loss("gspo"), ratios=(0.5, 4.0), points=11).ratios
         assert len(ratios) == 11
         assert (ratios[0], ratios[-1]) == pytest.approx((0.5, 4.0))
@@ -213,13 +213,13 @@ class TestRange:
             ((0.5, 2.0), Probe(probability=1.0), "between 0 and 1"),
         ],
     )
-    def test_what_cannot_be_is_refused(self, ratios, probe: Probe, message: str) -> None:
+    def test_an_invalid_range_or_probe_is_rejected(self, ratios, probe: Probe, message: str) -> None:
         with pytest.raises(ValueError, match=message):
             check_range(ratios, probe)
 
 
 class TestPieces:
-    def test_a_curve_is_cut_where_it_jumps(self) -> None:
+    def test_a_curve_is_split_where_it_jumps(self) -> None:
         rising, falling = measure_signature(load_policy_loss("dual_clip")).curves
         assert [(piece[0], piece[-1]) for piece in rising.pieces] == [
             (pytest.approx((1 / 8, 1 / 8)), pytest.approx((1.2, 1.2), rel=1e-5)),

@@ -1,4 +1,4 @@
-"""The tests that an author gets, run by pytest in a process of its own, as the author runs them."""
+"""The rule tests of an author's package, run by pytest in a separate process, as the author runs them."""
 
 import os
 import subprocess
@@ -32,7 +32,7 @@ class WrongSign(Right):
         return TokenLosses(values=-super().token_losses(batch).values)
 
 
-class RaisesAtOnce(Right):
+class AlwaysRaises(Right):
     name, Params, api_version, semantics_version = "raises", LossParams, 1, 1
 
     def token_losses(self, batch):
@@ -62,18 +62,18 @@ def test_every_rule_is_one_passed_test(tmp_path) -> None:
     assert "PASSED test_mine.py::test_loss[Right-finite]" in output
 
 
-def test_a_broken_rule_is_one_failed_test_with_its_own_message_and_no_traceback(tmp_path) -> None:
+def test_a_broken_rule_is_one_failed_test_with_the_message_of_the_rule_and_no_traceback(tmp_path) -> None:
     output = run_pytest(tmp_path, "test_loss = policy_loss_tests(WrongSign(LossParams()))")
     assert f"1 failed, {len(RULES) - 1} passed" in output
     assert "FAILED test_mine.py::test_loss[WrongSign-gradient_sign]" in output
     assert "found:  at ratio 1 the advantage +1 of token [0, 0] adds 1 to d loss / d log_prob" in output
     assert "input:  log_probs = [[-0.1908]]" in output
-    assert "change: losses are minimised" in output
+    assert "fix:    losses are minimised" in output
     assert "rule_tests.py" not in output.partition("short test summary")[0].partition("FAILURES")[2]
 
 
-def test_what_cannot_be_checked_yet_is_skipped(tmp_path) -> None:
-    output = run_pytest(tmp_path, "test_loss = policy_loss_tests(RaisesAtOnce(LossParams()))")
+def test_rules_that_depend_on_a_broken_rule_are_skipped(tmp_path) -> None:
+    output = run_pytest(tmp_path, "test_loss = policy_loss_tests(AlwaysRaises(LossParams()))")
     assert f"1 failed, {len(RULES) - 1} skipped" in output
     assert "raised RuntimeError: not today" in output
 
@@ -85,7 +85,7 @@ def test_a_waived_rule_is_an_expected_failure_and_a_stale_waiver_an_unexpected_o
     assert "waived: ascends on purpose" in output
     stale = run_pytest(tmp_path, f"test_loss = policy_loss_tests(Right(LossParams()), waive={waive})")
     assert f"1 failed, {len(RULES) - 1} passed" in stale
-    assert "the rule holds, and is waived because 'ascends on purpose'" in stale
+    assert "the rule holds, but is waived because 'ascends on purpose'" in stale
 
 
 def test_the_rules_of_a_package_and_of_its_losses_are_tests(tmp_path) -> None:
@@ -96,7 +96,7 @@ def test_the_rules_of_a_package_and_of_its_losses_are_tests(tmp_path) -> None:
     assert "PASSED test_mine.py::test_package[clipped_pg-finite]" in output
 
 
-def test_a_package_that_cannot_be_imported_fails_once(tmp_path) -> None:
+def test_a_package_that_cannot_be_imported_is_one_failed_test(tmp_path) -> None:
     (tmp_path / "pyproject.toml").write_text(
         "[project]\nname = 'foo'\n[project.entry-points.'skyrl.policy_losses']\nfoo = 'no_such_module:Foo'\n"
     )
@@ -105,7 +105,7 @@ def test_a_package_that_cannot_be_imported_fails_once(tmp_path) -> None:
     assert "ModuleNotFoundError" in output
 
 
-def test_the_parameters_that_were_given_are_in_the_name_of_the_test(tmp_path) -> None:
+def test_the_given_parameters_are_in_the_name_of_the_test(tmp_path) -> None:
     params = "from skyrl_core.losses.cispo import CispoLoss as C\nloss = C(C.Params(anchor='rollout', clip_high=2.0))\n"
     output = run_pytest(tmp_path, f"{params}test_loss = policy_loss_tests(loss)")
     assert "PASSED test_mine.py::test_loss[CispoLoss-anchor=rollout,clip_high=2.0-finite]" in output
@@ -117,7 +117,7 @@ def test_importing_the_core_or_its_conformance_rules_does_not_import_pytest() ->
 
 
 def test_mistakes_are_errors_when_tests_are_collected(tmp_path) -> None:
-    with pytest.raises(ValueError, match="was given no loss"):
+    with pytest.raises(ValueError, match="got no loss"):
         policy_loss_tests()
     with pytest.raises(WaiverError, match="did you mean 'finite'"):
         policy_loss_tests(StandardLoss(StandardLoss.Params()), waive={"finit": "why"})

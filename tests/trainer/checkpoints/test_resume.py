@@ -6,15 +6,17 @@ from dataclasses import replace
 import pytest
 
 from skyrl_core.errors import SkyrlError
+from skyrl_core.registry.loss_registry import describe_loss
 from skyrl_train.checkpoints import resume
 from skyrl_train.checkpoints.manifest import DamagedCheckpointError, write_manifest
 from skyrl_train.checkpoints.resume import Resumption
+from skyrl_train.config.load_config import resolve_run
 from skyrl_train.config.resolved import ResolvedRun
-from skyrl_train.config.schema import RunConfig
+from skyrl_train.environments.load_environment import load_environment
 from skyrl_train.record.progress import Progress
 from skyrl_train.tracking.run_folder import RunFolder
 
-LOSS = {"id": "skyrl-core:dual_clip@1", "files_sha256": "abc", "params": {"clip_low": 0.2, "clip_high": 0.2}}
+LOSS = describe_loss("dual_clip").record()
 PROGRESS = Progress(step=2, optimizer_steps=4, world_size=1, zero_stage=2, loss=LOSS)
 
 
@@ -34,9 +36,9 @@ def folder(tmp_path):
 def run(
     *, steps: int = 4, accept: bool = False, stage: int = 2, precision: str = "fp32", lora: int | None = None
 ) -> ResolvedRun:
-    deepspeed = {"zero_stage": stage, "precision": precision}
-    config = RunConfig.model_validate({"trainer": {"steps": steps, "deepspeed": deepspeed, "lora": {"rank": lora}}})
-    return ResolvedRun(config=config, loss_reference="dual_clip", accept_loss_change=accept)
+    options = {"steps": steps, "deepspeed.zero_stage": stage, "deepspeed.precision": precision, "lora.rank": lora}
+    overrides = [f"trainer.{key}={json.dumps(value)}" for key, value in options.items()]
+    return replace(resolve_run(load_environment, overrides=overrides), accept_loss_change=accept)
 
 
 def found(tmp_path, **changes) -> Resumption:
@@ -48,7 +50,7 @@ def damage(folder, step: int) -> None:
 
 
 def test_an_unchanged_run_resumes_with_its_progress(tmp_path):
-    checked = resume.check(found(tmp_path), run(), LOSS, 1)
+    checked = resume.check(found(tmp_path), run(), 1)
     assert checked.progress == PROGRESS
     assert not checked.converts
 
@@ -56,17 +58,17 @@ def test_an_unchanged_run_resumes_with_its_progress(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"id": "skyrl-core:dual_clip@2"}, r"id: skyrl-core:dual_clip@1 -> skyrl-core:dual_clip@2"),
-        ({"files_sha256": "def"}, r"files_sha256: abc -> def"),
-        ({"params": {"clip_low": 0.2, "clip_high": 0.3}}, r"params\.clip_high: 0\.2 -> 0\.3"),
+        ({"id": "skyrl-core:dual_clip@2"}, r"id: skyrl-core:dual_clip@2 -> skyrl-core:dual_clip@1"),
+        ({"files_sha256": "def"}, r"files_sha256: def -> "),
+        ({"params": LOSS["params"] | {"clip_high": 0.3}}, r"params\.clip_high: 0\.3 -> 0\.2"),
     ],
 )
 def test_a_changed_loss_is_refused_unless_it_is_accepted_and_then_recorded(tmp_path, change, message):
     with pytest.raises(SkyrlError, match=message) as error:
-        resume.check(found(tmp_path), run(), LOSS | change, 1)
+        resume.check(found(tmp_path, loss=LOSS | change), run(), 1)
     assert "--accept-loss-change" in str(error.value)
-    accepted = resume.check(found(tmp_path), run(accept=True), LOSS | change, 1)
-    assert accepted.progress.loss == LOSS | change
+    accepted = resume.check(found(tmp_path, loss=LOSS | change), run(accept=True), 1)
+    assert accepted.progress.loss == LOSS
     (record,) = accepted.progress.loss_changes
     assert record["step"] == 2
     assert any(line in str(error.value) for line in record["changes"])
@@ -75,7 +77,7 @@ def test_a_changed_loss_is_refused_unless_it_is_accepted_and_then_recorded(tmp_p
 
 def test_an_earlier_change_stays_recorded_and_an_unused_permission_is_not(tmp_path):
     earlier = ({"step": 1, "changes": ["id: a -> b"]},)
-    checked = resume.check(found(tmp_path, loss_changes=earlier), run(accept=True), LOSS, 1)
+    checked = resume.check(found(tmp_path, loss_changes=earlier), run(accept=True), 1)
     assert checked.progress.loss_changes == earlier
     assert checked.notes(run(), 1) == []
 
@@ -86,7 +88,7 @@ def test_an_earlier_change_stays_recorded_and_an_unused_permission_is_not(tmp_pa
 )
 def test_another_number_of_ranks_or_a_stage_of_the_same_kind_is_converted(tmp_path, before, now, converts):
     was = found(tmp_path, world_size=before[0], zero_stage=before[1])
-    checked = resume.check(was, run(stage=now[1]), LOSS, now[0])
+    checked = resume.check(was, run(stage=now[1]), now[0])
     assert checked.converts is converts
     if converts:
         assert f"from {before[0]} rank(s) on ZeRO stage {before[1]} to {now[0]}" in checked.notes(run(), now[0])[0]
@@ -97,36 +99,36 @@ def test_another_number_of_ranks_or_a_stage_of_the_same_kind_is_converted(tmp_pa
 )
 def test_a_stage_of_another_kind_is_refused_with_the_way_out(tmp_path, before, now, readers):
     with pytest.raises(SkyrlError, match=f"zero_stage={readers}, on any number") as error:
-        resume.check(found(tmp_path, zero_stage=before), run(stage=now), LOSS, 1)
+        resume.check(found(tmp_path, zero_stage=before), run(stage=now), 1)
     assert "skyrl export" in str(error.value)
 
 
 def test_another_precision_is_refused(tmp_path):
     with pytest.raises(SkyrlError, match=r"resume with trainer\.deepspeed\.precision=fp32"):
-        resume.check(found(tmp_path), run(precision="bf16"), LOSS, 1)
+        resume.check(found(tmp_path), run(precision="bf16"), 1)
 
 
 def test_other_adapters_are_refused(tmp_path):
     with pytest.raises(SkyrlError, match=r"was trained with no LoRA and this run has LoRA \(rank 4, .*trainer\.lora"):
-        resume.check(found(tmp_path), run(lora=4), LOSS, 1)
+        resume.check(found(tmp_path), run(lora=4), 1)
     adapted = found(tmp_path, lora=resume.lora_of(run(lora=4).config))
-    assert resume.check(adapted, run(lora=4), LOSS, 1).progress == adapted.progress
+    assert resume.check(adapted, run(lora=4), 1).progress == adapted.progress
     with pytest.raises(SkyrlError, match=r"rank 4, .* this run has LoRA .rank 8"):
-        resume.check(adapted, run(lora=8), LOSS, 1)
+        resume.check(adapted, run(lora=8), 1)
 
 
 def test_a_run_that_is_done_has_nothing_to_resume(tmp_path):
     done = replace(found(tmp_path), finished=True)
     for steps in (1, 2):
         with pytest.raises(SkyrlError, match=r"raise trainer\.steps"):
-            resume.check(done, run(steps=steps), LOSS, 1)
-    assert resume.check(done, run(steps=3), LOSS, 1).progress == PROGRESS
+            resume.check(done, run(steps=steps), 1)
+    assert resume.check(done, run(steps=3), 1).progress == PROGRESS
 
 
 def test_a_run_killed_after_its_last_step_can_still_finish(tmp_path):
-    assert resume.check(found(tmp_path), run(steps=2), LOSS, 1).progress == PROGRESS
+    assert resume.check(found(tmp_path), run(steps=2), 1).progress == PROGRESS
     with pytest.raises(SkyrlError, match="nothing left to train"):
-        resume.check(found(tmp_path), run(steps=1), LOSS, 1)
+        resume.check(found(tmp_path), run(steps=1), 1)
 
 
 def test_the_outcome_is_read_from_the_run_folder(folder):
@@ -187,10 +189,10 @@ def test_a_checkpoint_whose_replacement_is_missing_is_restored(folder):
 
 def test_rank_0_reads_the_checkpoint_and_broadcasts_it(folder, on_ranks):
     asked = replace(run(), resume=folder)
-    first, second = on_ranks(2, lambda ranks: resume.choose(asked, LOSS, ranks))
+    first, second = on_ranks(2, lambda ranks: resume.choose(asked, ranks))
     assert first == second
     assert first.converts
-    assert on_ranks(2, lambda ranks: resume.choose(run(), LOSS, ranks)) == [None, None]
+    assert on_ranks(2, lambda ranks: resume.choose(run(), ranks)) == [None, None]
     damage(folder, 3)
     with pytest.raises(SkyrlError, match=r"is damaged|see its error"):
-        on_ranks(2, lambda ranks: resume.choose(asked, LOSS, ranks))
+        on_ranks(2, lambda ranks: resume.choose(asked, ranks))

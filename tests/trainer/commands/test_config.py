@@ -1,4 +1,4 @@
-"""`skyrl config`: the forms in which it prints the options."""
+"""`skyrl config`: the formats in which it prints the options."""
 
 import json
 
@@ -22,18 +22,18 @@ def test_the_table_shows_one_section(capsys, monkeypatch):
         "\n"
         "  KEY                 TYPE        DEFAULT  RANGE\n"
         "  checkpoint.every    integer     0        >= 0\n"
-        "      Steps between checkpoints; 0 saves after the last step only.\n"
+        "      Steps between checkpoints; 0 saves only after the last step.\n"
         "  checkpoint.keep     integer     2        > 0\n"
-        "      How many of the latest checkpoints stay on disk.\n"
+        "      Number of latest checkpoints to keep on disk.\n"
         "  checkpoint.export   true/false  false\n"
-        "      Write the model of each as a transformers folder, step_N/model, in the\n"
+        "      Export each model as a transformers folder, step_N/model, in the\n"
         "      background.\n"
         "  checkpoint.on_stop  true/false  true\n"
         "      Save when Ctrl-C or SIGTERM stops the run after a step.\n"
     )
 
 
-def test_the_whole_table_says_where_the_parameters_of_losses_are(capsys):
+def test_the_complete_table_explains_where_parameters_of_losses_go(capsys):
     assert "skyrl losses schema NAME" in output(capsys)
 
 
@@ -58,7 +58,7 @@ def test_markdown_has_a_row_for_each_option(capsys):
 def test_an_unknown_prefix_is_an_error_with_the_nearest_name(prefix, nearest):
     with pytest.raises(SkyrlError, match=f"did you mean {nearest}"):
         main([prefix])
-    with pytest.raises(SkyrlError, match="prints them all"):
+    with pytest.raises(SkyrlError, match="prints every option"):
         main(["xyzzy"])
 
 

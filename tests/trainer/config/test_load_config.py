@@ -1,4 +1,4 @@
-"""Loading a run: every problem at once, with place, value, rule and nearest name; what a resolved run holds."""
+"""Resolving a run: all problems are reported at once, with place, value, rule and nearest name."""
 
 import sys
 from pathlib import Path
@@ -9,7 +9,8 @@ import yaml
 from skyrl_core.errors import InvalidParamsError, PluginConflictError, PluginLoadError, SkyrlError, UnknownPluginError
 from skyrl_core.scaffold.naming import TRAINER_OPTIONS
 from skyrl_train.config.load_config import resolve_run
-from skyrl_train.config.schema import AlgorithmConfig
+from skyrl_train.config.schema import AlgorithmConfig, RunConfig
+from skyrl_train.config.sources import QUICKSTART
 from skyrl_train.environments.load_environment import load_environment
 
 
@@ -29,14 +30,50 @@ def problems(*overrides, kind=InvalidParamsError, **arguments):
     return str(caught.value)
 
 
-def test_the_defaults_are_a_run():
+def test_the_defaults_are_a_valid_run():
     run = resolve()
-    assert run.loss_reference == "dual_clip"
+    assert run.loss.claim.name == "dual_clip"
     assert run.missing == ()
     assert run.resume is None
 
 
-def test_all_problems_are_reported_at_once_where_they_stand(tmp_path):
+def test_without_a_file_or_a_model_the_tiny_model_trains_with_the_quickstart_settings(tmp_path):
+    run = resolve(loss="clipped_pg")
+    assert run.quickstart
+    assert run.config == resolve(loss="clipped_pg", text=QUICKSTART.read_text(), folder=tmp_path).config
+    assert run.config.model == "tiny"
+    assert run.config.trainer.optimizer.learning_rate == 1.5e-4
+
+
+def test_an_override_changes_one_setting_of_the_quickstart():
+    optimizer = resolve("trainer.optimizer.learning_rate=1e-5").config.trainer.optimizer
+    assert (optimizer.learning_rate, optimizer.warmup_steps) == (1e-5, 5)
+
+
+@pytest.mark.parametrize("model", ["Qwen/Qwen2.5-0.5B-Instruct", "tiny"])
+def test_a_named_model_has_the_defaults_of_the_schema(model):
+    run = resolve(f"model={model}")
+    assert not run.quickstart
+    assert run.config == RunConfig(model=model)
+
+
+def test_a_file_has_the_defaults_of_the_schema_even_without_a_model(tmp_path):
+    run = resolve(text="seed: 3\n", folder=tmp_path)
+    assert not run.quickstart
+    assert run.config == RunConfig(seed=3)
+
+
+def test_a_problem_names_a_setting_of_the_quickstart_as_such():
+    message = problems("trainer.prompts_per_step=5")
+    assert "  quickstart default  trainer.minibatches = 2: must divide trainer.prompts_per_step (5)" in message
+
+
+def test_the_quickstart_fits_any_loss_so_it_names_none():
+    algorithm = yaml.safe_load(QUICKSTART.read_text())["trainer"]["algorithm"]
+    assert algorithm.keys() == {"advantage_estimator"}
+
+
+def test_all_problems_are_reported_at_once_with_their_places(tmp_path):
     text = """\
 model: tiny
 trainer:
@@ -95,25 +132,25 @@ rollout:
         ("run_folder=7", "must be text; put it in quotes"),
         ("trainer.learning_rate=1e-6", "did you mean trainer.optimizer.learning_rate?"),
         ("temperature=1", "did you mean rollout.temperature or evaluation.temperature?"),
-        ("xyzzy=1", "unknown option; `skyrl config` lists what there is"),
-        ("trainer.xyzzy=1", "unknown option; `skyrl config trainer` lists what there is"),
+        ("xyzzy=1", "unknown option; `skyrl config` lists the options"),
+        ("trainer.xyzzy=1", "unknown option; `skyrl config trainer` lists the options"),
         ("trainer.algorithm.dual_clip=3", "must be a mapping: the parameters of dual_clip"),
         ("trainer.algorithm.dual_clp={clip_low: 0.1}", "did you mean trainer.algorithm.dual_clip?"),
         ("trainer.algorithm.qwertyuiop={a: 1}", "unknown option"),
         ("environment.params.digits_of_pi=3", "unknown parameter"),
         ("trainer.algorithm.grpo.norm_by_stdev=true", "unknown parameter; did you mean norm_by_std?"),
         ("trainer.algorithm.grpo.epsilon=0", "must be > 0"),
-        ("rollout.async=one_step", "the engine hf samples in the trainer's process"),
+        ("rollout.async=one_step", "the rollout engine hf samples in the trainer's process"),
         ("rollout.async=two_steps", "must be none or one_step"),
         ("rollout.asynch=one_step", "did you mean rollout.async?"),
-        ("rollout.server.start_timeout=1800", "must be <= 1500: the other ranks wait no longer"),
+        ("rollout.server.start_timeout=1800", "must be <= 1500, because the other ranks wait no longer"),
         ("rollout.server.urls=[]", "must name at least one server"),
-        ("rollout.server.urls=[localhost:8000]", "must be the address of a server and nothing more"),
-        ("rollout.server.urls=['http://a:1/v1']", "must be the address of a server and nothing more"),
+        ("rollout.server.urls=[localhost:8000]", "must be the address of a server without a path"),
+        ("rollout.server.urls=['http://a:1/v1']", "must be the address of a server without a path"),
         ("rollout.server.urls=['http://a:1', 'http://a:1/']", "names a server twice"),
     ],
 )
-def test_a_wrong_value_is_named_with_its_rule(override, rule):
+def test_an_invalid_value_is_reported_with_its_rule(override, rule):
     key = override.partition("=")[0]
     message = problems(override)
     assert rule in message
@@ -131,13 +168,13 @@ def test_a_wrong_value_is_named_with_its_rule(override, rule):
         (["tracking.trackers=[console, console]"], "tracking.trackers = [console, console]"),
     ],
 )
-def test_options_that_do_not_fit_together_are_a_problem(overrides, key):
+def test_conflicting_options_are_a_problem(overrides, key):
     message = problems(*overrides)
     assert "1 problem:" in message
     assert key in message
 
 
-def test_a_rule_that_needs_a_faulty_value_is_silent():
+def test_a_conflict_that_involves_an_invalid_value_is_not_reported():
     message = problems("trainer.minibatches=3", "trainer.prompts_per_step=none")
     assert "1 problem:" in message
     assert "trainer.prompts_per_step = none: must be a whole number" in message
@@ -153,11 +190,11 @@ def test_a_rule_that_needs_a_faulty_value_is_silent():
         ("plugins.allow=[skyrl-cor, skyrl-train]", "skyrl-core"),
     ],
 )
-def test_an_unknown_name_is_its_own_kind_of_error_with_the_nearest_installed_one(override, nearest):
+def test_an_unknown_name_is_an_unknown_plugin_error_that_suggests_the_nearest(override, nearest):
     assert f"did you mean '{nearest}'?" in problems(override, kind=UnknownPluginError)
 
 
-def test_different_kinds_of_problems_are_invalid_parameters():
+def test_problems_of_different_kinds_are_an_invalid_params_error():
     message = problems("trainer.algorithm.policy_loss_type=dual_clp", "trainer.steps=0")
     assert "2 problems:" in message
 
@@ -167,7 +204,7 @@ def test_a_denied_loss_is_a_conflict():
     assert "plugins.deny" in message
 
 
-def test_two_claims_to_the_loss_are_a_conflict_and_the_distribution_decides(distributions):
+def test_two_claims_to_a_loss_are_a_conflict_that_the_distribution_name_resolves(distributions):
     for name in ("one-losses", "two-losses"):
         distributions.add(
             name,
@@ -176,7 +213,7 @@ def test_two_claims_to_the_loss_are_a_conflict_and_the_distribution_decides(dist
         )
     assert "'one-losses:twice' or 'two-losses:twice'" in problems(loss="twice", kind=PluginConflictError)
     run = resolve("trainer.algorithm.twice.a=5", loss="one-losses:twice")
-    assert run.loss_params == {"a": 5}
+    assert run.loss.params == {"a": 5}
     assert run.as_dict()["trainer"]["algorithm"]["twice"] == {"a": 5}
 
 
@@ -189,12 +226,12 @@ def test_a_loss_whose_schema_cannot_be_imported_fails_to_load(distributions):
     assert "trainer.algorithm.policy_loss_type = ill" in problems(loss="ill", kind=PluginLoadError)
 
 
-def test_an_untyped_loss_gets_its_parameters_as_they_are_and_is_not_imported(distributions):
+def test_an_untyped_loss_gets_its_parameters_unchanged_and_is_not_imported(distributions):
     distributions.add(
         "untyped-loss", {"skyrl.policy_losses": {"bare": "bare:Loss"}}, modules={"bare.py": "raise RuntimeError\n"}
     )
     run = resolve("+trainer.algorithm.bare.anything=[1, 2]", loss="bare")
-    assert run.loss_params == {"anything": [1, 2]}
+    assert run.loss.params == {"anything": [1, 2]}
 
 
 def test_a_registered_loss_gets_its_parameters(monkeypatch):
@@ -210,38 +247,38 @@ def test_a_registered_loss_gets_its_parameters(monkeypatch):
     monkeypatch.setattr(registry.LOSSES, "_registered", {})
     registry.register_policy_loss("my_custom_loss", Mine)
     run = resolve("+trainer.algorithm.my_custom_loss.my_param=1.5", loss="my_custom_loss")
-    assert run.loss_params == {"my_param": 1.5}
+    assert run.loss.params == {"my_param": 1.5}
 
 
 def test_parameters_are_resolved_with_their_defaults():
     run = resolve("trainer.algorithm.entropy_reg.entropy_coef=0.5", loss="entropy_reg")
     given = {"entropy_coef": 0.5, "clip_low": 0.2, "clip_high": 0.2, "entropy": "exact", "target_entropy": None}
-    assert run.loss_params == given | {"adapt_rate": 0.005, "coef_max": 1.0}
-    assert run.estimator_params == {"norm_by_std": True, "epsilon": 1e-6}
+    assert run.loss.params == given | {"adapt_rate": 0.005, "coef_max": 1.0}
+    assert run.estimator.params == {"norm_by_std": True, "epsilon": 1e-6}
 
 
 def test_an_empty_section_and_an_empty_block_have_their_defaults(tmp_path):
     text = "trainer:\n  optimizer:\n  algorithm:\n    dual_clip:\n"
-    assert resolve(text=text, folder=tmp_path).config == resolve("trainer.algorithm.dual_clip={}").config
+    assert resolve(text=text, folder=tmp_path).config == resolve("model=tiny", "trainer.algorithm.dual_clip={}").config
 
 
-def test_the_block_of_another_loss_may_stay_and_is_noted():
+def test_the_block_of_another_loss_is_allowed_and_noted():
     run = resolve("trainer.algorithm.cispo.clip_high=3.0")
     assert any("trainer.algorithm.cispo has no effect" in note for note in run.notes)
 
 
-def test_a_dotted_key_in_a_file_gets_advice(tmp_path):
+def test_a_dotted_key_in_a_file_is_an_error_with_a_hint(tmp_path):
     message = problems(text="trainer.steps: 5\n", folder=tmp_path)
-    assert "in a file nest it" in message
+    assert "in a file, nest the sections" in message
 
 
-def test_loss_and_a_contradicting_override_are_refused_and_an_equal_one_is_not():
+def test_an_override_that_contradicts_the_loss_option_is_an_error_and_an_equal_one_is_not():
     key = "trainer.algorithm.policy_loss_type"
     assert "contradicts --loss gspo" in problems(f"{key}=cispo", loss="gspo", kind=SkyrlError)
-    assert resolve(f"{key}=gspo", loss="gspo").loss_reference == "gspo"
+    assert resolve(f"{key}=gspo", loss="gspo").loss.claim.name == "gspo"
 
 
-def test_a_run_goes_on_in_its_own_folder(tmp_path):
+def test_a_run_is_resumed_in_its_folder_only(tmp_path):
     (tmp_path / "run/checkpoints").mkdir(parents=True)
     (tmp_path / "run/config.yaml").write_text("{}")
     there = str(tmp_path / "run")
@@ -250,9 +287,9 @@ def test_a_run_goes_on_in_its_own_folder(tmp_path):
         assert resolve(f"run_folder={same}", resume=there).config.run_folder == same
 
 
-def test_loss_wins_over_the_file(tmp_path):
+def test_the_loss_option_overrides_the_file(tmp_path):
     text = "trainer:\n  algorithm:\n    policy_loss_type: cispo\n"
-    assert resolve(text=text, folder=tmp_path, loss="gspo").loss_reference == "gspo"
+    assert resolve(text=text, folder=tmp_path, loss="gspo").loss.claim.name == "gspo"
 
 
 def test_vllm_is_missing_where_it_is_not_installed_and_an_unknown_engine_is_an_error(monkeypatch):
@@ -264,7 +301,7 @@ def test_vllm_is_missing_where_it_is_not_installed_and_an_unknown_engine_is_an_e
     assert "no rollout engine is named 'vlm'; did you mean" in problems("rollout.engine=vlm", kind=UnknownPluginError)
 
 
-def test_an_engine_of_another_package_does_not_need_our_vllm(distributions, monkeypatch):
+def test_a_rollout_engine_of_another_package_does_not_need_vllm_here(distributions, monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
     distributions.add(
         "their-vllm", {"skyrl.rollout_engines": {"vllm": "their_vllm:Engine"}}, modules={"their_vllm.py": ""}
@@ -282,11 +319,11 @@ def test_adapters_without_peft_are_missing(monkeypatch):
 
 
 def test_dropout_in_adapters_is_refused_with_the_reason():
-    with pytest.raises(SkyrlError, match=r"trainer.lora.dropout = 0.1: must be 0: the ratio of two draws of dropout"):
+    with pytest.raises(SkyrlError, match=r"trainer.lora.dropout = 0.1: must be 0: the ratio of two random dropout"):
         resolve("trainer.lora.dropout=0.1")
 
 
-def test_files_that_are_not_here_are_missing(tmp_path):
+def test_files_and_folders_that_do_not_exist_are_missing(tmp_path):
     present = tmp_path / "rows.jsonl"
     present.write_text("{}\n")
     run = resolve(f"data.train={present}", "data.evaluation=nowhere/rows.parquet", "model=./no-such-model")
@@ -307,8 +344,8 @@ def test_data_are_missing_where_the_environment_generates_no_problems(overrides,
     assert [problem.key for problem in resolve("environment.name=gsm8k", *overrides).missing] == missing
 
 
-def test_odd_combinations_are_noted():
-    notes = "\n".join(resolve("trainer.steps=2", "trainer.optimizer.warmup_steps=2").notes)
+def test_unlikely_combinations_are_noted():
+    notes = "\n".join(resolve("model=tiny", "trainer.steps=2", "trainer.optimizer.warmup_steps=2").notes)
     assert "never reaches its peak: 2 warm-up steps, 2 optimizer steps" in notes
     notes = "\n".join(resolve("data.train=a.jsonl", "data.evaluation=a.jsonl").notes)
     assert "the same rows" in notes
@@ -325,12 +362,12 @@ def test_the_resolved_yaml_loads_to_the_same_run_and_the_same_bytes(tmp_path):
     )
     second = resolve(text=first.to_yaml(), folder=tmp_path)
     assert second.to_yaml() == first.to_yaml()
-    assert second.loss_params == first.loss_params
+    assert second.loss.params == first.loss.params
     assert second.config.run_folder == "1e-6"
     assert yaml.safe_load(first.to_yaml()) == first.as_dict(), "readers of YAML 1.1 see the same"
 
 
-def test_resuming_takes_the_configuration_of_the_run(tmp_path):
+def test_resuming_uses_the_configuration_of_the_run(tmp_path):
     run_folder = tmp_path / "runs" / "first"
     checkpoint = run_folder / "checkpoints" / "step_4"
     checkpoint.mkdir(parents=True)
@@ -363,5 +400,5 @@ def test_every_shipped_configuration_is_valid(config):
     assert {problem.key for problem in run.missing} <= {"rollout.engine", "data.train", "data.evaluation"}
 
 
-def test_new_losses_cannot_be_named_like_an_option_where_their_parameters_would_be():
+def test_the_scaffold_reserves_the_names_of_all_algorithm_options():
     assert set(AlgorithmConfig.model_fields) == TRAINER_OPTIONS

@@ -1,4 +1,4 @@
-"""The list of options, and the reference that is written from it."""
+"""The list of options, and the reference that is generated from it."""
 
 import re
 from pathlib import Path
@@ -33,7 +33,7 @@ def test_every_option_has_a_description(option):
     assert re.fullmatch(r"\S.{9,}\.", option.description), f"{option.key}: {option.description!r}"
 
 
-def test_types_ranges_and_choices_are_in_words():
+def test_types_ranges_and_choices_are_readable():
     options = {option.key: option for option in all_options()}
     rate = options["trainer.optimizer.learning_rate"]
     assert (rate.type, rate.range, rate.choices) == ("number/schedule", ">= 0", ())
@@ -60,24 +60,24 @@ def test_the_commented_yaml_is_a_configuration_of_defaults():
         assert option.description.split()[0] in text
 
 
-def test_a_prefix_picks_a_section_and_a_last_name_picks_options():
+def test_a_prefix_selects_a_section_and_a_name_selects_options_of_any_section():
     assert {o.section for o in find_options("trainer.optimizer")} == {"trainer.optimizer"}
     assert [o.key for o in find_options("temperature")] == ["rollout.temperature", "evaluation.temperature"]
     assert find_options("nothing") == []
 
 
-def test_the_commented_yaml_of_a_part_keeps_its_place():
+def test_the_commented_yaml_of_a_section_keeps_its_nesting():
     assert yaml.safe_load(write_commented_yaml(find_options("tracking.wandb"))) == {
         "tracking": {"wandb": {"mode": "auto", "project": "skyrl"}}
     }
 
 
-def test_the_document_holds_the_reference_of_today():
+def test_the_document_holds_the_current_reference():
     begin, end = "<!-- options: written by `skyrl config --markdown` -->\n", "<!-- end of options -->"
     written = DOCUMENT.read_text().partition(begin)[2].partition(end)[0].strip("\n")
     assert written == write_markdown(all_options()).strip("\n"), "paste the output of `skyrl config --markdown`"
 
 
-def test_every_section_says_what_it_owns():
+def test_every_section_has_a_docstring():
     for key, section in all_sections().items():
         assert (section.__doc__ or "").strip().endswith("."), key

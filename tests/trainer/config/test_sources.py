@@ -1,4 +1,4 @@
-"""Files and overrides: merging, origins, what cannot be read."""
+"""Files and overrides: merging, origins, unreadable files."""
 
 import pytest
 
@@ -12,7 +12,7 @@ def write(folder, name, text):
     return path
 
 
-def test_later_files_win_key_by_key_and_overrides_win_over_files(tmp_path):
+def test_later_files_override_earlier_ones_key_by_key_and_overrides_come_last(tmp_path):
     first = write(tmp_path, "a.yaml", "x:\n  p: 1\n  q: 2\nz: 5\n")
     second = write(tmp_path, "b.yaml", "\nx:\n  q: 3\n")
     sources = read_sources([first, second], ["x.p=7", "x.p=8", "y.deep.er=1e-6"])
@@ -24,7 +24,7 @@ def test_later_files_win_key_by_key_and_overrides_win_over_files(tmp_path):
     assert sources.origin(("nowhere",)) == "default"
 
 
-def test_an_override_replaces_the_whole_value_that_it_names(tmp_path):
+def test_an_override_replaces_a_section_completely(tmp_path):
     file = write(tmp_path, "a.yaml", "x:\n  y: {a: 1, b: 2}\n")
     sources = read_sources([file], ["x.y={c: 3}"])
     assert sources.values == {"x": {"y": {"c": 3}}}
@@ -87,7 +87,7 @@ def test_a_malformed_override_is_a_problem_and_changes_nothing(override, rule):
         (b"a: 1\nb: \xff\n", ":2: not UTF-8 text (byte 0xff)"),
     ],
 )
-def test_files_that_hold_no_options_are_refused(tmp_path, content, message):
+def test_files_without_options_are_rejected(tmp_path, content, message):
     path = tmp_path / "c.yaml"
     path.write_bytes(content)
     with pytest.raises(InvalidParamsError) as caught:
@@ -96,25 +96,25 @@ def test_files_that_hold_no_options_are_refused(tmp_path, content, message):
     assert str(path) in str(caught.value)
 
 
-def test_a_byte_order_mark_is_no_key(tmp_path):
+def test_a_byte_order_mark_is_ignored(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_bytes(b"\xef\xbb\xbfmodel: tiny\n")
     assert read_sources([path], []).values == {"model": "tiny"}
 
 
-def test_a_missing_file_names_the_one_that_was_meant(tmp_path):
+def test_a_missing_file_is_an_error_that_suggests_the_nearest(tmp_path):
     write(tmp_path, "quickstart.yaml", "model: tiny\n")
     with pytest.raises(SkyrlError, match=r"no such file; did you mean .*quickstart\.yaml\?") as caught:
         read_sources([tmp_path / "quikstart.yaml"], [])
     assert caught.value.exit_code == 2
 
 
-def test_a_folder_is_no_file(tmp_path):
+def test_a_folder_is_an_error(tmp_path):
     with pytest.raises(SkyrlError, match="this is a folder"):
         read_sources([tmp_path], [])
 
 
-def test_a_huge_file_is_refused(tmp_path):
+def test_a_huge_file_is_rejected(tmp_path):
     path = tmp_path / "huge.yaml"
     path.write_bytes(b"#" * 10_000_001)
     with pytest.raises(InvalidParamsError, match="more than 10 MB"):

@@ -1,4 +1,4 @@
-"""YAML: scalars, lines, duplicates, what is refused."""
+"""YAML: scalars, line numbers, duplicate keys, and texts that are rejected."""
 
 import math
 
@@ -39,20 +39,20 @@ def test_scalars_follow_yaml_1_2(text, value):
     assert type(read) is type(value)
 
 
-def test_every_key_has_the_line_it_stands_on():
+def test_every_key_has_its_line_number():
     document = parse_yaml("a:\n  b: 1\n\n  c:\n    d: 2\ne: {f: 3}\n", "f")
     assert document.lines == {("a",): 1, ("a", "b"): 2, ("a", "c"): 4, ("a", "c", "d"): 5, ("e",): 6, ("e", "f"): 6}
 
 
-def test_own_keys_win_over_merged_ones():
+def test_keys_of_a_mapping_override_merged_ones():
     assert parse_yaml("base: &base {x: 1, y: 2}\nmine:\n  <<: *base\n  x: 3\n", "f").value["mine"] == {"x": 3, "y": 2}
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: 1\nb: 2\na: 3", "f:3: a stands twice, first on line 1"),
-        ("a:\n  b: 1\n  b: 2", "f:3: a.b stands twice, first on line 2"),
+        ("a: 1\nb: 2\na: 3", "f:3: duplicate key a, first on line 1"),
+        ("a:\n  b: 1\n  b: 2", "f:3: duplicate key a.b, first on line 2"),
         ("a:\n\tb: 1", "f:2: not valid YAML"),
         ("a: b: c", "f:1: not valid YAML"),
         ("a: [1", "f:1: not valid YAML"),
@@ -67,18 +67,18 @@ def test_own_keys_win_over_merged_ones():
         ("a: " + "9" * 5000, "f:1: "),
     ],
 )
-def test_what_is_no_configuration_is_refused_with_its_line(text, message):
+def test_invalid_yaml_is_rejected_with_its_line(text, message):
     with pytest.raises(InvalidParamsError) as caught:
         parse_yaml(text, "f")
     assert message in str(caught.value)
 
 
-def test_a_tab_gets_advice():
+def test_a_tab_is_an_error_with_a_hint():
     with pytest.raises(InvalidParamsError, match="indent with spaces"):
         parse_yaml("a:\n\tb: 1", "f")
 
 
-def test_aliases_that_multiply_are_refused():
+def test_aliases_that_multiply_are_rejected():
     bomb = "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n"
     bomb += "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 9))
     with pytest.raises(InvalidParamsError, match="aliases multiply"):
@@ -93,7 +93,7 @@ plain = st.recursive(
 
 
 @given(st.dictionaries(st.text(), plain, max_size=4))
-def test_what_is_written_reads_back(value):
+def test_written_yaml_reads_back(value):
     assert parse_yaml(write_yaml(value), "f").value == value
 
 

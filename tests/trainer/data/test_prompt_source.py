@@ -8,13 +8,19 @@ import pytest
 
 from skyrl_core.errors import SkyrlError
 from skyrl_train.config.schema import RunConfig
-from skyrl_train.data.prompt_source import GeneratedRows, LoadedRows, build_source
+from skyrl_train.data.prompt_source import GeneratedRows, LoadedRows
+from skyrl_train.data.prompt_source import build_source as source_of
 from skyrl_train.data.rows import DataError
 from skyrl_train.environments.environment import Row
+from skyrl_train.environments.load_environment import load_environment
 
 
 def row(number, environment="gsm8k"):
     return Row(prompt=({"role": "user", "content": str(number)},), ground_truth=str(number), environment=environment)
+
+
+def build_source(config, split):
+    return source_of(config, split, load_environment(config.environment.name, config.environment.params))
 
 
 def numbers(rows):
@@ -36,12 +42,12 @@ def generated(started=None):
 
 @pytest.mark.parametrize("source", [loaded(), loaded(shuffle=False), generated()])
 def test_rows_are_a_function_of_the_position(source):
-    whole = source.take(0, 35)
+    rows = source.take(0, 35)
     for position, count in [(30, 5), (0, 3), (7, 20), (9, 2), (12, 0)]:
-        assert source.take(position, count) == whole[position : position + count]
+        assert source.take(position, count) == rows[position : position + count]
 
 
-def test_every_epoch_has_each_row_once_in_an_order_of_its_own():
+def test_every_epoch_has_each_row_once_in_a_different_order():
     epochs = [numbers(loaded().take(10 * epoch, 10)) for epoch in range(5)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 5
@@ -52,7 +58,7 @@ def test_the_order_depends_on_the_seed():
 
 
 def fisher_yates(count, text):
-    """What the order is defined to be, from Python's Mersenne Twister bits and SHA-512 alone."""
+    """The defined order, computed only from Mersenne Twister bits and SHA-512."""
     generator = random.Random(int.from_bytes(text.encode() + hashlib.sha512(text.encode()).digest(), "big"))
     order = list(range(count))
     for last in range(count - 1, 0, -1):
@@ -82,17 +88,17 @@ def test_a_source_knows_its_size_and_the_environments_of_its_rows():
 
 @pytest.mark.parametrize(("position", "count"), [(-1, 3), (0, -1)])
 @pytest.mark.parametrize("source", [loaded(), generated()])
-def test_negative_positions_and_counts_are_refused(source, position, count):
+def test_negative_positions_and_counts_are_an_error(source, position, count):
     with pytest.raises(ValueError, match="must not be negative"):
         source.take(position, count)
 
 
-def test_no_rows_are_refused():
+def test_an_empty_source_is_an_error():
     with pytest.raises(ValueError, match="no rows"):
         LoadedRows([], seed=0, shuffle=True)
 
 
-def test_recent_rows_are_kept_and_early_ones_generated_again():
+def test_recent_rows_are_kept_and_earlier_ones_are_generated_again():
     started = []
     source = generated(started)
     assert numbers(source.take(20_000, 3)) == [20_000, 20_001, 20_002]
@@ -117,7 +123,7 @@ def test_an_environment_whose_rows_end_is_an_error():
         GeneratedRows(lambda: map(row, range(3)), "gsm8k").take(0, 4)
 
 
-def test_the_rows_of_a_file_win_over_those_that_the_environment_generates(tmp_path):
+def test_rows_of_a_file_take_precedence_over_generated_ones(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps({"q": f"{n}?", "a": n}) + "\n" for n in range(20)))
     config = RunConfig.model_validate(
@@ -143,12 +149,12 @@ def test_generated_training_rows_depend_on_the_seed_and_held_out_ones_do_not():
     assert build_source(first, "evaluation").take(0, 9) == build_source(second, "evaluation").take(0, 9)
 
 
-def test_the_environments_parameters_reach_its_problems():
+def test_parameters_of_the_environment_apply_to_its_problems():
     config = RunConfig.model_validate({"environment": {"params": {"max_steps": 1}}})
     assert {row.extra["steps"] for row in build_source(config, "train").take(0, 50)} == {1}
 
 
-def test_neither_data_nor_problems_is_an_error_that_says_what_to_set():
+def test_without_data_and_generated_problems_the_error_names_the_option_to_set():
     config = RunConfig.model_validate({"environment": {"name": "gsm8k"}})
     with pytest.raises(DataError, match=r"'gsm8k' generates no problems: set data\.train"):
         build_source(config, "train")
@@ -157,7 +163,7 @@ def test_neither_data_nor_problems_is_an_error_that_says_what_to_set():
 
 
 @pytest.mark.timeout(60)
-def test_going_on_at_a_late_position_takes_seconds():
+def test_continuing_from_a_late_position_takes_seconds():
     start = time.monotonic()
     assert len(build_source(RunConfig(), "train").take(20_000, 16)) == 16
     assert time.monotonic() - start < 20

@@ -43,7 +43,7 @@ def test_without_a_template_the_messages_are_lines_of_text():
     assert ids == (0, *codes("be\n2+3\n"))
 
 
-def test_a_prompt_of_just_the_allowed_length_passes_and_a_longer_one_names_row_and_option():
+def test_a_prompt_may_be_as_long_as_the_limit_and_a_longer_one_is_an_error_with_row_and_option():
     prompt = row(("user", "2+3"))
     assert len(encode_prompt(prompt, tokenizer(), 5)) == 5
     with pytest.raises(DataError, match=rf"{prompt.uid}.* has 5 tokens, more than rollout\.max_prompt_tokens = 4"):
@@ -55,7 +55,7 @@ def test_a_prompt_without_tokens_is_an_error():
         encode_prompt(row(("user", "2+3")), tokenizer("{{ '' }}"), 5)
 
 
-def test_a_template_that_refuses_the_messages_is_an_error_that_names_row_and_roles():
+def test_a_template_that_rejects_the_messages_is_an_error_that_names_row_and_roles():
     prompt = row(("user", "2+3"), ("tool", "5"))
-    with pytest.raises(DataError, match=rf"refuses row {prompt.uid}.* the roles user, tool: .*no tools here"):
+    with pytest.raises(DataError, match=rf"rejects row {prompt.uid}.* the roles user, tool: .*no tools here"):
         encode_prompt(prompt, tokenizer(TEMPLATE), 50)

@@ -17,7 +17,7 @@ RECORDS = [
 
 @pytest.fixture
 def write(tmp_path):
-    """Write lines of JSON, or text as it is; returns the path."""
+    """Write records as JSON lines, strings unchanged; returns the path."""
 
     def written(*lines, name="rows.jsonl"):
         path = tmp_path / name
@@ -36,7 +36,7 @@ def load_one(write, **record):
     return load(write({"prompt": "?", "ground_truth": "1"} | record))[0]
 
 
-def test_text_becomes_a_user_message_and_messages_stay_as_they_are(write):
+def test_text_becomes_a_user_message_and_messages_stay_unchanged(write):
     first, second = load(write(*RECORDS))
     assert first.prompt == ({"role": "user", "content": "What is 2+3?"},)
     assert first.ground_truth == "5"
@@ -53,7 +53,7 @@ def test_any_scalar_is_a_ground_truth(write, value, text):
     assert load_one(write, ground_truth=value).ground_truth == text
 
 
-def test_a_row_may_name_its_environment_and_null_names_none(write):
+def test_a_row_may_name_its_environment_and_null_selects_the_default(write):
     assert load_one(write, environment="arithmetic").environment == "arithmetic"
     assert load_one(write, environment=None).environment == "gsm8k"
 
@@ -70,7 +70,7 @@ def test_blank_lines_and_a_byte_order_mark_are_skipped(write):
     assert len(load(path)) == 2
 
 
-def test_parquet_and_saved_folders_hold_the_same_rows_as_lines(write, tmp_path):
+def test_parquet_files_and_saved_folders_give_the_same_rows_as_jsonl(write, tmp_path):
     messages = [{"role": "user", "content": "Größe?"}]
     records = [{"prompt": messages, "ground_truth": str(n), "environment": None, "level": n} for n in range(2500)]
     dataset = datasets.Dataset.from_list(records)
@@ -113,25 +113,25 @@ WRONG_LINES = [
 
 
 @pytest.mark.parametrize(("line", "message"), WRONG_LINES)
-def test_a_wrong_row_is_named_with_file_line_column_and_value(write, line, message):
+def test_an_invalid_row_is_an_error_with_file_line_column_and_value(write, line, message):
     with pytest.raises(DataError, match=message):
         load(write(RECORDS[0], line))
 
 
-def test_a_wrong_parquet_row_is_named_by_its_number(tmp_path):
+def test_an_invalid_parquet_row_is_an_error_with_its_number(tmp_path):
     path = tmp_path / "rows.parquet"
     datasets.Dataset.from_dict({"prompt": ["a", "b", None], "ground_truth": ["1", "2", "3"]}).to_parquet(path)
     with pytest.raises(DataError, match=r"rows\.parquet, row 2, column 'prompt': null"):
         load(path)
 
 
-def test_a_long_value_is_shown_in_part(write):
+def test_a_long_value_is_shortened_in_the_error(write):
     with pytest.raises(DataError) as caught:
         load(write({"prompt": "?", "ground_truth": list(range(10_000))}))
     assert len(str(caught.value)) < 300
 
 
-def test_bytes_that_are_no_text_are_named_by_line(tmp_path):
+def test_bytes_that_are_not_utf_8_are_an_error_with_the_line(tmp_path):
     (tmp_path / "rows.jsonl").write_bytes(b'{"prompt": "?", "ground_truth": "1"}\n{"prompt": "\xff"}\n')
     with pytest.raises(DataError, match=r"rows\.jsonl:2 is not UTF-8"):
         load(tmp_path / "rows.jsonl")
@@ -142,7 +142,7 @@ def test_an_empty_file_is_an_error(write):
         load(write(""))
 
 
-def test_a_missing_file_is_an_error_with_the_nearest_name(write, tmp_path):
+def test_a_missing_file_is_an_error_that_suggests_the_nearest(write, tmp_path):
     write(RECORDS[0], name="train.jsonl")
     with pytest.raises(DataError, match=r"trian\.jsonl does not exist; did you mean .*/train\.jsonl\?"):
         load(tmp_path / "trian.jsonl")
@@ -156,39 +156,39 @@ def test_a_broken_parquet_file_is_an_error(tmp_path):
         load(tmp_path / "rows.parquet")
 
 
-def test_a_folder_that_was_not_saved_by_datasets_offers_its_files(write, tmp_path):
+def test_a_folder_that_datasets_did_not_save_is_an_error_that_lists_its_files(write, tmp_path):
     write(RECORDS[0], name="train.jsonl")
     with pytest.raises(DataError, match=r"not a folder that datasets saved; name one of its files: .*train\.jsonl"):
         load(tmp_path)
 
 
-def test_an_unknown_split_of_a_folder_lists_those_there_are(tmp_path):
+def test_an_unknown_split_of_a_folder_is_an_error_that_lists_the_splits(tmp_path):
     dataset = datasets.Dataset.from_dict({"prompt": ["?"], "ground_truth": ["1"]})
     datasets.DatasetDict({"train": dataset}).save_to_disk(tmp_path / "saved")
-    with pytest.raises(DataError, match="has no split 'test': it has train"):
+    with pytest.raises(DataError, match="has no split 'test': choose one of train"):
         load(tmp_path / "saved", "test")
 
 
 @pytest.mark.parametrize("spec", ["rows.csv", "./rows", "/nowhere/rows.json"])
-def test_what_is_neither_known_file_nor_hub_name_says_what_is_read(spec):
+def test_a_source_that_is_neither_a_supported_file_nor_a_hub_name_is_an_error_that_lists_both(spec):
     with pytest.raises(DataError, match=r"a \.jsonl or \.parquet file, a folder saved by datasets, or a hub name"):
         load(spec)
 
 
 def test_a_hub_name_is_loaded_with_its_config_and_split(monkeypatch):
-    asked = []
+    requests = []
 
     def load_dataset(name, config, *, split):
-        asked.append((name, config, split))
+        requests.append((name, config, split))
         return datasets.Dataset.from_dict({"prompt": ["?"], "ground_truth": ["1"]})
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     assert load("openai/gsm8k:main", "test")[0].ground_truth == "1"
     assert load("owner/name-v1.5")[0].ground_truth == "1"
-    assert asked == [("openai/gsm8k", "main", "test"), ("owner/name-v1.5", None, "train")]
+    assert requests == [("openai/gsm8k", "main", "test"), ("owner/name-v1.5", None, "train")]
 
 
-def test_a_hub_name_without_a_network_says_what_else_is_possible(monkeypatch):
+def test_a_hub_name_without_a_network_is_an_error_with_the_alternatives(monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    with pytest.raises(DataError, match=r"'nobody/nothing' \(split 'train'\) cannot be had: \w+: [\s\S]*\.jsonl or"):
+    with pytest.raises(DataError, match=r"'nobody/nothing' \(split 'train'\) cannot be loaded: \w+: [\s\S]*\.jsonl or"):
         load("nobody/nothing")

@@ -21,7 +21,7 @@ def test_options_and_overrides_mix_in_any_order():
 
 
 @pytest.mark.parametrize("argument", ["--local_rank=3", "--local-rank=3"])
-def test_what_launchers_pass_is_ignored(argument):
+def test_the_local_rank_option_of_launchers_is_ignored(argument):
     assert parse(argument, "a=1") == parse("a=1")
 
 
@@ -36,12 +36,12 @@ def test_what_launchers_pass_is_ignored(argument):
         ([], None, ()),
     ],
 )
-def test_resume_may_stand_alone(argv, resume, overrides):
+def test_resume_works_with_and_without_a_folder(argv, resume, overrides):
     parsed = parse(*argv)
     assert (parsed.resume, parsed.overrides) == (resume, overrides)
 
 
-def test_which_checkpoint_and_which_loss_may_be_said_on_resume():
+def test_resume_takes_skip_damaged_and_accept_loss_change():
     parsed = parse("--resume", "--skip-damaged", "--accept-loss-change")
     assert (parsed.resume, parsed.skip_damaged, parsed.accept_loss_change) == ("", True, True)
     parsed = parse("--resume", "runs/x")
@@ -59,14 +59,14 @@ def test_a_folder_with_an_equals_sign_can_be_resumed(tmp_path):
     [
         (["--dryrun"], "unknown option --dryrun; did you mean --dry-run?"),
         (["--dry"], "unknown option --dry; did you mean --dry-run?"),
-        (["--trainer.steps=3"], "an override has no dashes: trainer.steps=3"),
+        (["--trainer.steps=3"], "write an override without dashes: trainer.steps=3"),
         (["--zzz"], "`skyrl train --help` shows the options"),
         (["--config"], "--config: expected one argument"),
         (["--json"], "it needs --dry-run"),
         (["--skip-damaged"], "it needs --resume"),
     ],
 )
-def test_wrong_usage_is_an_error_with_advice(argv, message):
+def test_wrong_usage_is_an_error_with_a_hint(argv, message):
     with pytest.raises(SkyrlError) as caught:
         parse(*argv)
     assert message in str(caught.value)

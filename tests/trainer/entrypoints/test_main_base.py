@@ -1,4 +1,4 @@
-"""The way in: no torch before everything is checked, exit codes, ranks, scripts with losses of their own."""
+"""The entry point: checks without torch, exit codes, ranks, and scripts that register a loss."""
 
 import json
 import os
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from skyrl_train.config import sources
 from skyrl_train.entrypoints import main_base
 
 QUICKSTART = Path(__file__).parents[3] / "configs" / "quickstart.yaml"
@@ -71,13 +72,25 @@ def test_the_plan_of_an_untyped_loss_imports_neither_torch_nor_the_loss(distribu
         (["environment.name=gsm8k"], 2, "data.evaluation: environment 'gsm8k' generates no problems: set"),
     ],
 )
-def test_an_error_is_said_without_traceback_and_without_torch(arguments, code, message):
+def test_an_error_is_printed_without_traceback_and_without_torch(arguments, code, message):
     done = without_torch(*arguments)
     assert done.returncode == code
     assert done.stderr.startswith("error: ")
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+def test_the_bare_command_is_the_quickstart_and_its_plan_says_so():
+    assert QUICKSTART.read_text() == sources.QUICKSTART.read_text()
+    bare, file = (without_torch("--loss", "entropy_reg", *more, "--dry-run") for more in ([], ["--config", QUICKSTART]))
+    assert bare.stdout.splitlines()[1:3] == [
+        "from          --loss entropy_reg",
+        "defaults      quickstart settings for the tiny model: neither --config nor a model is given",
+    ]
+    assert file.stdout.splitlines()[2] == "defaults      as listed by `skyrl config`"
+    assert bare.stdout.splitlines()[3:] == file.stdout.splitlines()[3:]
+    assert json.loads(without_torch("--dry-run", "--json").stdout)["defaults"] == "quickstart"
 
 
 def test_the_plan_shows_the_arithmetic_of_a_step():
@@ -93,15 +106,15 @@ def test_the_plan_shows_the_arithmetic_of_a_step():
     assert "on 1 rank: 64 sequences in micro-batches of up to 4,096 tokens for each" in done.stdout
 
 
-def test_the_plan_says_what_is_missing_here():
+def test_the_plan_lists_what_this_machine_lacks():
     done = without_torch("rollout.engine=vllm", "--dry-run")
     assert done.returncode == 0
     assert "rollout.engine = vllm: needs vLLM, which is not installed: pip install" in " ".join(done.stdout.split())
 
 
-def test_the_plan_says_where_no_problems_come_from():
+def test_the_plan_reports_an_unset_source_of_prompts():
     done = without_torch("environment.name=gsm8k", "data.evaluation=openai/gsm8k", "--dry-run")
-    assert "data          nowhere: see `missing`, shuffled" in done.stdout
+    assert "data          an unset source (see `missing`), shuffled" in done.stdout
     assert "from openai/gsm8k, temperature" in done.stdout
     assert "missing       default  data.train: environment 'gsm8k' generates no problems: set" in done.stdout
 
@@ -111,15 +124,17 @@ def test_the_plan_fits_a_narrow_terminal():
     assert 50 < max(map(len, done.stdout.splitlines()[1:])) <= 60
 
 
-def test_the_plan_as_json_holds_the_whole_configuration():
-    plan = json.loads(without_torch("--config", QUICKSTART, "data.train=x.jsonl", "--dry-run", "--json").stdout)
+def test_the_plan_as_json_holds_the_complete_configuration():
+    chosen = ["--config", QUICKSTART, "--loss", "entropy_reg", "data.train=x.jsonl"]
+    plan = json.loads(without_torch(*chosen, "--dry-run", "--json").stdout)
     assert plan["loss"]["distribution"] == "skyrl-loss-entropyreg"
+    assert plan["defaults"] == "schema"
     assert plan["config"]["trainer"]["algorithm"]["entropy_reg"] == plan["loss"]["params"]
     assert plan["config"]["rollout"]["top_p"] == 1.0
     assert len(plan["missing"]) == 1
 
 
-def test_the_first_rank_of_a_machine_reports_and_the_others_leave_it_the_time_to():
+def test_the_first_rank_of_a_machine_reports_an_error_and_the_others_wait_for_it():
     command = [sys.executable, "-c", WITHOUT_TORCH, "trainer.steps=0"]
     environment = {**os.environ, "RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "8"}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as other:
@@ -130,7 +145,7 @@ def test_the_first_rank_of_a_machine_reports_and_the_others_leave_it_the_time_to
         assert other.stderr.read() == ""
 
 
-def test_a_rank_that_nobody_ends_reports_what_it_alone_has_found(monkeypatch, capsys):
+def test_a_rank_that_no_launcher_ends_reports_its_error(monkeypatch, capsys):
     monkeypatch.setattr(main_base, "HEAD_START", 0.01)
     for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "8"}.items():
         monkeypatch.setenv(name, value)
@@ -140,7 +155,7 @@ def test_a_rank_that_nobody_ends_reports_what_it_alone_has_found(monkeypatch, ca
     assert capsys.readouterr().err.startswith("[rank 1] error: ")
 
 
-def test_one_rank_prints_the_plan():
+def test_only_rank_0_prints_the_plan():
     assert without_torch("--dry-run", RANK="1", LOCAL_RANK="1", WORLD_SIZE="2").stdout == ""
 
 
@@ -162,7 +177,7 @@ main()
 """
 
 
-def test_a_script_reaches_its_loss_and_fails_when_its_run_fails(tmp_path):
+def test_a_script_uses_the_loss_that_it_registers_and_fails_when_its_run_fails(tmp_path):
     script = tmp_path / "mine.py"
     script.write_text(SCRIPT)
     chosen = ['trainer.algorithm.policy_loss_type="my_custom_loss"', "+trainer.algorithm.my_custom_loss.my_param=1.5"]
@@ -197,8 +212,8 @@ def test_the_module_and_the_command_are_the_same_program(run_skyrl):
         ("raise KeyboardInterrupt", 130, ""),
     ],
 )
-def test_how_training_ends_is_the_exit_code(tmp_path, outcome, code, message):
-    # The real run needs minutes: this stands in for it and ends in every way that it can.
+def test_the_outcome_of_training_is_the_exit_code(tmp_path, outcome, code, message):
+    # A real run takes minutes: this replacement ends in every way that a run can.
     script = tmp_path / "ends.py"
     script.write_text(
         "import sys, types\n"

@@ -12,7 +12,7 @@ def first(split, count, **settings):
     return list(itertools.islice(problems(split, **settings), count))
 
 
-def test_no_chain_of_either_split_is_in_the_other_whatever_the_seed():
+def test_the_splits_share_no_chain_for_any_seeds():
     train = {problem.chain for seed in range(4) for problem in first("train", 3000, seed=seed)}
     evaluation = {problem.chain for seed in range(4) for problem in first("evaluation", 1000, seed=seed)}
     assert len(train) > 5000
@@ -31,7 +31,7 @@ def test_every_chain_is_correct_and_stays_in_range():
         assert problem.answer == value
 
 
-def test_the_same_seed_gives_the_same_problems_and_another_seed_others():
+def test_equal_seeds_give_equal_problems_and_different_seeds_different_ones():
     assert first("train", 50, seed=1) == first("train", 50, seed=1)
     assert first("train", 50, seed=1) != first("train", 50, seed=2)
 
@@ -41,6 +41,6 @@ def test_the_number_of_steps_stays_within_the_bounds_and_reaches_both():
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 2), (3, 2), (1, 5)])
-def test_impossible_bounds_are_refused(low, high):
+def test_impossible_bounds_are_an_error(low, high):
     with pytest.raises(ValueError, match="1 <= min <= max <= 4"):
         next(problems("train", seed=0, min_steps=low, max_steps=high))

@@ -46,7 +46,7 @@ def test_the_label_shows_the_start_of_the_question_on_one_line():
 
 
 @pytest.mark.parametrize("values", [{"lenght": 1}, {"length": float("nan")}, {"length": float("inf")}])
-def test_params_refuse_unknown_keys_and_numbers_that_are_none(values):
+def test_params_reject_unknown_keys_infinities_and_nan(values):
     class Params(EnvironmentParams):
         length: float = Field(default=1.0)
 

@@ -96,7 +96,7 @@ def test_a_statement_of_one_number_is_that_number_exactly(text, value):
 
 
 @pytest.mark.parametrize("text", NOT_ONE_NUMBER)
-def test_a_statement_of_none_or_several_is_no_number(text):
+def test_a_statement_of_no_number_or_several_is_not_a_number(text):
     assert parse_answer(text) is None
 
 
@@ -104,7 +104,7 @@ def test_a_statement_of_none_or_several_is_no_number(text):
     ("text", "at_end"),
     [("18", True), ("18.", True), ("1,", True), ("$18", True), ("18 ", False), ("18 eggs", False), ("18\n", False)],
 )
-def test_it_is_known_whether_more_digits_could_follow(text, at_end):
+def test_at_end_is_true_if_digits_could_be_missing(text, at_end):
     assert parse_answer(text).at_end is at_end
 
 
@@ -120,7 +120,7 @@ def test_it_is_known_whether_more_digits_could_follow(text, at_end):
         ("5", None),
     ],
 )
-def test_what_is_stated_is_the_first_line_after_the_last_marker(text, stated):
+def test_the_stated_answer_is_the_first_line_after_the_last_marker(text, stated):
     assert stated_after_marker(text) == stated
 
 
@@ -141,7 +141,7 @@ amounts = st.decimals(min_value=0, max_value=10**12, places=2, allow_nan=False, 
 
 @st.composite
 def spellings(draw):
-    """A number, and one of the ways to write it."""
+    """A number, and one of its spellings."""
     amount, sign = draw(amounts), draw(st.sampled_from(["", "", "-", "\u2212"]))
     digits = f"{amount:,.2f}" if draw(st.booleans()) else f"{amount:.2f}"
     if draw(st.booleans()):
@@ -168,14 +168,14 @@ def test_no_spelling_of_a_number_is_another_number(spelling, difference):
 
 
 @given(st.text(max_size=200))
-def test_any_text_is_read_without_an_error(text):
+def test_any_text_is_parsed_without_an_error(text):
     parse_answer(text)
     last_number(text)
 
 
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("piece", [" ", "1 ", "1,", "1/", "1", "-", "$", "= ", "\\frac{", "####"])
-def test_a_huge_answer_is_read_in_linear_time(piece):
+def test_a_huge_answer_is_parsed_in_linear_time(piece):
     text = piece * 100_000
     parse_answer(text)
     last_number(text)

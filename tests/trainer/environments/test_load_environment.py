@@ -45,11 +45,11 @@ class OddParams(Tasks):
 
 
 @pytest.fixture(autouse=True)
-def own_registrations(monkeypatch):
+def separate_registrations(monkeypatch):
     monkeypatch.setattr(ENVIRONMENT_GROUP, "_registered", {})
 
 
-def test_a_built_in_environment_comes_with_its_parameters():
+def test_a_built_in_environment_is_loaded_with_its_parameters():
     environment = load_environment("arithmetic", {"max_steps": 2})
     assert isinstance(environment, Arithmetic)
     assert (environment.params.min_steps, environment.params.max_steps) == (1, 2)
@@ -69,12 +69,13 @@ def test_an_environment_of_another_package_is_found(distributions):
     assert type(load_environment("skyrl-always:always")).__name__ == "Always"
 
 
-def test_the_name_of_a_package_goes_before_the_name_and_a_task_after_it(distributions):
+def test_a_reference_may_name_the_distribution_before_the_name_and_the_task_after_it(distributions):
     distributions.add("skyrl-always", {"skyrl.environments": {"always": "always_env:Always"}})
-    assert split_reference("always") == ("always", "")
-    assert split_reference("always:easy:1") == ("always", "easy:1")
-    assert split_reference("skyrl-always:always") == ("skyrl-always:always", "")
-    assert split_reference("skyrl-always:always:easy") == ("skyrl-always:always", "easy")
+    claims = ENVIRONMENT_GROUP.rows()
+    assert split_reference("always", claims) == ("always", "")
+    assert split_reference("always:easy:1", claims) == ("always", "easy:1")
+    assert split_reference("skyrl-always:always", claims) == ("skyrl-always:always", "")
+    assert split_reference("skyrl-always:always:easy", claims) == ("skyrl-always:always", "easy")
 
 
 def test_a_registered_environment_gets_the_task_of_its_reference():
@@ -83,21 +84,21 @@ def test_a_registered_environment_gets_the_task_of_its_reference():
     assert (environment.params.task, environment.params.level) == ("sort", 3)
 
 
-def test_an_unknown_name_is_an_error_with_the_nearest_one():
+def test_an_unknown_name_is_an_error_that_suggests_the_nearest():
     with pytest.raises(UnknownPluginError, match="did you mean 'arithmetic'"):
         load_environment("arithmetics")
     with pytest.raises(UnknownPluginError, match="did you mean 'reasoning_gym'"):
         load_environment("reasoning_gim:leg_counting")
 
 
-def test_all_wrong_parameters_are_reported_together():
+def test_all_invalid_parameters_are_reported_at_once():
     register_environment("tasks", Tasks)
     with pytest.raises(InvalidParamsError) as caught:
         load_environment("tasks:sort", {"level": 9, "lvel": 1})
     assert {problem.path for problem in caught.value.problems} == {"level", "lvel"}
 
 
-def test_a_task_is_asked_for_where_one_is_needed_and_refused_where_there_are_none():
+def test_a_task_is_required_if_the_environment_has_tasks_and_an_error_if_it_has_none():
     register_environment("tasks", Tasks)
     with pytest.raises(InvalidParamsError, match=r"task.*write tasks:TASK"):
         load_environment("tasks")
@@ -112,13 +113,13 @@ def test_a_denied_environment_is_not_loaded():
         load_environment("arithmetic", policy=PluginPolicy(deny=["skyrl-train"]))
 
 
-def test_a_constructor_that_fails_is_named_with_its_reason():
+def test_a_failing_constructor_is_an_error_with_its_reason():
     register_environment("fragile", Fragile)
     with pytest.raises(PluginLoadError, match=r"fragile.*OSError: no such file: answers\.db"):
         load_environment("fragile")
 
 
-def test_what_is_no_environment_is_refused(distributions):
+def test_a_class_that_is_not_an_environment_is_an_error(distributions):
     with pytest.raises(TypeError, match="subclass of Environment"):
         register_environment("tasks", TaskParams)
     register_environment("odd", OddParams)
@@ -131,14 +132,15 @@ def test_what_is_no_environment_is_refused(distributions):
         load_environment("number")
 
 
-def test_rows_that_name_other_environments_get_them_with_default_parameters():
+def test_environments_that_rows_name_have_default_parameters():
     config = RunConfig.model_validate({"environment": {"name": "arithmetic", "params": {"max_steps": 2}}})
-    environments = load_environments(config, ["gsm8k", "arithmetic"])
+    configured = load_environment("arithmetic", {"max_steps": 2})
+    environments = load_environments(config, configured, ["gsm8k", "arithmetic"])
     assert set(environments) == {"arithmetic", "gsm8k"}
-    assert environments["arithmetic"].params.max_steps == 2
+    assert environments["arithmetic"] is configured
     assert environments["gsm8k"].params.extraction == "strict"
 
 
-def test_an_unknown_environment_in_a_row_is_traced_to_the_column():
+def test_an_unknown_environment_in_a_row_is_an_error_with_the_column():
     with pytest.raises(UnknownPluginError, match=r"'gsm9k' in the column 'environment'.*did you mean 'gsm8k'"):
-        load_environments(RunConfig(), ["gsm9k"])
+        load_environments(RunConfig(), load_environment("arithmetic"), ["gsm9k"])

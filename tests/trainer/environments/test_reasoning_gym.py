@@ -25,7 +25,7 @@ class TestWithThePackage:
     def completion(text):
         return Completion(text=text, token_ids=(), finished=True)
 
-    def test_the_right_answer_earns_one_and_none_earns_nothing(self):
+    def test_the_right_answer_is_rewarded_and_other_text_is_not(self):
         environment = load_environment("reasoning_gym:leg_counting")
         for row in itertools.islice(environment.rows("train", seed=0), 20):
             right = f"Let me count. <answer>1</answer> No: <answer> {row.ground_truth} </answer>"
@@ -33,7 +33,7 @@ class TestWithThePackage:
             assert environment.reward(self.completion(row.ground_truth), row) == 0.0
             assert environment.reward(self.completion(f"<answer>{row.ground_truth}1</answer>"), row) < 1.0
 
-    def test_no_puzzle_is_in_both_splits_and_a_seed_repeats_its_own(self):
+    def test_no_puzzle_is_in_both_splits_and_a_seed_repeats_its_puzzles(self):
         environment = load_environment("reasoning_gym:leg_counting")
 
         def prompts(split, seed, count):
@@ -55,12 +55,12 @@ class TestWithThePackage:
             (score,) = scorer.score([(self.completion(f"<answer>{row.ground_truth}</answer>"), row)])
         assert (score.reward, score.error) == (1.0, None)
 
-    def test_an_unknown_task_is_an_error_with_the_nearest_one(self):
+    def test_an_unknown_task_is_an_error_that_suggests_the_nearest(self):
         with pytest.raises(InvalidParamsError, match="did you mean 'leg_counting'"):
             load_environment("reasoning_gym:leg_count")
 
-    def test_options_that_the_task_refuses_are_an_error(self):
-        with pytest.raises(InvalidParamsError, match=r"refused by the task: .*max_animal"):
+    def test_options_that_the_task_rejects_are_an_error(self):
+        with pytest.raises(InvalidParamsError, match=r"rejected by the task: .*max_animal"):
             load_environment("reasoning_gym:leg_counting", {"options": {"max_animal": 3}})
 
     def test_the_splits_of_a_task_with_few_puzzles_are_disjoint_too(self):
@@ -90,7 +90,7 @@ def test_a_split_that_stays_empty_is_an_error_not_an_endless_search(monkeypatch)
 
     monkeypatch.setattr(library, "create_dataset", lambda *_, **__: Constant())
     environment = load_environment("reasoning_gym:leg_counting")
-    # The checksum of that question puts it into the training split.
+    # The checksum of the question above selects the training split.
     assert next(environment.rows("train", seed=0)).ground_truth == "2"
-    with pytest.raises(SkyrlError, match=r"10000 puzzles and none of the evaluation split.*too few different ones"):
+    with pytest.raises(SkyrlError, match=r"10000 puzzles but none for the evaluation split.*too few different puzzles"):
         next(environment.rows("evaluation", seed=0))

@@ -4,8 +4,9 @@ import sys
 
 import pytest
 
-from skyrl_core.discovery.plugin_group import OBSERVERS, PluginPolicy
+from skyrl_core.discovery.plugin_group import ALLOW_ALL, OBSERVERS, PluginPolicy
 from skyrl_core.errors import PluginConflictError, PluginLoadError, UnknownPluginError
+from skyrl_train.config.plugin_check import OBSERVER_GROUP
 from skyrl_train.observers.load_observers import load_observers
 
 MODULE = """
@@ -53,6 +54,10 @@ NAMES = {
 }
 
 
+def load(*names, policy=ALLOW_ALL):
+    return load_observers(OBSERVER_GROUP.find(name, policy) for name in names)
+
+
 @pytest.fixture
 def installed(distributions):
     groups = {OBSERVERS: {name: f"acme_observers:{attribute}" for name, attribute in NAMES.items()}}
@@ -64,16 +69,16 @@ def installed(distributions):
 
 @pytest.mark.usefixtures("installed")
 def test_only_named_observers_are_imported():
-    load_observers([]).step_end(1, {})
+    load().step_end(1, {})
     assert "acme_observers" not in sys.modules
-    load_observers(["recorder"]).step_end(2, {})
+    load("recorder").step_end(2, {})
     assert sys.modules["acme_observers"].Recorder.calls == [2]
     assert "acme_exit" not in sys.modules
 
 
 @pytest.mark.usefixtures("installed")
 def test_an_entry_point_may_be_an_instance_and_a_repeated_name_counts_once():
-    load_observers(["instance", "instance"]).step_end(5, {})
+    load("instance", "instance").step_end(5, {})
     assert sys.modules["acme_observers"].Recorder.calls == [5]
 
 
@@ -92,17 +97,17 @@ def test_an_entry_point_may_be_an_instance_and_a_repeated_name_counts_once():
 )
 def test_an_invalid_observer_is_refused_before_training(name, complaint):
     with pytest.raises(PluginLoadError, match=complaint):
-        load_observers([name])
+        load(name)
 
 
 @pytest.mark.usefixtures("installed")
 def test_an_unknown_name_is_an_error_that_suggests_the_nearest():
     with pytest.raises(UnknownPluginError, match="did you mean 'recorder'"):
-        load_observers(["recoder"])
+        load("recoder")
 
 
 @pytest.mark.usefixtures("installed")
 def test_a_denied_observer_is_refused_without_importing_it():
     with pytest.raises(PluginConflictError, match=r"plugins\.deny"):
-        load_observers(["recorder"], PluginPolicy(deny=["acme-observers"]))
+        load("recorder", policy=PluginPolicy(deny=["acme-observers"]))
     assert "acme_observers" not in sys.modules

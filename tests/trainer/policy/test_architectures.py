@@ -1,18 +1,15 @@
 """Models of many families, small and random: the trainer computes what transformers does by itself, to rounding."""
 
-import sys
-
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from skyrl_core.errors import SkyrlError
-from skyrl_train.policy.loading import prepare_model, recompute_activations
+from skyrl_train.policy.model_loading import prepare_model, recompute_activations
 from skyrl_train.policy.policy import Policy, Sequences
-from skyrl_train.policy.rotation import NAME, FastRotation
-from skyrl_train.policy.shared_prompts import can_share_prompts
-from skyrl_train.rollout.decoding import ModelDecoding, ReadPrompts, check_decoding, evaluated
-from skyrl_train.rollout.direct_decoding import can_decode_directly
+from skyrl_train.policy.prompts.shared_prompts import can_share_prompts
+from skyrl_train.rollout.hf.decoding import ModelDecoding, ReadPrompts, check_decoding, evaluated
+from skyrl_train.rollout.hf.direct_decoding import can_decode_directly
 
 SHARED = (
     *("apertus", "arcee", "deepseek_v3", "ernie4_5", "gemma", "glm", "glm4", "glm4_moe", "gpt2", "gpt_neox", "granite"),
@@ -112,20 +109,16 @@ def gradient(model, log_probs):
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def expected(model, sequences, monkeypatch):
+def expected(model, sequences):
     """Log-probs of the response tokens and their gradient, by transformers alone."""
-    with monkeypatch.context() as patched:
-        for module in {sys.modules[type(part).__module__] for part in model.modules()}:
-            if isinstance(getattr(module, NAME, None), FastRotation):
-                patched.setattr(module, NAME, getattr(module, NAME).original)
-        logits = model(
-            input_ids=sequences.input_ids, attention_mask=sequences.attention_mask.long(), use_cache=False
-        ).logits
-        rows, tokens = sequences.response_mask.nonzero(as_tuple=True)
-        positions = sequences.response_start[rows] + tokens
-        log_p = torch.log_softmax(logits[rows, positions - 1], dim=-1)
-        log_probs = log_p.gather(-1, sequences.input_ids[rows, positions][:, None]).squeeze(-1)
-        return log_probs.detach(), gradient(model, log_probs)
+    logits = model(
+        input_ids=sequences.input_ids, attention_mask=sequences.attention_mask.long(), use_cache=False
+    ).logits
+    rows, tokens = sequences.response_mask.nonzero(as_tuple=True)
+    positions = sequences.response_start[rows] + tokens
+    log_p = torch.log_softmax(logits[rows, positions - 1], dim=-1)
+    log_probs = log_p.gather(-1, sequences.input_ids[rows, positions][:, None]).squeeze(-1)
+    return log_probs.detach(), gradient(model, log_probs)
 
 
 def assert_same(policy, sequences, wanted):
@@ -139,9 +132,9 @@ def assert_same(policy, sequences, wanted):
 
 
 @pytest.mark.parametrize("kind", [*SHARED, *APART])
-def test_log_probs_and_gradients_are_those_of_transformers(kind, sequences, monkeypatch):
+def test_log_probs_and_gradients_are_those_of_transformers(kind, sequences):
     plain, prepared = models(kind)
-    wanted = expected(plain, sequences, monkeypatch)
+    wanted = expected(plain, sequences)
     assert can_share_prompts(prepared) == (kind in SHARED)
     for share in {False, kind in SHARED}:
         assert_same(Policy(prepared, chunk_size=64, temperature=1.0, share_prompts=share), sequences, wanted)
@@ -173,9 +166,9 @@ NOISY = {"mixtral": {"router_jitter_noise": 0.1}}
 
 
 @pytest.mark.parametrize("kind", ["llama", "mixtral", "phimoe", "qwen3_next"])
-def test_activations_that_are_computed_again_change_nothing(kind, sequences, monkeypatch):
+def test_activations_that_are_computed_again_change_nothing(kind, sequences):
     plain, prepared = models(kind, **NOISY.get(kind, {}))
-    wanted = expected(plain, sequences, monkeypatch)
+    wanted = expected(plain, sequences)
     recompute_activations(prepared)
     computed = []
     prepared.base_model.layers[0].mlp.register_forward_pre_hook(lambda *_: computed.append(1))
@@ -188,9 +181,9 @@ def test_activations_that_are_computed_again_change_nothing(kind, sequences, mon
 
 
 @pytest.mark.parametrize("kind", PARTIAL)
-def test_heads_that_are_turned_in_part_are_as_well(kind, sequences, monkeypatch):
+def test_heads_that_are_turned_in_part_are_as_well(kind, sequences):
     rotation = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
     plain, prepared = models(kind, rope_parameters=rotation)
-    wanted = expected(plain, sequences, monkeypatch)
+    wanted = expected(plain, sequences)
     policy = Policy(prepared, chunk_size=64, temperature=1.0, share_prompts=can_share_prompts(prepared))
     assert_same(policy, sequences, wanted)

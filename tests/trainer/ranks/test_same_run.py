@@ -3,15 +3,16 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from skyrl_core.errors import SkyrlError
-from skyrl_train.config.resolved import ResolvedRun
-from skyrl_train.config.schema import RunConfig
+from skyrl_train.config.load_config import resolve_run
 from skyrl_train.data.prompt_source import LoadedRows
 from skyrl_train.environments.environment import Row
+from skyrl_train.environments.load_environment import load_environment
 from skyrl_train.ranks import same_run as fingerprint
 from skyrl_train.ranks.same_run import check_data, check_run
 
@@ -23,15 +24,13 @@ def rows(*prompts):
     return LoadedRows(made, seed=0, shuffle=False)
 
 
-def facts(**changes):
-    """The run and loss of one rank."""
-    config = RunConfig(seed=changes.get("seed", 0))
-    run = ResolvedRun(config=config, loss_reference="a", resume=changes.get("resume"))
-    return run, {"id": "d:a@1", "files_sha256": "f", "params": {"eps": changes.get("eps", 0.1)}}
+def facts(*overrides, resume=None):
+    """The run of one rank."""
+    return replace(resolve_run(load_environment, overrides=overrides), resume=resume)
 
 
-def compare(on_ranks, *parts):
-    on_ranks(len(parts), lambda ranks: check_run(ranks, *parts[ranks.rank]))
+def compare(on_ranks, *runs):
+    on_ranks(len(runs), lambda ranks: check_run(ranks, runs[ranks.rank]))
 
 
 def compare_data(on_ranks, *sources):
@@ -46,14 +45,17 @@ def test_equal_ranks_agree(on_ranks):
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ({"seed": 7}, "config.seed: 0 on ranks 0, 2; 7 on rank 1"),
-        ({"eps": 0.3}, "loss.params.eps: 0.1 on ranks 0, 2; 0.3 on rank 1"),
-        ({"resume": Path("x/step_1")}, 'resume: null on ranks 0, 2; "x/step_1" on rank 1'),
+        (facts("seed=7"), "config.seed: 0 on ranks 0, 2; 7 on rank 1"),
+        (
+            facts("trainer.algorithm.dual_clip.clip_low=0.3"),
+            "loss.params.clip_low: 0.2 on ranks 0, 2; 0.3 on rank 1",
+        ),
+        (facts(resume=Path("x/step_1")), 'resume: null on ranks 0, 2; "x/step_1" on rank 1'),
     ],
 )
 def test_a_difference_is_named_with_its_values_and_ranks(change, line, on_ranks):
     with pytest.raises(SkyrlError, match="would not train the same") as error:
-        compare(on_ranks, facts(), facts(**change), facts())
+        compare(on_ranks, facts(), change, facts())
     assert f"  {line}\n" in str(error.value)
 
 
@@ -67,14 +69,14 @@ def test_other_rows_or_another_order_of_the_same_are_a_difference(on_ranks):
 def test_another_version_of_a_package_is_a_difference(on_ranks, monkeypatch):
     versions = iter(["1.0", "2.0"])
     monkeypatch.setattr(fingerprint, "PACKAGES", ("torch",))
-    monkeypatch.setattr(fingerprint.importlib.metadata, "version", lambda _: next(versions))
+    monkeypatch.setattr(fingerprint.importlib_metadata, "version", lambda _: next(versions))
     with pytest.raises(SkyrlError, match=r'packages\.torch: "\d.0" on rank 0; "\d.0" on rank 1'):
         compare(on_ranks, facts(), facts())
 
 
 def test_many_ranks_and_many_differences_stay_readable(on_ranks):
     with pytest.raises(SkyrlError) as error:
-        compare(on_ranks, *[facts(seed=rank % 2) for rank in range(20)])
+        compare(on_ranks, *[facts(f"seed={rank % 2}") for rank in range(20)])
     assert "0 on ranks 0, 2, 4, 6, 8, 10, 12, 14 and 2 more; 1 on ranks 1, 3," in str(error.value)
 
 

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from skyrl_train.ranks.interruption import Interrupted
-from skyrl_train.ranks.stopping import ECHO, SIGNALS, StopRequest
+from skyrl_train.ranks.stopping import ECHO, SIGNALS, Interrupted, StopRequest
 
 BIN = Path(sys.executable).parent
 MODULE = ["-m", "skyrl_train.entrypoints.main_base"]

@@ -1,4 +1,4 @@
-"""An environment that does what the answer tells it to: the tests of the scorer put it on the workers' path."""
+"""An environment that performs the action in the answer; the scorer's tests let workers import it."""
 
 import os
 import re
@@ -48,7 +48,7 @@ def _interrupt_itself(_: str) -> float:
 def _fork(value: str) -> float:
     child = os.fork()
     if child == 0:
-        sys.exit(0)  # as many would write it, instead of os._exit
+        sys.exit(0)  # a common mistake: os._exit would be right
     os.waitpid(child, 0)
     return float(value)
 
@@ -90,24 +90,24 @@ ACTIONS: dict[str, Callable[[str], Any]] = {
 
 
 class Misbehaving(Environment):
-    """The text of an answer is `action argument`."""
+    """The text of an answer is `action: argument`."""
 
     name = "misbehaving"
 
     def reward(self, completion: Completion, row: Row) -> float:
         action, _, argument = completion.text.partition(": ")
-        return ACTIONS[action](argument)  # type: ignore[no-any-return]  # what is no number is a case, too
+        return ACTIONS[action](argument)  # type: ignore[no-any-return]  # some actions return no number
 
 
 class BrokenInWorkers(Misbehaving):
-    """Cannot be prepared in a worker."""
+    """Its warm-up in a worker fails."""
 
     def warm_up(self) -> None:
         raise ImportError("libanswers.so.3 is missing")
 
 
-class LostAtItsStart(Misbehaving):
-    """Ends its worker while it prepares it, until so many have ended."""
+class DiesAtStart(Misbehaving):
+    """Kills its worker during the warm-up, for the first ``count`` workers."""
 
     def __init__(self, params: EnvironmentParams, folder: Path, count: int) -> None:
         super().__init__(params)

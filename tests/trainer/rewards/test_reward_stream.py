@@ -1,4 +1,4 @@
-"""Rewards of samples that come one after the other: computed meanwhile, and no sooner wrong than in one call."""
+"""Rewards of samples that arrive one after the other, computed as they arrive."""
 
 import threading
 import time
@@ -42,34 +42,34 @@ def wait_for(path):
         time.sleep(0.01)
 
 
-def test_a_reward_is_computed_while_further_samples_are_awaited(scorer, tmp_path):
+def test_a_reward_is_computed_before_all_samples_have_arrived(scorer, tmp_path):
     stream = scorer.stream()
     stream.add(1, item(f"pid: {tmp_path / 'second'}"))
-    wait_for(tmp_path / "second")  # nobody has asked for scores, and not all samples are there
+    wait_for(tmp_path / "second")  # before the other sample and before the scores are requested
     stream.add(0, item("return: 0.25"))
     assert stream.scores() == [Score(reward=0.25), Score(reward=1.0)]
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_scores_are_in_the_order_of_the_samples_whenever_they_came(environments, workers):
+def test_scores_are_in_sample_order_whatever_the_order_of_arrival(environments, workers):
     with Scorer(environments, workers=workers) as scorer:
         for order in (range(60), range(59, -1, -1), [*range(1, 60, 2), *range(0, 60, 2)]):
             stream = scorer.stream()
             for index in order:
                 stream.add(index, item(f"return: {index}"))
-                stream.add(index, item("return: -1"))  # known already
+                stream.add(index, item("return: -1"))  # ignored: the index was added before
             assert [score.reward for score in stream.scores()] == [float(index) for index in range(60)]
 
 
 @pytest.mark.parametrize(("workers", "most"), [(1, 2), (3, 12)])
-def test_what_came_while_all_workers_were_busy_is_handed_over_in_few_messages(environments, workers, most, monkeypatch):
+def test_samples_that_wait_for_a_worker_are_sent_in_few_messages(environments, workers, most, monkeypatch):
     sizes = []
-    give = WorkerProcess.give
+    send = WorkerProcess.send
     monkeypatch.setattr(
-        WorkerProcess, "give", lambda self, tasks, load: sizes.append(len(tasks)) or give(self, tasks, load)
+        WorkerProcess, "send", lambda self, tasks, load: sizes.append(len(tasks)) or send(self, tasks, load)
     )
     with Scorer(environments, workers=workers) as scorer:
-        with scorer._turn:  # until all are there, none is handed over
+        with scorer._workers_lock:  # no sample is sent until all have been added
             stream = scorer.stream()
             for index in range(60):
                 stream.add(index, item("return: 1"))
@@ -82,16 +82,16 @@ def test_a_stream_without_samples_has_no_scores_and_starts_no_worker(scorer):
     assert scorer._workers == []
 
 
-def test_the_deadline_does_not_run_while_nobody_asks(environments):
+def test_the_deadline_does_not_expire_before_scores_are_requested(environments):
     with Scorer(environments, deadline=2.0) as scorer:
         stream = scorer.stream()
         for index in range(4):
             stream.add(index, item("sleep: 0.3"))
-        time.sleep(3.0)  # longer than the deadline: the thread reads what the worker sends
+        time.sleep(3.0)  # longer than the deadline: the thread reads the worker's results meanwhile
         assert stream.scores() == [Score(reward=1.0)] * 4
 
 
-def test_what_goes_wrong_costs_its_own_sample_only(environments, tmp_path):
+def test_a_failing_reward_affects_only_its_sample(environments, tmp_path):
     texts = ["return: 1", f"hang: {tmp_path / 'pid'}", "crash: now", "raise: it", "return: 2"]
     with Scorer(environments, deadline=3.0) as scorer:
         stream = scorer.stream()
@@ -103,7 +103,7 @@ def test_what_goes_wrong_costs_its_own_sample_only(environments, tmp_path):
     assert reasons == ["TimeoutError", "ChildProcessError", "KeyError"]
 
 
-def test_more_than_a_pipe_holds_can_wait_for_a_slow_reward(scorer):
+def test_more_samples_than_a_pipe_holds_can_wait_for_a_slow_reward(scorer):
     stream = scorer.stream()
     stream.add(0, item("sleep: 0.5"))
     for index in range(1, 200):
@@ -111,8 +111,8 @@ def test_more_than_a_pipe_holds_can_wait_for_a_slow_reward(scorer):
     assert [score.reward for score in stream.scores()] == [1.0] * 200
 
 
-@pytest.mark.parametrize("closed", [False, True], ids=["while items come", "with all items there"])
-def test_a_cancelled_stream_ends_its_workers_and_the_next_one_has_new_ones(closed, environments, tmp_path):
+@pytest.mark.parametrize("closed", [False, True], ids=["before all items", "after all items"])
+def test_a_cancelled_stream_ends_its_workers_and_the_next_one_gets_new_ones(closed, environments, tmp_path):
     with Scorer(environments, deadline=1000.0) as scorer:
         stream = scorer.stream()
         stream.add(0, item(f"hang: {tmp_path / 'pid'}"))
@@ -128,7 +128,7 @@ def test_a_cancelled_stream_ends_its_workers_and_the_next_one_has_new_ones(close
         assert following.scores() == [Score(reward=1.0)]
 
 
-def test_a_call_waits_for_the_stream_before_it(scorer):
+def test_a_call_waits_for_an_earlier_stream(scorer):
     stream = scorer.stream()
     stream.add(0, item("sleep: 0.5"))
     stream.close()
@@ -136,7 +136,7 @@ def test_a_call_waits_for_the_stream_before_it(scorer):
     assert stream.scores() == [Score(reward=1.0)]
 
 
-def test_an_error_of_the_thread_is_raised_where_the_scores_are_asked_for(scorer):
+def test_an_error_in_the_thread_is_raised_when_the_scores_are_requested(scorer):
     stream = scorer.stream()
     stream.add(0, item("return: 1", environment="another"))
     with pytest.raises(UnknownPluginError, match="'another'"):
@@ -145,12 +145,12 @@ def test_an_error_of_the_thread_is_raised_where_the_scores_are_asked_for(scorer)
     unpicklable.add(0, item("return: 1", lock=threading.Lock()))
     with pytest.raises(SkyrlError, match="rows cannot be sent to the reward workers"):
         unpicklable.scores()
-    unpicklable.add(1, item("return: 1"))  # an engine may still be handing over
+    unpicklable.add(1, item("return: 1"))  # a rollout engine may still be adding samples
     unpicklable.cancel()
     assert scorer.score([item("return: 2")]) == [Score(reward=2.0)]
 
 
-def test_a_scorer_that_is_left_ends_a_stream_that_goes_on(environments, tmp_path):
+def test_closing_the_scorer_ends_running_streams(environments, tmp_path):
     with Scorer(environments, deadline=1000.0) as scorer:
         stream = scorer.stream()
         stream.add(0, item(f"hang: {tmp_path / 'pid'}"))
@@ -165,9 +165,9 @@ def test_a_scorer_that_is_left_ends_a_stream_that_goes_on(environments, tmp_path
     assert scorer._workers == []
 
 
-def test_a_worker_that_cannot_start_is_an_error_of_the_scores(environments, monkeypatch):
+def test_a_worker_that_cannot_start_is_an_error_when_the_scores_are_requested(environments, monkeypatch):
     with Scorer(environments) as scorer:
-        monkeypatch.setattr("skyrl_train.rewards.scorer.WorkerProcess.fate", lambda _: "has ended")
+        monkeypatch.setattr("skyrl_train.rewards.scorer.WorkerProcess.exit_message", lambda _: "has ended")
         monkeypatch.setattr("sys.executable", "/bin/false")
         stream = scorer.stream()
         stream.add(0, item("return: 1"))

@@ -16,7 +16,7 @@ from skyrl_train.rewards.scorer import Scorer
 
 HERE = Path(__file__).parent
 LIMIT = 30
-"""Seconds that no test takes, on the busiest machine."""
+"""Seconds; no step of a test takes longer, even on a busy machine."""
 ROW = Row(prompt=({"role": "user", "content": "What is 2+3?"},), ground_truth="5", environment="misbehaving")
 
 
@@ -35,8 +35,8 @@ def scorer(misbehaving):
 
 
 @pytest.fixture
-def impatient(misbehaving):
-    """For rewards that hang; a busy machine may hold up the others for a second."""
+def short_deadline_scorer(misbehaving):
+    """For rewards that hang. Not shorter, because a busy machine may delay the others by a second."""
     with Scorer({"misbehaving": misbehaving.environment()}, deadline=3.0) as scorer:
         yield scorer
 
@@ -55,7 +55,7 @@ def is_running(pid):
 def wait_until(condition):
     limit = time.monotonic() + LIMIT
     while not condition():
-        assert time.monotonic() < limit, f"still not so after {LIMIT} s"
+        assert time.monotonic() < limit, f"the condition is still false after {LIMIT} s"
         time.sleep(0.02)
 
 
@@ -71,7 +71,7 @@ def test_rewards_come_back_in_the_order_of_the_items(misbehaving):
             assert scorer.score(items) == [Score(reward=float(number)) for number in range(100)]
 
 
-def test_everything_that_can_go_wrong_costs_its_own_sample_only(impatient, tmp_path):
+def test_every_failure_of_a_reward_affects_only_its_sample(short_deadline_scorer, tmp_path):
     expected = {
         "return: 0.25": None,
         f"hang: {tmp_path / 'pid'}": "TimeoutError: misbehaving reward took longer than 3 s",
@@ -89,7 +89,7 @@ def test_everything_that_can_go_wrong_costs_its_own_sample_only(impatient, tmp_p
         "interrupt: x": None,
         "return: 0.5": None,
     }
-    scores = dict(zip(expected, impatient.score([item(text) for text in expected]), strict=True))
+    scores = dict(zip(expected, short_deadline_scorer.score([item(text) for text in expected]), strict=True))
     rewards = {text: score.reward for text, score in scores.items() if score.reward}
     assert rewards == {"return: 0.25": 0.25, "return: 1": 1.0, "interrupt: x": 1.0, "return: 0.5": 0.5}
     for text, start in expected.items():
@@ -101,27 +101,27 @@ def test_everything_that_can_go_wrong_costs_its_own_sample_only(impatient, tmp_p
     assert not is_running(read_pid(tmp_path / "pid"))
 
 
-def test_a_hung_reward_does_not_hold_up_the_other_workers_items(misbehaving, tmp_path):
+def test_a_hung_reward_does_not_delay_the_other_workers(misbehaving, tmp_path):
     items = [item(f"hang: {tmp_path / 'pid'}"), *(item("return: 1") for _ in range(50))]
     with Scorer({"misbehaving": misbehaving.environment()}, workers=2, deadline=3.0) as scorer:
         scores = scorer.score(items)
     assert [score.reward for score in scores] == [0.0] + [1.0] * 50
 
 
-def test_the_deadline_is_that_of_each_reward_not_of_the_batch(misbehaving):
+def test_the_deadline_applies_to_each_reward_not_to_the_batch(misbehaving):
     with Scorer({"misbehaving": misbehaving.environment()}, deadline=2.0) as scorer:
         assert [score.reward for score in scorer.score([item("sleep: 0.2")] * 12)] == [1.0] * 12
 
 
-def test_a_reward_that_never_lets_go_of_the_interpreter_is_ended(impatient, tmp_path):
-    scores = impatient.score([item(f"hold: {tmp_path / 'pid'}"), item("return: 1")])
+def test_a_reward_that_never_releases_the_interpreter_lock_is_ended(short_deadline_scorer, tmp_path):
+    scores = short_deadline_scorer.score([item(f"hold: {tmp_path / 'pid'}"), item("return: 1")])
     assert scores[0].error.startswith("TimeoutError")
     assert scores[1].reward == 1.0
     assert not is_running(read_pid(tmp_path / "pid"))
 
 
-def test_what_a_hung_reward_started_is_ended_with_it(impatient, tmp_path):
-    impatient.score([item(f"hang with child: {tmp_path / 'pid'}")])
+def test_a_process_that_a_hung_reward_started_is_ended_with_it(short_deadline_scorer, tmp_path):
+    short_deadline_scorer.score([item(f"hang with child: {tmp_path / 'pid'}")])
     wait_until(lambda: not is_running(read_pid(tmp_path / "pid")))
 
 
@@ -132,7 +132,7 @@ def test_a_worker_that_died_between_two_batches_is_replaced_without_blame(scorer
     assert scorer.score([item("return: 1")]) == [Score(reward=1.0)]
 
 
-def test_workers_start_once_and_end_when_the_scorer_is_left(misbehaving, tmp_path):
+def test_workers_start_once_and_end_with_the_context_manager(misbehaving, tmp_path):
     paths = [tmp_path / name for name in ("first", "second")]
     with Scorer({"misbehaving": misbehaving.environment()}) as scorer:
         for path in paths:
@@ -145,7 +145,7 @@ def test_workers_start_once_and_end_when_the_scorer_is_left(misbehaving, tmp_pat
     assert not is_running(first)
 
 
-def test_no_process_is_started_for_nothing(misbehaving):
+def test_no_process_is_started_for_an_empty_batch(misbehaving):
     with Scorer({"misbehaving": misbehaving.environment()}) as scorer:
         assert scorer.score([]) == []
         assert scorer._workers == []
@@ -163,13 +163,13 @@ def test_several_environments_serve_one_batch(misbehaving):
     assert [score.reward for score in scores] == [1.0, 0.5, 0.0]
 
 
-def test_a_row_of_an_unknown_environment_is_refused(scorer):
+def test_a_row_of_an_unknown_environment_is_an_error(scorer):
     row = Row(prompt=ROW.prompt, ground_truth="5", environment="gsm8k")
     with pytest.raises(UnknownPluginError, match="'gsm8k'; this run has misbehaving"):
         scorer.score([item("#### 5", row)])
 
 
-def test_a_row_that_cannot_be_sent_is_named(scorer):
+def test_a_row_that_cannot_be_pickled_is_an_error_that_names_it(scorer):
     row = Row(prompt=ROW.prompt, ground_truth="5", environment="misbehaving", extra={"check": lambda: 1})
     with pytest.raises(SkyrlError, match=f"keep plain data.*{row.uid}"):
         scorer.score([item("return: 1", row)])
@@ -185,23 +185,23 @@ def test_an_environment_that_a_worker_cannot_prepare_is_an_error_not_a_reward(mi
         scorer.score([item("return: 1")])
 
 
-def test_workers_that_the_system_ends_while_they_start_are_replaced(misbehaving, tmp_path):
-    lost = misbehaving.LostAtItsStart(EnvironmentParams(), tmp_path, 2)
-    with Scorer({"misbehaving": lost}) as scorer:
+def test_workers_that_die_while_they_start_are_replaced(misbehaving, tmp_path):
+    dying = misbehaving.DiesAtStart(EnvironmentParams(), tmp_path, 2)
+    with Scorer({"misbehaving": dying}) as scorer:
         assert scorer.score([item("return: 1"), item("return: 2")]) == [Score(reward=1.0), Score(reward=2.0)]
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_workers_that_never_start_are_an_error_that_says_how_they_ended(misbehaving, tmp_path):
-    lost = misbehaving.LostAtItsStart(EnvironmentParams(), tmp_path, 99)
-    with Scorer({"misbehaving": lost}) as scorer:
-        for started in (3, 4):  # in a row; whoever asks again learns it at once
+def test_three_failed_starts_in_a_row_are_an_error_that_reports_how_the_workers_ended(misbehaving, tmp_path):
+    dying = misbehaving.DiesAtStart(EnvironmentParams(), tmp_path, 99)
+    with Scorer({"misbehaving": dying}) as scorer:
+        for started in (3, 4):  # the second call fails after one more start
             with pytest.raises(PluginLoadError, match="SIGKILL before its"):
                 scorer.score([item("return: 1")])
             assert len(list(tmp_path.iterdir())) == started
 
 
-def test_an_environment_that_cannot_be_sent_is_refused_at_once(misbehaving):
+def test_an_environment_that_cannot_be_pickled_is_an_error_at_once(misbehaving):
     class Local(misbehaving.Misbehaving):
         pass
 
@@ -231,7 +231,7 @@ GUARD = 'if __name__ == "__main__":'
 
 @pytest.fixture
 def start_script(tmp_path):
-    """Start a training script's stand-in; the answers are its arguments."""
+    """Start a small script in place of a training script; its arguments are the answers to reward."""
     (tmp_path / "heavy_import.py").write_text("")
 
     def start(*answers, environment=IMPORTED, guard=GUARD, deadline=60, by_module=False):
@@ -256,19 +256,19 @@ def test_a_class_that_the_script_defines_is_found_in_the_workers(start_script, b
     assert output == "0.5 None\n", errors
 
 
-def test_a_script_is_not_imported_where_the_environment_is_defined_elsewhere(start_script):
+def test_a_script_is_not_imported_if_the_environment_is_defined_elsewhere(start_script):
     output, errors = start_script("loaded: heavy_import").communicate(timeout=60)
     assert output == "0.0 None\n", errors
 
 
-def test_a_script_without_a_guard_gets_an_error_that_names_the_line(start_script):
+def test_a_script_without_a_main_guard_is_an_error_with_the_missing_line(start_script):
     process = start_script("return: 1", environment=DEFINED, guard="if True:")
     _, errors = process.communicate(timeout=60)
     assert process.returncode != 0
     assert 'put the call under `if __name__ == "__main__":`' in errors
 
 
-def test_a_class_typed_into_a_prompt_gets_an_error_that_says_what_to_do():
+def test_a_class_defined_at_a_prompt_is_an_error_with_a_remedy():
     code = SCRIPT.format(heavy="os", environment=DEFINED, guard="if True:", deadline=1)
     process = subprocess.run(
         [sys.executable, "-"],
@@ -278,7 +278,7 @@ def test_a_class_typed_into_a_prompt_gets_an_error_that_says_what_to_do():
         text=True,
         check=False,
     )
-    assert "put its class into a .py file" in process.stderr
+    assert "move the class to a .py file" in process.stderr
 
 
 def test_ctrl_c_ends_the_script_and_its_workers_at_once(start_script, tmp_path):
@@ -288,7 +288,7 @@ def test_ctrl_c_ends_the_script_and_its_workers_at_once(start_script, tmp_path):
     time.sleep(0.2)
     assert is_running(worker)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=LIMIT)  # the reward's deadline would be later
+    _, errors = process.communicate(timeout=LIMIT)  # sooner than the deadline of the reward
     assert errors.rstrip().endswith("KeyboardInterrupt")
     assert not is_running(worker)
 
@@ -326,7 +326,7 @@ def test_an_idle_worker_ends_with_the_trainer_even_if_a_fork_of_it_holds_the_con
     try:
         wait_until(lambda: not is_running(worker))
     finally:
-        os.kill(fork, signal.SIGKILL)  # it is still there
+        os.kill(fork, signal.SIGKILL)  # it still runs
 
 
 def test_an_interrupted_batch_leaves_no_stale_scores(misbehaving):
@@ -356,26 +356,26 @@ def test_a_batch_of_quick_rewards_takes_milliseconds(scorer):
     assert min(seconds) < 0.02
 
 
-def test_the_child_of_a_reward_that_forks_answers_nothing(scorer):
-    for _ in range(2):  # nor in the next batch
+def test_the_child_of_a_reward_that_forks_sends_no_result(scorer):
+    for _ in range(2):  # neither in this batch nor in the next
         scores = scorer.score([item(f"fork: {number}") for number in range(6)])
         assert [(score.reward, score.error) for score in scores] == [(float(number), None) for number in range(6)]
 
 
-def test_an_alarm_that_a_reward_has_left_is_not_the_next_one_s(misbehaving):
+def test_a_leftover_alarm_of_a_reward_does_not_affect_the_next(misbehaving):
     with Scorer({"misbehaving": misbehaving.environment()}, workers=1) as scorer:
         assert scorer.score([item("alarm"), item("left of the alarm")]) == [Score(reward=1.0), Score(reward=0.0)]
 
 
-def test_what_a_reward_prints_is_no_part_of_what_the_command_prints(misbehaving, capfd):
+def test_output_of_a_reward_goes_to_stderr(misbehaving, capfd):
     with Scorer({"misbehaving": misbehaving.environment()}) as scorer:
         assert scorer.score([item("print: checking")])[0].reward == 1.0
-    said = capfd.readouterr()
-    assert "checking" not in said.out
-    assert "checking" in said.err
+    printed = capfd.readouterr()
+    assert "checking" not in printed.out
+    assert "checking" in printed.err
 
 
-def test_streams_that_are_opened_at_once_are_different(scorer):
+def test_streams_can_be_opened_from_several_threads_at_once(scorer):
     opened = []
 
     def work():

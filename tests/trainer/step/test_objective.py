@@ -9,7 +9,7 @@ from skyrl_core.errors import InvalidParamsError
 from skyrl_core.maths.off_policy import OffPolicyCorrection
 from skyrl_core.parameters.loss_params import LossParams
 from skyrl_core.parameters.schedule import parse_schedule
-from skyrl_core.registry.loss_registry import load_scheduled_loss
+from skyrl_core.registry.resolved_loss import ResolvedLoss
 from skyrl_core.registry.scheduled_loss import ScheduledLoss
 from skyrl_train.step.objective import Objective, highest_entropy
 
@@ -51,7 +51,7 @@ def evaluated(objective: Objective, step: int = 0) -> tuple[dict[str, torch.Tens
 
 
 def objective(loss: str = "standard", **settings: object) -> Objective:
-    return Objective(loss=load_scheduled_loss(loss), reduction="token_mean", max_length=8, **settings)
+    return Objective(loss=ResolvedLoss.find(loss).scheduled(), reduction="token_mean", max_length=8, **settings)
 
 
 def mean(values: torch.Tensor) -> torch.Tensor:
@@ -135,7 +135,7 @@ def test_scheduled_weights_are_those_of_the_step_and_are_logged() -> None:
 
 def test_scheduled_parameters_of_the_loss_are_logged_under_its_name() -> None:
     falling = {"schedule": "linear", "start": 0.4, "end": 0.2, "steps": 2}
-    loss = load_scheduled_loss("dual_clip", {"clip_high": falling})
+    loss = ResolvedLoss.find("dual_clip", {"clip_high": falling}).scheduled()
     goal = Objective(loss=loss, reduction="token_mean", max_length=8)
     assert goal.scheduled_values(1) == {"schedule/dual_clip.clip_high": pytest.approx(0.3)}
 

@@ -6,9 +6,9 @@ from itertools import pairwise
 import pytest
 import torch
 
-from skyrl_core.registry.loss_registry import load_scheduled_loss
+from skyrl_core.registry.resolved_loss import ResolvedLoss
 from skyrl_train.config.schema import DeepSpeedConfig, OptimizerConfig
-from skyrl_train.policy.loading import load_model
+from skyrl_train.policy.model_loading import load_model
 from skyrl_train.policy.policy import Policy
 from skyrl_train.ranks.ranks import Ranks
 from skyrl_train.step.batching import MicroBatchSize
@@ -37,7 +37,7 @@ def test_a_step_without_advantages_decays_weights_and_moments_as_usual(stage, ex
             OptimizerConfig(weight_decay=0.1),
             ranks,
         )
-        loss = load_scheduled_loss("dual_clip", {})
+        loss = ResolvedLoss.find("dual_clip", {}).scheduled()
         objective = Objective(loss=loss, reduction="token_mean", max_length=8, skip_zero_advantages=skip)
         update = PolicyUpdate(engine, objective, ranks, micro_batch_size=MicroBatchSize(sequences=4), pad_id=0)
         states, logs = [], []

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from skyrl_train.config.schema import RunConfig
-from skyrl_train.rollout.hf import HfEngine
+from skyrl_train.rollout.hf.engine import HfEngine
 from skyrl_train.rollout.rollout_engine import EngineSetup
 from skyrl_train.step.weight_sync import StaleEngineError, WeightSync
 

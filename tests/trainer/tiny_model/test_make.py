@@ -20,7 +20,7 @@ def retrained(provenance):
     return train_tokenizer(provenance["seed"])
 
 
-def test_shipped_files_are_those_that_the_script_wrote(provenance):
+def test_shipped_files_are_those_of_the_provenance_record(provenance):
     for name, expected in provenance["files_sha256"].items():
         assert hashlib.sha256((TINY_MODEL / name).read_bytes()).hexdigest() == expected
     assert (provenance["seed"], provenance["steps"]) == (tiny.SEED, tiny.STEPS)
@@ -30,17 +30,17 @@ def test_shipped_files_are_small():
     assert sum(path.stat().st_size for path in TINY_MODEL.iterdir()) < 2_000_000
 
 
-def test_corpus_of_the_seed_is_the_one_it_was_trained_on(provenance):
+def test_the_seed_gives_the_corpus_that_the_model_was_trained_on(provenance):
     assert tiny.corpus_digest(provenance["seed"]) == provenance["corpus_sha256"]
 
 
-def test_tokenizer_of_the_seed_is_the_shipped_one(retrained, tmp_path):
+def test_the_seed_gives_the_shipped_tokenizer(retrained, tmp_path):
     retrained.save_pretrained(tmp_path)
     assert (tmp_path / "tokenizer.json").read_bytes() == (TINY_MODEL / "tokenizer.json").read_bytes()
 
 
-def test_training_from_the_seed_starts_as_the_shipped_model_did(provenance, retrained):
-    """The first losses of the real run, again: model, optimizer, corpus and schedule are all in them."""
+def test_training_from_the_seed_reproduces_the_first_losses(provenance, retrained):
+    """The first losses of the real run depend on model, optimizer, corpus and schedule."""
     _, losses = tiny.train(retrained, seed=provenance["seed"], steps=provenance["steps"], stop_after=3)
     assert losses == pytest.approx(provenance["first_losses"][:3], abs=2e-3)
 
@@ -49,12 +49,12 @@ def test_training_from_the_seed_starts_as_the_shipped_model_did(provenance, retr
     "text",
     ["Ana has 3 pens.\n36+76=112\n#### 112", "7,000 € for “héllo” 日本 🎲", "\ttabs  and   spaces\n\n", "#####", ""],
 )
-def test_tokenizer_gives_back_any_text(text):
+def test_tokenizer_round_trips_any_text(text):
     tokenizer = AutoTokenizer.from_pretrained(TINY_MODEL)
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
-def test_digits_and_operators_are_tokens_of_their_own():
+def test_digits_and_operators_are_separate_tokens():
     tokenizer = AutoTokenizer.from_pretrained(TINY_MODEL)
     tokens = tokenizer.tokenize("36+76=112\n#### 112")
     assert tokens == ["3", "6", "+", "7", "6", "=", "1", "1", "2", "Ċ", "####", "Ġ", "1", "1", "2"]

@@ -5,8 +5,9 @@ import sys
 
 import pytest
 
-from skyrl_core.discovery.plugin_group import TRACKERS, PluginPolicy
+from skyrl_core.discovery.plugin_group import ALLOW_ALL, TRACKERS, PluginPolicy
 from skyrl_core.errors import PluginConflictError, PluginLoadError, UnknownPluginError
+from skyrl_train.config.plugin_check import TRACKER_GROUP
 from skyrl_train.tracking.load_trackers import load_trackers
 from skyrl_train.tracking.tracker import RunInfo
 
@@ -30,6 +31,10 @@ value = 3
 """
 
 
+def load(*names, policy=ALLOW_ALL):
+    return load_trackers(TRACKER_GROUP.find(name, policy) for name in names)
+
+
 @pytest.fixture
 def installed(distributions):
     names = {"counting": "Counting", "half": "Half", "demanding": "Demanding", "number": "value"}
@@ -39,7 +44,7 @@ def installed(distributions):
 
 @pytest.mark.usefixtures("installed")
 def test_an_installed_tracker_receives_the_run_in_addition_to_metrics_jsonl(tmp_path):
-    trackers = load_trackers(["counting", "jsonl", "counting"])
+    trackers = load("counting", "jsonl", "counting")
     config = {"note": "hello"}
     trackers.start(RunInfo(run_folder=tmp_path, title="t", loss="l", total_steps=1, config=config))
     trackers.log_step(1, {"a": 1.0})
@@ -59,25 +64,26 @@ def test_an_installed_tracker_receives_the_run_in_addition_to_metrics_jsonl(tmp_
 )
 def test_an_invalid_tracker_is_refused(name, complaint):
     with pytest.raises(PluginLoadError, match=complaint):
-        load_trackers([name])
+        load(name)
 
 
 def test_an_unknown_name_is_an_error_that_suggests_the_nearest():
     with pytest.raises(UnknownPluginError, match="did you mean 'console'"):
-        load_trackers(["consol"])
+        load("consol")
 
 
 def test_a_denied_tracker_is_refused():
     with pytest.raises(PluginConflictError, match=r"plugins\.deny"):
-        load_trackers(["console"], PluginPolicy(deny=["skyrl-train"]))
+        load("console", policy=PluginPolicy(deny=["skyrl-train"]))
 
 
 def test_trackers_and_observers_need_no_torch():
     program = (
         "import sys; sys.modules['torch'] = None\n"
         "import skyrl_train.observers.load_observers, skyrl_train.commands.report, skyrl_train.tracking.rollout_files\n"
+        "from skyrl_train.config.plugin_check import TRACKER_GROUP\n"
         "from skyrl_train.tracking.load_trackers import load_trackers\n"
-        "load_trackers(['console', 'wandb'])\n"
+        "load_trackers(map(TRACKER_GROUP.find, ['console', 'wandb']))\n"
         "print([name for name in ('torch', 'wandb') if sys.modules.get(name)])"
     )
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -1,6 +1,7 @@
 """The provenance of a run."""
 
 import importlib.metadata
+import json
 import platform
 import subprocess
 
@@ -18,6 +19,13 @@ def test_versions_are_the_installed_ones(tmp_path):
     assert made_of["packages"]["pluggy"] == importlib.metadata.version("pluggy")
     assert "no-such-distribution" not in made_of["packages"]
     assert made_of["python"] == platform.python_version()
+
+
+def test_an_editable_install_is_recorded_with_its_folder():
+    made_of = collect_provenance(["pluggy"])
+    core = importlib.metadata.distribution("skyrl-core").read_text("direct_url.json")
+    assert made_of["origins"]["skyrl-core"]["url"] == json.loads(core)["url"]
+    assert "pluggy" not in made_of["origins"]
 
 
 def test_the_git_state_is_the_commit_and_whether_files_were_changed(tmp_path):

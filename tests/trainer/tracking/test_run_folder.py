@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from skyrl_train.config.yaml_text import parse_yaml
 from skyrl_train.tracking import run_folder
 from skyrl_train.tracking.atomic_file import RunFolderError
 from skyrl_train.tracking.run_folder import RunFolder
@@ -127,6 +128,15 @@ def test_the_configuration_keeps_its_order_and_types(tmp_path):
         text = folder.config_file.read_text(encoding="utf-8")
     assert list(yaml.safe_load(text)) == ["trainer", "model", "é"]
     assert yaml.safe_load(text)["trainer"] == {"steps": 3, "betas": [0.9, 0.95]}
+
+
+@pytest.mark.parametrize("text", ["1e-6", "1e5", "0o17", "on", "2020-01-01", "first\u2028second"])
+def test_text_in_the_config_is_text_when_it_is_read_back(tmp_path, text):
+    with RunFolder.create(tmp_path, title="t") as folder:
+        folder.write_config({"name": text})
+        written = folder.config_file.read_text(encoding="utf-8")
+    assert parse_yaml(written, "config.yaml").value == {"name": text}
+    assert yaml.safe_load(written) == {"name": text}
 
 
 def test_the_run_file_records_start_resume_and_end(tmp_path):

@@ -7,12 +7,12 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from skyrl_core.registry.loss_registry import load_scheduled_loss
+from skyrl_core.registry.resolved_loss import ResolvedLoss
 from skyrl_train.checkpoints.model_export import export
 from skyrl_train.commands.eval import main as evaluate
 from skyrl_train.config.schema import DeepSpeedConfig, LoraConfig, OptimizerConfig
 from skyrl_train.policy.adapters import adapters_off, add_adapters
-from skyrl_train.policy.loading import load_model
+from skyrl_train.policy.model_loading import load_model
 from skyrl_train.policy.policy import Policy, Sequences
 from skyrl_train.ranks.ranks import Ranks
 from skyrl_train.step.batching import MicroBatchSize
@@ -65,7 +65,7 @@ def test_adapters_can_fit_a_batch(stage, experience):
     add_adapters(model, LoraConfig(rank=4), seed=0)
     policy = Policy(model, chunk_size=64, temperature=1.0)
     engine = ZeroEngine(policy, DeepSpeedConfig(zero_stage=stage), OptimizerConfig(), ranks)
-    loss = load_scheduled_loss("cross_entropy", {})
+    loss = ResolvedLoss.find("cross_entropy", {}).scheduled()
     objective = Objective(loss=loss, reduction="token_mean", max_length=8)
     update = PolicyUpdate(engine, objective, ranks, micro_batch_size=MicroBatchSize(sequences=4), pad_id=0)
     logs = [update.step(experience, num_groups=5, learning_rate=1e-2, step=step) for step in range(20)]

@@ -4,13 +4,15 @@ import copy
 
 import pytest
 import torch
+from deepspeed.accelerator import get_accelerator
+from deepspeed.comm.torch import build_shm_op
 from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
 from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_grad, safe_get_full_optimizer_state
 
 from skyrl_core.errors import SkyrlError
 from skyrl_train.config.schema import DeepSpeedConfig, LoraConfig, OptimizerConfig
 from skyrl_train.policy.adapters import add_adapters
-from skyrl_train.policy.loading import recompute_activations
+from skyrl_train.policy.model_loading import recompute_activations
 from skyrl_train.policy.policy import Policy
 from skyrl_train.ranks.ranks import Ranks
 from skyrl_train.trainer_engine.zero import ZeroEngine
@@ -209,6 +211,12 @@ def test_options_of_the_optimizer_come_from_the_run_not_the_checkpoint(build, ex
         engine.step(1e-3)
         weights.append({name: tensor.clone() for name, tensor in engine.named_tensors()})
     assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_deepspeed_compiles_no_collective_for_cpus(build):
+    build(zero_stage=0)
+    assert get_accelerator().create_op_builder("ShareMemCommBuilder").NAME == "deepspeed_shm_comm"
+    assert build_shm_op() is None
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["all weights", "adapters"])

@@ -59,7 +59,7 @@ FEATURES = {
 
 ENGINE = """
 from dataclasses import replace
-from skyrl_train.rollout.hf import HfEngine
+from skyrl_train.rollout.hf.engine import HfEngine
 
 class Copy(HfEngine):
     works_elsewhere = True  # it never touches the trained module, so it can sample while that is updated

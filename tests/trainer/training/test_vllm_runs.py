@@ -13,7 +13,7 @@ from tests.trainer.fixtures.listed_metrics import metric_names, unlisted
 
 from skyrl_train.checkpoints.model_export import export
 from skyrl_train.commands.eval import main as evaluate
-from skyrl_train.policy.loading import load_model, load_tokenizer
+from skyrl_train.policy.model_loading import load_model, load_tokenizer
 
 pytestmark = pytest.mark.vllm
 

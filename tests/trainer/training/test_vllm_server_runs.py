@@ -25,7 +25,7 @@ def server(serve):
 def arguments(server, folder, *options):
     batch = ["trainer.prompts_per_step=16", "trainer.samples_per_prompt=8", "trainer.threads=1"]
     place = [f"run_folder={folder}", "rollout.engine=vllm_server", f'rollout.server.urls=["{server.url}"]']
-    return [*LIMITS, *batch, *place, "evaluation.prompts=0", *options]
+    return ["model=tiny", *LIMITS, *batch, *place, "evaluation.prompts=0", *options]
 
 
 def started(*command):

@@ -1,4 +1,4 @@
-"""The `skyrl` command, the subcommands that come with the core, and tables for a terminal."""
+"""The `skyrl` command, the subcommands of the core, and tables for a terminal."""
 
 from skyrl_core.cli.table import indented, render_table, terminal_width
 

@@ -1,4 +1,4 @@
-"""KEY=VALUE arguments as parameters of a loss."""
+"""Parses KEY=VALUE arguments into parameters of a loss."""
 
 import json
 import re
@@ -7,15 +7,15 @@ from typing import Any
 
 from skyrl_core.errors import SkyrlError
 
-_WORDS = {"null": None, "none": None, "~": None, "true": True, "false": False}
+_CONSTANTS = {"null": None, "none": None, "~": None, "true": True, "false": False}
 _NUMBER = re.compile(r"[+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:e[+-]?\d+)?", re.IGNORECASE)
 
 
 def params_of(assignments: Sequence[str]) -> dict[str, Any]:
-    """Values as a config would read them, ``1e-6`` a number; a dotted key is one of a nested block.
+    """Parse values as a config does, with ``1e-6`` as a number; a dotted key belongs to a nested block.
 
     Raises:
-        SkyrlError: one has no `=`, or a key is a value and a block at once.
+        SkyrlError: an argument has no `=`, or a key is used as a value and as a block.
     """
     params: dict[str, Any] = {}
     for assignment in assignments:
@@ -33,15 +33,15 @@ def params_of(assignments: Sequence[str]) -> dict[str, Any]:
 
 
 def value_of(text: str) -> Any:
-    """null, true, a number, a list or mapping in JSON, or else the text itself."""
+    """Parse null, true, false, a number, or a list or mapping in JSON; any other text is a string."""
     text = text.strip()
-    if text.lower() in _WORDS:
-        return _WORDS[text.lower()]
+    if text.lower() in _CONSTANTS:
+        return _CONSTANTS[text.lower()]
     if _NUMBER.fullmatch(text):
         return int(text) if text.lstrip("+-").replace("_", "").isdigit() else float(text)
     if text[:1] in tuple('[{"'):
         try:
             return json.loads(text)
         except json.JSONDecodeError as error:
-            raise SkyrlError(f"--param: {text} is not JSON: {error}") from error
+            raise SkyrlError(f"--param: {text} is not valid JSON: {error}") from error
     return text

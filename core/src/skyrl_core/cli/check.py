@@ -1,9 +1,8 @@
-"""`skyrl losses check`: a loss, installed or in a folder, against every rule of the contract."""
+"""`skyrl losses check`: checks a loss, or a package of losses, against every rule of the contract."""
 
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import sys
 from argparse import Namespace
@@ -13,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skyrl_core.cli.assignments import params_of
+from skyrl_core.cli.json_output import print_json
 from skyrl_core.cli.table import indented, terminal_width
 from skyrl_core.errors import ConformanceError, PluginLoadError, SkyrlError
-from skyrl_core.registry.loss_registry import LOSSES, load_policy_loss
+from skyrl_core.registry.resolved_loss import ResolvedLoss
 
 if TYPE_CHECKING:
     from skyrl_core.conformance.check_report import Report, RuleResult
@@ -26,20 +26,20 @@ SCHEMA_VERSION = 1
 
 
 def run(arguments: Namespace) -> int:
-    """Print how the loss does on each rule; 6 if it breaks one."""
+    """Print the result of each rule; return 6 if one is broken."""
     target, params = arguments.name, params_of(arguments.param)
     folder = Path(target)
     if _is_folder(target):
         passed = _check_folder(folder, params, arguments)
     elif arguments.write_golden:
-        raise SkyrlError(f"--write-golden writes into the folder of a package, and {target!r} is none")
+        raise SkyrlError(f"--write-golden writes into the folder of a package; pass a folder instead of {target!r}")
     else:
         passed = _check_loss(target, params, as_json=arguments.json)
     return 0 if passed else ConformanceError.exit_code
 
 
 def _is_folder(target: str) -> bool:
-    # A loss of the name of a folder here is the loss; ./NAME is the folder.
+    # If a folder has the name of a loss, NAME is the loss and ./NAME is the folder.
     return "/" in target or os.sep in target or target in (".", "..")
 
 
@@ -48,7 +48,7 @@ def _check_folder(folder: Path, params: Mapping[str, Any], arguments: Namespace)
 
     report = check_loss_package(folder, params, rewrite_golden=arguments.write_golden)
     if arguments.json:
-        _print_json(_package_content(folder, report))
+        print_json(SCHEMA_VERSION, _package_content(folder, report))
     else:
         for part in report.reports:
             print("\n".join([*_lines(part), "", f"{part.kind} {part.loss_name} {_verdict(part)}", ""]))
@@ -61,30 +61,32 @@ def _check_loss(target: str, params: Mapping[str, Any], *, as_json: bool) -> boo
     if _is_class(target):
         loss, name, distribution, about = _loss_of_class(target, params), target, None, ""
     else:
-        claim = LOSSES.find(target)
-        loss, name, distribution = load_policy_loss(target, params), claim.name, claim.distribution
+        resolved = ResolvedLoss.find(target, params)
+        claim = resolved.claim
+        loss, name, distribution = resolved.scheduled().loss, claim.name, claim.distribution
         about = f" ({distribution} {claim.version})"
     report = check_policy_loss(loss, thorough=True)
     if as_json:
-        _print_json({"name": name, "distribution": distribution} | _content(report))
+        print_json(SCHEMA_VERSION, {"name": name, "distribution": distribution} | _content(report))
     else:
         print("\n".join([*_lines(report), "", f"{name}{about} {_verdict(report)}"]))
     return report.passed
 
 
 def _is_class(target: str) -> bool:
-    # A reference to an installed loss may also have a colon: distribution:name, and names are in lower case.
+    # distribution:name also has a colon, but the names of losses are in lower case.
     return ":" in target and not target.rpartition(":")[2].partition("@")[0].islower()
 
 
 def _loss_of_class(target: str, params: Mapping[str, Any]) -> PolicyLoss:
-    """An instance of module:Class; the module may be in the current folder.
+    """Construct module:Class, which may be in the current folder.
 
     Raises:
-        PluginLoadError: it cannot be imported or constructed, or is no PolicyLoss.
-        InvalidParamsError: the parameters do not fit.
+        PluginLoadError: it cannot be imported or constructed, or is not a PolicyLoss.
+        InvalidParamsError: the parameters are not valid.
     """
     from skyrl_core.contract.policy_loss import PolicyLoss
+    from skyrl_core.discovery.plugin_class import construct
     from skyrl_core.parameters.param_validation import validate_params
 
     module, _, attribute = target.partition(":")
@@ -97,12 +99,7 @@ def _loss_of_class(target: str, params: Mapping[str, Any]) -> PolicyLoss:
         raise PluginLoadError(f"{target} could not be imported: {type(error).__name__}: {error}") from error
     if not (isinstance(cls, type) and issubclass(cls, PolicyLoss)):
         raise PluginLoadError(f"{target} is {cls!r}, not a subclass of PolicyLoss")
-    checked = validate_params(cls.Params, params, f"policy loss {target}")
-    try:
-        return cls(checked)
-    except Exception as error:
-        why = f"{type(error).__name__}: {error}"
-        raise PluginLoadError(f"{target} could not be constructed with {checked!r}: {why}") from error
+    return construct(target, cls, validate_params(cls.Params, params, f"policy loss {target}"))
 
 
 def _lines(report: Report) -> list[str]:
@@ -119,7 +116,7 @@ def _status(result: RuleResult) -> str:
 def _details(result: RuleResult) -> list[str]:
     details = [("waived: ", result.waived), ("found:  ", result.failure)]
     details += [("input:  ", f"{name} = {values}") for name, values in result.input.items()]
-    details += [("change: ", result.remedy), *(("note:   ", note) for note in result.notes)]
+    details += [("fix:    ", result.remedy), *(("note:   ", note) for note in result.notes)]
     width = terminal_width()
     return [line for label, text in details if text for line in indented(label + text, width, " " * 7)]
 
@@ -144,7 +141,3 @@ def _package_content(folder: Path, report: PackageReport) -> dict[str, Any]:
     losses = [{"name": each.loss_name} | _content(each) for each in report.losses]
     about = {"folder": str(folder), "distribution": report.name, "passed": report.passed}
     return about | {"package": _content(report.package), "losses": losses}
-
-
-def _print_json(content: Mapping[str, Any]) -> None:
-    print(json.dumps({"schema_version": SCHEMA_VERSION} | dict(content), indent=2, ensure_ascii=False))

@@ -1,4 +1,4 @@
-"""One policy loss in detail: what it is, and its parameters."""
+"""`skyrl losses show` and `skyrl losses schema`: one policy loss and its parameters."""
 
 from __future__ import annotations
 
@@ -6,37 +6,38 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from skyrl_core.cli.json_output import print_json
 from skyrl_core.cli.parameter_table import as_markdown, as_yaml, parameters
 from skyrl_core.cli.table import indented, render_table, terminal_width
 from skyrl_core.discovery.module_source import class_constants, source_file
 from skyrl_core.discovery.plugin_group import Claim
 from skyrl_core.parameters.loss_params import LossParams
-from skyrl_core.registry.loss_registry import LOSSES, load_loss_class, loss_params_class
+from skyrl_core.registry.loss_registry import LOSSES
+from skyrl_core.registry.resolved_loss import ResolvedLoss
 
 SCHEMA_VERSION = 1
 LONGEST_DEFAULT = 40
-"""Characters; a longer default would push the other columns off the terminal."""
+"""In characters; a longer default would push the other columns off the terminal."""
 _CONSTANTS = ("api_version", "semantics_version", "reference", "default_reduction")
 
 
 def show(reference: str, *, as_json: bool) -> int:
-    """Print what a loss is; imports it only if it declares no schema of its own."""
+    """Print the details of a loss; import it only if it declares no schema."""
     claim = LOSSES.find(reference)
     schema = _schema(claim)
     file = source_file(claim.module)
     constants = class_constants(file, claim.attribute) if file else {}
     facts = {key: constants.get(key) for key in _CONSTANTS}
     if as_json:
-        _print_json(
-            claim._asdict() | facts | {"file": str(file) if file else None, "params": schema.model_json_schema()}
-        )
+        details = {"file": str(file) if file else None, "params": schema.model_json_schema()}
+        print_json(SCHEMA_VERSION, claim.record() | facts | details)
         return 0
-    print("\n".join(_page(claim, facts, str(file or "not on disk as source"), schema)))
+    print("\n".join(_page(claim, facts, str(file or "no source file"), schema)))
     return 0
 
 
 def schema(reference: str, form: str) -> int:
-    """Print the parameters of a loss as JSON Schema, as a YAML config or as a Markdown table."""
+    """Print the parameters of a loss as JSON Schema, a YAML config or a Markdown table."""
     claim = LOSSES.find(reference)
     params = _schema(claim)
     if form == "json":
@@ -49,7 +50,8 @@ def schema(reference: str, form: str) -> int:
 
 
 def _schema(claim: Claim) -> type[LossParams]:
-    return loss_params_class(claim) or load_loss_class(claim).Params
+    loss = ResolvedLoss(claim)
+    return loss.schema or loss.plugin.Params
 
 
 def _page(claim: Claim, facts: Mapping[str, Any], file: str, schema: type[LossParams]) -> list[str]:
@@ -59,7 +61,10 @@ def _page(claim: Claim, facts: Mapping[str, Any], file: str, schema: type[LossPa
         "class": claim.value,
         "file": file,
         "status": claim.status,
-    } | {key.replace("_", " "): str(value) for key, value in facts.items() if value is not None}
+    }
+    if origin := claim.origin:
+        about["installed from"] = f"{origin} (editable)" if origin.editable else str(origin)
+    about |= {key.replace("_", " "): str(value) for key, value in facts.items() if value is not None}
     label = max(map(len, about)) + 2
     lines = [claim.name, *indented(claim.summary, width, "  "), ""]
     lines += [f"  {key:<{label}}{value}" for key, value in about.items()]
@@ -68,7 +73,7 @@ def _page(claim: Claim, facts: Mapping[str, Any], file: str, schema: type[LossPa
         return [
             *lines,
             "",
-            "  It has no parameters." if claim.status == "ok" else "  It takes any parameters, unchecked.",
+            "  It has no parameters." if claim.status == "ok" else "  It accepts any parameters, unchecked.",
         ]
     long = [len(row.default) > LONGEST_DEFAULT for row in rows]
     cells = [
@@ -77,7 +82,3 @@ def _page(claim: Claim, facts: Mapping[str, Any], file: str, schema: type[LossPa
     ]
     notes = [f"default: {row.default}" if below else "" for row, below in zip(rows, long, strict=True)]
     return [*lines, "", *render_table(("PARAMETER", "DEFAULT", "TYPE", "RANGE", "DESCRIPTION"), cells, notes, width)]
-
-
-def _print_json(content: Mapping[str, Any]) -> None:
-    print(json.dumps({"schema_version": SCHEMA_VERSION} | dict(content), indent=2, ensure_ascii=False))

@@ -3,15 +3,16 @@
 import argparse
 from collections.abc import Sequence
 
+from skyrl_core.cli.json_output import print_json
 from skyrl_core.cli.table import indented, render_table, terminal_width
 from skyrl_core.discovery.plugin_group import Claim, PluginPolicy
 
 SCHEMA_VERSION = 1
-"""Of the JSON output; goes up when a key changes its meaning or goes away."""
+"""Version of the JSON output; increased when a key is removed or changes its meaning."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run `skyrl losses`; returns the exit code."""
+    """Run `skyrl losses` and return the exit code."""
     arguments = _parser().parse_args(argv)
     if arguments.command == "list":
         return _list(PluginPolicy(arguments.allow, arguments.deny), as_json=arguments.json, long=arguments.long)
@@ -23,7 +24,7 @@ def main(argv: Sequence[str]) -> int:
         from skyrl_core.cli import signature
 
         return signature.run(arguments)
-    # The other commands import pydantic, which costs more than a whole listing.
+    # The other commands import pydantic, which takes longer than the entire listing.
     if arguments.command == "check":
         from skyrl_core.cli import check
 
@@ -39,72 +40,61 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="skyrl losses", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    listing = commands.add_parser("list", help="list every installed loss, without importing any")
-    listing.add_argument("--long", action="store_true", help="uncut summaries and the class of each loss")
-    listing.add_argument("--allow", action="append", metavar="DISTRIBUTION", help="as plugins.allow; may be repeated")
-    listing.add_argument(
-        "--deny", action="append", default=[], metavar="DISTRIBUTION", help="as plugins.deny; likewise"
-    )
+    listing = commands.add_parser("list", help="list every installed loss without importing any")
+    listing.add_argument("--long", action="store_true", help="show full summaries and the class of each loss")
+    add_policy_options(listing)
 
-    show = commands.add_parser("show", help="one loss: class, reference, parameters")
-    schema = commands.add_parser("schema", help="the parameters of one loss, for programs, configs and documents")
-    schema.add_argument("--format", choices=("json", "yaml", "md"), default="json", help="json is JSON Schema")
-    check = commands.add_parser("check", help="run a loss, or a package of losses, through the rules of the contract")
-    _add_check_options(check)
+    show = commands.add_parser("show", help="show one loss: class, reference, parameters")
+    schema = commands.add_parser("schema", help="print the parameters of one loss as JSON Schema, YAML or Markdown")
+    schema.add_argument("--format", choices=("json", "yaml", "md"), default="json", help="default: json (JSON Schema)")
+    check = commands.add_parser("check", help="check a loss, or a package of losses, against the rules of the contract")
+    check.add_argument("name", metavar="TARGET", help="NAME, DISTRIBUTION:NAME, module:Class, or ./path/to/package")
+    about = "write the numbers of the losses to the package's tests/golden.json"
+    check.add_argument("--write-golden", action="store_true", help=about)
 
-    new = commands.add_parser("new", help="write the package of a new loss, ready to be tested, trained and published")
-    new.add_argument("name", metavar="NAME", help="such as soft_clip, soft-clip or SoftClip")
-    new.add_argument("--folder", metavar="FOLDER", help="a new or empty folder; by default skyrl-loss-NAME, here")
-    new.add_argument(
-        "--form", choices=("token", "scalar"), default="token", help="one loss for every token, or one reduced number"
-    )
+    new = commands.add_parser("new", help="create the package of a new loss, ready to test, train and publish")
+    new.add_argument("name", metavar="NAME", help="name of the loss, such as soft_clip, soft-clip or SoftClip")
+    new.add_argument("--folder", metavar="FOLDER", help="new or empty folder (default: ./skyrl-loss-NAME)")
+    about = "whether the loss returns one value per token or one number (default: token)"
+    new.add_argument("--form", choices=("token", "scalar"), default="token", help=about)
 
-    signature = commands.add_parser("signature", help="what a loss does to a token, over the importance ratio")
+    signature = commands.add_parser("signature", help="plot how much a token weighs in the update, by importance ratio")
     _add_signature_options(signature)
 
     for command in (show, schema, signature):
-        command.add_argument("name", metavar="NAME", help="its name, or DISTRIBUTION:NAME")
+        command.add_argument("name", metavar="NAME", help="name of the loss, or DISTRIBUTION:NAME")
+    for command in (check, signature):
+        about = "set a parameter of the loss; may be repeated"
+        command.add_argument("--param", action="append", default=[], metavar="KEY=VALUE", help=about)
     for command in (listing, show, check, new, signature):
-        command.add_argument("--json", action="store_true", help="for programs")
+        command.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
 
-def _add_check_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "name", metavar="TARGET", help="NAME, DISTRIBUTION:NAME, module:Class, or ./path/to/package (not installed)"
-    )
-    command.add_argument(
-        "--param", action="append", default=[], metavar="KEY=VALUE", help="a parameter of the loss; may be repeated"
-    )
-    command.add_argument(
-        "--write-golden", action="store_true", help="write the losses' numbers into tests/golden.json of the package"
-    )
+def add_policy_options(command: argparse.ArgumentParser) -> None:
+    """Add --allow and --deny, which show the effect of plugins.allow and plugins.deny in a config."""
+    about = "as plugins.allow: mark every other distribution as denied; may be repeated"
+    command.add_argument("--allow", action="append", metavar="DISTRIBUTION", help=about)
+    about = "as plugins.deny: mark this distribution as denied; may be repeated"
+    command.add_argument("--deny", action="append", default=[], metavar="DISTRIBUTION", help=about)
 
 
 def _add_signature_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--param", action="append", default=[], metavar="KEY=VALUE", help="a parameter of the loss; may be repeated"
-    )
-    command.add_argument("--svg", metavar="FILE", help="write a picture instead of the chart")
-    command.add_argument(
-        "--range", nargs=2, type=float, metavar=("LOW", "HIGH"), help="of ratios; by default 1/8 8, or close to 1"
-    )
-    command.add_argument("--length", type=int, default=4, metavar="TOKENS", help="of the sequence (default: 4)")
-    command.add_argument(
-        "--probability", type=float, default=0.1, metavar="P", help="of its tokens, under the old policy (default: 0.1)"
-    )
+    command.add_argument("--svg", metavar="FILE", help="write an SVG file instead of printing a chart")
+    about = "range of ratios (default: 1/8 8, or narrower if all bounds are close to 1)"
+    command.add_argument("--range", nargs=2, type=float, metavar=("LOW", "HIGH"), help=about)
+    command.add_argument("--length", type=int, default=4, metavar="TOKENS", help="length of the sequence (default: 4)")
+    about = "token probability under the old policy (default: 0.1)"
+    command.add_argument("--probability", type=float, default=0.1, metavar="P", help=about)
 
 
 def _list(policy: PluginPolicy, *, as_json: bool, long: bool) -> int:
-    # Not the registry, which also knows how to load a loss: a listing need not pay for that.
+    # Not loss_registry, which also loads losses and takes longer to import.
     from skyrl_core.registry.loss_reference import LOSSES
 
     claims = LOSSES.claims(policy)
     if as_json:
-        import json
-
-        losses = [claim._asdict() for claim in claims]
-        print(json.dumps({"schema_version": SCHEMA_VERSION, "losses": losses}, indent=2, ensure_ascii=False))
+        print_json(SCHEMA_VERSION, {"losses": [claim.record() for claim in claims]})
     elif not claims:
         print("no policy losses are installed")
     else:

@@ -1,4 +1,4 @@
-"""The root of the `skyrl` command: finds a subcommand by its entry point, runs it, turns errors into exit codes."""
+"""The root of the `skyrl` command: finds a subcommand by its entry point, runs it, and maps errors to exit codes."""
 
 import errno
 import os
@@ -8,18 +8,20 @@ from typing import cast
 
 from skyrl_core.discovery.claim import poison
 from skyrl_core.discovery.plugin_group import COMMANDS, Claim, PluginGroup
-from skyrl_core.errors import PluginLoadError, SkyrlError
+from skyrl_core.errors import PluginLoadError, SkyrlError, UnknownPluginError
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
+TRAINER_COMMANDS = ("config", "eval", "export", "report", "serve", "train")
+"""Commands that the package skyrl-train adds."""
 _GROUP = PluginGroup(COMMANDS, "command")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `skyrl`; returns the exit code.
+    """Run `skyrl` and return the exit code.
 
-    0 ok, 2 wrong usage or unknown name, 3 conflict, denied or incompatible, 4 invalid parameters, 5 a plugin failed to
-    load, 6 a loss breaks the contract, 130 interrupted.
+    0 success, 2 wrong usage or unknown name, 3 conflict, denied or incompatible plugin, 4 invalid parameters,
+    5 a plugin failed to load, 6 a loss breaks the contract, 130 interrupted.
     """
     _open_streams()
     try:
@@ -37,36 +39,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except OSError as error:
-        return _refused(error)
+        return _code_of_os_error(error)
     return code
 
 
 def _open_streams() -> None:
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by whoever started us
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - it lives as long as the process
+        if getattr(sys, name) is None:  # closed by the parent process
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - stays open until the process exits
         stream = getattr(sys, name)
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal that cannot show a character is no reason to fail
+            stream.reconfigure(errors="replace")  # do not fail on a character that the terminal cannot display
 
 
-def _refused(error: OSError) -> int:
-    """A file that must not be read, or an output that takes nothing more; any other error is raised."""
+def _code_of_os_error(error: OSError) -> int:
+    """Handle an unreadable file and an output that cannot be written; re-raise any other error."""
     if isinstance(error, BrokenPipeError):
-        _give_up_output()  # whoever read it, such as `head`, has enough
+        _discard_output()  # the reader, such as `head`, has exited
         return BROKEN_PIPE
     if isinstance(error, PermissionError) and error.filename is not None:
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
     elif error.errno == errno.ENOSPC and error.filename is None:
-        _give_up_output()
-        print(f"error: the output could not be written: {error.strerror}", file=sys.stderr)
+        _discard_output()
+        print(f"error: cannot write the output: {error.strerror}", file=sys.stderr)
     else:
         raise error
     return SkyrlError.exit_code
 
 
-def _give_up_output() -> None:
-    """The interpreter must not fail once more when it flushes."""
+def _discard_output() -> None:
+    """Redirect stdout, so that the interpreter does not fail again when it flushes at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -81,9 +83,25 @@ def _run(arguments: list[str]) -> int:
         print(f"skyrl-core {__version__}")
         return 0
     if command.startswith("-"):
-        raise SkyrlError(f"unknown option {command!r}: an option of a command goes after it; see `skyrl --help`")
-    run = cast(Callable[[Sequence[str]], int], _GROUP.load(command))
-    return run(arguments[1:])
+        raise SkyrlError(f"unknown option {command!r}: put options after the command; see `skyrl --help`")
+    return _find(command)(arguments[1:])
+
+
+def _find(command: str) -> Callable[[Sequence[str]], int]:
+    """Import the function behind a command.
+
+    Raises:
+        UnknownPluginError: no installed package has this command; the message names skyrl-train if it would.
+    """
+    try:
+        return cast(Callable[[Sequence[str]], int], _GROUP.load(command))
+    except UnknownPluginError:
+        if command not in TRAINER_COMMANDS:
+            raise
+        raise UnknownPluginError(
+            f"`skyrl {command}` needs the package skyrl-train, which is not installed\n"
+            f"install it: {sys.executable} -m pip install skyrl-train"
+        ) from None
 
 
 def _help() -> str:
@@ -94,14 +112,22 @@ def _help() -> str:
         [
             "usage: skyrl COMMAND [ARGUMENTS]",
             "",
-            "Policy losses that are packages: find them, check them, train with them.",
+            "Find, check and train with policy losses that are installed as packages.",
             "",
             "commands:",
             *lines,
+            *_absent({claim.name for claim in claims}),
             "",
-            "`skyrl COMMAND --help` explains a command, `skyrl --version` says which skyrl-core this is.",
+            "Run `skyrl COMMAND --help` for help on a command, `skyrl --version` for the version of skyrl-core.",
         ]
     )
+
+
+def _absent(present: set[str]) -> list[str]:
+    """Return how to install the commands of the trainer; nothing if one is installed."""
+    if not present.isdisjoint(TRAINER_COMMANDS):
+        return []
+    return ["", f"To add {', '.join(TRAINER_COMMANDS)}: {sys.executable} -m pip install skyrl-train"]
 
 
 def _about(claim: Claim) -> str:

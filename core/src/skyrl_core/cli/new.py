@@ -1,12 +1,12 @@
-"""The package of a new loss: writes it, and says what to do next."""
+"""`skyrl losses new`: writes the package of a new loss and prints the next commands."""
 
-import json
 import shlex
 from datetime import date
 from itertools import groupby
 from pathlib import Path, PurePosixPath
 
 from skyrl_core import __version__
+from skyrl_core.cli.json_output import print_json
 from skyrl_core.scaffold.folder import write_folder
 from skyrl_core.scaffold.naming import PackageNames, package_names
 from skyrl_core.scaffold.package_files import Form, package_files
@@ -15,10 +15,10 @@ SCHEMA_VERSION = 1
 
 
 def new(name: str, folder: str | None, form: Form, *, as_json: bool) -> int:
-    """Write the package of a loss that does not exist yet.
+    """Write the package of a new loss.
 
     Raises:
-        SkyrlError: the name cannot be had, or the folder cannot be written; nothing is left behind.
+        SkyrlError: the name is not available, or the folder cannot be written; nothing is left behind.
     """
     names = package_names(name)
     target = Path(folder or names.distribution)
@@ -26,8 +26,8 @@ def new(name: str, folder: str | None, form: Form, *, as_json: bool) -> int:
     write_folder(target, files)
     commands = _next_commands(names, target)
     if as_json:
-        content = {"schema_version": SCHEMA_VERSION, "folder": str(target), "form": form, **names._asdict()}
-        print(json.dumps(content | {"files": sorted(files), "next": commands}, indent=2, ensure_ascii=False))
+        content = {"folder": str(target), "form": form, **names._asdict(), "files": sorted(files), "next": commands}
+        print_json(SCHEMA_VERSION, content)
     else:
         print("\n".join([f"{target}/", *_tree(files, _notes(names)), "", "next:", *(f"  {c}" for c in commands)]))
     return 0
@@ -35,7 +35,7 @@ def new(name: str, folder: str | None, form: Form, *, as_json: bool) -> int:
 
 def _next_commands(names: PackageNames, folder: Path) -> list[str]:
     return [
-        f"python -m pip install -e {shlex.quote(f'{folder}[test]')}",
+        f"python -m pip install -e {shlex.quote(f'{folder}[test,train]')}",
         f"python -m pytest {shlex.quote(str(folder))}",
         f"skyrl losses check {names.loss}",
         f"skyrl train --loss {names.loss}",
@@ -44,15 +44,15 @@ def _next_commands(names: PackageNames, folder: Path) -> list[str]:
 
 def _notes(names: PackageNames) -> dict[str, str]:
     return {
-        "loss.py": f"{names.loss_class}: your equation goes here",
+        "loss.py": f"{names.loss_class}: put your equation here",
         "params.py": f"{names.params_class}: its parameters",
-        f"test_{names.loss}.py": "the rules of the contract, and numbers by hand",
+        f"test_{names.loss}.py": "the rules of the contract, and values worked out by hand",
         "test.yml": "runs the tests on every push",
     }
 
 
 def _tree(files: dict[str, str], notes: dict[str, str]) -> list[str]:
-    """One line for each folder and file, indented by two for each."""
+    """Format one line per folder and file, indented by two spaces per level."""
     paths = sorted(map(PurePosixPath, files), key=lambda path: (str(path.parent), path.name))
     lines = []
     for folder, inside in groupby(paths, key=lambda path: path.parent):

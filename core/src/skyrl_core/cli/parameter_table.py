@@ -1,4 +1,4 @@
-"""A parameter schema as a table for people: names, types, ranges, defaults, descriptions."""
+"""A parameter schema as rows of text: names, types, ranges, defaults, descriptions."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -18,12 +18,12 @@ class Parameter(NamedTuple):
     type: str
     range: str
     default: str
-    """JSON, which is also YAML; or a word for a default that is none."""
+    """As JSON, which is also YAML; or `required` or `computed`."""
     description: str
 
 
 def parameters(schema: type[LossParams]) -> list[Parameter]:
-    """The parameters of a schema, in the order in which it declares them."""
+    """Return the parameters of a schema in the order of declaration."""
     document = schema.model_json_schema()
     properties: dict[str, dict[str, Any]] = document.get("properties", {})
     required = document.get("required", ())
@@ -40,7 +40,7 @@ def parameters(schema: type[LossParams]) -> list[Parameter]:
 
 
 def as_yaml(name: str, rows: Sequence[Parameter]) -> str:
-    """The block of a run's config that selects the loss and holds every parameter, with its default."""
+    """Format a config block that selects the loss and sets every parameter to its default."""
     lines = ["trainer:", "  algorithm:", f"    policy_loss_type: {name}", f"    {name}:" + ("" if rows else " {}")]
     for row in rows:
         about = f"{row.type}{', ' if row.range else ''}{row.range}"
@@ -51,7 +51,7 @@ def as_yaml(name: str, rows: Sequence[Parameter]) -> str:
 
 
 def as_markdown(rows: Sequence[Parameter]) -> str:
-    """A table for a README."""
+    """Format a Markdown table."""
     cells = [[f"`{row.name}`", row.type, row.range, f"`{row.default}`", row.description] for row in rows]
     table = [["parameter", "type", "range", "default", "description"], ["---"] * 5, *cells]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in table)
@@ -74,11 +74,11 @@ def _type(field: Mapping[str, Any]) -> str:
 
 
 def _ranges(field: Mapping[str, Any]) -> list[str]:
-    own = [f"{sign} {_number(json.dumps(field[key]))}" for key, sign in _BOUNDS.items() if key in field]
-    return own + [text for option in field.get("anyOf", ()) for text in _ranges(option)]
+    ranges = [f"{sign} {_number(json.dumps(field[key]))}" for key, sign in _BOUNDS.items() if key in field]
+    return ranges + [text for option in field.get("anyOf", ()) for text in _ranges(option)]
 
 
 def _number(text: str) -> str:
-    # YAML 1.1 reads 1e-06 as text, 1.0e-06 as a number; json.dumps of 0.0 and of 1.0 is right already.
+    # YAML 1.1 reads 1e-06 as text but 1.0e-06 as a number.
     mantissa, exponent, power = text.partition("e-")
     return f"{mantissa}.0{exponent}{power}" if exponent and mantissa.lstrip("-").isdigit() else text

@@ -3,6 +3,8 @@
 import argparse
 from collections.abc import Iterable, Sequence
 
+from skyrl_core.cli.json_output import print_json
+from skyrl_core.cli.losses import add_policy_options
 from skyrl_core.cli.table import render_table, terminal_width
 from skyrl_core.discovery.installed import installed_distributions
 from skyrl_core.discovery.plugin_group import GROUPS, PARAMS_GROUPS, Claim, PluginGroup, PluginPolicy
@@ -10,21 +12,18 @@ from skyrl_core.errors import did_you_mean
 from skyrl_core.registry.loss_registry import LOSSES
 
 SCHEMA_VERSION = 1
-"""Of the JSON output; goes up when a key changes its meaning or goes away."""
+"""Version of the JSON output; increased when a key is removed or changes its meaning."""
 
 Row = tuple[str, Claim]
-"""A group, and a claim in it."""
+"""A group and a claim in it."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run `skyrl plugins`; returns the exit code."""
+    """Run `skyrl plugins` and return the exit code."""
     arguments = _parser().parse_args(argv)
     rows = list(_rows(PluginPolicy(arguments.allow, arguments.deny)))
     if arguments.json:
-        import json
-
-        plugins = [{"group": group} | claim._asdict() for group, claim in rows]
-        print(json.dumps({"schema_version": SCHEMA_VERSION, "plugins": plugins}, indent=2, ensure_ascii=False))
+        print_json(SCHEMA_VERSION, {"plugins": [{"group": group} | claim.record() for group, claim in rows]})
     else:
         print("\n".join(_tables(rows)) or "no plugins are installed")
     return 0
@@ -33,12 +32,9 @@ def main(argv: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="skyrl plugins", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    listing = commands.add_parser("list", help="list every installed plugin by its group, without importing any")
-    listing.add_argument("--allow", action="append", metavar="DISTRIBUTION", help="as plugins.allow; may be repeated")
-    listing.add_argument(
-        "--deny", action="append", default=[], metavar="DISTRIBUTION", help="as plugins.deny; likewise"
-    )
-    listing.add_argument("--json", action="store_true", help="for programs")
+    listing = commands.add_parser("list", help="list every installed plugin by group without importing any")
+    add_policy_options(listing)
+    listing.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
 
@@ -48,8 +44,8 @@ def _rows(policy: PluginPolicy) -> Iterable[Row]:
         yield from ((group, claim) for claim in plugins.claims(policy))
     declarations = (declaration for each in installed_distributions() for declaration in each.declarations)
     for group in sorted({declaration.group for declaration in declarations} - {*GROUPS, *PARAMS_GROUPS}):
-        # A misspelled group is why a plugin that is installed is found nowhere else.
-        reason = f"nothing reads the group {group!r}{did_you_mean(group, (*GROUPS, *PARAMS_GROUPS))}"
+        # An installed plugin in a misspelled group is listed nowhere else.
+        reason = f"unknown group {group!r}{did_you_mean(group, (*GROUPS, *PARAMS_GROUPS))}"
         for claim in PluginGroup(group, "plugin").claims(policy):
             yield group, claim._replace(status="broken", reason=reason)
 

@@ -1,4 +1,4 @@
-"""The signature of a policy loss: as a chart in the terminal, as SVG, as numbers."""
+"""`skyrl losses signature`: the signature of a policy loss as a chart, as SVG or as numbers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from skyrl_core.cli.assignments import params_of
 from skyrl_core.cli.table import indented, terminal_width
 from skyrl_core.errors import ConformanceError, SkyrlError
-from skyrl_core.registry.loss_registry import LOSSES, load_policy_loss
+from skyrl_core.registry.resolved_loss import ResolvedLoss
 from skyrl_core.signature.axis import number
 
 if TYPE_CHECKING:
@@ -27,9 +27,9 @@ _NARROWEST, _WIDEST = 48, 100
 
 
 def run(arguments: Namespace) -> int:
-    """Measure the loss and print, or write, what came out."""
-    claim = LOSSES.find(arguments.name)
-    loss = load_policy_loss(arguments.name, params_of(arguments.param))
+    """Measure the signature, then print it or write it to a file."""
+    resolved = ResolvedLoss.find(arguments.name, params_of(arguments.param))
+    claim, loss = resolved.claim, resolved.scheduled().loss
     measured = _measure(loss, arguments)
     if arguments.json:
         about = {"name": claim.name, "distribution": claim.distribution, "params": _params(loss)}
@@ -42,7 +42,7 @@ def run(arguments: Namespace) -> int:
 
 
 def ratio_label(loss: PolicyLoss, *, ascii_only: bool = False) -> str:
-    """What divides: the name of the ratio's axis."""
+    """Return the label of the ratio axis, with the policy in the denominator."""
     from skyrl_core.contract.policy_loss import Need
 
     needs = loss.needs(loss.params)
@@ -50,8 +50,8 @@ def ratio_label(loss: PolicyLoss, *, ascii_only: bool = False) -> str:
     return f"importance ratio pi / pi_{anchor}" if ascii_only else f"importance ratio π / π_{anchor}"
 
 
-def in_words(curve: Curve) -> str:
-    """Where the curve jumps and bends; where it does neither, what else there is to say."""
+def describe_curve(curve: Curve) -> str:
+    """Describe where a curve jumps and bends; if it does neither, its peak or constant value."""
     parts = [
         f"bends at {number(each.ratio)}, at weight {number(each.below)}"
         if each.kind == "kink"
@@ -90,7 +90,7 @@ def _measure(loss: PolicyLoss, arguments: Namespace) -> Signature:
     except Exception as error:
         raise ConformanceError(
             f"{arguments.name} failed on a sequence of {probe.length} equal tokens: {type(error).__name__}: {error}; "
-            f"`skyrl losses check {arguments.name}` looks for the reason"
+            f"run `skyrl losses check {arguments.name}` to find the cause"
         ) from error
 
 
@@ -103,33 +103,33 @@ def _page(title: str, loss: PolicyLoss, measured: Signature) -> list[str]:
     lines = [title, *indented(params, width, "  "), ""]
     lines += indented("Weight of a token in the update, -d loss / d log pi:", width, "  ")
     label = ratio_label(loss, ascii_only=ascii_only)
-    lines += [*_drawn(chart, measured.curves, label, width, ascii_only=ascii_only), ""]
+    lines += [*_chart_lines(chart, measured.curves, label, width, ascii_only=ascii_only), ""]
     if measured.singled_out:
         lines += indented("The same for a token that the loss selects by its statistics of the batch:", width, "  ")
-        lines += [*_drawn(chart, measured.singled_out, label, width, ascii_only=ascii_only), ""]
+        lines += [*_chart_lines(chart, measured.singled_out, label, width, ascii_only=ascii_only), ""]
     for each in _notes(measured):
         lines += indented(each, width, "  ")
     return lines
 
 
-def _drawn(chart: Any, curves: Sequence[Curve], label: str, width: int, *, ascii_only: bool) -> list[str]:
+def _chart_lines(chart: Any, curves: Sequence[Curve], label: str, width: int, *, ascii_only: bool) -> list[str]:
     try:
-        drawn: list[str] = chart(curves, label, width, ascii_only=ascii_only)
+        lines: list[str] = chart(curves, label, width, ascii_only=ascii_only)
     except ValueError as error:
-        raise ConformanceError(f"{error}; `skyrl losses signature NAME --json` has the numbers") from error
-    return drawn
+        raise ConformanceError(f"{error}; run `skyrl losses signature NAME --json` for the numbers") from error
+    return lines
 
 
 def _notes(measured: Signature) -> list[str]:
-    notes = [f"A = {curve.advantage:+g}: {in_words(curve)}." for curve in measured.curves]
-    notes += [f"A = {curve.advantage:+g}, selected: {in_words(curve)}." for curve in measured.singled_out]
+    notes = [f"A = {curve.advantage:+g}: {describe_curve(curve)}." for curve in measured.curves]
+    notes += [f"A = {curve.advantage:+g}, selected: {describe_curve(curve)}." for curve in measured.singled_out]
     if measured.entropy_weight:
-        notes.append(f"Beside the curves, the entropy of the token weighs {measured.entropy_weight:g} per nat.")
-    return [*notes, probed(measured.probe)]
+        notes.append(f"In addition to the curves, the entropy of the token weighs {measured.entropy_weight:g} per nat.")
+    return [*notes, probe_note(measured.probe)]
 
 
-def probed(probe: Probe) -> str:
-    """What was measured, in one sentence."""
+def probe_note(probe: Probe) -> str:
+    """Describe the measured sequence in one sentence."""
     tokens = "1 token" if probe.length == 1 else f"{probe.length} tokens that all have this ratio"
     return f"Measured on a sequence of {tokens}, of probability {probe.probability:g} under the other policy."
 
@@ -152,7 +152,7 @@ def _content(measured: Signature) -> dict[str, Any]:
 
 
 def _numbers(content: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON knows no NaN and no infinity: null."""
+    """Replace NaN and infinity, which JSON does not have, with null."""
     return {
         key: [None if isinstance(v, float) and not math.isfinite(v) else v for v in value]
         if isinstance(value, tuple)

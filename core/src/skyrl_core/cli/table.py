@@ -1,24 +1,26 @@
-"""Rows as text that fits a terminal."""
+"""Formats tables and paragraphs for the width of a terminal."""
 
 import shutil
 from collections.abc import Sequence
 
+from skyrl_core.discovery.printable_text import display_width, shortened
+
 GAP = "  "
 MIN_LAST_COLUMN = 20
-"""Where less is left for the last column, it goes below its row."""
+"""In characters; if less is left for the last column, it goes below its row."""
 
 
 def terminal_width() -> int | None:
-    """Columns of the terminal, or of the variable COLUMNS; None where the output is a file or a pipe."""
+    """Return the width of the terminal, or the variable COLUMNS; None if the output is a file or a pipe."""
     return shutil.get_terminal_size(fallback=(0, 0)).columns or None
 
 
 def render_table(
     header: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str], width: int | None
 ) -> list[str]:
-    """Lines of a table with a note below each row that has one.
+    """Format a table, with a note below each row that has one.
 
-    The last column is cut to the width, or goes below its row where too little is left; the others are never cut.
+    The last column is truncated to the width, or goes below its row if too little is left; the others stay complete.
     """
     sizes = [max(display_width(row[column]) for row in (header, *rows)) for column in range(len(header) - 1)]
     left = None if width is None else width - sum(size + len(GAP) for size in sizes)
@@ -28,18 +30,18 @@ def render_table(
         if below:
             lines += [_line(row[:-1], sizes), *indented(row[-1], width)]
         else:
-            lines.append(_line([*row[:-1], shortened(row[-1], left)], sizes))
+            lines.append(_line([*row[:-1], row[-1] if left is None else shortened(row[-1], left)], sizes))
         lines += indented(note, width)
     return lines
 
 
 def indented(text: str, width: int | None, indent: str = "    ") -> list[str]:
-    """A paragraph, wrapped at the width and indented; no line for no text."""
+    """Wrap a paragraph at the width and indent it; empty text gives no lines."""
     from textwrap import wrap
 
     if width is None:
         return [indent + text] if text else []
-    # Names and paths stay in one piece, so that they can be copied.
+    # Names and paths are not broken, so that they can be copied.
     return wrap(
         text,
         max(width, 40),
@@ -48,24 +50,6 @@ def indented(text: str, width: int | None, indent: str = "    ") -> list[str]:
         break_long_words=False,
         break_on_hyphens=False,
     )
-
-
-def shortened(text: str, width: int | None) -> str:
-    """The text, cut with an ellipsis to so many terminal cells."""
-    if width is None or display_width(text) <= width:
-        return text
-    while display_width(text) > width - 1:
-        text = text[:-1]
-    return text.rstrip() + "…"
-
-
-def display_width(text: str) -> int:
-    """Terminal cells that a text takes: East Asian wide characters take two, combining ones none."""
-    if text.isascii():
-        return len(text)
-    from unicodedata import combining, east_asian_width
-
-    return sum(0 if combining(char) else 2 if east_asian_width(char) in "WF" else 1 for char in text)
 
 
 def _line(cells: Sequence[str], sizes: Sequence[int]) -> str:

@@ -12,7 +12,7 @@ from skyrl_core.contract.policy_loss import Need
 
 @dataclass(frozen=True, kw_only=True)
 class ExampleBatch:
-    """Everything that a trainer could give to a loss. float32 [B, T] where nothing else is said."""
+    """Every input that a trainer can give to a loss; float32 [B, T] unless noted."""
 
     log_probs: Tensor
     entropy: Tensor
@@ -25,70 +25,71 @@ class ExampleBatch:
 
     @property
     def inputs(self) -> dict[Need, Tensor | None]:
-        """What a loss gets when it declares it."""
+        """The inputs that a loss gets if it declares them."""
         return {need: getattr(self, need.value) for need in Need}
 
     def floats(self, change: Callable[[Tensor], Tensor]) -> "ExampleBatch":
-        """The batch with every float tensor changed."""
+        """Apply a function to every float tensor."""
         tensors = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(self, **{name: change(t) for name, t in tensors.items() if t.is_floating_point()})
 
     def take(self, rows: Tensor, width: int) -> "ExampleBatch":
-        """These sequences, int64 [b], and the first ``width`` tokens of each."""
+        """Select sequences, int64 [b], and the first ``width`` tokens of each."""
         cut = self.floats(lambda tensor: tensor[rows, :width])
         return replace(cut, mask=self.mask[rows, :width], groups=self.groups[rows])
 
     def widest(self, rows: Tensor) -> int:
-        """How many columns it takes to hold every unmasked token of these sequences; at least 1."""
+        """Return the number of columns that hold every unmasked token of these sequences; at least 1."""
         used = self.mask[rows].any(0).nonzero()
         return int(used.max()) + 1 if len(used) else 1
 
     def with_masked_column(self, position: int, fill: float) -> "ExampleBatch":
-        """The batch with one masked token more in every sequence, before column ``position``."""
+        """Insert one masked token into every sequence, before column ``position``."""
         size = (len(self.mask), 1)
 
         def insert(tensor: Tensor) -> Tensor:
             return torch.cat([tensor[:, :position], tensor.new_full(size, fill), tensor[:, position:]], 1)
 
-        no = self.mask.new_zeros(size)
-        return replace(self.floats(insert), mask=torch.cat([self.mask[:, :position], no, self.mask[:, position:]], 1))
+        masked = self.mask.new_zeros(size)
+        mask = torch.cat([self.mask[:, :position], masked, self.mask[:, position:]], 1)
+        return replace(self.floats(insert), mask=mask)
 
     def with_masked(self, fill: float) -> "ExampleBatch":
-        """The batch with another value in every masked slot of every float tensor."""
+        """Fill the masked positions of every float tensor."""
         return self.floats(lambda tensor: torch.where(self.mask, tensor, fill))
 
     def with_log_ratio(self, log_ratio: float) -> "ExampleBatch":
-        """The batch with every other policy so far from log_probs that each log-ratio is ``log_ratio``."""
+        """Move every other policy so far from log_probs that each log-ratio is ``log_ratio``."""
         anchor = self.log_probs - log_ratio
         return replace(self, old_log_probs=anchor, rollout_log_probs=anchor.clone(), ref_log_probs=anchor.clone())
 
     def with_advantages(self, advantages: Tensor) -> "ExampleBatch":
-        """The batch with the advantages of its sequences, float [B]."""
+        """Give each sequence one advantage, float [B]."""
         return replace(self, advantages=advantages.to(self.log_probs).unsqueeze(-1).expand_as(self.mask).clone())
 
     def on_policy(self) -> "ExampleBatch":
-        """The batch with every ratio 1, and advantages of +1 and -1 in turn."""
+        """Set every ratio to 1, and the advantages to +1 and -1 alternately."""
         return self.with_log_ratio(0.0).with_advantages(1 - 2.0 * (torch.arange(len(self.mask)) % 2))
 
     def to(self, dtype: torch.dtype) -> "ExampleBatch":
-        """The batch with every float tensor in this dtype."""
+        """Convert every float tensor."""
         return self.floats(lambda tensor: tensor.to(dtype))
 
 
 def example_batch() -> ExampleBatch:
-    """Six sequences of up to 7 tokens in three groups, off policy, with ragged masks and holes. Always the same."""
+    """Return six sequences of up to 7 tokens in three groups, off policy, with masks that have holes; a constant."""
     return _batch(certainty=2.0, spread=0.3, mismatch=0.05, advantage=1.0)
 
 
 def wide_batch() -> ExampleBatch:
-    """The same shape with what is rare: unlikely tokens, ratios of 0.02 to 50 to every policy, large advantages."""
+    """Return the same shape with rare values: unlikely tokens, ratios from 0.02 to 50, large advantages."""
     return _batch(certainty=8.0, spread=1.5, mismatch=1.0, advantage=3.0)
 
 
 def _batch(*, certainty: float, spread: float, mismatch: float, advantage: float) -> ExampleBatch:
     lengths = torch.tensor([7, 5, 1, 4, 2, 6])
     mask = torch.arange(8) < lengths.unsqueeze(-1)
-    mask[0, 2] = mask[3, 1] = False  # text that the policy did not choose, such as the answer of a tool
+    mask[0, 2] = mask[3, 1] = False  # text that the policy did not generate, such as the output of a tool
     generator = torch.Generator().manual_seed(20261123)
 
     def normal(scale: float) -> Tensor:
@@ -109,7 +110,7 @@ def _batch(*, certainty: float, spread: float, mismatch: float, advantage: float
 
 
 def extreme_batches(batch: ExampleBatch, log_ratio: float) -> dict[str, ExampleBatch]:
-    """Batches that training meets and example code forgets, smallest first, each under its description."""
+    """Return rare batches that training meets, smallest first, by description."""
     lengths = batch.mask.sum(-1)
     one = batch.take(lengths.argmin().reshape(1), 1)
     rows = torch.arange(len(batch.mask)).unsqueeze(-1)
@@ -123,7 +124,7 @@ def extreme_batches(batch: ExampleBatch, log_ratio: float) -> dict[str, ExampleB
 
 
 def far_batches(batch: ExampleBatch, log_ratio: float) -> dict[str, ExampleBatch]:
-    """Batches with both signs of the advantage whose log-ratios all have this size, under their description."""
+    """Return on-policy batches moved to log-ratios of this size, with either sign, by description."""
     return {
         f"every log-ratio {math.copysign(log_ratio, sign):+g}": batch.on_policy().with_log_ratio(sign * log_ratio)
         for sign in (1, -1)

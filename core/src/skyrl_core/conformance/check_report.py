@@ -1,10 +1,11 @@
-"""What came of checking a loss against the rules."""
+"""The report of a conformance check: one result per rule."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
+from skyrl_core.conformance.rule import BaseRule, Violation
 from skyrl_core.errors import ConformanceError
 
 _LOGGER = logging.getLogger("skyrl_core.conformance")
@@ -12,25 +13,37 @@ _LOGGER = logging.getLogger("skyrl_core.conformance")
 
 @dataclass(frozen=True, kw_only=True)
 class RuleResult:
-    """One rule, kept or broken."""
+    """The result of one rule."""
 
     rule: str
     explanation: str
     passed: bool
     failure: str | None = None  # what was found, with numbers
     remedy: str | None = None  # what to change
-    notes: tuple[str, ...] = ()  # true, not wrong, and worth knowing
+    notes: tuple[str, ...] = ()  # not wrong, but worth knowing
     input: Mapping[str, Any] = field(default_factory=dict)  # the smallest failing input, tensors as lists
     waived: str | None = None  # why it is broken on purpose
 
+    @classmethod
+    def broken(cls, rule: BaseRule, violation: Violation, shown: Mapping[str, Any] | None = None) -> Self:
+        """Return the result of a broken rule, with the input that shows the violation."""
+        return cls(
+            rule=rule.name,
+            explanation=rule.explanation,
+            passed=False,
+            failure=violation.found,
+            remedy=violation.remedy or rule.remedy,
+            input=shown or {},
+        )
+
     def lines(self) -> list[str]:
-        """What was found and what to change, for people."""
+        """Format what was found and what to change."""
         tensors = [f"{name} = {values}" for name, values in self.input.items()]
         return [
             f"{self.rule}: {self.explanation}",
             f"  found:  {self.failure}",
-            *(f"  {'input:' if first else '      '}  {tensor}" for first, tensor in _with_first(tensors)),
-            f"  change: {self.remedy}",
+            *(f"  {'      ' if index else 'input:'}  {tensor}" for index, tensor in enumerate(tensors)),
+            f"  fix:    {self.remedy}",
         ]
 
 
@@ -39,30 +52,30 @@ class Report:
     """The results of all rules that ran, in order."""
 
     loss_name: str
-    kind: str = "loss"  # or "package", whose name it then is
+    kind: str = "loss"  # or "package"; then loss_name is its distribution
     results: tuple[RuleResult, ...]
-    skipped: tuple[str, ...] = ()  # rules that mean nothing before an earlier one holds
+    skipped: tuple[str, ...] = ()  # rules that depend on an earlier one that is broken
 
     @property
     def passed(self) -> bool:
-        """Whether every rule holds, those aside that are broken on purpose."""
+        """Whether every rule holds or is waived."""
         return not self.failures
 
     @property
     def failures(self) -> tuple[RuleResult, ...]:
-        """The broken rules without a waiver."""
+        """The broken rules that are not waived."""
         return tuple(result for result in self.results if not result.passed and result.waived is None)
 
     @property
     def waived(self) -> tuple[RuleResult, ...]:
-        """The broken rules with a waiver."""
+        """The broken rules that are waived."""
         return tuple(result for result in self.results if result.waived is not None)
 
     def raise_for_failures(self) -> None:
-        """Do nothing if every rule holds, but say which ones are waived, in the log.
+        """Raise an error if a rule is broken; log a warning for every waived rule.
 
         Raises:
-            ConformanceError: names each broken rule, what was found and what to change.
+            ConformanceError: lists each broken rule, what was found and what to change.
         """
         for result in self.waived:
             _LOGGER.warning(
@@ -74,9 +87,5 @@ class Report:
         lines = [f"{self.kind} {self.loss_name!r} breaks {len(self.failures)} of {total} rules of the loss contract"]
         lines += [f"  {line}" for result in self.failures for line in result.lines()]
         if self.skipped:
-            lines.append(f"  not checked until then: {', '.join(self.skipped)}")
+            lines.append(f"  not checked until these rules hold: {', '.join(self.skipped)}")
         raise ConformanceError("\n".join(lines))
-
-
-def _with_first(items: Sequence[str]) -> list[tuple[bool, str]]:
-    return [(position == 0, item) for position, item in enumerate(items)]

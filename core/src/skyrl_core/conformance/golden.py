@@ -1,4 +1,4 @@
-"""The numbers of a loss, written down: they may change only together with its ``semantics_version``."""
+"""Golden numbers of a loss in a file: they may change only together with its ``semantics_version``."""
 
 import json
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from skyrl_core.conformance.batches import ExampleBatch, example_batch, wide_batch
-from skyrl_core.conformance.rules.rule import Violation
+from skyrl_core.conformance.rule import Violation
 from skyrl_core.conformance.trial import Trial, run
 from skyrl_core.contract.policy_loss import PolicyLoss
 from skyrl_core.errors import ConformanceError
@@ -21,41 +21,42 @@ _REWRITE = "run `skyrl losses check FOLDER --write-golden`"
 
 
 def check_golden(file: Path, losses: Mapping[str, PolicyLoss], *, are_defaults: bool = True) -> list[str]:
-    """The losses, with the parameters that they have, against the file.
+    """Compare losses, with their current parameters, with the numbers in a file.
 
     Args:
-        file: need not exist, which is noted.
+        file: a missing file is only a note.
         losses: by name.
-        are_defaults: their parameters are their own; otherwise others than those in the file are no change.
+        are_defaults: the losses have their default parameters; if not, parameters that differ from the file are no
+            change.
 
     Raises:
-        Violation: numbers or parameters have changed without a new semantics_version, or with one and not in the file.
+        Violation: numbers or parameters changed under the same semantics_version, or the file is out of date.
     """
     if not file.is_file():
-        return [f"there is no {file.parent.name}/{file.name}: {_REWRITE}, and commit it"]
+        return [f"{file.parent.name}/{file.name} does not exist: {_REWRITE} and commit the file"]
     content, notes = _read(file), []
     for name, loss in losses.items():
         if name not in content:
-            raise Violation(f"{file.name} has no numbers of {name}", remedy=_REWRITE)
+            raise Violation(f"{file.name} has no numbers for {name}", remedy=_REWRITE)
         version, was = _semantics(loss), content[name]["semantics_version"]
         if version != was:
-            found = f"{name} has semantics_version {version}, the numbers in {file.name} are of {was}"
+            found = f"{name} has semantics_version {version}, but the numbers in {file.name} are for {was}"
             raise Violation(found, remedy=_REWRITE)
         if not are_defaults and content[name]["params"] != _params(loss):
-            notes.append(f"{name}: not compared, because {file.name} is for {content[name]['params']}")
+            notes.append(f"{name}: not compared, because {file.name} is for the parameters {content[name]['params']}")
         elif change := _change(loss, content[name]):
             raise Violation(
-                f"{name}: {change}, and semantics_version is still {version}",
+                f"{name}: {change}, but semantics_version is still {version}",
                 remedy=f"undo the change, or raise semantics_version and {_REWRITE}",
             )
     return notes
 
 
 def write_golden(file: Path, losses: Mapping[str, PolicyLoss]) -> None:
-    """Write the file; other losses in it are dropped.
+    """Write the file with these losses and no others.
 
     Raises:
-        ConformanceError: numbers differ from those in the file, of the same semantics_version, or it cannot be read.
+        ConformanceError: numbers changed under the same semantics_version, or the existing file cannot be read.
     """
     try:
         content = _read(file) if file.is_file() else {}
@@ -65,8 +66,8 @@ def write_golden(file: Path, losses: Mapping[str, PolicyLoss]) -> None:
         was = content.get(name)
         if was and was["semantics_version"] == _semantics(loss) and (change := _change(loss, was)):
             raise ConformanceError(
-                f"{file}: {name}: {change}, and semantics_version is still {was['semantics_version']}\n"
-                "raise it in the class before the numbers are written; if they were never released, delete the file"
+                f"{file}: {name}: {change}, but semantics_version is still {was['semantics_version']}\n"
+                "raise it in the class before writing the numbers; if they were never released, delete the file"
             )
     file.parent.mkdir(parents=True, exist_ok=True)
     numbers = {name: _numbers(loss) for name, loss in losses.items()}

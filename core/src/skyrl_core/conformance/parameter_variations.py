@@ -1,4 +1,4 @@
-"""Other values for the parameters of a loss, each within the schema's own constraints."""
+"""Other valid values for the parameters of a loss."""
 
 import types
 from collections.abc import Iterator, Mapping
@@ -10,31 +10,31 @@ from pydantic import BaseModel, PrivateAttr, ValidationError
 from skyrl_core.parameters.loss_params import LossParams, OpenLossParams
 
 Path = tuple[str | int, ...]
-"""Where a parameter stands: names of fields, and positions in lists."""
+"""The location of a parameter: names of fields, and positions in lists."""
 
-# Small and large ones in turn: often only the first few are tried.
+# Small and large numbers alternate, because often only the first few are tried.
 _ANY_NUMBER = (1.0, 0.1, 10.0, 0.5, 2.0, 0.01, 100.0, 0.25, 3.0)
 _DIRECTIONS = {"gt": 1, "ge": 1, "lt": -1, "le": -1}
 
 
 class RecordingParams(OpenLossParams):
-    """Open parameters that remember which names were asked for: all that is known of an untyped loss's parameters."""
+    """Open parameters that record which names are read: an untyped loss reveals its parameters in no other way."""
 
-    _asked: dict[str, Any] = PrivateAttr(default_factory=dict)
+    _read: dict[str, Any] = PrivateAttr(default_factory=dict)
 
     def get(self, name: str, default: Any = None) -> Any:
         """As ``LossParams.get``."""
-        self._asked[name] = default
+        self._read[name] = default
         return super().get(name, default)
 
     @property
-    def asked(self) -> dict[str, Any]:
-        """Names that were asked for, with the value that the loss gets."""
-        return {name: (self.model_extra or {}).get(name, default) for name, default in self._asked.items()}
+    def read(self) -> dict[str, Any]:
+        """The names that were read, with the value that the loss got."""
+        return {name: (self.model_extra or {}).get(name, default) for name, default in self._read.items()}
 
 
 def variations(params: LossParams) -> dict[Path, list[LossParams]]:
-    """For each parameter, the same parameters with another value of it. An empty list: nothing to try was found."""
+    """Vary each parameter; an empty list means that no other valid value was found."""
     found = dict(_leaves(params))
     return {
         path: [each for value in values if (each := changed(params, path, value))] for path, values in found.items()
@@ -42,7 +42,7 @@ def variations(params: LossParams) -> dict[Path, list[LossParams]]:
 
 
 def changed(params: LossParams, path: Path, value: Any) -> LossParams | None:
-    """The parameters with another value at one place; None where the schema refuses it."""
+    """Return the parameters with one value replaced; None if the schema rejects it."""
     try:
         return type(params).model_validate(_with(dict(params), path, value))
     except ValidationError:
@@ -70,7 +70,7 @@ def _leaves_of(value: Any, annotation: Any, path: Path) -> Iterator[tuple[Path, 
 
 
 def candidates(annotation: Any, current: Any) -> list[Any]:
-    """Values of a type that differ from the current one, likely ones first. The schema has the last word."""
+    """Return values of a type that differ from the current one, likely ones first; the schema may reject them."""
     values = [
         value for value in _of_type(annotation, current, {}) if type(value) is not type(current) or value != current
     ]
@@ -88,7 +88,7 @@ def _of_type(annotation: Any, current: Any, bounds: dict[str, float]) -> Iterato
     elif origin is Literal:
         yield from get_args(annotation)
     elif annotation in (None, types.NoneType):
-        # No type is known of a value whose default is None: a number is the likeliest.
+        # The type of a value whose default is None is unknown: a number is the likeliest.
         yield from (None, *(_ANY_NUMBER if annotation is types.NoneType and current is None else ()))
     elif isinstance(annotation, type):
         yield from _of_class(annotation, current, bounds)
@@ -105,7 +105,7 @@ def _of_class(kind: type[Any], current: Any, bounds: dict[str, float]) -> Iterat
         try:
             yield kind()
         except ValidationError:
-            return  # some of its fields have no default
+            return  # a field has no default
 
 
 def _numbers(current: Any, bounds: dict[str, float]) -> Iterator[float]:

@@ -1,4 +1,4 @@
-"""The smallest part of the example batch that still breaks a rule, and how it is printed."""
+"""Shrinks a failing input to the smallest part of the example batch that still breaks the rule."""
 
 import math
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from skyrl_core.conformance.batches import ExampleBatch, example_batch
-from skyrl_core.conformance.rules.rule import Rule, Violation
+from skyrl_core.conformance.rule import Rule, Violation
 from skyrl_core.conformance.trial import needs_of
 from skyrl_core.contract.policy_loss import Need, PolicyLoss
 from skyrl_core.losses.params import StandardParams
@@ -19,9 +19,9 @@ _DIGITS = 4
 
 
 def smallest_violation(rule: Rule, loss: PolicyLoss, found: Violation) -> Violation:
-    """The same rule broken by fewer sequences and tokens, where that is possible.
+    """Find the same violation on as few sequences and tokens as possible.
 
-    A part counts only if a right loss keeps the rule on it: two tokens of one sign cannot show that signs are wrong.
+    A part is used only if a correct loss keeps the rule on it: two tokens of one sign cannot show that signs are wrong.
     """
     if found.batch is None:
         return found
@@ -33,9 +33,9 @@ def smallest_violation(rule: Rule, loss: PolicyLoss, found: Violation) -> Violat
 
 
 def as_lists(loss: PolicyLoss, batch: ExampleBatch) -> dict[str, Any]:
-    """The tensors of a batch that the loss reads, as JSON values."""
+    """Convert the tensors that the loss reads to JSON values."""
     needs = sorted(need.value for need in Need if need in needs_of(loss))
-    return {name: _plain(getattr(batch, name).tolist()) for name in ("log_probs", *needs, "advantages", "mask")}
+    return {name: _rounded(getattr(batch, name).tolist()) for name in ("log_probs", *needs, "advantages", "mask")}
 
 
 def _parts(batch: ExampleBatch) -> Iterator[ExampleBatch]:
@@ -54,14 +54,14 @@ def _violation(rule: Rule, loss: PolicyLoss, batch: ExampleBatch) -> Violation |
         rule.check(loss, batch)
     except Violation as violation:
         return violation
-    except Exception:  # noqa: BLE001 - another failure than the one that is being shrunk
+    except Exception:  # noqa: BLE001 - not the failure that is being shrunk
         return None
     return None
 
 
-def _plain(value: Any) -> Any:
+def _rounded(value: Any) -> Any:
     if isinstance(value, list):
-        return [_plain(element) for element in value]
+        return [_rounded(element) for element in value]
     if isinstance(value, float):
         return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else str(value)
     return value

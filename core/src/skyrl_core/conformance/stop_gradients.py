@@ -1,7 +1,7 @@
-"""Holds what a loss takes out of the gradient constant, so that its gradient can be compared with differences.
+"""Holds detached quantities constant, so that a gradient can be compared with finite differences.
 
-The gradient of a loss such as CISPO is not the derivative of its value: the weight is detached on purpose. With every
-detached quantity held at its recorded value, what is left is a function whose derivative autograd must give.
+The gradient of a loss such as CISPO is not the derivative of its value, because the weight is detached on purpose. With
+every detached quantity held at its recorded value, the rest is a function whose derivative autograd must give.
 """
 
 from collections.abc import Callable
@@ -15,26 +15,26 @@ _SCALARS = (bool, int, float)
 
 
 class StopGradients(TorchFunctionMode):
-    """Records what leaves the graph of a computation, or repeats it from a record.
+    """Records every value that leaves the autograd graph, or replays a record.
 
-    That is the result of detach(), of a comparison or an argmax, a number from item(), and what was computed under
-    no_grad() once it is used again with gradient. The forward of an autograd.Function also runs without gradient, but
-    its result carries one: it is recomputed, as it should be.
+    Such values are the results of detach(), of comparisons and of argmax, numbers from item(), and results computed
+    under no_grad() that are used with gradient later. The forward of an autograd.Function also runs without gradient,
+    but its result carries one: it is recomputed, as it should be.
     """
 
     def __init__(self, record: list[Any] | None = None) -> None:
-        """Without a record, makes one."""
+        """Replay the record, or make one if none is given."""
         super().__init__()
         self.record: list[Any] = [] if record is None else record
-        self._repeats = record is not None
+        self._replays = record is not None
         self._position = 0
-        # Computed from an input under no_grad, by id; held, so that no id is given twice.
+        # Results computed from an input under no_grad, by id. They are kept alive, so that no id is reused.
         self._without_gradient: dict[int, Tensor] = {}
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Call the function; hold its result, if it depends on an input and carries no gradient."""
+        """Call the function; hold its result if it depends on an input and carries no gradient."""
         kwargs = kwargs or {}
         if not torch.is_grad_enabled():
             result = func(*args, **kwargs)
@@ -60,7 +60,7 @@ class StopGradients(TorchFunctionMode):
         return values
 
     def _held(self, value: Any) -> Any:
-        if not self._repeats:
+        if not self._replays:
             self.record.append(value.detach().clone() if isinstance(value, Tensor) else value)
             return value
         self._position += 1

@@ -1,4 +1,4 @@
-"""One evaluation of a loss on an example batch, value and gradient, in the way a trainer does it."""
+"""One evaluation of a loss on an example batch, value and gradient, as a trainer does it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -14,22 +14,21 @@ from skyrl_core.contract.metric import Metric, merge
 from skyrl_core.contract.policy_loss import LossBatch, Need, PolicyLoss
 from skyrl_core.contract.reduction import count_batch, token_weights
 
-# L of sequence_sum_norm: any constant that holds the longest example.
+# L of sequence_sum_norm: any constant of at least the longest example.
 MAX_LENGTH = 16
 
-# float32 rounding of a sum over a few dozen tokens, with room; a broken rule differs by far more.
+# float32 rounding of a sum over a few dozen tokens, with a margin; a broken rule differs by far more.
 RELATIVE, ABSOLUTE = 1e-5, 1e-6
 
-FILLER = torch.zeros(0, dtype=torch.int64)
-"""As the rows of a micro-batch: one without any token, such as a rank runs that has fewer micro-batches than others."""
-
+EMPTY_MICRO_BATCH = torch.zeros(0, dtype=torch.int64)
+"""The rows of a micro-batch without any token, which a rank runs if it has fewer micro-batches than others."""
 
 _NEEDS: WeakKeyDictionary[PolicyLoss, frozenset[Need]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """What came out."""
+    """The loss of a batch, its gradients and its metrics."""
 
     total: Tensor  # scalar
     gradient: Tensor  # [B, T], of total with respect to log_probs
@@ -38,7 +37,7 @@ class Trial:
 
     @property
     def is_finite(self) -> bool:
-        """Whether loss and gradients are numbers."""
+        """Whether loss and gradients are finite."""
         return all(bool(t.isfinite().all()) for t in (self.total, self.gradient, self.entropy_gradient))
 
     def equal(self, other: "Trial") -> bool:
@@ -47,11 +46,11 @@ class Trial:
         return all(torch.equal(mine, theirs) for mine, theirs in pairs)
 
     def take(self, columns: Tensor) -> "Trial":
-        """The trial without the gradients of the other columns, bool [T]."""
+        """Keep only the gradients of these columns, bool [T]."""
         return replace(self, gradient=self.gradient[:, columns], entropy_gradient=self.entropy_gradient[:, columns])
 
     def difference(self, other: "Trial", relative: float = RELATIVE) -> str | None:
-        """In words with numbers, the first thing that is not the same up to rounding."""
+        """Describe the first difference beyond rounding; None if there is none."""
         if not _same(self.total, other.total, relative):
             return f"the loss is {_number(other.total)} instead of {_number(self.total)}"
         pairs = {
@@ -60,20 +59,21 @@ class Trial:
         }
         for name, (mine, theirs) in pairs.items():
             if not _same(mine, theirs, relative):
-                at = tuple(
-                    int(i)
-                    for i in torch.unravel_index((mine - theirs).abs().nan_to_num(torch.inf).argmax(), mine.shape)
-                )
+                at = divmod(int((mine - theirs).abs().nan_to_num(torch.inf).argmax()), mine.shape[1])
                 return f"d loss / d {name}{list(at)} is {_number(theirs[at])} instead of {_number(mine[at])}"
         return None
 
     def metric_difference(self, other: "Trial") -> str | None:
-        """In words with numbers, the first metric that is not the same up to rounding."""
+        """Describe the first metric that differs beyond rounding; None if there is none."""
         for name, metric in self.metrics.items():
             mine, theirs = torch.tensor([metric.result(), other.metrics[name].result()]).nan_to_num(0.0)
             if not _same(mine, theirs, RELATIVE):
                 return f"the metric {name} is {_number(theirs)} instead of {_number(mine)}"
         return None
+
+    def logged(self) -> dict[str, float]:
+        """Return the metrics that a trainer logs and passes to ``after_step``."""
+        return {name: metric.result() for name, metric in self.metrics.items()} | {"loss": float(self.total)}
 
     def _tensors(self) -> tuple[Tensor, Tensor, Tensor]:
         return self.total, self.gradient, self.entropy_gradient
@@ -89,16 +89,16 @@ def run(
     prepared: Mapping[str, Tensor] | None = None,
     around: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> Trial:
-    """Evaluate the loss on the batch, in micro-batches of these rows, each cut to its own longest sequence.
+    """Evaluate the loss on the batch, in micro-batches of these rows, each trimmed to its longest sequence.
 
     Args:
         loss: in either form.
-        batch: a whole minibatch.
-        parts: rows of each micro-batch, int64 [b]; None evaluates the batch as it is.
-        seed: of the global generator, so that a loss that draws from it draws the same every time.
+        batch: an entire minibatch.
+        parts: rows of each micro-batch, int64 [b]; None evaluates the batch as one, untrimmed.
+        seed: of the global generator, so that random numbers in the loss are reproducible.
         step: the number of the optimizer step.
-        prepared: what the loss's ``prepare`` returned; None calls it.
-        around: what every call of the loss is made within.
+        prepared: the result of the loss's ``prepare``; None calls it.
+        around: makes a context in which the loss is called.
     """
     batch = replace(batch, log_probs=_leaf(batch.log_probs), entropy=_leaf(batch.entropy))
     weights = token_weights(
@@ -114,14 +114,14 @@ def run(
     size, width = batch.mask.shape
     total, metrics = torch.zeros(()), list[Mapping[str, Metric]]()
     for rows in parts or [torch.arange(size)]:
-        filler = len(rows) == 0
-        rows = torch.zeros(1, dtype=torch.int64) if filler else rows
+        is_empty = len(rows) == 0
+        rows = torch.zeros(1, dtype=torch.int64) if is_empty else rows
         columns = batch.widest(rows) if parts else width
         part = batch.take(rows, columns)
-        micro = loss_batch(loss, replace(part, mask=part.mask & (not filler)), step=step)
+        micro = loss_batch(loss, replace(part, mask=part.mask & (not is_empty)), step=step)
         micro.prepared = rows_of(prepared, rows, size, columns)
         share = float(micro.mask.sum() / batch.mask.sum().clamp(min=1))
-        # Not torch.manual_seed: it would reseed accelerators too, and nobody would restore them.
+        # Not torch.manual_seed, which would also reseed accelerators, whose state is not restored.
         torch.default_generator.manual_seed(seed)
         with around():
             output = evaluate_loss(loss, micro, weights[rows, :columns], share)
@@ -134,14 +134,14 @@ def run(
 
 
 def prepare(loss: PolicyLoss, batch: ExampleBatch, *, step: int = 0) -> dict[str, Tensor]:
-    """What the loss wants to know of the whole minibatch."""
+    """Return what the loss computes from the entire minibatch before the step."""
     return loss.prepare(loss_batch(loss, batch.floats(Tensor.detach), step=step))
 
 
 def loss_batch(
     loss: PolicyLoss, batch: ExampleBatch, needs: frozenset[Need] | None = None, *, step: int = 0
 ) -> LossBatch:
-    """The example as the loss sees it, with what it declares or with these needs."""
+    """Return the example as the loss receives it, with the inputs that it declares or with these."""
     return LossBatch(
         log_probs=batch.log_probs,
         advantages=batch.advantages,
@@ -153,14 +153,26 @@ def loss_batch(
 
 
 def needs_of(loss: PolicyLoss) -> frozenset[Need]:
-    """What the loss declares; asked once, as a trainer does: a loss made of others may load them for the answer."""
+    """Return the declared needs. Cached, as in a trainer: a loss composed of others may load them to answer."""
     if loss not in _NEEDS:
         _NEEDS[loss] = frozenset(loss.needs(loss.params))
     return _NEEDS[loss]
 
 
+def advantage_effect(loss: PolicyLoss, batch: ExampleBatch) -> Tensor:
+    """Return what the advantages add to d loss / d log_prob, [B, T]."""
+    without = run(loss, batch.with_advantages(torch.zeros(len(batch.mask))))
+    return torch.where(batch.mask, run(loss, batch).gradient - without.gradient, 0.0)
+
+
+def first_true(tensor: Tensor) -> list[int] | None:
+    """Return the index of the first true element of a bool tensor; None if there is none."""
+    indices: list[list[int]] = tensor.nonzero().tolist()
+    return indices[0] if indices else None
+
+
 def merged_metrics(parts: Sequence[Mapping[str, Metric]]) -> dict[str, Metric]:
-    """The metrics of a minibatch from those of its micro-batches."""
+    """Merge the metrics of micro-batches into those of the minibatch."""
     names = dict.fromkeys(name for part in parts for name in part)
     return {name: merge(part[name] for part in parts if name in part) for name in names}
 

@@ -1,37 +1,56 @@
-"""Rules that a loss breaks on purpose: which, and why."""
+"""Waivers: the rules that a loss breaks on purpose, each with the reason."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
+from skyrl_core.conformance.check_report import RuleResult
+from skyrl_core.conformance.rule import BaseRule
 from skyrl_core.contract.policy_loss import PolicyLoss
 from skyrl_core.errors import SkyrlError, did_you_mean
 
 ATTRIBUTE = "conformance_waivers"
-"""Of a loss: a mapping of rule names to reasons. It is honoured, and shown, wherever the loss is checked.
+"""The attribute of a loss that maps rule names to reasons; every check honours it and prints it.
 
-A property, where it depends on the parameters whether a rule is broken.
+Make it a property if the parameters decide whether a rule is broken.
 """
 
 
 class WaiverError(SkyrlError, ValueError):
-    """A waiver names no rule, has no reason, or waives what cannot be waived."""
+    """A waiver names an unknown rule, has no reason, or waives a rule that cannot be waived."""
 
 
 def waivers_of(loss: PolicyLoss, more: Mapping[str, str] | None) -> dict[str, str]:
-    """The waivers that the loss declares, and these."""
+    """Merge the waivers that the loss declares with these, which take precedence."""
     return {**getattr(loss, ATTRIBUTE, {}), **(more or {})}
 
 
-def check_waivers(waivers: Mapping[str, str], known: Iterable[str], gates: Iterable[str] = ()) -> None:
-    """Refuse what excuses nothing.
+def check_waivers(waivers: Mapping[str, str], rules: Iterable[BaseRule]) -> None:
+    """Reject invalid waivers.
 
     Raises:
-        WaiverError: a name is no rule or is that of a gate, or a reason is empty.
+        WaiverError: a name is not a rule, or is the name of a gate, or a reason is empty.
     """
-    known, gates = list(known), set(gates)
+    gates = {rule.name: rule.gate for rule in rules}
     for name, reason in waivers.items():
-        if name not in known:
-            raise WaiverError(f"waiver for {name!r}: there is no such rule{did_you_mean(name, known)}")
-        if name in gates:
-            raise WaiverError(f"waiver for {name!r}: it cannot be waived, because no other rule means anything without")
+        if name not in gates:
+            raise WaiverError(f"waiver for {name!r}: no such rule{did_you_mean(name, gates)}")
+        if gates[name]:
+            raise WaiverError(f"waiver for {name!r}: it cannot be waived, because every later rule depends on it")
         if not isinstance(reason, str) or not reason.strip():
-            raise WaiverError(f"waiver for {name!r}: give the reason, in words, for whoever trains with the loss")
+            raise WaiverError(f"waiver for {name!r}: give the reason, for everyone who trains with the loss")
+
+
+def apply_waiver(result: RuleResult, reason: str | None, *, strict: bool) -> RuleResult:
+    """Apply a waiver to a result, if a reason is given; if strict, waiving a rule that holds is a failure."""
+    if reason is None:
+        return result
+    if not result.passed:
+        return replace(result, waived=reason)
+    if not strict:
+        return result
+    return replace(
+        result,
+        passed=False,
+        failure=f"the rule holds, but is waived because {reason!r}",
+        remedy="remove the waiver, so that the rule is checked from now on",
+    )

@@ -5,12 +5,13 @@ Shapes: B sequences, T response tokens. The weights of a batch sum to 1 over all
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
-LossReduction = Literal["token_mean", "sequence_mean", "sequence_sum", "sequence_sum_norm", "prompt_mean"]
+from skyrl_core.parameters.algorithm_options import LossReduction as LossReduction
+
 LOSS_REDUCTIONS: tuple[str, ...] = get_args(LossReduction)
 
 

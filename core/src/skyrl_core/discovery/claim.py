@@ -2,19 +2,17 @@
 
 import re
 import sys
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from skyrl_core.discovery.installed import (
-    MAX_VALUE,
     SCRIPT,
     UNNAMED,
     Declaration,
     InstalledDistribution,
-    installed_distributions,
-    shortened,
     unreadable_entry_points,
 )
 from skyrl_core.discovery.module_source import top_level_spec
+from skyrl_core.discovery.origin import Origin, origin_of
 
 Status = Literal["ok", "untyped", "conflict", "denied", "broken", "incompatible"]
 
@@ -52,6 +50,16 @@ class Claim(NamedTuple):
         """
         well_formed = is_name(self.name) and (is_value(self.value) or self.distribution == SCRIPT)
         return well_formed and self.status != "denied" and self.distribution != UNNAMED
+
+    @property
+    def origin(self) -> Origin | None:
+        """Where its distribution was installed from; None if that is a package index, this process, or unknown."""
+        return None if self.distribution == SCRIPT else origin_of(self.distribution)
+
+    def record(self) -> dict[str, Any]:
+        """Every field, and the origin, as JSON has them."""
+        origin = self.origin
+        return self._asdict() | {"origin": origin._asdict() if origin else None}
 
     def __str__(self) -> str:
         return f"{self.name!r} ({owner(self)})"
@@ -112,19 +120,8 @@ def poison() -> str:
 
 
 def _reinstall(name: str) -> str:
-    distribution = next((each for each in installed_distributions() if each.name == name), None)
-    # An index may have a stranger's package under the name of one that never came from there.
-    origin = _origin(distribution.direct_url) if distribution else ""
     pip = f"{sys.executable} -m pip"
-    if origin:
+    # An index may have a stranger's package under the name of one that never came from there.
+    if origin := origin_of(name):
         return f"it was installed from {origin}: install it again from where it is now, or {pip} uninstall {name}"
     return f"{pip} install --force-reinstall {name}"
-
-
-def _origin(direct_url: str) -> str:
-    import json  # a listing without broken rows need not pay for it
-
-    try:
-        return shortened(json.loads(direct_url)["url"], MAX_VALUE)
-    except (ValueError, LookupError, TypeError, RecursionError):
-        return ""  # from an index, or nobody knows

@@ -8,9 +8,13 @@ import re
 import sys
 from collections.abc import Iterator
 from functools import lru_cache
-from importlib import invalidate_caches, metadata
+from importlib import invalidate_caches
 from itertools import islice
 from typing import NamedTuple
+
+import importlib_metadata as metadata
+
+from skyrl_core.discovery.printable_text import printable, shortened
 
 UNNAMED = "?"
 SCRIPT = "script"
@@ -24,7 +28,6 @@ MAX_VALUE = 200
 _MAX_LINE = 2000
 # As PyPI takes them. A command that a message suggests holds the name, so it must hold nothing for the shell to read.
 _DISTRIBUTION_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
-_ESCAPE_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])")
 
 
 class Declaration(NamedTuple):
@@ -44,8 +47,6 @@ class InstalledDistribution(NamedTuple):
     requirements: tuple[str, ...]
     folder: str
     declarations: tuple[Declaration, ...]
-    direct_url: str
-    """JSON of where it was installed from, other than an index (PEP 610); empty where it says nothing of that."""
     problem: str
     """Why its metadata cannot be trusted; empty when it can."""
 
@@ -53,18 +54,6 @@ class InstalledDistribution(NamedTuple):
 def fold(name: str) -> str:
     """The form in which names of distributions are compared (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def printable(text: str) -> str:
-    """The text without escape sequences and control characters: metadata must not steer the terminal."""
-    text = _ESCAPE_SEQUENCE.sub("", text).replace("\t", " ")
-    return text if text.isprintable() else "".join(character for character in text if character.isprintable())
-
-
-def shortened(text: str, length: int) -> str:
-    """The printable text, cut to so many characters: no name may push the rest of a table off the screen."""
-    text = printable(text[:_MAX_LINE])
-    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def is_installed(distribution: str) -> bool:
@@ -81,7 +70,7 @@ def unreadable_entry_points() -> list[str]:
 
     Whatever asks it for plugins fails on them, whoever they belong to: ``import torch`` and pydantic do.
     """
-    return [printable(_info(each)) for each in metadata.distributions() if not _is_readable(each)]
+    return [printable(_info(each)) for each in metadata.Distribution.discover() if not _is_readable(each)]
 
 
 def installed_distributions() -> tuple[InstalledDistribution, ...]:
@@ -105,7 +94,7 @@ def _scan(path_state: tuple[tuple[str, int], ...]) -> tuple[InstalledDistributio
     invalidate_caches()
     found: dict[str, InstalledDistribution] = {}
     unnamed = []
-    for distribution in metadata.distributions():
+    for distribution in metadata.Distribution.discover():
         lines = _declarations(_read(distribution, "entry_points.txt"))
         declarations = tuple(islice(lines, MAX_DECLARATIONS + 1))
         if not declarations:
@@ -136,7 +125,6 @@ def _describe(distribution: metadata.Distribution, declarations: tuple[Declarati
         requirements=tuple(value for key, value in headers if key == "requires-dist"),
         folder=str(distribution.locate_file("")),
         declarations=declarations if len(declarations) <= MAX_DECLARATIONS else declarations[:1],
-        direct_url=_read(distribution, "direct_url.json"),
         problem=_problem(distribution, name, text, len(declarations)),
     )
 

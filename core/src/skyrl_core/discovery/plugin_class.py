@@ -4,8 +4,8 @@ import reprlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from skyrl_core.discovery.installed import shortened
 from skyrl_core.discovery.plugin_group import Claim, PluginGroup
+from skyrl_core.discovery.printable_text import shortened
 from skyrl_core.errors import PluginLoadError
 
 Plugin = TypeVar("Plugin", bound=Callable[..., Any])
@@ -42,8 +42,8 @@ def load_class(group: PluginGroup, claim: Claim, base: type[Base]) -> type[Base]
     raise PluginLoadError(f"{group.kind} {claim}: {claim.value} is {_shown(plugin)}, not a subclass of {base.__name__}")
 
 
-def construct(group: PluginGroup, plugin: Callable[[Any], Base], params: Any, claim: Claim) -> Base:
-    """Make an instance.
+def construct(subject: str, plugin: Callable[[Any], Base], params: Any) -> Base:
+    """Make an instance; ``subject`` is what the message calls the plugin.
 
     Raises:
         PluginLoadError: its constructor fails.
@@ -52,9 +52,7 @@ def construct(group: PluginGroup, plugin: Callable[[Any], Base], params: Any, cl
         return plugin(params)
     except Exception as error:
         why = f"{type(error).__name__}: {error}"
-        raise PluginLoadError(
-            f"{group.kind} {claim}: {claim.value} could not be constructed with {params!r}: {why}"
-        ) from error
+        raise PluginLoadError(f"{subject} could not be constructed with {params!r}: {why}") from error
 
 
 def _shown(plugin: object) -> str:

@@ -20,9 +20,9 @@ from skyrl_core.discovery.installed import (
     InstalledDistribution,
     fold,
     installed_distributions,
-    shortened,
 )
 from skyrl_core.discovery.module_source import docstring_line, source_file
+from skyrl_core.discovery.printable_text import shortened
 from skyrl_core.errors import PluginConflictError, PluginLoadError, UnknownPluginError, did_you_mean
 
 POLICY_LOSSES = "skyrl.policy_losses"
@@ -91,15 +91,15 @@ class PluginGroup:
         Raises:
             UnknownPluginError: the policy allows a distribution that is not installed.
         """
-        rows = self._rows(policy)
+        rows = self.rows(policy)
         competing = defaultdict(list)
         for row in rows:
             if row.competes:
                 competing[row.name].append(row)
         return [_marked(row, competing[row.name]) if row.competes else row for row in rows]
 
-    def find(self, reference: str, policy: PluginPolicy = ALLOW_ALL) -> Claim:
-        """The one usable claim that a reference means. Imports nothing.
+    def find(self, reference: str, policy: PluginPolicy = ALLOW_ALL, *, rows: Sequence[Claim] | None = None) -> Claim:
+        """The one usable claim that a reference means, of these ``rows`` if they were read already. Imports nothing.
 
         Raises:
             UnknownPluginError: nothing has this name, or the policy allows a distribution that is not installed.
@@ -107,7 +107,7 @@ class PluginGroup:
             PluginLoadError: its metadata or its package is broken.
         """
         distribution, _, name = reference.rpartition(":")
-        rows = self._rows(policy)
+        rows = self.rows(policy) if rows is None else rows
         matches = [row for row in rows if row.name == name and fold(distribution) in ("", fold(row.distribution))]
         if not matches:
             raise self._unknown(reference, rows)
@@ -125,12 +125,7 @@ class PluginGroup:
         return claim
 
     def load(self, reference: str, policy: PluginPolicy = ALLOW_ALL) -> object:
-        """Import the plugin that a reference means, and no other.
-
-        Raises:
-            UnknownPluginError, PluginConflictError: as ``find``.
-            PluginLoadError: as ``find``, or its import fails in whatever way.
-        """
+        """Import the plugin that a reference means, and no other. Raises as ``find`` and ``load_claim``."""
         return self.load_claim(self.find(reference, policy))
 
     def load_claim(self, claim: Claim) -> object:
@@ -153,6 +148,17 @@ class PluginGroup:
                 f"repair it: {repair(claim.distribution)}"
             ) from error
 
+    def schema(self, claim: Claim) -> object:
+        """The parameter schema of a plugin, imported without it; None if it declares none. Raises as ``load_claim``."""
+        if self.is_registered(claim):
+            return getattr(self._registered[claim.name].plugin, "Params", None)
+        schemas = PluginGroup(self.params_group, f"parameter schema of {self.kind}")
+        for distribution in installed_distributions():
+            for group, name, value in distribution.declarations:
+                if (distribution.name, group, name) == (claim.distribution, self.params_group, claim.name):
+                    return schemas.load_claim(claim._replace(value=value))
+        return None
+
     def is_registered(self, claim: Claim) -> bool:
         """Whether the claim is that of a plugin of this process."""
         return claim.name in self._registered and self._registered[claim.name].claim == claim
@@ -161,7 +167,8 @@ class PluginGroup:
         """The class or function that the user registered under a name."""
         return self._registered[name].source
 
-    def _rows(self, policy: PluginPolicy) -> list[Claim]:
+    def rows(self, policy: PluginPolicy = ALLOW_ALL) -> list[Claim]:
+        """The claims without the mark of a conflict, for ``find``; otherwise as ``claims``."""
         policy.check()
         distributions = installed_distributions()
         core = next((each.version for each in distributions if fold(each.name) == "skyrl-core"), "")

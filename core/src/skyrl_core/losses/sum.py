@@ -19,6 +19,7 @@ from skyrl_core import LossBatch, Metric, Need, PolicyLoss, TokenLosses, load_po
 from skyrl_core.contract.loss_value import scalar_loss
 from skyrl_core.contract.policy_loss import is_scalar_form
 from skyrl_core.losses.sum_params import SumParams
+from skyrl_core.registry.loss_reference import loss_name
 
 
 class SumLoss(PolicyLoss):
@@ -116,7 +117,7 @@ def _needs(part: PolicyLoss) -> frozenset[Need]:
 
 
 def _labels(params: SumParams) -> list[str]:
-    names = [term.loss.partition("@")[0].rpartition(":")[2] for term in params.terms]
+    names = [loss_name(term.loss) for term in params.terms]
     counts, seen = Counter(names), Counter[str]()
     labels = []
     for name in names:

@@ -4,11 +4,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from skyrl_core import InvalidParamsError, LossParams, ParamProblem, PluginPolicy, SkyrlError, validate_loss_params
+from skyrl_core import InvalidParamsError, LossParams, ParamProblem, PluginPolicy, SkyrlError
 from skyrl_core.discovery.claim import qualified
 from skyrl_core.discovery.plugin_group import ALLOW_ALL
 from skyrl_core.parameters.param_validation import as_validation_error
-from skyrl_core.registry.loss_registry import LOSSES
+from skyrl_core.registry.loss_reference import LOSSES
+from skyrl_core.registry.resolved_loss import ResolvedLoss
 
 
 class SumTerm(BaseModel):
@@ -29,8 +30,8 @@ class SumTerm(BaseModel):
         policy: PluginPolicy = (info.context or {}).get("policy", ALLOW_ALL)
         params = values.get("params") or {}
         try:
-            claim = LOSSES.find(values["loss"], policy)
-            checked = validate_loss_params(values["loss"], params, policy)
+            loss = ResolvedLoss.find(values["loss"], params, policy)
+            checked = loss.plan.at(0)
         except InvalidParamsError as error:
             found = [(("params", *problem.path.split(".")), problem) for problem in error.problems]
             raise as_validation_error(cls, found) from error
@@ -39,7 +40,7 @@ class SumTerm(BaseModel):
             raise as_validation_error(cls, [(("loss",), unusable)]) from error
         # From here on the name means this one distribution, whatever else is allowed where the loss is built.
         pin = values["loss"].partition("@")[1:]
-        reference = values["loss"] if LOSSES.is_registered(claim) else qualified(claim) + "".join(pin)
+        reference = values["loss"] if LOSSES.is_registered(loss.claim) else qualified(loss.claim) + "".join(pin)
         return values | {"loss": reference, "params": checked.model_dump(mode="json")}
 
 

@@ -18,12 +18,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from skyrl_core.parameters.algorithm_options import KlEstimator
+
 # k3 grows like exp(-x): 4.9e8 at x = -20, infinite in float32 at -88. Only this side is bounded; beyond it the value
 # stays and the gradient is zero.
 _K3_MIN = -20.0
 
 
-def kl_estimate(log_probs: Tensor, ref_log_probs: Tensor, estimator: str) -> Tensor:
+def kl_estimate(log_probs: Tensor, ref_log_probs: Tensor, estimator: KlEstimator) -> Tensor:
     """The KL divergence at every token, in nats, for logs and rewards: float [B, T], [B, T] -> [B, T].
 
     Args:
@@ -39,7 +41,7 @@ def kl_estimate(log_probs: Tensor, ref_log_probs: Tensor, estimator: str) -> Ten
     return _ESTIMATORS[estimator](log_probs - ref_log_probs)
 
 
-def kl_loss(log_probs: Tensor, ref_log_probs: Tensor, estimator: str) -> Tensor:
+def kl_loss(log_probs: Tensor, ref_log_probs: Tensor, estimator: KlEstimator) -> Tensor:
     """The KL term of a loss at every token: float [B, T], [B, T] -> [B, T]. ``k2`` has the gradient of the reverse KL.
 
     Raises:
@@ -67,7 +69,7 @@ def _k3(x: Tensor) -> Tensor:
     return torch.expm1(-x) + x
 
 
-_ESTIMATORS: dict[str, Callable[[Tensor], Tensor]] = {
+_ESTIMATORS: dict[KlEstimator, Callable[[Tensor], Tensor]] = {
     "k1": _k1,
     "k2": _k2,
     "k3": _k3,

@@ -14,31 +14,20 @@ drops whole sequences: those whose product or geometric mean of w_t, or any sing
 never raises the weight of the others.
 """
 
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 from torch import Tensor
 
 from skyrl_core.contract.metric import Metric
 from skyrl_core.maths.kl import kl_estimate
 from skyrl_core.maths.masked import sequence_mean
+from skyrl_core.parameters.algorithm_options import OffPolicyOptions
 
 # As the ratio of the losses: exp(20) = 4.9e8 says no more than exp(21).
 _LIMIT = 20.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class OffPolicyCorrection:
+class OffPolicyCorrection(OffPolicyOptions):
     """Which weights, and which sequences are dropped."""
-
-    weight: Literal["none", "token", "sequence", "geometric"] = "none"
-    outside: Literal["truncate", "mask"] = "truncate"
-    low: float = 0.0
-    high: float = 2.0
-    band: Literal["none", "token", "geometric", "product"] = "none"
-    band_low: float = 0.5
-    band_high: float = 2.0
 
     @property
     def active(self) -> bool:

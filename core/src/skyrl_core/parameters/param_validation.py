@@ -1,14 +1,13 @@
 """Values against a parameter schema: everything that is wrong with them at once. Imports no torch."""
 
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, PydanticInvalidForJsonSchema, ValidationError
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
-from skyrl_core.errors import InvalidParamsError, ParamProblem
-from skyrl_core.parameters.wording import rule_of
+from skyrl_core.errors import InvalidParamsError, ParamProblem, nearest
+from skyrl_core.parameters.error_wording import rule_of
 
 Schema = TypeVar("Schema", bound=BaseModel)
 Path = tuple[str | int, ...]
@@ -55,8 +54,8 @@ def _problem(item: ErrorDetails, schema: type[BaseModel]) -> ParamProblem:
     if item["type"] == _FOUND:
         return ParamProblem(path, item["input"], item["ctx"]["rule"], item["ctx"]["nearest"])
     if item["type"] == "extra_forbidden":
-        nearest = get_close_matches(str(item["loc"][-1]), _known_names(schema, item["loc"][:-1]), n=1)
-        return ParamProblem(path, item["input"], rule_of(item), nearest[0] if nearest else None)
+        match = nearest(str(item["loc"][-1]), _known_names(schema, item["loc"][:-1]))
+        return ParamProblem(path, item["input"], rule_of(item), match)
     return ParamProblem(path, None if item["type"] == "missing" else item["input"], rule_of(item))
 
 

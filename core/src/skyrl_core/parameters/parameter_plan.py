@@ -11,6 +11,7 @@ from skyrl_core.parameters.schedule import Schedule, checked_steps, is_schedule,
 
 Schema = TypeVar("Schema", bound=BaseModel)
 Path = tuple[str | int, ...]
+Values = Mapping[str, Any]
 
 
 class ParamPlan(Generic[Schema]):
@@ -19,27 +20,30 @@ class ParamPlan(Generic[Schema]):
     Where the schema expects a number, a value may be a schedule, at any depth: a mapping with the key ``schedule``.
     """
 
-    def __init__(self, schema: type[Schema], values: Mapping[str, Any], subject: str, context: Any = None) -> None:
+    def __init__(
+        self, schema: type[Schema], values: Values, subject: str, context: Any = None, *, scheduled: bool = True
+    ) -> None:
         """``subject`` is whose parameters they are, for the message; ``context`` goes to the schema's validators.
 
         Raises:
             InvalidParamsError: values do not fit, at the start or at some step; ``problems`` has all of them.
         """
-        self._validate: Callable[[Mapping[str, Any]], Schema] = lambda tree: validate_params(
-            schema, tree, subject, context
-        )
+        self._validate: Callable[[Values], Schema] = lambda tree: validate_params(schema, tree, subject, context)
         self._values = values
-        self.schedules = _schedules(values, subject)
+        self.schedules = _schedules(values, subject) if scheduled else {}
         """By the path of the parameter that each stands for."""
         self.steps: tuple[int, ...] = tuple(
             sorted({0, *(step for each in self.schedules.values() for step in checked_steps(each.knots))})
         )
         """The steps that stand for all: what holds at each of them holds at every step."""
+        self._known: dict[tuple[float, ...], Schema] = {}
         self._check(subject)
 
     def at(self, step: int) -> Schema:
-        """The parameters at optimizer step ``step``."""
-        return self._validate(_replaced(self._values, self.numbers(step)))
+        """The parameters at optimizer step ``step``; those of ``steps`` were validated when the plan was made."""
+        numbers = self.numbers(step)
+        known = self._known.get(tuple(numbers.values()))
+        return self._validate(_replaced(self._values, numbers)) if known is None else known
 
     def numbers(self, step: int) -> dict[Path, float]:
         """What each schedule says at optimizer step ``step``."""
@@ -56,7 +60,7 @@ class ParamPlan(Generic[Schema]):
         problems: dict[str, ParamProblem] = {}
         for step in self.steps:
             try:
-                self.at(step)
+                self._known[tuple(self.numbers(step).values())] = self.at(step)
             except InvalidParamsError as error:
                 scheduled = set(map(dotted, self.schedules))
                 for problem in error.problems:
@@ -72,7 +76,7 @@ def dotted(path: Path) -> str:
     return ".".join(map(str, path))
 
 
-def _schedules(values: Mapping[str, Any], subject: str) -> dict[Path, Schedule]:
+def _schedules(values: Values, subject: str) -> dict[Path, Schedule]:
     found: dict[Path, Schedule] = {}
     problems: list[ParamProblem] = []
     for path, value in _walk(values, ()):

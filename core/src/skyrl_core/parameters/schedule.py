@@ -10,7 +10,7 @@ Written as a mapping where a number is expected; steps are counted from 0::
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from skyrl_core.errors import did_you_mean
-from skyrl_core.parameters.wording import rule_of
+from skyrl_core.parameters.error_wording import rule_of
 
 KEY = "schedule"
 """The key that makes a mapping a schedule."""
@@ -129,6 +129,7 @@ class Piecewise(_Base):
 
 
 Schedule = Constant | Linear | Cosine | Piecewise
+_KINDS: tuple[str, ...] = tuple(kind.model_fields["schedule"].default for kind in get_args(Schedule))
 _ADAPTER: TypeAdapter[Schedule] = TypeAdapter(Annotated[Schedule, Field(discriminator="schedule")])
 
 
@@ -150,8 +151,8 @@ def schedule_fault(error: ValidationError) -> str:
     """What is wrong with a schedule that ``parse_schedule`` refused, in one line."""
     item = error.errors(include_url=False)[0]
     if item["type"] == "union_tag_invalid":
-        kind, known = str(item["input"][KEY]), ("constant", "linear", "cosine", "piecewise")
-        return f"no schedule is named {kind!r}{did_you_mean(kind, known)} (known: {', '.join(known)})"
+        kind = str(item["input"][KEY])
+        return f"no schedule is named {kind!r}{did_you_mean(kind, _KINDS)} (known: {', '.join(_KINDS)})"
     inside = ".".join(map(str, item["loc"][1:]))
     return f"is no schedule: {f'{inside}: ' if inside else ''}{rule_of(item)}"
 

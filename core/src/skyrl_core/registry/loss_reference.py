@@ -5,6 +5,7 @@ the installed loss has semantics version 2, so that a config never trains with o
 """
 
 import sys
+from collections.abc import Sequence
 
 from skyrl_core.discovery.module_source import class_constants, source_file
 from skyrl_core.discovery.plugin_group import (
@@ -24,15 +25,10 @@ class LossGroup(PluginGroup):
     def __init__(self) -> None:
         super().__init__(POLICY_LOSSES, "policy loss", params_group=POLICY_LOSS_PARAMS)
 
-    def find(self, reference: str, policy: PluginPolicy = ALLOW_ALL) -> Claim:
-        """The one usable claim that a reference means. Imports nothing.
-
-        Raises:
-            UnknownPluginError, PluginConflictError, PluginLoadError: as ``PluginGroup.find``; a conflict also where the
-                installed loss has other semantics than the reference asks for.
-        """
+    def find(self, reference: str, policy: PluginPolicy = ALLOW_ALL, *, rows: Sequence[Claim] | None = None) -> Claim:
+        """As ``PluginGroup.find``; a conflict also where the installed loss has other semantics than is asked for."""
         name, pinned, version = reference.partition("@")
-        claim = super().find(name, policy)
+        claim = super().find(name, policy, rows=rows)
         if not pinned:
             return claim
         if not version.isdecimal():

@@ -6,23 +6,18 @@ semantics version. Importing this imports no torch.
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, overload
 
-from skyrl_core.discovery.plugin_class import Plugin, class_or_function, construct, load_class
-from skyrl_core.discovery.plugin_group import ALLOW_ALL, POLICY_LOSS_PARAMS, Claim, PluginGroup, PluginPolicy
-from skyrl_core.errors import PluginConflictError, PluginLoadError
-from skyrl_core.registry.loss_identity import LossIdentity, package_files_sha256, script_sha256
+from skyrl_core.discovery.plugin_class import Plugin, class_or_function
+from skyrl_core.discovery.plugin_group import ALLOW_ALL, Claim, PluginPolicy
 from skyrl_core.registry.loss_reference import LOSSES as LOSSES
 
 if TYPE_CHECKING:
     from skyrl_core.contract.policy_loss import PolicyLoss
     from skyrl_core.parameters.loss_params import LossParams
-    from skyrl_core.parameters.parameter_plan import ParamPlan
-    from skyrl_core.registry.scheduled_loss import ScheduledLoss
-
-LOSS_PARAMS = PluginGroup(POLICY_LOSS_PARAMS, "parameter schema of policy loss")
+    from skyrl_core.registry.loss_identity import LossIdentity
+    from skyrl_core.registry.resolved_loss import ResolvedLoss
 
 
 @overload
@@ -58,32 +53,8 @@ def policy_losses(policy: PluginPolicy = ALLOW_ALL) -> list[Claim]:
     return LOSSES.claims(policy)
 
 
-def loss_params_class(claim: Claim, policy: PluginPolicy = ALLOW_ALL) -> type[LossParams] | None:
-    """The parameter schema that a loss declares, had without importing the loss; None for an untyped loss.
-
-    Raises:
-        PluginLoadError: the schema cannot be imported or is no LossParams.
-    """
-    from skyrl_core.parameters.loss_params import LossParams
-
-    if LOSSES.is_registered(claim):
-        registered: Any = LOSSES.load_claim(claim)
-        schema = registered.Params
-    elif claim.status == "untyped":
-        return None
-    else:
-        schema = LOSS_PARAMS.load(f"{claim.distribution}:{claim.name}", policy)
-    if not (isinstance(schema, type) and issubclass(schema, LossParams)):
-        raise PluginLoadError(
-            f"the parameter schema of policy loss {claim} is {reprlib.repr(schema)}, not a subclass of LossParams"
-        )
-    return schema
-
-
-def plan_loss_params(
-    reference: str, values: Mapping[str, Any], policy: PluginPolicy = ALLOW_ALL
-) -> ParamPlan[LossParams]:
-    """The parameters of a loss over a run, checked at every knot of their schedules.
+def validate_loss_params(reference: str, values: Mapping[str, Any], policy: PluginPolicy = ALLOW_ALL) -> LossParams:
+    """The parameters of a loss at the first step, checked at every knot of their schedules.
 
     Imports no torch where the loss declares a schema. An untyped loss that is installed gets OpenLossParams, which
     takes anything: what its class says of its parameters is known only when it is loaded.
@@ -92,60 +63,7 @@ def plan_loss_params(
         InvalidParamsError: values do not fit; ``problems`` has all of them.
         UnknownPluginError, PluginConflictError, PluginLoadError: as ``PluginGroup.load``.
     """
-    from skyrl_core.parameters.loss_params import OpenLossParams
-
-    claim = LOSSES.find(reference, policy)
-    return _plan(loss_params_class(claim, policy) or OpenLossParams, values, claim, policy)
-
-
-def validate_loss_params(reference: str, values: Mapping[str, Any], policy: PluginPolicy = ALLOW_ALL) -> LossParams:
-    """The parameters of a loss at the first step, checked; otherwise as ``plan_loss_params``."""
-    return plan_loss_params(reference, values, policy).at(0)
-
-
-def load_loss_class(claim: Claim, policy: PluginPolicy = ALLOW_ALL) -> type[PolicyLoss]:
-    """The class of a claim from ``LOSSES.find``, imported and found to be what its entry point promises.
-
-    Raises:
-        PluginConflictError: it is written for another version of the contract.
-        PluginLoadError: its import fails, it is no PolicyLoss, or has another name or schema than its entry points.
-    """
-    from skyrl_core.contract.policy_loss import PolicyLoss
-
-    loss = load_class(LOSSES, claim, PolicyLoss)
-    _check_contract(loss, claim)
-    schema = loss_params_class(claim, policy)
-    if schema not in (None, loss.Params):
-        raise PluginLoadError(
-            f"policy loss {claim}: its entry point in {POLICY_LOSS_PARAMS} names {schema!r}, but "
-            f"{claim.attribute}.Params is {loss.Params!r}: name one class in both"
-        )
-    return loss
-
-
-def load_scheduled_loss(
-    reference: str, params: Mapping[str, Any] | None = None, policy: PluginPolicy = ALLOW_ALL
-) -> ScheduledLoss:
-    """A loss whose parameters may be schedules: found, imported, checked at every knot. None takes the defaults.
-
-    Raises:
-        InvalidParamsError: parameters do not fit; those of a typed loss are checked before it is imported.
-        UnknownPluginError, PluginConflictError, PluginLoadError: as ``LOSSES.find`` and ``load_loss_class``, or its
-            constructor fails.
-    """
-    values = dict(params or {})
-    plan_loss_params(reference, values, policy)
-    claim = LOSSES.find(reference, policy)
-    loss = load_loss_class(claim, policy)
-    from skyrl_core.registry.scheduled_loss import ScheduledLoss
-
-    def build(checked: LossParams) -> PolicyLoss:
-        instance = construct(LOSSES, loss, checked, claim)
-        if not instance.name:
-            vars(instance)["name"] = claim.name  # a loss without a name of its own goes by its entry point's
-        return instance
-
-    return ScheduledLoss(_plan(loss.Params, values, claim, policy), build)
+    return _resolved(reference, values, policy).plan.at(0)
 
 
 def load_policy_loss(
@@ -154,9 +72,11 @@ def load_policy_loss(
     """A loss, ready to use: that of the first step, where parameters are schedules. None takes the defaults.
 
     Raises:
-        InvalidParamsError, UnknownPluginError, PluginConflictError, PluginLoadError: as ``load_scheduled_loss``.
+        InvalidParamsError: parameters do not fit; those of a typed loss are checked before it is imported.
+        UnknownPluginError, PluginConflictError, PluginLoadError: as ``LOSSES.find``; its class is not what its entry
+            point promises, or its constructor fails.
     """
-    return load_scheduled_loss(reference, dict(params or {}), policy).loss
+    return _resolved(reference, params, policy).scheduled().loss
 
 
 def describe_loss(
@@ -168,48 +88,10 @@ def describe_loss(
         InvalidParamsError, UnknownPluginError, PluginConflictError: as ``load_policy_loss``.
         PluginLoadError: likewise, or its files cannot be read.
     """
-    claim = LOSSES.find(reference, policy)
-    loss, registered = load_loss_class(claim, policy), LOSSES.is_registered(claim)
-    plan = _plan(loss.Params, dict(params or {}), claim, policy)
-    return LossIdentity(
-        distribution=claim.distribution,
-        name=claim.name,
-        version=claim.version,
-        semantics_version=getattr(loss, "semantics_version", None),
-        value=claim.value,
-        files_sha256=script_sha256(LOSSES.source(claim.name)) if registered else package_files_sha256(claim),
-        params=plan.document(),
-        components=tuple(describe_loss(part, values, policy) for part, values in loss.components(plan.at(0))),
-    )
+    return _resolved(reference, params, policy).identity
 
 
-def _plan(
-    schema: type[LossParams], values: Mapping[str, Any], claim: Claim, policy: PluginPolicy
-) -> ParamPlan[LossParams]:
-    from skyrl_core.parameters.parameter_plan import ParamPlan
+def _resolved(reference: str, values: Mapping[str, Any] | LossParams | None, policy: PluginPolicy) -> ResolvedLoss:
+    from skyrl_core.registry.resolved_loss import ResolvedLoss  # with pydantic, which a listing need not import
 
-    return ParamPlan(schema, values, f"policy loss {claim}", context={"policy": policy})
-
-
-def _check_contract(loss: type[PolicyLoss], claim: Claim) -> None:
-    from skyrl_core.contract.policy_loss import LOSS_API_VERSION, is_scalar_form
-    from skyrl_core.parameters.loss_params import LossParams
-
-    where = f"policy loss {claim}: {claim.attribute}"
-    # An inherited version would be that of whatever base class is installed, and so always right.
-    version = vars(loss).get("api_version")
-    if not is_scalar_form(loss):
-        if loss.name not in ("", claim.name):
-            raise PluginLoadError(f"{where}.name is {loss.name!r}: make it {claim.name!r}, the name that it goes by")
-        if version is None:
-            raise PluginLoadError(
-                f"{where} does not say which version of the contract it is written for: "
-                f"add `api_version = {LOSS_API_VERSION}` to the class itself"
-            )
-    if not (isinstance(loss.Params, type) and issubclass(loss.Params, LossParams)):
-        raise PluginLoadError(f"{where}.Params is {loss.Params!r}: make it a subclass of skyrl_core.LossParams")
-    if version not in (None, LOSS_API_VERSION):
-        raise PluginConflictError(
-            f"{where} is written for version {version!r} of the loss contract, the installed skyrl-core has version "
-            f"{LOSS_API_VERSION}: install versions of {claim.distribution} and skyrl-core that agree"
-        )
+    return ResolvedLoss.find(reference, values, policy)

@@ -1,1 +1,1 @@
-"""Writes the package of a new policy loss: its names, the text of its files, a folder that is complete or not there."""
+"""Writes the package of a new policy loss: its names, its files, and a folder that is complete or absent."""

@@ -1,6 +1,6 @@
-"""The names in the package of a new loss, all made of one: entry point, distribution, module and classes.
+"""Derives the names in a new loss's package from one: entry point, distribution, module and classes.
 
-Read from installed metadata alone; imports no plugin.
+It reads only installed metadata and imports no plugin.
 """
 
 import re
@@ -13,7 +13,7 @@ from skyrl_core.discovery.plugin_group import ADVANTAGE_ESTIMATORS, POLICY_LOSSE
 from skyrl_core.errors import SkyrlError
 
 MAX_LENGTH = 40
-"""Of the loss's name; the lines of the package that hold it twice stay within 120 characters."""
+"""Of the name of a loss, so that lines of the package that contain it twice stay within 120 characters."""
 BASE_CLASSES = frozenset({"PolicyLoss", "LossParams"})
 
 TRAINER_OPTIONS = frozenset(
@@ -23,39 +23,39 @@ TRAINER_OPTIONS = frozenset(
         "off_policy",
     }
 )
-"""Of trainer.algorithm, where the parameters of a loss have a block under its name."""
+"""Options of trainer.algorithm, which also holds the parameters of a loss in a block under its name."""
 
-_RULE = f"a name is made of letters and digits in words joined by _ or -, a letter first, at most {MAX_LENGTH} in all"
+_RULE = f"use words of letters and digits joined by _ or -, starting with a letter, at most {MAX_LENGTH} characters"
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 _WORD_START = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _GROUPS = (PluginGroup(POLICY_LOSSES, "policy loss"), PluginGroup(ADVANTAGE_ESTIMATORS, "advantage estimator"))
 
 
 class PackageNames(NamedTuple):
-    """What things are called in the package of one loss."""
+    """The names in the package of one loss."""
 
     loss: str
-    """The entry point: what a config and ``--loss`` say."""
+    """The entry point, which configs and ``--loss`` refer to."""
     distribution: str
-    """What pip installs."""
+    """The package that pip installs."""
     module: str
     loss_class: str
     params_class: str
 
 
 def package_names(given: str) -> PackageNames:
-    """The names for ``soft_clip``, which may be written as ``soft-clip`` and ``SoftClip`` too.
+    """Derive the names from ``soft_clip``, which may also be written ``soft-clip`` or ``SoftClip``.
 
     Raises:
-        SkyrlError: no loss can have this name, or something installed has it; says which name is free.
+        SkyrlError: the name is not valid or already taken; the message suggests a free one.
     """
     name = _snake_case(given)
-    why = _refusal(name) if _is_well_formed(name) else _RULE
+    reason = _why_unavailable(name) if _is_well_formed(name) else _RULE
     if iskeyword(given):
-        why = f"{given} is a keyword of Python"
-    if why:
+        reason = f"{given} is a Python keyword"
+    if reason:
         free = _nearest_free(name)
-        raise SkyrlError(f"a new loss cannot be named {given!r}: {why}{f'; {free!r} is free' if free else ''}")
+        raise SkyrlError(f"a new loss cannot be named {given!r}: {reason}{f'; {free!r} is free' if free else ''}")
     return _names(name)
 
 
@@ -65,17 +65,17 @@ def _names(name: str) -> PackageNames:
     return PackageNames(name, f"skyrl-loss-{joined}", f"skyrl_loss_{joined}", f"{camel}Loss", f"{camel}Params")
 
 
-def _refusal(name: str) -> str:
-    """Why a well-formed name cannot be had; empty when it can."""
+def _why_unavailable(name: str) -> str:
+    """Return why a well-formed name is not available; empty if it is."""
     names = _names(name)
     if iskeyword(name):
-        return f"{name} is a keyword of Python"
+        return f"{name} is a Python keyword"
     if name in TRAINER_OPTIONS:
-        return f"trainer.algorithm.{name} is an option, where the parameters of the loss would be"
+        return f"trainer.algorithm.{name} is an option, so the parameters of the loss cannot be there"
     for base in BASE_CLASSES & {names.loss_class, names.params_class}:
-        return f"one of its classes would have the name of its base class, {base}"
+        return f"one of its classes would have the same name as its base class, {base}"
     for group in _GROUPS:
-        # A loss and an estimator of one name would share one block of parameters in a config.
+        # A loss and an estimator of the same name would share a block of parameters in a config.
         for claim in group.claims():
             if claim.name == name:
                 return f"{group.kind} {claim} is installed"
@@ -83,12 +83,12 @@ def _refusal(name: str) -> str:
 
 
 def _nearest_free(name: str) -> str:
-    """A name like this one that can be had; empty where too little is left of it."""
+    """Return the most similar available name; empty if no valid character is left."""
     near = re.sub(r"[^a-z0-9]+", "_", name).lstrip("0123456789_")[: MAX_LENGTH - len("_99")].rstrip("_")
     if not near:
         return ""
     candidates = chain([near], (f"{near}_{number}" for number in count(2)))
-    return next(candidate for candidate in candidates if not _refusal(candidate))
+    return next(candidate for candidate in candidates if not _why_unavailable(candidate))
 
 
 def _is_well_formed(name: str) -> bool:

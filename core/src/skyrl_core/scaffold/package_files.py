@@ -1,10 +1,11 @@
-"""The files of a new loss's package, as text."""
+"""Renders the files of a new loss's package from templates."""
 
-import re
 from collections.abc import Mapping
 from importlib.resources import files
 from string import Template
 from typing import Literal
+
+from packaging.version import Version
 
 from skyrl_core.scaffold.naming import PackageNames
 
@@ -22,26 +23,28 @@ _TEMPLATES: Mapping[str, str] = {
     "src/$module/py.typed": "py.typed",
     "tests/test_$loss.py": "test_loss.py",
 }
-"""Path in the package: name of the template."""
+"""Path in the package -> name of the template."""
 
 _HOW_REDUCED: Mapping[Form, str] = {
-    "token": "How tokens become one number is the trainer's part: `trainer.algorithm.loss_reduction`.",
-    "scalar": "It is the mean over the tokens, whatever `trainer.algorithm.loss_reduction` says.",
+    "token": "The trainer averages the token losses, as set by `trainer.algorithm.loss_reduction`.",
+    "scalar": "The loss is the mean over the tokens, regardless of `trainer.algorithm.loss_reduction`.",
 }
 
 
 def package_files(names: PackageNames, form: Form, *, core_version: str, year: int) -> dict[str, str]:
-    """Text by relative path.
+    """Render all files of the package, by relative path.
 
     Args:
         names: from ``package_names``.
-        form: ``token`` returns a loss for every token, ``scalar`` reduces by itself.
-        core_version: the package requires this skyrl-core or a later one of the same minor version.
+        form: ``token`` returns one loss per token, ``scalar`` one number.
+        core_version: the package requires this skyrl-core or a later one of the same minor version, and its extra
+            `train` a skyrl-train of the same versions.
         year: of the copyright.
     """
     values = names._asdict() | {
         "form": form,
-        "core": core_requirement(core_version),
+        "core": compatible_requirement("skyrl-core", core_version),
+        "trainer": compatible_requirement("skyrl-train", core_version),
         "year": year,
         "how_reduced": _HOW_REDUCED[form],
     }
@@ -54,13 +57,9 @@ def package_files(names: PackageNames, form: Form, *, core_version: str, year: i
     return written
 
 
-def core_requirement(version: str) -> str:
-    """The requirement on skyrl-core: 0.3.1 gives ``skyrl-core>=0.3,<0.4``."""
-    release = re.match(r"(\d+)\.(\d+)(?:\.\d+)*", version)
-    if release is None:
-        raise ValueError(f"the version of skyrl-core, {version!r}, does not start with two numbers")
-    major, minor = int(release[1]), int(release[2])
-    # 0.3.0.dev1 comes before 0.3, so that a bound of 0.3 would exclude it.
-    before_release = re.match(r"(a|b|rc|\.dev)\d+", version[release.end() :])
-    lowest = version.partition("+")[0] if before_release else f"{major}.{minor}"
-    return f"skyrl-core>={lowest},<{major}.{minor + 1}"
+def compatible_requirement(distribution: str, version: str) -> str:
+    """Derive the requirement on a distribution of this project: skyrl-core 0.3.1 gives ``skyrl-core>=0.3,<0.4``."""
+    installed = Version(version)
+    # 0.3.0.dev1 comes before 0.3, so a lower bound of 0.3 would exclude it.
+    lowest = installed.public if installed.is_prerelease else f"{installed.major}.{installed.minor}"
+    return f"{distribution}>={lowest},<{installed.major}.{installed.minor + 1}"

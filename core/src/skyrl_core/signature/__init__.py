@@ -1,4 +1,4 @@
-"""The signature of a loss: the weight of a token as a function of its importance ratio, measured and drawn."""
+"""The signature of a loss: the weight of a token over its importance ratio, measured and plotted."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""The axes of a signature: which numbers stand at them, and how they are written."""
+"""The axes of a signature chart: their ranges, tick values and labels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def ratio_ticks(low: float, high: float) -> list[tuple[float, str]]:
-    """Ratios to mark on a logarithmic axis: powers of 2 or 10 over a wide range, round numbers over a narrow one."""
+    """Choose ticks for a logarithmic axis: powers of 2 or 10 for a wide range, round numbers for a narrow one."""
     if high / low < 4:
         return [(tick, number(tick)) for tick in linear_ticks(low, high, 5)]
     base = 2 if high / low <= 2**10 else 10
@@ -20,7 +20,7 @@ def ratio_ticks(low: float, high: float) -> list[tuple[float, str]]:
 
 
 def linear_ticks(low: float, high: float, count: int) -> list[float]:
-    """About so many multiples of a round step within the range, ends included."""
+    """Choose about ``count`` multiples of a round step within the range, ends included."""
     rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))
     step = power * next(size for size in (1, 2, 5, 10) if size * power >= rough * (1 - 1e-9))
@@ -29,31 +29,31 @@ def linear_ticks(low: float, high: float, count: int) -> list[float]:
 
 
 def weight_range(curves: Iterable[Curve]) -> tuple[float, float]:
-    """Smallest and largest weight, with 0, and at least one unit between them.
+    """Return the smallest and largest weight, extended to 0, or (-1, 1) if every weight is 0.
 
     Raises:
-        ValueError: a weight is not a number, so that there is nothing to draw.
+        ValueError: a weight is not finite.
     """
     weights = [weight for curve in curves for piece in curve.pieces for _, weight in piece]
     if not all(map(math.isfinite, weights)):
-        raise ValueError("the weight is not finite everywhere, so it cannot be drawn")
+        raise ValueError("the weight is not finite everywhere, so it cannot be plotted")
     low, high = min(0.0, *weights), max(0.0, *weights)
     return (low, high) if high - low > 1e-9 else (-1.0, 1.0)
 
 
 def number(value: float) -> str:
-    """A number in four digits at most; in six where it is close to 1."""
+    """Format a number with at most four digits; six if it is close to 1."""
     close = 0 < abs(abs(value) - 1) < 0.01
     return f"{value + 0.0:.{6 if close else 4}g}"
 
 
 def scaled(value: float, low: float, high: float, size: float, *, log: bool = False) -> float:
-    """Where a value lies on an axis of this size that goes from low to high."""
+    """Map a value to its position on an axis of this size that goes from low to high."""
     if log:
         value, low, high = math.log(value), math.log(low), math.log(high)
     return (value - low) / (high - low) * size
 
 
 def bounds(curves: Sequence[Curve]) -> list[float]:
-    """Every ratio but 1 at which a curve jumps or bends, in order."""
+    """Return every ratio except 1 at which a curve jumps or bends, in order."""
     return sorted({each.ratio for curve in curves for each in curve.breaks} - {1.0})

@@ -1,13 +1,13 @@
-"""The ratios at which a weight jumps or bends: the bounds of a loss, found by measuring instead of by reading it."""
+"""Finds the clip bounds of a loss by measurement: the ratios at which the weight jumps or bends."""
 
 import math
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
-# Halvings of an interval of the grid: 2^-20 of 0.02 is 2e-8. On either side of a break the weight is taken a hundred
-# times as far away; a smooth weight moves by 2e-6 of itself over that.
+# Halvings of a grid interval: 2^-20 of 0.02 is 2e-8. The weight on either side of a break is measured a hundred times
+# as far away, over which a smooth weight changes by a fraction of 2e-6.
 _HALVINGS, _GAP, _SLOPE_STEP = 20, 1e-6, 1e-4
-# What counts as more than smooth, as a part of the largest weight, and of that per unit of the log-ratio.
+# A larger change is a break: as a fraction of the largest weight, and of that per unit of log-ratio.
 _JUMP, _KINK = 1e-4, 0.05
 
 
@@ -25,19 +25,19 @@ class Break(NamedTuple):
 def find_breaks(
     weight: Callable[[float], float], ratios: Sequence[float], weights: Sequence[float]
 ) -> tuple[Break, ...]:
-    """Where a weight jumps or bends; at most one in each interval of the grid, and only inside the grid.
+    """Find where a weight jumps or bends: at most once per grid interval, and only inside the grid.
 
     Args:
-        weight: as a function of the log-ratio.
-        ratios: the grid, equally spaced in the logarithm.
-        weights: on the grid.
+        weight: a function of the log-ratio.
+        ratios: the grid, equally spaced in log-ratio.
+        weights: the weight on the grid.
     """
     scale = max(map(abs, weights))
     bends = [abs(a - 2 * b + c) for a, b, c in zip(weights, weights[1:], weights[2:], strict=False)]
     found: list[Break] = []
     for index, bend in enumerate(bends):
         before, after = bends[index - 1] if index else 0.0, bends[index + 1] if index + 1 < len(bends) else 0.0
-        if bend > 1e-9 * scale and bend >= before and bend >= after:  # false for what is no number
+        if bend > 1e-9 * scale and bend >= before and bend >= after:  # false for NaN
             at = _refined(weight, *(math.log(ratio) for ratio in ratios[index : index + 3]))
             new = _classified(weight, at, scale)
             if new and not any(math.isclose(new.ratio, old.ratio, rel_tol=1e-5) for old in found):
@@ -46,7 +46,7 @@ def find_breaks(
 
 
 def _refined(weight: Callable[[float], float], left: float, middle: float, right: float) -> float:
-    """The point of the interval where the second difference stays largest, however fine."""
+    """Return the point where the second difference stays largest as the grid is refined."""
     points = [(x, weight(x)) for x in (left, middle, right)]
     for _ in range(_HALVINGS):
         between = [(x, weight(x)) for x in ((points[0][0] + points[1][0]) / 2, (points[1][0] + points[2][0]) / 2)]

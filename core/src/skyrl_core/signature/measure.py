@@ -1,8 +1,8 @@
-"""The signature of a loss: what a token weighs in the update, as a function of its importance ratio.
+"""Measures the signature of a loss: the weight of a token in the update, by its importance ratio.
 
-The weight is -d loss / d log pi of the token: the update raises log pi by it times the learning rate. It is comparable
-over all losses; the value of a loss is not, because behind a stop-gradient it is no objective. Everything is measured
-in float64 on the loss itself, so that any installed loss has a signature, also one that nobody has written down.
+The weight is -d loss / d log pi of the token: the update raises log pi by the weight times the learning rate. Weights
+are comparable across losses. The values of losses are not, because a value behind a stop-gradient is not an objective.
+Everything is measured in float64 on the loss itself, so any installed loss has a signature, documented or not.
 """
 
 import math
@@ -19,39 +19,39 @@ from skyrl_core.signature.clip_bounds import Break, find_breaks
 
 ADVANTAGES = (1.0, -1.0)
 WIDE = (1 / 8, 8.0)
-"""The range of ratios that holds the bounds of most losses."""
+"""A range of ratios that contains the bounds of most losses."""
 POINTS = 241
-"""Points of a curve; odd, so that ratio 1 is one of them where the range is symmetric."""
+"""Points of a curve; odd, so that a symmetric range includes ratio 1."""
 
-_ZOOM_BELOW = 0.05  # bounds nearer to 1 than this, in the log-ratio, cannot be told apart in the wide range
+_ZOOM_BELOW = 0.05  # bounds closer to 1 than this, in log-ratio, are indistinguishable in the wide range
 _AT_JUMP = 2e-6
-_ENTROPY = 1.0  # nats; any value
+_ENTROPY = 1.0  # in nats; any value works
 
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """The sequence that is weighed: ``length`` tokens that are all alike, with one ratio to every other policy.
+    """The measured sequence: ``length`` identical tokens, with the same ratio to every other policy.
 
-    The other policies (old, rollout, reference) agree: each gives the token ``probability``. The group is the probe
-    alone, or the probe with the few sequences beside it that let ``prepare`` compute statistics.
+    The other policies (old, rollout, reference) agree: each gives the token ``probability``. The minibatch also has a
+    few companion sequences, from which ``prepare`` can compute statistics, unless the loss has scalar form.
     """
 
     length: int = 4
     probability: float = 0.1
     singled_out: bool = False
-    """Whether the token stands out of its minibatch by the covariance of log pi and A, so that a ``prepare`` that
-    selects tokens selects it; otherwise another token does."""
+    """Whether the token has the largest covariance of log pi and A in its minibatch, so that a ``prepare`` that selects
+    tokens selects it; otherwise another token has."""
 
 
 class Weighed(NamedTuple):
-    """One evaluation at one ratio."""
+    """The result of one evaluation, at one ratio."""
 
     loss: float
-    """Mean over the probe's tokens. An objective only where no stop-gradient is in the formula."""
+    """Mean over the probe's tokens. An objective only if the formula has no stop-gradient."""
     weight: float
-    """-d loss / d log pi, mean over the probe's tokens of each token's own."""
+    """-d loss / d log pi, averaged over the probe's tokens."""
     entropy_weight: float
-    """-d loss / d H, likewise."""
+    """-d loss / d H, averaged likewise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,13 +66,13 @@ class Curve:
 
     @property
     def pieces(self) -> tuple[tuple[tuple[float, float], ...], ...]:
-        """The weight as (ratio, weight) points, cut where it jumps; what a picture draws."""
+        """Return the weight as (ratio, weight) points, split at jumps, for plotting."""
         points = dict(zip(self.ratios, self.weights, strict=True))
         points |= {each.ratio: each.below for each in self.breaks if each.kind == "kink"}
         ordered, pieces = sorted(points.items()), []
         start: tuple[tuple[float, float], ...] = ()
         for jump in (each for each in self.breaks if each.kind == "jump"):
-            # A point of the grid at the jump itself may lie on either side of it, up to rounding.
+            # Rounding decides on which side a grid point at the jump lies, so it is left out.
             before = [point for point in ordered if point[0] < jump.ratio * (1 - _AT_JUMP)]
             pieces.append((*start, *before, (jump.ratio, jump.below)))
             ordered = [point for point in ordered if point[0] > jump.ratio * (1 + _AT_JUMP)]
@@ -82,18 +82,18 @@ class Curve:
 
 @dataclass(frozen=True, kw_only=True)
 class Signature:
-    """The curves of a loss for A = +1 and A = -1, and what they were measured with."""
+    """The curves of a loss for A = +1 and A = -1, and the probe that they were measured with."""
 
     probe: Probe
     curves: tuple[Curve, ...]
     singled_out: tuple[Curve, ...] = field(default=())
-    """The same for a token that ``prepare`` selects; empty where the loss selects none."""
+    """The curves of a token that ``prepare`` selects; empty if the loss selects none."""
     entropy_weight: float = 0.0
-    """-d loss / d H at ratio 1, per nat: what the curves do not show. H is the policy's entropy at the token."""
+    """-d loss / d H at ratio 1, per nat, which the curves do not show; H is the policy's entropy at the token."""
 
     @property
     def ratios(self) -> tuple[float, ...]:
-        """The ratios at which all curves are given."""
+        """Return the ratios that all curves share."""
         return self.curves[0].ratios
 
 
@@ -104,13 +104,13 @@ def measure_signature(
     probe: Probe = Probe(),
     points: int = POINTS,
 ) -> Signature:
-    """Measure a loss.
+    """Measure the signature of a loss.
 
     Args:
         loss: in either form, with its parameters.
-        ratios: smallest and largest ratio; None takes ``WIDE``, or a narrow range where all bounds are close to 1.
-        probe: the sequence to weigh.
-        points: number of ratios, equally spaced in the logarithm.
+        ratios: smallest and largest ratio; None uses ``WIDE``, or a narrow range if all bounds are close to 1.
+        probe: the sequence to measure.
+        points: number of ratios, equally spaced in log-ratio.
 
     Raises:
         ValueError: as ``check_range``.
@@ -129,38 +129,41 @@ def measure_signature(
 
 
 class Scale:
-    """Weighs a probe under one loss."""
+    """Measures a probe under one loss."""
 
     def __init__(self, loss: PolicyLoss, probe: Probe = Probe()) -> None:
         self.loss, self.probe = loss, probe
-        # Asked once: a loss that is composed of others may have to find them.
+        # Called once, because a loss composed of others may have to load them.
         self._needs = frozenset(loss.needs(loss.params))
 
     def weigh(self, ratio: float, advantage: float) -> Weighed:
-        """Loss and weight of the probe's tokens at one ratio."""
-        beside = () if is_scalar_form(type(self.loss)) else _beside(advantage, self.probe)
-        # log pi, log of the other policies, and advantage of the probe and of each sequence beside it.
+        """Measure the loss and weight of the probe's tokens at one ratio."""
+        companions = () if is_scalar_form(type(self.loss)) else _companions(advantage, self.probe)
+        # log pi, log-prob of the other policies, and advantage, of the probe and of each companion.
         moved = math.log(self.probe.probability * ratio)
-        values = [(moved, math.log(self.probe.probability), advantage), *((moved + s, moved + s, a) for s, a in beside)]
+        values = [
+            (moved, math.log(self.probe.probability), advantage),
+            *((moved + s, moved + s, a) for s, a in companions),
+        ]
         log_probs, others, advantages = (
             torch.tensor(values, dtype=torch.float64).T.unsqueeze(-1).repeat(1, 1, self.probe.length)
         )
         log_probs.requires_grad_()
         entropy = torch.full_like(others, _ENTROPY, requires_grad=True)
         batch = self._batch(log_probs, others, entropy, advantages)
-        # The sequences beside the probe are there for `prepare` alone: they weigh nothing.
+        # The companions only affect `prepare`: their weight in the loss is 0.
         weights = torch.zeros_like(others)
         weights[0] = 1 / self.probe.length
         total = evaluate_loss(self.loss, batch, weights, 1.0).total
         by_log_prob, by_entropy = torch.autograd.grad(
             total, [log_probs, entropy], allow_unused=True, materialize_grads=True
         )
-        # The loss is a mean over the tokens: the sum of their gradients is the mean of what each one has for itself.
-        # 0 - x, not -x: no weight is 0, not -0.
+        # The loss is a mean over tokens, so the sum of their gradients is the mean weight of a token.
+        # 0 - x, not -x, because -0.0 would be printed as -0.
         return Weighed(total.item(), 0 - by_log_prob[0].sum().item(), 0 - by_entropy[0].sum().item())
 
     def curve(self, advantage: float, ratios: tuple[float, ...]) -> Curve:
-        """Loss and weight at these ratios, and the breaks between them."""
+        """Measure loss and weight at these ratios, and find the breaks between them."""
         weighed = [self.weigh(ratio, advantage) for ratio in ratios]
         weights = tuple(each.weight for each in weighed)
         return Curve(
@@ -190,11 +193,11 @@ class Scale:
         return LossBatch(log_probs=log_probs, inputs=inputs, prepared=prepared, **parts)
 
 
-def _beside(advantage: float, probe: Probe) -> tuple[tuple[float, float], ...]:
-    """The other sequences of the minibatch: log pi relative to that of the probe, and advantage.
+def _companions(advantage: float, probe: Probe) -> tuple[tuple[float, float], ...]:
+    """Return the other sequences of the minibatch: log pi relative to the probe, and advantage.
 
     With m for means, the covariance of a token is (log pi - m) (A - m). By hand: in the ordinary minibatch the probe
-    has 0.75 A and the last sequence 2.25, the highest; where it is singled out it has 2.25 · 0.75 and the others 0.19.
+    has 0.75 A and the last sequence has 2.25, the largest; if it is singled out, it has 2.25 · 0.75, the others 0.19.
     """
     if probe.singled_out:
         return ((-3.0 * advantage, 0.0),) * 3
@@ -202,19 +205,19 @@ def _beside(advantage: float, probe: Probe) -> tuple[tuple[float, float], ...]:
 
 
 def check_range(ratios: tuple[float, float], probe: Probe = Probe()) -> None:
-    """Nothing, if a signature can be taken from the first to the second ratio.
+    """Check that a signature can be measured from the first to the second ratio.
 
     Raises:
-        ValueError: the probe or the range is empty, or the probability would exceed 1 in it.
+        ValueError: the probe or the range is empty, or a probability would exceed 1.
     """
     low, high = ratios
     if probe.length < 1 or not 0 < probe.probability < 1:
         raise ValueError(
-            f"the sequence has at least 1 token, of a probability between 0 and 1; got {probe.length} of "
+            f"the sequence must have at least 1 token, with a probability between 0 and 1; got {probe.length} of "
             f"{probe.probability:g}"
         )
     if not 0 < low < high < math.inf:
-        raise ValueError(f"ratios go from a positive number to a larger one, got {low:g} to {high:g}")
+        raise ValueError(f"ratios must go from a positive number to a larger one; got {low:g} to {high:g}")
     if probe.probability * high >= 1:
         raise ValueError(
             f"a token of probability {probe.probability:g} cannot become {high:g} times as likely: "
@@ -225,15 +228,15 @@ def check_range(ratios: tuple[float, float], probe: Probe = Probe()) -> None:
 def _grid(ratios: tuple[float, float], points: int) -> tuple[float, ...]:
     low, high = ratios
     start, step = math.log(low), math.log(high / low) / (points - 1)
-    middle = {(points - 1) / 2: 1.0} if math.isclose(low * high, 1) else {}  # exactly, not up to rounding
+    middle = {(points - 1) / 2: 1.0} if math.isclose(low * high, 1) else {}  # exactly 1, without rounding
     return tuple(middle.get(index, math.exp(start + step * index)) for index in range(points))
 
 
 def _singled_out(loss: PolicyLoss, ratios: tuple[float, ...]) -> tuple[Curve, ...]:
     if type(loss).prepare is PolicyLoss.prepare:
         return ()
-    # One token, because a selection may take only some of several equal ones; rare, because one with A < 0 is singled
-    # out by others that are e^3 times as likely. Losses that select do not look at the probability itself.
+    # One token, because a selection may take only some of several equal ones. A low probability, because a token with
+    # A < 0 is singled out by companions that are e^3 times as likely; the losses that select ignore the probability.
     probe = Probe(length=1, probability=min(1e-3, 0.01 / ratios[-1]), singled_out=True)
     plain, scale = Scale(loss, replace(probe, singled_out=False)), Scale(loss, probe)
     chosen = tuple(scale.curve(advantage, ratios) for advantage in ADVANTAGES)
@@ -249,7 +252,7 @@ def _narrow_range(curves: Sequence[Curve]) -> tuple[float, float] | None:
     furthest = max((abs(math.log(each.ratio)) for curve in curves for each in curve.breaks), default=0.0)
     if not 1e-6 < furthest < _ZOOM_BELOW:
         return None
-    # Five times as far as the furthest bound, in a round number and a little more, so that the ends can be marked.
+    # Five times as far as the furthest bound, rounded up, plus a margin so that the ends can have ticks.
     power = 10 ** math.floor(math.log10(5 * furthest))
     reach = 1.05 * math.ceil(5 * furthest / power) * power
     return 1 / (1 + reach), 1 + reach

@@ -1,4 +1,4 @@
-"""A signature as SVG: readable on light and dark pages, the same bytes for the same numbers."""
+"""Draws a signature as SVG, readable on light and dark pages; equal numbers give equal bytes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from skyrl_core.signature.measure import Curve, Signature  # imports torch
 
 WIDTH, HEIGHT = 640, 340
-_LEFT, _TOP, _RIGHT, _BOTTOM = 64, 44, 76, 52  # of the plot, to the edges
+_LEFT, _TOP, _RIGHT, _BOTTOM = 64, 44, 76, 52  # margins of the plot
 _ACROSS, _DOWN = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
 _MINUS = "\N{MINUS SIGN}"
 _LINE = 15  # pixels between two lines of text
 
-# An own background, because a page and the reader's system need not agree on dark.
+# The picture has a background, because the page may be light while the system is dark, or the reverse.
 _STYLE = """
   svg { --paper: #ffffff; --ink: #1f2328; --faint: #59636e; --grid: #e4e8ec; --plus: #0969da; --minus: #bc4c00 }
   @media (prefers-color-scheme: dark) {
@@ -40,7 +40,7 @@ _STYLE = """
 
 
 def svg(signature: Signature, title: str, x_label: str) -> str:
-    """The picture, as a document of its own.
+    """Draw the signature as a standalone SVG document.
 
     Raises:
         ValueError: a weight is not finite.
@@ -63,7 +63,7 @@ def svg(signature: Signature, title: str, x_label: str) -> str:
 
 
 class _Axes:
-    """From ratios and weights to pixels."""
+    """Maps ratios and weights to pixels."""
 
     def __init__(self, curves: Sequence[Curve]) -> None:
         self.curves = curves
@@ -105,7 +105,7 @@ def _path(curve: Curve, axes: _Axes, extra: str = "") -> str:
 
 
 def _names(signature: Signature, axes: _Axes) -> Iterator[str]:
-    """The name of each curve to the right of its end; of two that end together, the upper one stands above."""
+    """Label each curve at its right end; if two end together, the labels keep their order and do not overlap."""
     curves = sorted(signature.curves, key=lambda curve: (-curve.weights[-1], -max(curve.weights)))
     heights = [axes.y(curve.weights[-1]) + 4 for curve in curves]
     if heights[1] - heights[0] < _LINE:

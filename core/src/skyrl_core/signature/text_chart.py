@@ -1,4 +1,4 @@
-"""A signature as a chart of characters: braille dots, or ASCII where the terminal has none."""
+"""Draws a signature as text: with braille dots, or in ASCII if the terminal has no braille."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from skyrl_core.signature.measure import Curve  # imports torch
 
 HEIGHT = 17
-"""Rows of the plot itself."""
-_LEFT, _RIGHT = 8, 11  # columns for the numbers of the axis, and for the names of the curves
+"""Rows of the plot, without its axis."""
+_LEFT, _RIGHT = 8, 11  # columns for the tick labels and for the labels of the curves
 _BRAILLE = 0x2800
 _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # bit of each dot, by row and column of a cell
 
 
 class Glyphs(NamedTuple):
-    """The characters of a chart, and how many dots one of them holds."""
+    """The characters of a chart, and the dots that one cell holds."""
 
     frame: str
     """Vertical axis, its ticks, horizontal axis, its ticks, corner."""
@@ -34,7 +34,7 @@ ASCII = Glyphs("|+-++", ".", "|", ":", (1, 1))
 
 
 def chart(curves: Sequence[Curve], x_label: str, width: int, *, ascii_only: bool) -> list[str]:
-    """Lines of a chart at most ``width`` wide; the weight of each curve over the ratio, on a logarithmic axis.
+    """Draw the weight of each curve over the ratio, on a logarithmic axis, at most ``width`` wide.
 
     Raises:
         ValueError: a weight is not finite.
@@ -66,7 +66,7 @@ def _ratio_axis(plot: _Plot, glyphs: Glyphs) -> list[str]:
 
 
 class _Plot:
-    """The cells of a chart. A cell holds dots of curves, or else a guide line."""
+    """The cells of a chart: each shows dots of curves or a guide line."""
 
     def __init__(self, curves: Sequence[Curve], width: int, glyphs: Glyphs) -> None:
         self.curves, self.width, self.glyphs = curves, width, glyphs
@@ -76,23 +76,23 @@ class _Plot:
         self.dots: dict[tuple[int, int], str] = {}
 
     def x(self, ratio: float) -> float:
-        """Column of dots, not rounded."""
+        """Return the column in dots, not rounded."""
         return scaled(ratio, self.left, self.right, self.across - 1, log=True)
 
     def y(self, weight: float) -> float:
-        """Row of dots from above, not rounded."""
+        """Return the row in dots from the top, not rounded."""
         return scaled(weight, self.high, self.low, self.down - 1)
 
     def column(self, ratio: float) -> int:
-        """Column of cells."""
+        """Return the column in cells."""
         return round(self.x(ratio)) // self.glyphs.dots[0]
 
     def row(self, weight: float) -> int:
-        """Row of cells."""
+        """Return the row in cells."""
         return round(self.y(weight)) // self.glyphs.dots[1]
 
     def draw(self, curve: Curve) -> None:
-        """Put the dots of a curve, in a line from point to point."""
+        """Set the dots of a curve, in lines from point to point."""
         for piece in curve.pieces:
             for (ratio, weight), (next_ratio, next_weight) in pairwise(piece):
                 self._line(self.x(ratio), self.y(weight), self.x(next_ratio), self.y(next_weight), curve.advantage)
@@ -105,7 +105,7 @@ class _Plot:
             self.dots[at] = mark if self.dots.get(at, mark) == mark else "*"
 
     def rows(self) -> list[str]:
-        """The cells as text."""
+        """Render the cells as text."""
         guides = {self.column(ratio): self.glyphs.bound for ratio in bounds(self.curves)}
         guides |= {self.column(1.0): self.glyphs.one} if self.left <= 1 <= self.right else {}
         zero = self.row(0.0)
@@ -128,7 +128,7 @@ class _Plot:
         return chr(_BRAILLE + bits) if bits else ""
 
     def names(self) -> dict[int, str]:
-        """By row, the name of the curve that ends there; or that has its peak there, where both end in one row."""
+        """Return the labels by row: at the end of each curve, or at its peak if both end in the same row."""
         rows = [self.row(curve.weights[-1]) for curve in self.curves]
         if len(set(rows)) < len(rows):
             rows = [self.row(max(curve.weights, key=abs)) for curve in self.curves]

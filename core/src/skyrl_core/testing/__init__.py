@@ -1,13 +1,13 @@
-"""The rules of the contract as pytest tests, and the inputs that they use, for the author of a loss.
+"""The rules of the contract as pytest tests, and the inputs that they use, for authors of losses.
 
-In a file of tests::
+In a test file::
 
     from skyrl_core.testing import loss_package_tests, policy_loss_tests
 
     test_loss = policy_loss_tests(FooLoss(FooParams()), FooLoss(FooParams(coef=0.0)))
     test_package = loss_package_tests(Path(__file__).parents[1])
 
-Every rule is a test of its own, such as ``test_loss[FooLoss-finite]``.
+Every rule is a separate test, such as ``test_loss[FooLoss-finite]``.
 """
 
 from skyrl_core.conformance.batches import ExampleBatch, example_batch

@@ -4,13 +4,13 @@ Loss of a token: -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A), with r = exp
 arXiv 1707.06347, eq. 7; clip_high > clip_low is the clip-higher of DAPO, arXiv 2503.14476.
 """
 
-from skyrl_core.contract.policy_loss import LossBatch, PolicyLoss, TokenLosses
-from skyrl_core.maths.ratio import bounded, clip_metrics, clipped_surrogate, ratio_metrics
+from skyrl_core import LossBatch, PolicyLoss, TokenLosses
+from skyrl_core.maths import bounded, clip_metrics, clipped_surrogate, ratio_metrics
 from skyrl_loss_clippedpg.params import ClippedPGParams
 
 
 class ClippedPGLoss(PolicyLoss):
-    """The clipped surrogate for every token."""
+    """Clipped surrogate, per token."""
 
     name = "clipped_pg"
     Params = ClippedPGParams
@@ -19,7 +19,7 @@ class ClippedPGLoss(PolicyLoss):
     reference = "PPO, arXiv 1707.06347, eq. 7; clip-higher: DAPO, arXiv 2503.14476"
 
     def token_losses(self, batch: LossBatch) -> TokenLosses:
-        """Loss and metrics of every token."""
+        """Return the loss and metrics, per token."""
         clip = {"clip_low": self.params.clip_low, "clip_high": self.params.clip_high}
         log_ratio = bounded(batch.log_probs - batch.old_log_probs)
         ratio = log_ratio.exp()

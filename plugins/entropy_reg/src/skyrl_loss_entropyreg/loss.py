@@ -1,18 +1,19 @@
 """Policy gradient with an exact entropy bonus.
 
 Loss of a token: -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A) - entropy_coef H, with r = exp(log pi - log pi_old)
-and H the entropy, in nats, of the policy's whole distribution at that token. H is exact, not a sample, and carries
-gradient. Without clip bounds the first part is -r A. Reference: PPO, arXiv 1707.06347, eqs. 7 and 9 (its S is H, its
-c_2 is entropy_coef); the bonus itself: Williams and Peng, 1991, and A3C, arXiv 1602.01783.
+and H the entropy, in nats, of the policy's full distribution at that token. H is exact, not sampled, and has a
+gradient. Without clip bounds, the first term is -r A. Reference: PPO, arXiv 1707.06347, eqs. 7 and 9 (its S is H, its
+c_2 is entropy_coef); for the bonus: Williams and Peng, 1991, and A3C, arXiv 1602.01783.
 
-``entropy: sampled`` takes -pi log pi of the sampled token for H, which needs no pass over the vocabulary. It is biased:
-its mean is -sum pi^2 log pi, far below H where many tokens are likely, and its gradient pulls a token with pi > 1/e
-down and any rarer one up, whatever the others are. (-log pi alone has the mean H and a gradient of mean zero: as a loss
-it is noise.)
+``entropy: sampled`` uses -pi log pi of the sampled token instead of H, which avoids a pass over the vocabulary. It is
+biased: its mean is -sum pi^2 log pi, far below H when many tokens are likely, and its gradient pushes a token with
+pi > 1/e down and any rarer token up, whatever the rest of the distribution. (-log pi has mean H but a gradient with
+mean zero: as a loss it is noise.)
 
-With ``target_entropy`` the weight adapts: after each optimizer step it grows by adapt_rate where the mean entropy of
-the minibatch was below the target, shrinks by as much where it was above, between 0 and coef_max, and counts only
-while the entropy is not above the target (Skywork-OR1, arXiv 2505.22312, section 4.3). It is saved with checkpoints.
+With ``target_entropy`` the weight adapts, between 0 and coef_max: after each optimizer step it grows by adapt_rate if
+the mean entropy of the minibatch was below the target, and shrinks by the same amount if it was above. The bonus
+applies only while the entropy is at or below the target (Skywork-OR1, arXiv 2505.22312, section 4.3). Checkpoints save
+the weight.
 """
 
 from collections.abc import Mapping
@@ -21,26 +22,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skyrl_core.contract.metric import Metric
-from skyrl_core.contract.policy_loss import LossBatch, Need, PolicyLoss, TokenLosses
-from skyrl_core.maths.ratio import bounded, clip_metrics, clipped_surrogate, ratio_metrics
+from skyrl_core import LossBatch, Metric, Need, PolicyLoss, TokenLosses
+from skyrl_core.maths import bounded, clip_metrics, clipped_surrogate, ratio_metrics
 from skyrl_loss_entropyreg.params import EntropyRegParams
 
 
 def sampled_entropy(log_probs: Tensor) -> Tensor:
-    """-pi log pi of the sampled tokens: [B, T] -> [B, T]."""
+    """Return -pi log pi of the sampled tokens: [B, T] -> [B, T]."""
     return -log_probs.exp() * log_probs
 
 
 def adapted(coef: float, entropy: float, params: EntropyRegParams) -> float:
-    """The weight after a step that measured this mean entropy, in nats."""
+    """Return the weight after a step with this mean entropy, in nats."""
     target = params.target_entropy or 0.0
     change = params.adapt_rate if entropy < target else -params.adapt_rate if entropy > target else 0.0
     return min(max(coef + change, 0.0), params.coef_max)
 
 
 class EntropyRegLoss(PolicyLoss):
-    """The clipped surrogate minus a multiple of the entropy."""
+    """Clipped surrogate minus entropy_coef times the entropy, per token."""
 
     name = "entropy_reg"
     Params = EntropyRegParams
@@ -51,31 +51,31 @@ class EntropyRegLoss(PolicyLoss):
     def __init__(self, params: EntropyRegParams) -> None:
         super().__init__(params)
         self._adapted = min(params.entropy_coef, params.coef_max)
-        self._is_low = True  # nothing was measured yet
+        self._is_low = True  # until the first step measures the entropy
 
     @classmethod
     def needs(cls, params: Any) -> frozenset[Need]:
-        """The old log-probs, and the exact entropy where it can count."""
+        """Return the old log-probs, and the exact entropy if the bonus can be non-zero."""
         counts = params.entropy_coef > 0 or params.target_entropy is not None
         exact = params.entropy == "exact" and counts
         return frozenset({Need.OLD_LOG_PROBS, Need.ENTROPY} if exact else {Need.OLD_LOG_PROBS})
 
     @property
     def conformance_waivers(self) -> Mapping[str, str]:
-        """The sampled estimator is biased on purpose: to reproduce runs that had it."""
+        """Waive `sampled_entropy` for the sampled estimator, which exists to reproduce earlier runs."""
         if self.params.entropy == "exact":
             return {}
-        return {"sampled_entropy": "entropy = sampled reproduces runs that took -pi log pi of the sampled token for H"}
+        return {"sampled_entropy": "entropy = sampled reproduces runs that used -pi log pi of the sampled token as H"}
 
     @property
     def coef(self) -> float:
-        """The weight of the bonus now."""
+        """Current weight of the bonus."""
         if self.params.target_entropy is None:
             return float(self.params.entropy_coef)
         return self._adapted if self._is_low else 0.0
 
     def token_losses(self, batch: LossBatch) -> TokenLosses:
-        """Loss of every token, its terms ``policy`` and ``entropy``, and metrics."""
+        """Return the loss, its terms ``policy`` and ``entropy``, and metrics, per token."""
         params: EntropyRegParams = self.params
         clip = {"clip_low": params.clip_low, "clip_high": params.clip_high}
         log_ratio = bounded(batch.log_probs - batch.old_log_probs)
@@ -93,26 +93,26 @@ class EntropyRegLoss(PolicyLoss):
 
     @property
     def adapts(self) -> bool:
-        """Only towards a target."""
+        """Whether a target entropy is set."""
         return self.params.target_entropy is not None
 
     def after_step(self, metrics: Mapping[str, float]) -> None:
-        """Adapt the weight to the entropy of the minibatch."""
+        """Adapt the weight to the mean entropy of the minibatch."""
         if self.params.target_entropy is not None:
             self._adapted = adapted(self._adapted, metrics["entropy"], self.params)
             self._is_low = metrics["entropy"] <= self.params.target_entropy
 
     def state_dict(self) -> dict[str, float]:
-        """The weight that was arrived at, and whether it counts; nothing where it is fixed."""
+        """Return the adapted weight and whether it applies; empty without a target."""
         if self.params.target_entropy is None:
             return {}
         return {"entropy_coef": self._adapted, "entropy_is_low": float(self._is_low)}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Go on from there.
+        """Restore the adapted weight.
 
         Raises:
-            ValueError: the state is not one of ``target_entropy``.
+            ValueError: the state was not saved with ``target_entropy``.
         """
         if self.params.target_entropy is None:
             super().load_state_dict(state)
@@ -120,4 +120,4 @@ class EntropyRegLoss(PolicyLoss):
             try:
                 self._adapted, self._is_low = state["entropy_coef"], bool(state["entropy_is_low"])
             except KeyError as error:
-                raise ValueError(f"entropy_reg was given a state without {error}") from error
+                raise ValueError(f"the saved state of entropy_reg has no {error}") from error

@@ -1,4 +1,4 @@
-"""A package that is right passes; each wrong one is caught by the rule that it breaks."""
+"""A correct package passes; each wrong one fails the rule that it breaks."""
 
 import shutil
 import sys
@@ -16,7 +16,7 @@ SOURCE = "src/skyrl_loss_scaled/"
 
 
 @pytest.mark.parametrize("plugin", ["entropy_reg", "clipped_pg"])
-def test_our_own_plugins_pass_without_waivers(plugin: str) -> None:
+def test_both_plugins_pass_without_waivers(plugin: str) -> None:
     report = check_loss_package(ROOT / "plugins" / plugin)
     report.raise_for_failures()
     assert [rule.rule for rule in report.package.results] == [rule.name for rule in ALL_PACKAGE_RULES]
@@ -24,7 +24,7 @@ def test_our_own_plugins_pass_without_waivers(plugin: str) -> None:
     assert not any(loss.waived for loss in report.losses)
 
 
-def test_a_right_package_passes_and_nothing_is_installed_or_left_behind(package) -> None:
+def test_a_correct_package_passes_without_installing_or_leaving_anything(package) -> None:
     folder = package()
     before, files = list(sys.path), sorted(folder.rglob("*.*"))
     report = check_loss_package(folder)
@@ -34,7 +34,7 @@ def test_a_right_package_passes_and_nothing_is_installed_or_left_behind(package)
     assert [file for file in sorted(folder.rglob("*.*")) if file.suffix != ".pyc"] == files
     notes = {result.rule: result.notes for result in report.package.results if result.notes}
     assert list(notes) == ["golden"]
-    assert "there is no tests/golden.json" in notes["golden"][0]
+    assert "tests/golden.json does not exist" in notes["golden"][0]
 
 
 WRONG = {
@@ -46,31 +46,31 @@ WRONG = {
         ({"pyproject.toml": ("scaled = ", "Scaled = ")}, "'Scaled' is not a name"),
         (
             {SOURCE + "loss.py": ('name = "scaled"', 'name = "scale"')},
-            "name = 'scale', its entry point is called 'scaled'",
+            "name = 'scale', but its entry point is 'scaled'",
         ),
         ({SOURCE + "loss.py": ("from skyrl_core", "import sys; sys.exit(3)\nfrom skyrl_core")}, "SystemExit: 3"),
     ],
     "params_entry_points": [
-        ({"pyproject.toml": ("skyrl.policy_loss_params", "skyrl.policy_loss_param")}, "and no entry point for it"),
+        ({"pyproject.toml": ("skyrl.policy_loss_params", "skyrl.policy_loss_param")}, "but no entry point for them"),
         ({"pyproject.toml": ("params:ScaledParams", "params:LossParams")}, "the class has Params"),
         (
             {"pyproject.toml": ('scaled = "skyrl_loss_scaled.params', 'other = "skyrl_loss_scaled.params')},
-            "no entry point",
+            "but no entry point for them",
         ),
     ],
     "requirements": [
-        ({"pyproject.toml": ('"skyrl-core>=0.1,<0.2"', '"numpy"')}, "do not name skyrl-core"),
+        ({"pyproject.toml": ('"skyrl-core>=0.1,<0.2"', '"numpy"')}, "do not include skyrl-core"),
         ({"pyproject.toml": ("skyrl-core>=0.1,<0.2", "Skyrl_Core>=0.1")}, "has no upper bound"),
         ({"pyproject.toml": ("skyrl-core>=0.1,<0.2", "skyrl-core<0.2")}, "has no lower bound"),
         (
             {"pyproject.toml": ("skyrl-core>=0.1,<0.2", "skyrl-core>=0.2,<0.3")},
             "does not allow the installed skyrl-core",
         ),
-        ({"pyproject.toml": ('<0.2"', '<0.2", "torch==2.5.1"')}, "'torch==2.5.1' could replace the build"),
+        ({"pyproject.toml": ('<0.2"', '<0.2", "torch==2.5.1"')}, "'torch==2.5.1' could replace the torch build"),
     ],
     "light_params": [
-        ({SOURCE + "params.py": ("from pydantic", "import torch\nfrom pydantic")}, "without torch, import"),
-        ({SOURCE + "__init__.py": "from skyrl_loss_scaled.loss import ScaledLoss\n"}, "without torch, import"),
+        ({SOURCE + "params.py": ("from pydantic", "import torch\nfrom pydantic")}, "fails without torch"),
+        ({SOURCE + "__init__.py": "from skyrl_loss_scaled.loss import ScaledLoss\n"}, "fails without torch"),
     ],
     "wheel": [
         ({SOURCE + "py.typed": None}, "the wheel lacks skyrl_loss_scaled/py.typed"),
@@ -79,7 +79,7 @@ WRONG = {
             {"pyproject.toml": ("[tool.hatch", '[tool.hatch.build]\nexclude = ["params.py"]\n\n[tool.hatch')},
             "the wheel lacks skyrl_loss_scaled/params.py",
         ),
-        ({"pyproject.toml": ('version = "0.1.0"', 'version = "no"')}, "hatchling.build cannot build it: "),
+        ({"pyproject.toml": ('version = "0.1.0"', 'version = "no"')}, "hatchling.build cannot build the wheel: "),
     ],
 }
 
@@ -87,7 +87,7 @@ WRONG = {
 @pytest.mark.parametrize(
     ("rule", "changes", "found"), [(rule, *each) for rule, wrong in WRONG.items() for each in wrong]
 )
-def test_a_wrong_package_is_caught_by_exactly_the_rule_that_it_breaks(package, rule, changes, found) -> None:
+def test_a_wrong_package_fails_exactly_the_rule_that_it_breaks(package, rule, changes, found) -> None:
     report = check_loss_package(package(changes))
     [failure] = report.package.failures
     assert failure.rule == rule
@@ -97,11 +97,17 @@ def test_a_wrong_package_is_caught_by_exactly_the_rule_that_it_breaks(package, r
         report.raise_for_failures()
 
 
-def test_every_package_rule_is_broken_by_something() -> None:
+def test_a_dependency_that_cannot_be_parsed_is_quoted(package) -> None:
+    report = check_loss_package(package({"pyproject.toml": ("skyrl-core>=0.1,<0.2", "skyrl-core >=banana")}))
+    [failure] = [each for each in report.package.failures if each.rule == "requirements"]
+    assert failure.failure.startswith("dependencies has 'skyrl-core >=banana', which is not a valid requirement: ")
+
+
+def test_every_package_rule_has_a_package_that_breaks_it() -> None:
     assert [*WRONG, "golden"] == [rule.name for rule in ALL_PACKAGE_RULES]
 
 
-def test_a_wrong_loss_in_a_right_package_is_reported_as_a_loss(package) -> None:
+def test_a_wrong_loss_in_a_correct_package_is_reported_for_the_loss(package) -> None:
     report = check_loss_package(package({SOURCE + "loss.py": ("values=-self", "values=self")}))
     assert not report.passed
     assert report.package.passed
@@ -109,13 +115,13 @@ def test_a_wrong_loss_in_a_right_package_is_reported_as_a_loss(package) -> None:
     assert [failure.rule for failure in report.losses[0].failures] == ["gradient_sign"]
 
 
-def test_what_the_package_breaks_on_purpose_is_waived_with_its_reason(package) -> None:
+def test_a_rule_that_a_package_breaks_on_purpose_can_be_waived(package) -> None:
     waive = '[tool.skyrl.waive]\nrequirements = "released together with the core"\n\n[tool.hatch'
     unbounded = {"pyproject.toml": ("[tool.hatch", waive)}
     folder = package(unbounded)
     text = (folder / "pyproject.toml").read_text().replace("skyrl-core>=0.1,<0.2", "skyrl-core")
     [stale] = check_loss_package(folder).package.failures
-    assert stale.failure == "the rule holds, and is waived because 'released together with the core'"
+    assert stale.failure == "the rule holds, but is waived because 'released together with the core'"
     (folder / "pyproject.toml").write_text(text)
     report = check_loss_package(folder)
     assert report.passed
@@ -133,25 +139,25 @@ def test_parameters_are_checked_and_used(package) -> None:
         check_loss_package(package(), {"scale": 0})
 
 
-def test_a_backend_that_is_not_installed_is_noted_and_the_folder_is_looked_at(package) -> None:
+def test_without_the_build_backend_only_the_folder_is_checked_and_a_note_is_left(package) -> None:
     absent = {"pyproject.toml": ('build-backend = "hatchling.build"', 'build-backend = "no_such_backend.api"')}
     folder = package(absent)
     [wheel] = [result for result in check_loss_package(folder).package.results if result.rule == "wheel"]
     assert wheel.passed
-    assert "no wheel was built: the backend no_such_backend.api is not installed here" in wheel.notes[0]
+    assert "no wheel was built, because the backend no_such_backend.api is not installed" in wheel.notes[0]
     (folder / SOURCE / "py.typed").unlink()
     [failure] = check_loss_package(folder).package.failures
     assert failure.failure == "the folder lacks skyrl_loss_scaled/py.typed"
 
 
-def test_a_package_of_the_same_name_elsewhere_is_not_mistaken_for_it(package, tmp_path, monkeypatch) -> None:
+def test_another_installed_package_of_the_same_name_is_a_failure(package, tmp_path, monkeypatch) -> None:
     folder = package()
     shutil.copytree(folder / "src", tmp_path / "elsewhere")
     monkeypatch.syspath_prepend(str(tmp_path / "elsewhere"))
-    import skyrl_loss_scaled.loss  # noqa: F401 - that it can be is the test
+    import skyrl_loss_scaled.loss  # noqa: F401 - another package of this name is now imported
 
     [failure] = check_loss_package(folder).package.failures
-    assert "another package has its name" in failure.failure
+    assert "another package has the same name" in failure.failure
 
 
 @pytest.mark.parametrize(
@@ -163,18 +169,18 @@ def test_a_package_of_the_same_name_elsewhere_is_not_mistaken_for_it(package, tm
         ("[tool.setuptools]\npackage-dir = {'' = 'code'}\n", "code"),
     ],
 )
-def test_the_source_is_where_the_build_backend_looks(tmp_path, tables, source) -> None:
+def test_the_source_folder_follows_the_settings_of_the_build_backend(tmp_path, tables, source) -> None:
     (tmp_path / "src").mkdir()
     (tmp_path / "pyproject.toml").write_text(f"[project]\nname = 'foo'\n{tables}")
     assert read_project(tmp_path).source == tmp_path / source
 
 
-def test_a_flat_layout_is_its_own_source(tmp_path) -> None:
+def test_the_source_of_a_flat_layout_is_the_folder_itself(tmp_path) -> None:
     (tmp_path / "pyproject.toml").write_text("[project]\nname = 'foo'\n")
     assert read_project(tmp_path).source == tmp_path
 
 
-def test_a_folder_that_is_no_project_is_an_error(tmp_path) -> None:
+def test_a_folder_without_a_readable_pyproject_is_an_error(tmp_path) -> None:
     with pytest.raises(ProjectError, match=r"has no pyproject\.toml"):
         read_project(tmp_path)
     (tmp_path / "pyproject.toml").write_text("[project\n")

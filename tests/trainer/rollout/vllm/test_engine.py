@@ -12,10 +12,10 @@ import torch
 
 from skyrl_core.errors import SkyrlError
 from skyrl_train.config.schema import RunConfig
-from skyrl_train.policy.loading import end_tokens, load_model, load_tokenizer, resolve_model
+from skyrl_train.policy.model_loading import end_tokens, load_model, load_tokenizer, resolve_model
 from skyrl_train.policy.policy import Policy
 from skyrl_train.ranks.ranks import Ranks
-from skyrl_train.rollout.hf import HfEngine
+from skyrl_train.rollout.hf.engine import HfEngine
 from skyrl_train.rollout.rollout_engine import EngineSetup, Sample, SampleRequest, Sampling
 from skyrl_train.rollout.weights import ModelWeights, PerturbedWeights
 from skyrl_train.step.weight_sync import TOLERANCE, StaleEngineError, WeightSync

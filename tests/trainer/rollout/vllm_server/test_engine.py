@@ -9,8 +9,8 @@ import torch
 
 from skyrl_core.errors import SkyrlError
 from skyrl_train.config.schema import RunConfig
-from skyrl_train.policy.loading import end_tokens, load_model, load_tokenizer, resolve_model
-from skyrl_train.rollout.hf import HfEngine
+from skyrl_train.policy.model_loading import end_tokens, load_model, load_tokenizer, resolve_model
+from skyrl_train.rollout.hf.engine import HfEngine
 from skyrl_train.rollout.rollout_engine import EngineSetup, SampleRequest, Sampling
 from skyrl_train.rollout.vllm_server import startup as server_start
 from skyrl_train.rollout.vllm_server.client import ServerError

@@ -1,1 +1,1 @@
-"""Public names for scripts that define their own losses."""
+"""Public names for scripts that define losses."""

@@ -20,7 +20,7 @@ from skyrl_train.config.schema import RunConfig
 from skyrl_train.config.yaml_text import parse_yaml
 from skyrl_train.machine.library_output import quiet
 from skyrl_train.policy.adapters import add_adapters, has_adapters, merge_adapters, save_adapters
-from skyrl_train.policy.loading import load_model, load_tokenizer
+from skyrl_train.policy.model_loading import load_model, load_tokenizer
 from skyrl_train.record.progress import Progress
 from skyrl_train.tracking.atomic_file import flush_to_disk
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from skyrl_core.contract import PolicyLoss
 from skyrl_core.errors import SkyrlError
-from skyrl_train.checkpoints import conversion
 from skyrl_train.checkpoints import manifest as checkpoint
+from skyrl_train.checkpoints import rank_conversion as conversion
 from skyrl_train.checkpoints.checkpoint_folder import candidates, recover
 from skyrl_train.checkpoints.manifest import DamagedCheckpointError
 from skyrl_train.config.load_config import run_folder_of
@@ -43,13 +43,8 @@ class Resumption:
         return lines + [f"accepted change of the loss: {line}" for change in accepted for line in change["changes"]]
 
 
-def choose(run: ResolvedRun, loss: dict[str, Any], ranks: Ranks) -> Resumption | None:
+def choose(run: ResolvedRun, ranks: Ranks) -> Resumption | None:
     """The checkpoint to resume from; None for a new run. Rank 0 reads it and broadcasts. Collective.
-
-    Args:
-        run: the run that resumes.
-        loss: identity and parameters of its loss.
-        ranks: the processes of this run.
 
     Raises:
         DamagedCheckpointError: a file of the checkpoint is missing or changed.
@@ -60,7 +55,7 @@ def choose(run: ResolvedRun, loss: dict[str, Any], ranks: Ranks) -> Resumption |
         return None
     if ranks.is_main:
         try:
-            resumption = check(find_intact(run.resume, skip=run.skip_damaged), run, loss, ranks.world_size)
+            resumption = check(find_intact(run.resume, skip=run.skip_damaged), run, ranks.world_size)
         except Exception:
             ranks.broadcast(None)
             raise
@@ -104,7 +99,7 @@ def find_intact(path: Path, *, skip: bool) -> Resumption:
     raise SkyrlError(f"no checkpoint in {path} is intact:\n" + "\n".join(f"  {reason}" for reason in skipped))
 
 
-def check(found: Resumption, run: ResolvedRun, loss: dict[str, Any], world_size: int) -> Resumption:
+def check(found: Resumption, run: ResolvedRun, world_size: int) -> Resumption:
     """The checkpoint with the loss of this run, and whether it must be converted.
 
     Raises:
@@ -128,6 +123,7 @@ def check(found: Resumption, run: ResolvedRun, loss: dict[str, Any], world_size:
             "resume with the trainer.lora of the checkpoint's run"
         )
     converts = conversion.is_needed(progress, world_size, trainer.deepspeed.zero_stage)
+    loss = run.loss.identity.record()
     changed = _differences(progress.loss, loss)
     if changed and not run.accept_loss_change:
         raise SkyrlError(

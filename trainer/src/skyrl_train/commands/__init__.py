@@ -1,1 +1,1 @@
-"""Subcommands that the trainer adds to skyrl."""
+"""Subcommands that the trainer adds to `skyrl`."""

@@ -1,4 +1,4 @@
-"""Every option of a run: type, default, range and description."""
+"""`skyrl config`: prints every option of a run with its type, default, range and description."""
 
 import argparse
 import json
@@ -7,15 +7,15 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from skyrl_core.errors import SkyrlError
+from skyrl_core.discovery import printable
+from skyrl_core.errors import SkyrlError, nearest
 from skyrl_train.config.option_reference import find_options, write_commented_yaml, write_markdown, write_table
 from skyrl_train.config.options import all_options, all_sections
-from skyrl_train.config.problem import nearest, printable
 from skyrl_train.config.schema import RunConfig
 
 LOSS_HINT = """
-A block trainer.algorithm.<loss> or trainer.algorithm.<estimator> holds the parameters of that loss or estimator:
-`skyrl losses schema NAME` lists them.
+The parameters of a loss or an estimator go into the block trainer.algorithm.<loss> or trainer.algorithm.<estimator>;
+`skyrl losses schema NAME` lists those of a loss.
 """
 
 
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the options of a run.
 
     Raises:
-        SkyrlError: no option begins with the prefix.
+        SkyrlError: no option starts with the prefix.
     """
     arguments = _parser().parse_args(argv)
     options = find_options(arguments.prefix)
@@ -44,16 +44,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="skyrl config", description="Print every option of a run.")
-    parser.add_argument("prefix", nargs="?", default="", metavar="KEY_PREFIX", help="such as trainer.optimizer")
+    parser.add_argument(
+        "prefix",
+        nargs="?",
+        default="",
+        metavar="KEY_PREFIX",
+        help="print only these options, such as trainer.optimizer",
+    )
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="a JSON Schema")
-    form.add_argument("--yaml", action="store_true", help="a configuration file with every default, commented")
-    form.add_argument("--markdown", action="store_true", help="Markdown tables")
+    form.add_argument("--json", action="store_true", help="print a JSON Schema")
+    form.add_argument(
+        "--yaml", action="store_true", help="print a configuration file with every default and description"
+    )
+    form.add_argument("--markdown", action="store_true", help="print Markdown tables")
     return parser
 
 
 def _json_schema(key: str) -> dict[str, Any]:
-    """The JSON Schema of the run, of a section, or of the options that begin with the key."""
+    """The JSON Schema of the run, of a section, or of the options that start with the key."""
     section = all_sections().get(key)
     if section is not None:
         dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
@@ -68,5 +76,5 @@ def _json_schema(key: str) -> dict[str, Any]:
 def _unknown_prefix(prefix: str) -> str:
     known = [option.key for option in all_options()] + [section for section in all_sections() if section]
     match = nearest(prefix, known) or nearest(prefix.rpartition(".")[2], [key.rpartition(".")[2] for key in known])
-    hint = f"did you mean {match}?" if match else "`skyrl config` without a prefix prints them all"
-    return f"no option begins with {printable(prefix)}; {hint}"
+    hint = f"did you mean {match}?" if match else "`skyrl config` without a prefix prints every option"
+    return f"no option starts with {printable(prefix, escape=True)}; {hint}"

@@ -1,4 +1,4 @@
-"""Measure a model or a run on held-out problems: pass@1 and pass@k with confidence intervals."""
+"""`skyrl eval`: measures pass@1 and pass@k of a model or a run, with confidence intervals."""
 
 import argparse
 import json
@@ -17,25 +17,25 @@ from skyrl_train.environments.load_environment import load_environment
 from skyrl_train.machine.gc_pause import many_imports
 
 if TYPE_CHECKING:
-    from skyrl_train.training.measure_model import Assessment
+    from skyrl_train.training.evaluate_model import Assessment
 
 SCHEMA_VERSION = 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Sample, reward, print a table or JSON.
+    """Sample answers, compute their rewards, and print a table or JSON.
 
     Raises:
-        SkyrlError: the configuration does not fit, or the model cannot be loaded.
+        SkyrlError: the configuration is invalid, or the model cannot be loaded.
     """
     arguments = _parser().parse_intermixed_args(argv)
     run = _resolve(arguments)
-    with many_imports("skyrl_train.training.measure_model"):
-        from skyrl_train.training.measure_model import assess
+    with many_imports("skyrl_train.training.evaluate_model"):
+        from skyrl_train.training.evaluate_model import assess
     settings, console = run.config.evaluation, Console(stderr=True)
     what = f"{settings.prompts} problems x {settings.samples_per_prompt}"
     with console.status(f"sampling answers to {what} ..."):
-        assessment = assess(arguments.target, run.config)
+        assessment = assess(arguments.target, run)
     if arguments.json:
         print(json.dumps(_content(arguments.target, run, assessment), indent=2))
     else:
@@ -48,13 +48,17 @@ def _parser() -> argparse.ArgumentParser:
         prog="skyrl eval", description="Measure a model or a run on held-out problems: pass@1 and pass@k."
     )
     add = parser.add_argument
-    add("target", metavar="MODEL_OR_RUN", help="a run folder, a checkpoint in one, a model folder, `tiny`, a hub name")
-    add("--environment", metavar="NAME", help="environment.name; by default that of the run")
-    add("--prompts", type=int, metavar="N", help="evaluation.prompts: how many held-out problems")
+    add(
+        "target",
+        metavar="MODEL_OR_RUN",
+        help="a run folder or a checkpoint in one, a model folder, `tiny`, or a hub name",
+    )
+    add("--environment", metavar="NAME", help="environment.name; default: that of the run")
+    add("--prompts", type=int, metavar="N", help="evaluation.prompts: the number of held-out problems")
     add("--samples", type=int, metavar="K", help="evaluation.samples_per_prompt: k of pass@k")
     add("--temperature", type=float, metavar="T", help="evaluation.temperature; 0 is greedy")
-    add("--config", type=Path, action="append", default=[], metavar="FILE", help="as of `skyrl train`")
-    add("--json", action="store_true", help="for programs")
+    add("--config", type=Path, action="append", default=[], metavar="FILE", help="a configuration file of the run")
+    add("--json", action="store_true", help="print JSON")
     add("overrides", nargs="*", metavar="OVERRIDE", help="any option of a run, such as rollout.max_new_tokens=64")
     return parser
 
@@ -67,7 +71,7 @@ def _resolve(arguments: argparse.Namespace) -> ResolvedRun:
         "evaluation.temperature": arguments.temperature,
     }
     overrides = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
-    overrides.append("rollout.async=none")  # nothing trains meanwhile, and any engine may measure
+    overrides.append("rollout.async=none")  # nothing trains, so any rollout engine will do
     files, folder = list(arguments.config), run_folder_of(Path(arguments.target))
     if folder is not None:
         files = [folder / "config.yaml", *files]
@@ -77,7 +81,7 @@ def _resolve(arguments: argparse.Namespace) -> ResolvedRun:
     missing = [problem for problem in run.missing if problem.key != "data.train"]  # nothing trains
     raise_problems(missing, "the model cannot be measured on this machine")
     if run.config.evaluation.prompts == 0:
-        raise SkyrlError("evaluation.prompts is 0: there is nothing to ask; give --prompts N")
+        raise SkyrlError("evaluation.prompts is 0, so there are no problems to measure on; give --prompts N")
     return run
 
 

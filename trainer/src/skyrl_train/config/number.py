@@ -1,4 +1,4 @@
-"""A number of the configuration that may be a schedule: `Annotated[Number, Scheduled(ge=0)]`. Imports no torch."""
+"""A number or a schedule in the configuration: `Annotated[Number, Scheduled(ge=0)]`. Imports no torch."""
 
 from typing import Any
 
@@ -22,31 +22,31 @@ SCHEDULE_TYPE = "schedule"
 
 
 class Scheduled:
-    """Bounds that hold for the number, or at every knot of its schedule."""
+    """Bounds on a number, or on its schedule at every knot."""
 
     def __init__(self, *, ge: float | None = None, gt: float | None = None) -> None:
         self._number = core_schema.float_schema(ge=ge, gt=gt, allow_inf_nan=False)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """How pydantic validates and writes it."""
+        """Pydantic's schema to validate and serialize it."""
         return core_schema.no_info_wrap_validator_function(
             _validate,
             self._number,
-            serialization=core_schema.plain_serializer_function_ser_schema(_written),
+            serialization=core_schema.plain_serializer_function_ser_schema(_serialized),
         )
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """The number with its bounds, or a mapping."""
+        """A number with its bounds, or a mapping."""
         return {"anyOf": [handler(self._number), {"type": "object", "title": SCHEDULE_TYPE}]}
 
 
 def highest(value: Number) -> float:
-    """The largest number that it ever is."""
+    """The number, or the largest value of the schedule."""
     return value if isinstance(value, float | int) else max(value.at(step) for step in value.knots)
 
 
-def spoken(value: Number) -> str:
-    """The number, or the schedule in words."""
+def describe_number(value: Number) -> str:
+    """The number, or a description of the schedule."""
     return f"{value:g}" if isinstance(value, float | int) else str(value)
 
 
@@ -64,9 +64,9 @@ def _validate(value: Any, number: core_schema.ValidatorFunctionWrapHandler) -> N
             number(number_at(schedule, step))
         except ValidationError as error:
             rule = rule_of(error.errors(include_url=False)[0])
-            raise ValueError(f"{rule} at step {step} of its schedule, there {schedule.at(step):g}") from error
+            raise ValueError(f"{rule}, but its schedule is {schedule.at(step):g} at step {step}") from error
     return schedule
 
 
-def _written(value: Number) -> Any:
+def _serialized(value: Number) -> Any:
     return value if isinstance(value, float | int) else value.model_dump(mode="json")

@@ -1,4 +1,4 @@
-"""Rules that hold between options, and combinations that are allowed but probably not meant."""
+"""Finds options that conflict, and combinations that are allowed but probably not intended."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,28 +9,28 @@ from skyrl_train.config.machine_check import is_data_file
 from skyrl_train.config.schema import RunConfig
 
 ENGINES_IN_PROCESS = ("hf", "vllm")
-"""Of those that skyrl-train brings; one of another package says so itself when it is built."""
+"""Rollout engines of skyrl-train only; one of another package must raise an error itself when it is built."""
 
 LONGEST_WAIT = 1500.0
-"""Seconds; ranks that wait for each other give up after 1800."""
+"""Maximum seconds of a timeout; ranks that wait for each other give up after 1800."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Violation:
-    """Options that do not fit together."""
+    """A conflict between options."""
 
-    keys: tuple[str, ...]  # dotted; the message stands at the first
-    value: Any  # of the first
+    keys: tuple[str, ...]  # dotted; the problem is reported at the first
+    value: Any  # of the first key
     rule: str
 
 
 def check_rules(config: RunConfig) -> Iterator[Violation]:
-    """Everything that training could not do, or that could only be a mistake."""
+    """Every combination of options that cannot work or must be a mistake."""
     yield from _splits(config)
     yield from _placement(config)
     yield from _algorithm(config)
     yield from _servers(config)
-    yield from _ahead(config)
+    yield from _async_rollout(config)
     if len(set(config.tracking.trackers)) < len(config.tracking.trackers):
         trackers = list(config.tracking.trackers)
         yield Violation(keys=("tracking.trackers",), value=trackers, rule="names a tracker twice")
@@ -49,7 +49,7 @@ def _splits(config: RunConfig) -> Iterator[Violation]:
         yield Violation(
             keys=("evaluation.samples_per_prompt", "evaluation.temperature"),
             value=evaluation.samples_per_prompt,
-            rule="greedy sampling draws the same answer each time: "
+            rule="greedy sampling gives the same answer each time: "
             "must be 1, or evaluation.temperature must be above 0",
         )
 
@@ -70,9 +70,9 @@ def _algorithm(config: RunConfig) -> Iterator[Violation]:
         yield Violation(
             keys=("trainer.algorithm.kl_estimator",),
             value="k1",
-            rule="k1 is useless as a loss: its gradient is zero in expectation, so it adds noise and no pull towards "
-            "the reference; take k2 (gradient of the reverse KL) or k3 (of the forward), or put k1 into the reward: "
-            "trainer.algorithm.kl_reward_coef",
+            rule="k1 is useless as a loss: its expected gradient is zero, so it adds noise and no pull towards the "
+            "reference model; use k2 (gradient of the reverse KL) or k3 (of the forward), or put k1 into the reward "
+            "with trainer.algorithm.kl_reward_coef",
         )
     correction, key = algorithm.off_policy, "trainer.algorithm.off_policy"
     for low, high in (("low", "high"), ("band_low", "band_high")):
@@ -86,8 +86,8 @@ def _algorithm(config: RunConfig) -> Iterator[Violation]:
         yield Violation(
             keys=("trainer.optimizer.learning_rate", "trainer.optimizer.schedule", "trainer.optimizer.warmup_steps"),
             value=optimizer.model_dump()["learning_rate"],
-            rule="is a schedule of its own, which leaves no place for trainer.optimizer.schedule and warmup_steps; "
-            "remove those, or give a plain number",
+            rule="is a schedule, so trainer.optimizer.schedule must be constant and trainer.optimizer.warmup_steps 0; "
+            "set them, or give a plain number",
         )
     elif not optimizer.learning_rate:
         yield Violation(keys=("trainer.optimizer.learning_rate",), value=0.0, rule="must be > 0")
@@ -100,7 +100,7 @@ def _servers(config: RunConfig) -> Iterator[Violation]:
             yield Violation(
                 keys=(f"rollout.server.{name}",),
                 value=getattr(server, name),
-                rule=f"must be <= {LONGEST_WAIT:g}: the other ranks wait no longer",
+                rule=f"must be <= {LONGEST_WAIT:g}, because the other ranks wait no longer",
             )
     for url in urls:
         parts = urlsplit(url)
@@ -108,7 +108,7 @@ def _servers(config: RunConfig) -> Iterator[Violation]:
             yield Violation(
                 keys=("rollout.server.urls",),
                 value=url,
-                rule="must be the address of a server and nothing more, such as http://127.0.0.1:8000",
+                rule="must be the address of a server without a path, such as http://127.0.0.1:8000",
             )
     if not urls:
         yield Violation(keys=("rollout.server.urls",), value=[], rule="must name at least one server")
@@ -116,18 +116,18 @@ def _servers(config: RunConfig) -> Iterator[Violation]:
         yield Violation(keys=("rollout.server.urls",), value=list(urls), rule="names a server twice")
 
 
-def _ahead(config: RunConfig) -> Iterator[Violation]:
+def _async_rollout(config: RunConfig) -> Iterator[Violation]:
     if config.rollout.async_ == "one_step" and config.rollout.engine in ENGINES_IN_PROCESS:
         yield Violation(
             keys=("rollout.async", "rollout.engine"),
             value="one_step",
-            rule=f"the engine {config.rollout.engine} samples in the trainer's process, which cannot train meanwhile; "
-            "take rollout.engine: vllm_server",
+            rule=f"the rollout engine {config.rollout.engine} samples in the trainer's process, which cannot train "
+            "meanwhile; use rollout.engine: vllm_server",
         )
 
 
 def find_oddities(config: RunConfig) -> Iterator[str]:
-    """What is allowed and probably not meant, in words."""
+    """A description of each combination that is allowed but probably not intended."""
     trainer, algorithm, data = config.trainer, config.trainer.algorithm, config.data
     optimizer_steps = trainer.steps * trainer.minibatches * trainer.epochs
     warmup = trainer.optimizer.warmup_steps
@@ -137,4 +137,4 @@ def find_oddities(config: RunConfig) -> Iterator[str]:
         yield f"trainer.algorithm.max_length has no effect on {algorithm.loss_reduction}"
     same_rows = is_data_file(data.train or "") or data.train_split == data.evaluation_split
     if data.train is not None and data.train == data.evaluation and same_rows:
-        yield "evaluation asks what training asks: data.train and data.evaluation are the same rows"
+        yield "evaluation is not held out: data.train and data.evaluation are the same rows"

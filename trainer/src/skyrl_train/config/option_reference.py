@@ -1,4 +1,4 @@
-"""The reference of every option, written for a terminal, as YAML, as Markdown."""
+"""The reference of all options: as a table for a terminal, as YAML, as Markdown."""
 
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -12,14 +12,14 @@ HEADER = ("KEY", "TYPE", "DEFAULT", "RANGE")
 
 
 def find_options(prefix: str) -> list[Option]:
-    """The options whose dotted key begins with the prefix, or else those with this last name."""
+    """The options whose dotted key starts with the prefix, or else those with this name in any section."""
     prefix = prefix.strip(".")
     found = [option for option in all_options() if option.key.startswith(prefix)]
     return found or [option for option in all_options() if option.key.rpartition(".")[2] == prefix]
 
 
 def write_table(options: Sequence[Option], width: int) -> str:
-    """The options by section, for a terminal of `width` columns: four columns, the description below each row."""
+    """The options by section, for a terminal of `width` columns: a table row, then the description."""
     lines: list[str] = []
     for section, members in _by_section(options):
         rows = [HEADER, *map(_cells, members)]
@@ -45,7 +45,7 @@ def write_markdown(options: Sequence[Option]) -> str:
 
 
 def write_commented_yaml(options: Sequence[Option]) -> str:
-    """A configuration with every option at its default, each under its description."""
+    """A configuration with each option at its default, below its description."""
     lines = ["# Every option with its default."]
     open_keys: list[str] = []
     for section, members in _by_section(options):
@@ -81,7 +81,7 @@ def _cells(option: Option) -> tuple[str, str, str, str]:
 
 
 def _text(option: Option) -> str:
-    """The description, with the choices where there are some."""
+    """The description, followed by the choices if the option has any."""
     return f"{option.description} One of: {', '.join(option.choices)}." if option.choices else option.description
 
 

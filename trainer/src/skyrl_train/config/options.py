@@ -1,4 +1,4 @@
-"""The schema as a flat list of options: what `skyrl config` prints and where a misspelled key finds its neighbours."""
+"""The schema as a flat list of options, for `skyrl config` and for suggestions for misspelled keys."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,31 +18,31 @@ class Option:
 
     key: str  # dotted
     type: str
-    default: Any  # as JSON has it
-    range: str  # bounds of a number, empty if there are none
+    default: Any  # as in JSON
+    range: str  # bounds of a number; empty without bounds
     choices: tuple[str, ...]  # of a `choice`
     description: str
 
     @property
     def section(self) -> str:
-        """The dotted key of the section that it stands in; empty at the top."""
+        """The dotted key of the option's section; empty at the top level."""
         return self.key.rpartition(".")[0]
 
 
 @cache
 def all_options() -> tuple[Option, ...]:
-    """Every option, in the order of the schema: the options of a section before its subsections."""
+    """Every option in schema order: the options of a section come before its subsections."""
     return tuple(option for key, section in all_sections().items() for option in _options(section, key))
 
 
 @cache
 def all_sections() -> dict[str, type[Section]]:
-    """Every section by its dotted key; the whole run has the empty key."""
+    """Every section by its dotted key; the key of the run itself is empty."""
     return dict(_sections(RunConfig, ""))
 
 
 def subsections(section: type[Section]) -> dict[str, type[Section]]:
-    """The fields of a section that are sections themselves."""
+    """The fields of a section that are themselves sections."""
     return {
         name: field.annotation
         for name, field in section.model_fields.items()
@@ -80,7 +80,7 @@ _TYPES = {"string": "text", "boolean": "true/false", "null": "null", "object": "
 
 
 def _type(schema: dict[str, Any]) -> str:
-    """The type in words, such as `integer or null`."""
+    """The readable type, such as `integer or null`."""
     if "anyOf" in schema:
         types = list(dict.fromkeys(_type(part) for part in schema["anyOf"]))
         return ("/" if SCHEDULE_TYPE in types else " or ").join(types)

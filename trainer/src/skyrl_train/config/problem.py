@@ -1,42 +1,40 @@
-"""One thing that is wrong with a configuration, and the message that lists them all."""
+"""Problems of a configuration, and the error that lists them all."""
 
-import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from skyrl_core.discovery import printable
 from skyrl_core.errors import InvalidParamsError, PluginConflictError, SkyrlError, UnknownPluginError
 from skyrl_train.config.yaml_text import inline_yaml
 
 NO_VALUE: Any = object()
-"""Stands where a problem has no value to show."""
+"""The value of a problem that has no value to show."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """What is wrong with one option."""
+    """An option whose value breaks a rule."""
 
     key: str  # dotted
-    rule: str  # what must hold, and what to do
+    rule: str  # the rule, and how to fix it
     value: Any = NO_VALUE
     origin: str = "default"  # file:line, or `command line`
-    error: type[SkyrlError] = InvalidParamsError  # what it would raise alone
+    error: type[SkyrlError] = InvalidParamsError  # raised if this is the only problem
 
     def __str__(self) -> str:
-        value = "" if self.value is NO_VALUE else f" = {printable(inline_yaml(self.value))}"
+        value = "" if self.value is NO_VALUE else f" = {inline_yaml(self.value)}"
         rule = self.rule.replace("\n", "\n      ")
-        return f"{self.origin}  {printable(self.key)}{value}: {rule}"
+        return f"{self.origin}  {printable(self.key, escape=True)}{value}: {rule}"
 
 
 def raise_problems(problems: Sequence[Problem], title: str) -> None:
     """Raise one error that lists all problems under the title; return if there are none.
 
-    The error has the kind that all problems share; different kinds make an InvalidParamsError.
-
     Raises:
         UnknownPluginError: every problem is an unknown name.
-        PluginConflictError: every problem is a name that two distributions claim, or that policy denies.
-        InvalidParamsError: anything else.
+        PluginConflictError: every problem is a name that two distributions claim, or that the plugin policy denies.
+        InvalidParamsError: any other problem, or problems of different kinds.
     """
     if not problems:
         return
@@ -48,24 +46,12 @@ def raise_problems(problems: Sequence[Problem], title: str) -> None:
 
 
 def _position(origin: str) -> tuple[str, int]:
-    """Where a reader meets a problem: by file and line; what has no line comes first."""
+    """Sort key of a problem: file and line; origins without a line come first."""
     file, _, line = origin.rpartition(":")
     return (file, int(line)) if line.isdigit() else ("", 0)
 
 
 def kind_of(error: SkyrlError) -> type[SkyrlError]:
-    """The kind under which an error that came up during validation is reported."""
+    """The error class under which an error during validation is reported."""
     known = (UnknownPluginError, PluginConflictError, InvalidParamsError)
     return next((kind for kind in known if isinstance(error, kind)), type(error))
-
-
-def nearest(name: str, candidates: Iterable[str]) -> str | None:
-    """The candidate that is most like the name, if one is alike at all."""
-    by_folded = {candidate.lower().replace("-", "_"): candidate for candidate in candidates}
-    matches = difflib.get_close_matches(name.lower().replace("-", "_"), by_folded, n=1, cutoff=0.6)
-    return by_folded[matches[0]] if matches else None
-
-
-def printable(text: str) -> str:
-    """The text with control characters written as escapes, so that a message cannot move the cursor."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

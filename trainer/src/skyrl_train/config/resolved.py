@@ -1,10 +1,11 @@
-"""A run that was checked: what training starts from, and what `config.yaml` in the run folder says."""
+"""A validated run: the input of training, and the content of `config.yaml` in the run folder."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from skyrl_core.registry import loss_name
+from skyrl_core.discovery import Claim
+from skyrl_core.registry import ResolvedEstimator, ResolvedLoss
 from skyrl_train.config.problem import Problem
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.config.yaml_text import write_yaml
@@ -12,32 +13,33 @@ from skyrl_train.config.yaml_text import write_yaml
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedRun:
-    """The configuration with the parameters of its loss and estimator, and how it came to be."""
+    """The configuration with its plugins, each looked up once, and the sources of both."""
 
     config: RunConfig
-    loss_reference: str  # a name, or `distribution:name`, and maybe `@` and its semantics version
-    loss_params: dict[str, Any] = field(default_factory=dict)  # with defaults if the loss is typed, else as given
-    estimator_params: dict[str, Any] = field(default_factory=dict)  # likewise
+    loss: ResolvedLoss
+    estimator: ResolvedEstimator
+    environment: Any  # the configured skyrl_train.environments.environment.Environment with its parameters
+    engine: Claim
+    trackers: tuple[Claim, ...] = ()
+    observers: tuple[Claim, ...] = ()
+    quickstart: bool = False  # whether the quickstart settings are the defaults
     files: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
     resume: Path | None = None  # a run folder or a checkpoint in one
     accept_loss_change: bool = False
-    skip_damaged: bool = False  # resume from the newest checkpoint that is whole
-    missing: tuple[Problem, ...] = ()  # what training needs and this machine lacks; empty where training may start
-    notes: tuple[str, ...] = ()  # what is allowed and probably not meant
+    skip_damaged: bool = False  # resume from the newest intact checkpoint
+    missing: tuple[Problem, ...] = ()  # what training needs and this machine lacks; empty if training can start
+    notes: tuple[str, ...] = ()  # what is allowed but probably not intended
 
     def as_dict(self) -> dict[str, Any]:
-        """The whole configuration as JSON has it, in the order of the schema; loading it gives the same run."""
+        """The complete configuration as JSON values in schema order; loading it gives the same run."""
         values = self.config.model_dump(mode="json")
         algorithm = values["trainer"]["algorithm"]
-        for name, params in (
-            (loss_name(self.config.trainer.algorithm.advantage_estimator), self.estimator_params),
-            (loss_name(self.loss_reference), self.loss_params),
-        ):
-            if params:
-                algorithm[name] = params
+        for plugin in (self.estimator, self.loss):
+            if plugin.params:
+                algorithm[plugin.claim.name] = plugin.params
         return values
 
     def to_yaml(self) -> str:
-        """`as_dict` as YAML. Equal runs give equal bytes."""
+        """`as_dict` as YAML; equal runs give equal bytes."""
         return write_yaml(self.as_dict())

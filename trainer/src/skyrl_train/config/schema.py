@@ -1,4 +1,4 @@
-"""Every option of a run: pydantic models, unknown keys refused. Imports no torch."""
+"""Every option of a run, as pydantic models that reject unknown keys. Imports no torch."""
 
 from typing import Annotated, Any, Literal
 
@@ -11,53 +11,35 @@ from pydantic import (
     field_validator,
 )
 
+from skyrl_core.parameters import KlEstimator, LossReduction, NonNegative, OffPolicyOptions
 from skyrl_train.config.number import Number, Scheduled
 from skyrl_train.config.section import Section
-from skyrl_train.config.vllm_schema import ServerConfig, VllmConfig
+from skyrl_train.config.vllm_schema import Fraction, ServerConfig, VllmConfig
 
-LossReduction = Literal["token_mean", "sequence_mean", "sequence_sum", "sequence_sum_norm", "prompt_mean"]
-NonNegative = Annotated[float, Field(ge=0)]
-KlEstimator = Literal["k1", "k2", "k3", "abs", "low_var_kl"]
 ScheduledNonNegative = Annotated[Number, Scheduled(ge=0)]
 ScheduledPositive = Annotated[Number, Scheduled(gt=0)]
-Fraction = Annotated[float, Field(gt=0, le=1)]
 DecayRate = Annotated[float, Field(ge=0, lt=1)]
 
 
-class OffPolicyConfig(Section):
+class OffPolicyConfig(OffPolicyOptions, Section):
     """Weights for the difference between rollout engine and trainer; docs/algorithms.md has the formulas."""
-
-    weight: Literal["none", "token", "sequence", "geometric"] = Field(
-        default="none", description="Importance weight of a token: its own, its sequence's product or geometric mean."
-    )
-    outside: Literal["truncate", "mask"] = Field(
-        default="truncate", description="What becomes of weights outside low and high: the bound, or 0."
-    )
-    low: NonNegative = Field(default=0.0, description="Smallest weight.")
-    high: PositiveFloat = Field(default=2.0, description="Largest weight.")
-    band: Literal["none", "token", "geometric", "product"] = Field(
-        default="none",
-        description="Drop sequences with a ratio outside the band: any token's, their geometric mean, their product.",
-    )
-    band_low: NonNegative = Field(default=0.5, description="Lower end of the band.")
-    band_high: PositiveFloat = Field(default=2.0, description="Upper end of the band.")
 
 
 class AlgorithmConfig(Section):
-    """What is optimised. A block named after a loss or an estimator holds its parameters; its schema checks them."""
+    """The objective. The parameters of a loss or an estimator go into the block with its name."""
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False, validate_default=True)
 
     policy_loss_type: str = Field(default="dual_clip", description="The loss: a name from `skyrl losses list`.")
     loss_reduction: LossReduction | None = Field(
-        default=None, description="How token losses become one number; null takes the default of the loss."
+        default=None, description="How token losses are reduced to one number; null takes the default of the loss."
     )
     max_length: PositiveInt | None = Field(
-        default=None, description="L of sequence_sum_norm; null takes rollout.max_new_tokens."
+        default=None, description="The divisor L of sequence_sum_norm; null takes rollout.max_new_tokens."
     )
     advantage_estimator: str = Field(default="grpo", description="The advantage estimator, by entry-point name.")
     kl_coef: ScheduledNonNegative = Field(
-        default=0.0, description="Weight of a KL term in the loss, to the reference model; 0 loads no reference model."
+        default=0.0, description="Weight of the KL to the reference model in the loss; 0 loads no reference model."
     )
     kl_estimator: KlEstimator = Field(
         default="k2", description="KL estimator in the loss; k2 has the gradient of the reverse KL, k3 of the forward."
@@ -66,23 +48,23 @@ class AlgorithmConfig(Section):
         default=0.0, description="Weight of the KL to the reference model that is subtracted from the reward."
     )
     kl_reward_estimator: KlEstimator = Field(
-        default="k1", description="KL estimator in the reward; k1 is unbiased there."
+        default="k1", description="KL estimator in the reward; k1 is unbiased in the reward."
     )
     entropy_coef: ScheduledNonNegative = Field(
-        default=0.0, description="Weight of a bonus for the exact entropy of the policy, per nat, beside any loss."
+        default=0.0, description="Weight of a bonus for the exact entropy of the policy, per nat, added to any loss."
     )
     high_entropy_fraction: Fraction | None = Field(
         default=None,
-        description="Only this share of a minibatch's tokens, those of highest entropy, learns from the loss; "
+        description="Apply the loss only to this share of a minibatch's tokens, those of highest entropy; "
         "null takes all.",
     )
     skip_zero_advantages: bool = Field(
         default=False,
-        description="Leave sequences whose advantages are all 0, such as groups of equal rewards, out of the update's "
-        "forward and backward; the same step, refused where they have a gradient of another term.",
+        description="Skip sequences whose advantages are all 0, such as groups of equal rewards, in the update's "
+        "forward and backward pass. The step stays the same; an error if another term gives them a gradient.",
     )
     off_policy: OffPolicyConfig = Field(
-        default_factory=lambda: OffPolicyConfig(), description="Weights for samples that another policy drew."
+        default_factory=lambda: OffPolicyConfig(), description="Weights for samples that another policy generated."
     )
 
 
@@ -113,36 +95,36 @@ class DeepSpeedConfig(Section):
 
 
 class LoraConfig(Section):
-    """LoRA: small adapters are trained in the place of all weights; extra `skyrl-train[lora]`."""
+    """LoRA: train small adapters instead of all weights; needs the extra `skyrl-train[lora]`."""
 
     rank: PositiveInt | None = Field(
-        default=None, description="Rank of the adapters; null has none and trains all weights."
+        default=None, description="Rank of the adapters; null trains all weights, without adapters."
     )
-    alpha: PositiveInt = Field(default=32, description="What an adapter adds is multiplied by alpha / rank.")
+    alpha: PositiveInt = Field(default=32, description="The output of an adapter is multiplied by alpha / rank.")
     rank_stabilised: bool = Field(
         default=False, description="Multiply by alpha / sqrt(rank) instead (rsLoRA), so that large ranks learn as fast."
     )
     target_modules: Literal["all-linear"] | tuple[str, ...] = Field(
         default="all-linear",
-        description="Which layers get one: all-linear (all but the output embedding) or a list of names, such as "
-        "[q_proj, v_proj].",
+        description="Layers that get an adapter: all-linear (all but the output embedding) or a list of names, such "
+        "as [q_proj, v_proj].",
     )
-    dropout: float = Field(default=0.0, description="Must be 0: the ratio of two draws of dropout is noise.")
+    dropout: float = Field(default=0.0, description="Must be 0: the ratio of two random dropout masks is noise.")
 
     @field_validator("dropout")
     @classmethod
     def _no_dropout(cls, dropout: float) -> float:
         if dropout:
-            raise ValueError("must be 0: the ratio of two draws of dropout is noise, not an update")
+            raise ValueError("must be 0: the ratio of two random dropout masks is noise, not an update")
         return dropout
 
 
 class TrainerConfig(Section):
-    """How much is trained, and how a step is split."""
+    """Length of the training, and how a step is split into batches."""
 
-    steps: PositiveInt = Field(default=100, description="Training steps; each samples one batch.")
-    prompts_per_step: PositiveInt = Field(default=16, description="Prompts in a step, over all ranks.")
-    samples_per_prompt: PositiveInt = Field(default=8, description="Samples of each prompt: the group.")
+    steps: PositiveInt = Field(default=100, description="Training steps, each with one batch of samples.")
+    prompts_per_step: PositiveInt = Field(default=16, description="Prompts in a step, on all ranks together.")
+    samples_per_prompt: PositiveInt = Field(default=8, description="Samples of each prompt, its group.")
     minibatches: PositiveInt = Field(default=1, description="Optimizer steps that share one pass over the samples.")
     epochs: PositiveInt = Field(default=1, description="Passes over the samples of a step.")
     micro_batch_size: PositiveInt = Field(
@@ -150,74 +132,75 @@ class TrainerConfig(Section):
     )
     micro_batch_tokens: PositiveInt | None = Field(
         default=None,
-        description="Tokens per forward pass and rank, prompts and padding included, in the place of micro_batch_size: "
+        description="Tokens per forward pass and rank, prompts and padding included, instead of micro_batch_size: "
         "as many sequences of similar length as fit, at least one; changes memory and speed, never the result.",
     )
     logprob_chunk_size: PositiveInt = Field(
         default=1024,
-        description="Tokens whose logits exist at one time, for a part of the vocabulary; changes memory and speed, "
+        description="Tokens whose logits are in memory at once, for part of the vocabulary; changes memory and speed, "
         "never the result.",
     )
     share_prompts: bool = Field(
         default=True,
-        description="Compute a prompt once for all of its samples in a micro-batch, and no padding, where the model "
-        "can and it costs no more; changes memory and speed, never the result.",
+        description="Compute a prompt once for all its samples in a micro-batch, and no padding, if the model "
+        "supports it and it is no slower; changes memory and speed, never the result.",
     )
     threads: PositiveInt | Literal["auto"] = Field(
         default="auto", description="OpenMP threads of a rank on CPU; auto measures at start."
     )
-    algorithm: AlgorithmConfig = Field(default_factory=AlgorithmConfig, description="What is optimised.")
+    algorithm: AlgorithmConfig = Field(default_factory=AlgorithmConfig, description="The objective.")
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig, description="AdamW and its learning rate.")
     deepspeed: DeepSpeedConfig = Field(default_factory=DeepSpeedConfig, description="Sharding and precision.")
-    lora: LoraConfig = Field(default_factory=LoraConfig, description="Adapters in the place of all weights.")
+    lora: LoraConfig = Field(default_factory=LoraConfig, description="Adapters instead of all weights.")
 
 
 class RolloutConfig(Section):
-    """How samples are drawn."""
+    """How samples are generated."""
 
     engine: str = Field(default="hf", description="The rollout engine, by entry-point name.")
     async_: Literal["none", "one_step"] = Field(
         default="none",
         alias="async",
-        description="one_step draws the next batch while this one trains, with the weights before the update; for "
-        "vllm_server, with off-policy correction.",
+        description="one_step samples the next batch while this one trains, with the weights from before the update; "
+        "use it with vllm_server and off-policy correction.",
     )
     max_new_tokens: PositiveInt = Field(default=256, description="Longest response, in tokens.")
     max_prompt_tokens: PositiveInt = Field(default=1024, description="A longer prompt is an error that names its row.")
     temperature: ScheduledPositive = Field(default=1.0, description="Sampling temperature; log-probs include it.")
     top_p: Fraction = Field(default=1.0, description="Nucleus sampling; below 1 the samples are off-policy.")
-    batch_size: PositiveInt = Field(default=256, description="Sequences that the hf engine decodes together.")
+    batch_size: PositiveInt = Field(default=256, description="Sequences that the rollout engine hf decodes together.")
     probe: bool = Field(
-        default=True, description="After each weight sync compare log-probs of engine and trainer; stop if they differ."
+        default=True,
+        description="Compare log-probs of rollout and trainer after each weight sync; stop if they differ.",
     )
     probe_tolerance: PositiveFloat | None = Field(
         default=None, description="Mean difference allowed, in nats; null takes 1e-3 in fp32 and 5e-2 in bf16."
     )
-    vllm: VllmConfig = Field(default_factory=VllmConfig, description="The engine vllm.")
-    server: ServerConfig = Field(default_factory=ServerConfig, description="The engine vllm_server.")
+    vllm: VllmConfig = Field(default_factory=VllmConfig, description="The rollout engine vllm.")
+    server: ServerConfig = Field(default_factory=ServerConfig, description="The rollout engine vllm_server.")
 
 
 class DataConfig(Section):
-    """Where prompts come from; null takes the problems that the environment generates."""
+    """Where prompts come from; null uses problems that the environment generates."""
 
     train: str | None = Field(default=None, description="Training rows: a .jsonl or .parquet file, or a hub dataset.")
-    evaluation: str | None = Field(default=None, description="Held-out rows, likewise.")
+    evaluation: str | None = Field(default=None, description="Held-out rows, from the same kinds of source.")
     train_split: str = Field(default="train", description="Split of a hub dataset for training.")
     evaluation_split: str = Field(default="test", description="Split of a hub dataset for evaluation.")
     prompt_column: str = Field(default="prompt", description="Column with the prompt: text or chat messages.")
     ground_truth_column: str = Field(default="ground_truth", description="Column with the expected answer.")
-    environment_column: str = Field(default="environment", description="Column that names a row's environment, if any.")
-    shuffle: bool = Field(default=True, description="Another order each epoch, a function of the seed.")
+    environment_column: str = Field(default="environment", description="Column, if any, with the row's environment.")
+    shuffle: bool = Field(default=True, description="Shuffle the rows each epoch; the order depends on the seed.")
 
 
 class EnvironmentConfig(Section):
-    """Who rewards the answers."""
+    """The environment that rewards the answers."""
 
     name: str = Field(
-        default="arithmetic", description="The environment of rows that name none; `NAME` or `NAME:TASK`."
+        default="arithmetic", description="The environment, `NAME` or `NAME:TASK`, of rows that name none."
     )
-    params: dict[str, Any] = Field(default_factory=dict, description="Its parameters, checked by its schema.")
-    deadline: PositiveFloat = Field(default=10.0, description="Seconds that one reward may take.")
+    params: dict[str, Any] = Field(default_factory=dict, description="Parameters, checked by the environment's schema.")
+    deadline: PositiveFloat = Field(default=10.0, description="Seconds allowed for one reward.")
     workers: PositiveInt = Field(default=1, description="Processes that compute rewards, per rank.")
 
 
@@ -225,9 +208,9 @@ class EvaluationConfig(Section):
     """How progress on held-out prompts is measured."""
 
     every: NonNegativeInt = Field(
-        default=0, description="Steps between evaluations; 0 evaluates before and after only."
+        default=0, description="Steps between evaluations; 0 evaluates only before and after training."
     )
-    prompts: NonNegativeInt = Field(default=200, description="Held-out prompts; 0 never evaluates.")
+    prompts: NonNegativeInt = Field(default=200, description="Number of held-out prompts; 0 never evaluates.")
     samples_per_prompt: PositiveInt = Field(default=1, description="Samples of each prompt: k of pass@k.")
     temperature: NonNegative = Field(default=1.0, description="Sampling temperature; 0 is greedy.")
 
@@ -235,21 +218,21 @@ class EvaluationConfig(Section):
 class CheckpointConfig(Section):
     """When the run is saved."""
 
-    every: NonNegativeInt = Field(default=0, description="Steps between checkpoints; 0 saves after the last step only.")
-    keep: PositiveInt = Field(default=2, description="How many of the latest checkpoints stay on disk.")
+    every: NonNegativeInt = Field(default=0, description="Steps between checkpoints; 0 saves only after the last step.")
+    keep: PositiveInt = Field(default=2, description="Number of latest checkpoints to keep on disk.")
     export: bool = Field(
-        default=False, description="Write the model of each as a transformers folder, step_N/model, in the background."
+        default=False, description="Export each model as a transformers folder, step_N/model, in the background."
     )
     on_stop: bool = Field(default=True, description="Save when Ctrl-C or SIGTERM stops the run after a step.")
 
 
 class WandbConfig(Section):
-    """Weights & Biases; without a key the run is kept offline."""
+    """Weights & Biases; without an API key the run is recorded offline."""
 
     mode: Literal["auto", "online", "offline", "disabled"] = Field(
-        default="auto", description="auto: online with a key, offline without."
+        default="auto", description="auto: online with an API key, offline without."
     )
-    project: str = Field(default="skyrl", description="Project of the run.")
+    project: str = Field(default="skyrl", description="W&B project of the run.")
 
 
 class TrackingConfig(Section):
@@ -257,27 +240,31 @@ class TrackingConfig(Section):
 
     trackers: tuple[str, ...] = Field(default=("console",), description="Trackers by entry-point name: console, wandb.")
     wandb: WandbConfig = Field(default_factory=WandbConfig, description="Weights & Biases.")
-    keep_rollouts: NonNegativeInt = Field(default=2, description="How many of the latest sample batches stay on disk.")
+    keep_rollouts: NonNegativeInt = Field(default=2, description="Number of latest sample batches to keep on disk.")
 
 
 class PluginsConfig(Section):
     """Which installed plugins may run."""
 
     allow: tuple[str, ...] | None = Field(default=None, description="Distributions that may be used; null allows all.")
-    deny: tuple[str, ...] = Field(default=(), description="Distributions that may not; wins over allow.")
+    deny: tuple[str, ...] = Field(default=(), description="Distributions that may not be used; overrides allow.")
     observers: tuple[str, ...] = Field(default=(), description="Lifecycle observers (group skyrl.plugins) to load.")
 
 
 class RunConfig(Section):
-    """A whole run."""
+    """A training run."""
 
-    model: str = Field(default="tiny", description="`tiny` (ships with the trainer), a model folder, or a hub name.")
-    seed: NonNegativeInt = Field(default=0, description="Seed of data order and sampling.")
-    run_folder: str | None = Field(default=None, description="Folder of the run; null makes runs/<loss>-<time>.")
-    trainer: TrainerConfig = Field(default_factory=TrainerConfig, description="How much is trained, and how.")
-    rollout: RolloutConfig = Field(default_factory=RolloutConfig, description="How samples are drawn.")
+    model: str = Field(
+        default="tiny",
+        description="`tiny` (ships with the trainer), a model folder, or a hub name. Without model and --config, the "
+        "tiny model trains with the settings of the quickstart, not with the defaults listed here.",
+    )
+    seed: NonNegativeInt = Field(default=0, description="Seed of the data order and of sampling.")
+    run_folder: str | None = Field(default=None, description="Folder of the run; null creates runs/<loss>-<time>.")
+    trainer: TrainerConfig = Field(default_factory=TrainerConfig, description="Length and batches of training.")
+    rollout: RolloutConfig = Field(default_factory=RolloutConfig, description="How samples are generated.")
     data: DataConfig = Field(default_factory=DataConfig, description="Where prompts come from.")
-    environment: EnvironmentConfig = Field(default_factory=EnvironmentConfig, description="Who rewards the answers.")
+    environment: EnvironmentConfig = Field(default_factory=EnvironmentConfig, description="The reward.")
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig, description="Progress on held-out prompts.")
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig, description="When the run is saved.")
     tracking: TrackingConfig = Field(default_factory=TrackingConfig, description="Where metrics go.")

@@ -1,4 +1,4 @@
-"""The base of every section of the configuration."""
+"""The base class of every section of the configuration."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
 
 class Section(BaseModel):
-    """Base of every section: unknown keys, infinities and NaN are errors."""
+    """Base class of every section: unknown keys, infinities and NaN are errors."""
 
-    # By alias: an option may be a word that Python keeps for itself.
+    # By alias, because an option such as `async` may be a Python keyword.
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True, serialize_by_alias=True
     )
@@ -16,7 +16,7 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _no_bool_as_number(cls, value: Any, info: ValidationInfo) -> Any:
-        # Python counts True as 1: `steps: true` would train one step.
+        # Python treats True as 1: `steps: true` would train one step.
         field = cls.model_fields.get(info.field_name or "")
         if isinstance(value, bool) and field is not None and field.annotation is not bool:
             raise ValueError("must not be true or false")

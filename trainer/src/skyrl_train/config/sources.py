@@ -1,27 +1,34 @@
-"""Files and overrides, merged into one mapping that remembers where every value came from."""
+"""Merges files and overrides into one mapping that records the origin of every value."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from skyrl_core.errors import InvalidParamsError, SkyrlError
-from skyrl_train.config.problem import Problem, nearest, printable
+from skyrl_core.discovery import printable
+from skyrl_core.errors import InvalidParamsError, SkyrlError, nearest
+from skyrl_train.config.problem import Problem
 from skyrl_train.config.yaml_text import Keys, parse_yaml
 
 COMMAND_LINE = "command line"
+QUICKSTART = Path(__file__).with_name("quickstart.yaml")
+QUICKSTART_DEFAULT = "quickstart default"
 MAX_BYTES = 10_000_000
 
 
 class Sources:
-    """The values of a run as given. What comes later wins; files are merged key by key, an override replaces."""
+    """The given values of a run. Later files override earlier ones key by key; overrides replace values."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, quickstart: bool = False) -> None:
+        """``quickstart``: start from the quickstart settings for the tiny model instead of no values."""
         self.values: dict[str, Any] = {}
         self.problems: list[Problem] = []
+        self.quickstart = quickstart
         self._origins: dict[Keys, str] = {}
+        if quickstart:
+            self.add_file(QUICKSTART, origin=QUICKSTART_DEFAULT)
 
-    def add_file(self, path: Path) -> None:
-        """Merge a YAML file.
+    def add_file(self, path: Path, *, origin: str | None = None) -> None:
+        """Merge a YAML file; errors name ``origin`` instead of the file and line if it is given.
 
         Raises:
             SkyrlError: it cannot be read.
@@ -33,12 +40,13 @@ class Sources:
         if not isinstance(document.value, dict):
             kind = "list" if isinstance(document.value, list) else "single value"
             raise InvalidParamsError(f"{path}: the top level must be options (`name: value`), not a {kind}")
-        self._merge(self.values, document.value, (), {keys: f"{path}:{line}" for keys, line in document.lines.items()})
+        origins = {keys: origin or f"{path}:{line}" for keys, line in document.lines.items()}
+        self._merge(self.values, document.value, (), origins)
 
     def add_override(self, text: str) -> None:
-        """Set `a.b=value`; the value is YAML. A leading `+` or `++` has no meaning here and is accepted.
+        """Set `a.b=value`; the value is YAML. A leading `+` or `++`, as in Hydra, is accepted and ignored.
 
-        A malformed override is noted in `problems`.
+        A malformed override is added to `problems`.
         """
         name, equals, value_text = text.lstrip("+").partition("=")
         keys = tuple(part.strip() for part in name.split("."))
@@ -49,30 +57,30 @@ class Sources:
         try:
             value = parse_yaml(value_text, COMMAND_LINE).value
         except InvalidParamsError:
-            rule = "the value is not valid YAML; put it in quotes twice, such as '" + name + '="a: b"\''
+            rule = "the value is not valid YAML; quote it for YAML and for the shell, such as '" + name + '="a: b"\''
             self.problems.append(Problem(key=text, rule=rule, origin=COMMAND_LINE))
             return
         self.set(keys, value, COMMAND_LINE)
 
     def set(self, keys: Keys, value: Any, origin: str) -> None:
-        """Set one value in the place of what was there."""
+        """Replace the value at these keys."""
         section = self.values
         for key in keys[:-1]:
             if not isinstance(section.get(key), dict):
                 section[key] = {}
             section = section[key]
         section[keys[-1]] = value
-        self._note(keys, origin)
+        self._record_origin(keys, origin)
 
     def value(self, keys: Keys) -> Any:
-        """The value at these keys; None where there is none."""
+        """The value at these keys, or None."""
         value: Any = self.values
         for key in keys:
             value = value.get(key) if isinstance(value, dict) else None
         return value
 
     def origin(self, keys: Keys) -> str:
-        """Where the value came from: `file:line`, `command line`, or `default`."""
+        """Where the value came from: `file:line`, `command line`, `quickstart default`, or `default`."""
         for length in range(len(keys), 0, -1):
             if keys[:length] in self._origins:
                 return self._origins[keys[:length]]
@@ -85,25 +93,25 @@ class Sources:
                 self._merge(target[key], value, keys, origins)
                 continue
             target[key] = value
-            self._note(keys, origins[keys])
+            self._record_origin(keys, origins[keys])
             self._origins |= {inner: place for inner, place in origins.items() if inner[: len(keys)] == keys}
 
-    def _note(self, keys: Keys, origin: str) -> None:
-        """Remember where a value came from, and forget it of the values that it replaced."""
+    def _record_origin(self, keys: Keys, origin: str) -> None:
+        """Record where a value came from, and drop the origins of the values that it replaced."""
         self._origins = {known: place for known, place in self._origins.items() if known[: len(keys)] != keys}
         self._origins[keys] = origin
 
 
 def _override_rule(text: str, has_value: bool, keys: Keys, value: str) -> str | None:
-    """What is wrong with the form of an override, or None."""
+    """The rule that the form of an override breaks, or None."""
     if text.startswith("~"):
-        return "options cannot be removed; set the value that you want, such as `null`"
+        return "options cannot be removed; set a value instead, such as `null`"
     if text.endswith((".yaml", ".yml")) and not has_value:
-        return f"a file is named with --config {text}"
+        return f"not an override; to load a file, write --config {text}"
     if not has_value or not all(keys):
         return "not an override; write `section.option=value`"
     if not value.strip():
-        return "no value after `=`; write `null` for none, or two quotes ('') for an empty text"
+        return "no value after `=`; write `null` for none, or two quotes ('') for an empty string"
     return None
 
 
@@ -112,7 +120,7 @@ def _read(path: Path) -> str:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise SkyrlError(f"{printable(str(path))}: no such file{_files_like(path)}") from None
+        raise SkyrlError(f"{printable(str(path), escape=True)}: no such file{_files_like(path)}") from None
     except IsADirectoryError:
         raise SkyrlError(f"{path}: this is a folder; name a YAML file in it") from None
     except OSError as error:
@@ -127,16 +135,16 @@ def _read(path: Path) -> str:
 
 
 def _files_like(path: Path) -> str:
-    """A hint at the file that was probably meant."""
+    """A hint that names the most similar YAML file in the folder."""
     folder = path.parent
     candidates = sorted(p.name for p in folder.glob("*.y*ml")) if folder.is_dir() else []
     match = nearest(path.name, candidates)
     return f"; did you mean {folder / match}?" if match else ""
 
 
-def read_sources(files: Sequence[Path], overrides: Sequence[str]) -> Sources:
-    """Merge files and then overrides, in order."""
-    sources = Sources()
+def read_sources(files: Sequence[Path], overrides: Sequence[str], *, quickstart: bool = False) -> Sources:
+    """Merge files and then overrides, in order, on top of the quickstart settings if requested."""
+    sources = Sources(quickstart=quickstart)
     for file in files:
         sources.add_file(file)
     for override in overrides:

@@ -1,4 +1,4 @@
-"""Values against the schema: a configuration, and everything that is wrong, in words."""
+"""Validates values against the schema and reports every fault at once."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,9 +7,9 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from skyrl_core.errors import nearest
 from skyrl_core.parameters import rule_of
 from skyrl_train.config.options import all_options, all_sections, subsections
-from skyrl_train.config.problem import nearest
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.config.section import Section
 from skyrl_train.config.yaml_text import Keys
@@ -17,7 +17,7 @@ from skyrl_train.config.yaml_text import Keys
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """One value that does not fit."""
+    """One invalid value."""
 
     keys: Keys
     value: Any
@@ -25,9 +25,9 @@ class Fault:
 
 
 def validate(values: dict[str, Any]) -> tuple[RunConfig, list[Fault]]:
-    """The configuration and what is wrong with the values; what is wrong holds its default.
+    """The configuration, and the faults of the values.
 
-    So the checks that follow find the other problems in the same pass.
+    A faulty option has its default in the configuration, so that later checks can find other problems in the same run.
     """
     values = _without_empty_sections(values, RunConfig)
     try:
@@ -40,7 +40,7 @@ def validate(values: dict[str, Any]) -> tuple[RunConfig, list[Fault]]:
 
 
 def _without_empty_sections(values: dict[str, Any], section: type[Section]) -> dict[str, Any]:
-    """A section whose options are all commented out reads as null: it has its defaults."""
+    """The values with null sections emptied: a section whose options are all commented out reads as null."""
     inner = subsections(section)
     result = dict(values)
     for name, value in values.items():
@@ -78,7 +78,7 @@ def _faults(error: ValidationError, values: dict[str, Any]) -> Iterator[Fault]:
 
 
 def _option_keys(location: tuple[int | str, ...]) -> Keys:
-    """The part of pydantic's location that names an option; the rest are list indices and alternatives of a type."""
+    """The part of pydantic's location that names an option; the rest are list indices and union members."""
     section: type[Section] | None = RunConfig
     keys: list[str] = []
     for part in location:
@@ -90,18 +90,18 @@ def _option_keys(location: tuple[int | str, ...]) -> Keys:
 
 
 def unknown_option(keys: Keys) -> str:
-    """What to say of a key that the schema does not have."""
+    """The message for a key that the schema does not have."""
     parent, name = ".".join(keys[:-1]), keys[-1]
     known = [option.key for option in all_options()] + [section for section in all_sections() if section]
     if name in known and "." in name:
-        return "unknown option; a name with dots is for the command line, in a file nest it"
-    siblings = {key.rpartition(".")[2]: key for key in known if key.rpartition(".")[0] == parent}
+        return "unknown option; dotted names work on the command line only: in a file, nest the sections"
+    in_section = {key.rpartition(".")[2]: key for key in known if key.rpartition(".")[0] == parent}
     elsewhere = [key for key in known if key.rpartition(".")[2] == name]
-    match = nearest(name, siblings)
-    meant = elsewhere or ([siblings[match]] if match else [])
+    match = nearest(name, in_section)
+    meant = elsewhere or ([in_section[match]] if match else [])
     if meant:
         return f"unknown option; did you mean {' or '.join(meant)}?"
-    return f"unknown option; `skyrl config{' ' + parent if parent else ''}` lists what there is"
+    return f"unknown option; `skyrl config{' ' + parent if parent else ''}` lists the options"
 
 
 def _rule(detail: ErrorDetails) -> str:

@@ -1,4 +1,4 @@
-"""YAML as configurations use it: 1.2 scalars (`1e-6` is a float), duplicate keys refused, a line for every key."""
+"""Reads and writes YAML with 1.2 scalars (`1e-6` is a float), line numbers and no duplicate keys."""
 
 import math
 import re
@@ -7,13 +7,14 @@ from typing import Any
 
 import yaml
 
+from skyrl_core.discovery import shortened
 from skyrl_core.errors import InvalidParamsError
 
 Keys = tuple[str, ...]
 """The keys that lead to an option, outermost first."""
 
 MAX_NODES = 100_000
-"""Aliases of aliases can make a small file grow without bound; no configuration comes near this."""
+"""Aliases of aliases can expand a small file without bound; no real configuration has this many values."""
 
 _TEXT = "tag:yaml.org,2002:str"
 _FLOAT = "tag:yaml.org,2002:float"
@@ -40,15 +41,15 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes every text that either version of YAML would read as something else."""
+    """Quotes every string that YAML 1.1 or 1.2 would read as another type."""
 
     def represent_text(self, text: str) -> yaml.ScalarNode:
-        # Line breaks of other kinds (U+0085, U+2028) would read back as plain ones.
+        # Without quotes, Unicode line breaks (U+0085, U+2028) would read back as ordinary ones.
         return self.represent_scalar(_TEXT, text, style=None if text.isprintable() else '"')
 
 
 class _InlineDumper(_Dumper):
-    """Writes 1e-06 as people do. In files it is 1.0e-06, which readers of YAML 1.1 take for a number too."""
+    """Writes 1e-06 as users do. In files it is 1.0e-06, which YAML 1.1 readers take for a number too."""
 
 
 for _tag, (_pattern, _first) in _SCALARS.items():
@@ -63,21 +64,21 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 @dataclass(frozen=True, kw_only=True)
 class YamlDocument:
-    """What a YAML text says: its value, and the line (from 1) on which the key of each path stands."""
+    """The value of a YAML text, and the line number (from 1) of each key."""
 
     value: Any
     lines: dict[Keys, int]
 
 
 def parse_yaml(text: str, source: str) -> YamlDocument:
-    """The document in the text.
+    """The parsed text.
 
     Args:
         text: YAML; an empty text is the value None.
         source: the file name, for messages.
 
     Raises:
-        InvalidParamsError: the text is not YAML, a key stands twice or is not text; the message has the line.
+        InvalidParamsError: the text is not YAML, or a key is duplicate or not a scalar; the message has the line.
     """
     loader = _Loader(_printable(text, source))
     try:
@@ -99,14 +100,14 @@ def write_yaml(value: Any) -> str:
 
 
 def inline_yaml(value: Any, width: int = 60) -> str:
-    """The value on one line, as it could stand in a file or an override; cut after `width` characters."""
+    """The value as YAML on one line, shortened to `width` terminal cells."""
     options: dict[str, Any] = {"sort_keys": False, "allow_unicode": True, "default_flow_style": True, "width": math.inf}
     line = " ".join(str(yaml.dump(value, Dumper=_InlineDumper, **options)).removesuffix("...\n").split())
-    return line if len(line) <= width else line[: width - 3] + "..."
+    return shortened(line, width, escape=True)
 
 
 class _NodeReader:
-    """Turns YAML nodes into values and notes the line of every key."""
+    """Converts YAML nodes to values and records the line of every key."""
 
     def __init__(self, loader: _Loader, source: str) -> None:
         self.lines: dict[Keys, int] = {}
@@ -117,19 +118,21 @@ class _NodeReader:
     def read(self, node: yaml.Node, path: Keys) -> Any:
         self._count += 1
         if self._count > MAX_NODES:
-            raise InvalidParamsError(f"{self._source}: more than {MAX_NODES} values; aliases multiply, write them out")
+            raise InvalidParamsError(
+                f"{self._source}: more than {MAX_NODES} values because aliases multiply; write them out"
+            )
         if isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map":
             return self._mapping(node, path)
         if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
             return [self.read(item, path) for item in node.value]
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node)
-        raise InvalidParamsError(f"{self._at(node)}: the tag {node.tag} has no meaning here; remove it")
+        raise InvalidParamsError(f"{self._at(node)}: the tag {node.tag} is not supported; remove it")
 
     def _scalar(self, node: yaml.ScalarNode) -> Any:
         try:
             return self._loader.construct_object(node)
-        except ValueError as error:  # a tag such as !!int on a word, or a number of thousands of digits
+        except ValueError as error:  # a tag such as !!int on a word, or a number with thousands of digits
             raise InvalidParamsError(f"{self._at(node)}: {error}") from error
 
     def _mapping(self, node: yaml.MappingNode, path: Keys) -> dict[str, Any]:
@@ -139,10 +142,10 @@ class _NodeReader:
             if key in seen:
                 name = ".".join((*path, key))
                 raise InvalidParamsError(
-                    f"{self._at(key_node)}: {name} stands twice, first on line {seen[key]}; remove one"
+                    f"{self._at(key_node)}: duplicate key {name}, first on line {seen[key]}; remove one"
                 )
             seen[key] = key_node.start_mark.line + 1
-        self._loader.flatten_mapping(node)  # merge keys: what `<<` brings comes first, so that own keys win
+        self._loader.flatten_mapping(node)  # puts keys from `<<` first, so that explicit keys override them
         values: dict[str, Any] = {}
         for key_node, value_node in node.value:
             key = self._key(key_node)
@@ -164,7 +167,7 @@ def _short_float(value: float) -> str:
 
 
 def _printable(text: str, source: str) -> str:
-    """The text, if YAML allows each of its characters."""
+    """The text; an InvalidParamsError if YAML does not allow one of its characters."""
     found = yaml.reader.Reader.NON_PRINTABLE.search(text)
     if found:
         line = text.count("\n", 0, found.start()) + 1

@@ -1,1 +1,1 @@
-"""Where prompts come from."""
+"""The prompts of a run: rows from files, hubs or environments, by position and as token ids."""

@@ -1,4 +1,4 @@
-"""The prompts of a run in order, as a pure function of a position: what a checkpoint saves is one integer."""
+"""The prompts of a run as a pure function of a position, so that a checkpoint saves just one integer."""
 
 import dataclasses
 import itertools
@@ -7,26 +7,24 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-from skyrl_core.discovery import PluginPolicy
 from skyrl_core.errors import SkyrlError
-from skyrl_train.config.machine_check import without_problems
+from skyrl_train.config.machine_check import no_prompts_message
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.data.rows import Columns, DataError, load_rows
-from skyrl_train.environments.environment import Row, Split
-from skyrl_train.environments.load_environment import load_environment
+from skyrl_train.environments.environment import Environment, Row, Split
 
 _WINDOW = 4096
-"""Generated rows that are kept. An evaluation asks for the same first rows again and again."""
+"""Generated rows to keep. Every evaluation takes the same first rows."""
 
 _EVALUATION_SEED = 0
 
 
 class PromptSource(Protocol):
-    """Rows by position. The same position gives the same row, in every process, on every platform."""
+    """Rows by position. A position gives the same row in every process and on every platform."""
 
     @property
     def size(self) -> int | None:
-        """Rows of an epoch; None where there are new ones without end."""
+        """Rows in an epoch; None if the source is endless."""
         ...
 
     @property
@@ -44,10 +42,10 @@ class PromptSource(Protocol):
 
 
 class LoadedRows:
-    """Rows of a file, epoch after epoch, each in an order of its own if they are shuffled."""
+    """Rows of a data set, epoch after epoch, each epoch in a different order if shuffled."""
 
     def __init__(self, rows: Sequence[Row], *, seed: int, shuffle: bool) -> None:
-        """Position p is in epoch ``p // size``. The order of an epoch depends on (seed, epoch) and the size only.
+        """Position p is in epoch ``p // size``. The order of an epoch depends only on seed, epoch and size.
 
         Raises:
             ValueError: there are no rows.
@@ -57,7 +55,7 @@ class LoadedRows:
         self._rows = rows
         self._seed = seed
         self._shuffle = shuffle
-        self._orders: dict[int, Sequence[int]] = {}  # of the epochs of the latest call
+        self._orders: dict[int, Sequence[int]] = {}  # by epoch; the epochs of the latest call
         self.environments = frozenset(row.environment for row in rows)
 
     @property
@@ -76,16 +74,16 @@ class LoadedRows:
         if epoch in self._orders:
             return self._orders[epoch]
         order = list(range(len(self._rows)))
-        # A string seed is hashed with SHA-512 on every platform; Python's generator is specified to the bit.
+        # A string seed is hashed with SHA-512, and Python's generator gives the same bits on every platform.
         random.Random(f"order/{self._seed}/{epoch}").shuffle(order)
         return order
 
 
 class GeneratedRows:
-    """Rows that an environment generates. Keeps the latest few thousand; an earlier one is generated again."""
+    """Rows that an environment generates. The latest few thousand are kept, earlier ones regenerated."""
 
     def __init__(self, generate: Callable[[], Iterator[Row]], environment: str) -> None:
-        """``generate`` starts the same endless sequence each time; ``environment`` refers to who rewards it."""
+        """``generate`` starts the same endless sequence each time; ``environment`` rewards the rows."""
         self._generate = generate
         self._environment = environment
         self._restart()
@@ -113,9 +111,9 @@ class GeneratedRows:
         row = next(self._rows, None)
         if row is None:
             raise SkyrlError(
-                f"environment {self._environment!r} ended after {self._end} rows: what `rows` returns must be endless"
+                f"environment {self._environment!r} ended after {self._end} rows: make its method `rows` endless"
             )
-        if row.environment != self._environment:  # an environment does not know by which reference it is used
+        if row.environment != self._environment:  # an environment does not know the reference that selected it
             row = dataclasses.replace(row, environment=self._environment)
         self._window.append(row)
         if len(self._window) > keep:
@@ -123,14 +121,13 @@ class GeneratedRows:
         self._end += 1
 
 
-def build_source(config: RunConfig, split: Split) -> PromptSource:
-    """The prompts of a split: of the data file or hub name if the config has one, else those of the environment.
+def build_source(config: RunConfig, split: Split, environment: Environment) -> PromptSource:
+    """The prompts of a split: from the data option if it is set, else from the environment.
 
-    The held-out prompts do not depend on the seed, so that runs can be compared; nor are they shuffled.
+    The held-out prompts do not depend on the seed and are not shuffled, so that runs can be compared.
 
     Raises:
         DataError: the data cannot be read, or there is neither data nor an environment that generates problems.
-        SkyrlError: the environment cannot be loaded.
     """
     data, name = config.data, config.environment.name
     spec = data.train if split == "train" else data.evaluation
@@ -141,15 +138,13 @@ def build_source(config: RunConfig, split: Split) -> PromptSource:
         hub_split = data.train_split if split == "train" else data.evaluation_split
         rows = load_rows(spec, hub_split, columns=columns, default_environment=name)
         return LoadedRows(rows, seed=config.seed, shuffle=data.shuffle and split == "train")
-    policy = PluginPolicy(allow=config.plugins.allow, deny=config.plugins.deny)
-    environment = load_environment(name, config.environment.params, policy)
     seed = config.seed if split == "train" else _EVALUATION_SEED
     if environment.rows(split, seed=seed) is None:
-        raise DataError(without_problems(name, f"data.{split}"))
+        raise DataError(no_prompts_message(name, f"data.{split}"))
 
     def generate() -> Iterator[Row]:
         rows = environment.rows(split, seed=seed)
-        assert rows is not None  # an environment generates always or never
+        assert rows is not None  # `rows` returned rows above, and an environment generates either always or never
         return rows
 
     return GeneratedRows(generate, name)

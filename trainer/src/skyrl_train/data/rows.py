@@ -1,15 +1,15 @@
-"""Rows from files, folders and hubs: read, checked one by one, and named precisely where something is wrong."""
+"""Loads and validates rows from files, folders and hubs; an error names file, row, column and value."""
 
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from skyrl_core.errors import SkyrlError
+from skyrl_core.discovery import shortened
+from skyrl_core.errors import SkyrlError, did_you_mean, nearest
 from skyrl_train.environments.environment import Message, Row
 
 _FILE_SUFFIXES = (".jsonl", ".parquet")
@@ -17,29 +17,29 @@ _FORMS = "a .jsonl or .parquet file, a folder saved by datasets, or a hub name s
 
 
 class DataError(SkyrlError):
-    """Rows cannot be read, or one of them is not what a row must be."""
+    """Rows cannot be read, or a row is invalid."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Which column holds what. All others become ``Row.extra``."""
+    """The names of the columns. All other columns become ``Row.extra``."""
 
     prompt: str = "prompt"  # text, or a list of chat messages
     ground_truth: str = "ground_truth"  # any scalar
-    environment: str = "environment"  # optional; null takes the default
+    environment: str = "environment"  # optional; null selects the default environment
 
 
 def load_rows(spec: str, split: str, *, columns: Columns, default_environment: str) -> Sequence[Row]:
-    """All rows of a data set, checked.
+    """All rows of a data set, validated.
 
     Args:
         spec: a .jsonl or .parquet file, a folder that ``datasets`` saved, or a hub name, ``NAME`` or ``NAME:CONFIG``.
-        split: of a hub name, or of a folder with several; files have none.
-        columns: which column holds what.
-        default_environment: of rows that name none.
+        split: the split of a hub data set, or of a folder with several; ignored for files.
+        columns: the names of the columns.
+        default_environment: the environment of rows that name none.
 
     Raises:
-        DataError: it cannot be read, is empty, or a row is wrong; the message names file, row, column and value.
+        DataError: it cannot be read, is empty, or a row is invalid; the message names file, row, column and value.
     """
     origin, records = _records(spec, split)
     rows = [_row(where, record, columns, default_environment) for where, record in records]
@@ -49,7 +49,7 @@ def load_rows(spec: str, split: str, *, columns: Columns, default_environment: s
 
 
 def _records(spec: str, split: str) -> tuple[str, Iterator[tuple[str, Mapping[str, Any]]]]:
-    """What the data set is called in messages, and its records with the place of each."""
+    """The name of the data set in messages, and its records, each with its place."""
     path = Path(spec).expanduser()
     if path.is_dir():
         return f"{spec} (split {split})", _numbered(spec, _saved_dataset(path, split))
@@ -58,7 +58,7 @@ def _records(spec: str, split: str) -> tuple[str, Iterator[tuple[str, Mapping[st
             raise DataError(f"{spec} does not exist{_neighbours(path)}")
         return spec, _jsonl(path) if path.suffix == ".jsonl" else _numbered(spec, _parquet(path))
     if path.exists() or path.suffix in (".json", ".csv", ".txt", ".arrow") or spec.startswith((".", "/", "~")):
-        state = "is of a kind that is not read here" if path.exists() else "does not exist"
+        state = "has an unsupported format" if path.exists() else "does not exist"
         raise DataError(f"{spec} {state}: give {_FORMS}")
     return f"{spec} (split {split})", _numbered(spec, _hub(spec, split))
 
@@ -72,8 +72,8 @@ def _neighbours(path: Path) -> str:
     if not path.parent.is_dir():
         return f": there is no folder {path.parent}"
     names = [other.name for other in path.parent.iterdir() if other.suffix in _FILE_SUFFIXES]
-    nearest = get_close_matches(path.name, names, n=1)
-    return f"; did you mean {path.parent / nearest[0]}?" if nearest else ""
+    match = nearest(path.name, names)
+    return f"; did you mean {path.parent / match}?" if match else ""
 
 
 def _jsonl(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -118,7 +118,7 @@ def _saved_dataset(folder: Path, split: str) -> Iterable[Mapping[str, Any]]:
     if not isinstance(found, datasets.DatasetDict):
         return _rows_of(found)
     if split not in found:
-        raise DataError(f"{folder} has no split {split!r}: it has {', '.join(sorted(found))}")
+        raise DataError(f"{folder} has no split {split!r}: choose one of {', '.join(sorted(found))}")
     return _rows_of(found[split])
 
 
@@ -128,11 +128,11 @@ def _hub(spec: str, split: str) -> Iterable[Mapping[str, Any]]:
     name, _, config = spec.partition(":")
     try:
         return _rows_of(datasets.load_dataset(name, config or None, split=split))
-    except Exception as error:  # the hub client raises errors of a dozen libraries
+    except Exception as error:  # the hub client raises the errors of a dozen libraries
         why = " ".join(str(error).split())
         raise DataError(
-            f"the hub data set {spec!r} (split {split!r}) cannot be had: {type(error).__name__}: {why}\n"
-            f"without a network, or if a file was meant, give {_FORMS}"
+            f"the hub data set {spec!r} (split {split!r}) cannot be loaded: {type(error).__name__}: {why}\n"
+            f"without a network, or to load a file, give {_FORMS}"
         ) from error
 
 
@@ -144,8 +144,7 @@ def _rows_of(dataset: Any) -> Iterable[Mapping[str, Any]]:
 def _column(where: str, record: Mapping[str, Any], column: str, option: str) -> Any:
     if column in record:
         return record[column]
-    nearest = get_close_matches(column, list(record), n=1)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    hint = did_you_mean(column, record)
     names = ", ".join(map(repr, record)) or "none"
     raise DataError(f"{where} has no column {column!r}{hint}\nits columns are {names}: set {option} to the right one")
 
@@ -183,7 +182,7 @@ def _message(where: str, column: str, value: object) -> Message:
     wanted = 'a chat message, {"role": "user", "content": "..."}'
     if not isinstance(value, dict):
         raise _wrong(where, column, value, wanted)
-    # Columns of structs have every key in every row, null where it was not given.
+    # A struct column has every key in every row, with null for keys that were not given.
     given = {key: item for key, item in value.items() if item is not None}
     if given.keys() != {"role", "content"} or not all(isinstance(item, str) for item in given.values()):
         raise _wrong(where, column, value, wanted)
@@ -201,5 +200,4 @@ def _wrong(where: str, column: str, value: object, wanted: str) -> DataError:
 
 
 def _shown(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=repr)
-    return text if len(text) <= 120 else text[:119] + "…"
+    return shortened(json.dumps(value, ensure_ascii=False, default=repr), 120, escape=True)

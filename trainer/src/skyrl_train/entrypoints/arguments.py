@@ -1,4 +1,4 @@
-"""The command line of a run: options with two dashes, and `a.b=value` overrides, in any order."""
+"""Parses the command line of a run: `--options` and `a.b=value` overrides, in any order."""
 
 import argparse
 import os
@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from skyrl_core.errors import SkyrlError
-from skyrl_train.config.problem import nearest, printable
+from skyrl_core.discovery import printable
+from skyrl_core.errors import SkyrlError, nearest
 from skyrl_train.ranks.launch import OPTION
 
 DESCRIPTION = "Train a language model with any installed policy loss."
 EPILOG = """\
+Without --config and without a model it trains the tiny model that comes with skyrl-train, with settings that suit it.
 OVERRIDE is an option of the configuration with its value, such as trainer.optimizer.learning_rate=1e-5 or
-trainer.algorithm.LOSS.PARAMETER=0.02. The value is YAML; an override wins over the files.
+trainer.algorithm.LOSS.PARAMETER=0.02. The value is YAML; overrides take precedence over files.
 `skyrl config` lists every option, `skyrl losses list` every loss.
 """
 RESUME = "continue a run from its folder or from one of its checkpoints; without FOLDER, from run_folder"
@@ -23,7 +24,7 @@ RESUME = "continue a run from its folder or from one of its checkpoints; without
 
 @dataclass(frozen=True, kw_only=True)
 class TrainArguments:
-    """The command line, not yet checked against anything."""
+    """The parsed command line; its values are not validated yet."""
 
     config_files: tuple[Path, ...] = ()
     overrides: tuple[str, ...] = ()
@@ -37,7 +38,7 @@ class TrainArguments:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Raises instead of exiting, so that one place decides how errors look."""
+    """Raises instead of exiting, so that all errors are printed in one place."""
 
     def error(self, message: str) -> NoReturn:
         raise SkyrlError(f"{message}; `{self.prog} --help` shows the options")
@@ -57,9 +58,9 @@ def parse_arguments(argv: Sequence[str], prog: str) -> TrainArguments:
     if parsed.num_processes < 1:
         raise SkyrlError(f"{OPTION} {parsed.num_processes}: must be 1 or more")
     if parsed.skip_damaged and parsed.resume is None:
-        raise SkyrlError("--skip-damaged says which checkpoint to resume from: it needs --resume")
+        raise SkyrlError("--skip-damaged selects the checkpoint to resume from; it needs --resume")
     if parsed.json and not parsed.dry_run:
-        raise SkyrlError("--json is the form of the plan: it needs --dry-run")
+        raise SkyrlError("--json prints the plan as JSON; it needs --dry-run")
     return TrainArguments(
         config_files=tuple(parsed.config),
         overrides=(*parsed.overrides, *unknown),
@@ -82,24 +83,23 @@ def _parser(prog: str) -> _Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add(
-        "--config", type=Path, action="append", default=[], metavar="FILE", help="a YAML file; of several the last wins"
-    )
+    files = "a YAML file; may be repeated, later files override earlier ones"
+    add("--config", type=Path, action="append", default=[], metavar="FILE", help=files)
     add("--loss", metavar="NAME", help="the policy loss: trainer.algorithm.policy_loss_type")
-    add(OPTION, type=int, default=1, metavar="N", help="train on N processes of this machine: one for each GPU")
-    add("--dry-run", action="store_true", help="check everything, print the plan, train nothing")
+    add(OPTION, type=int, default=1, metavar="N", help="train with N processes on this machine, one for each GPU")
+    add("--dry-run", action="store_true", help="check the configuration, print the plan and exit")
     add("--json", action="store_true", help="print the plan as JSON")
     add("--resume", nargs="?", const="", metavar="FOLDER", help=RESUME)
     add("--accept-loss-change", action="store_true", help="resume although the loss or its parameters changed")
-    add("--skip-damaged", action="store_true", help="resume from the newest checkpoint that is whole")
-    # Launchers of the torch.distributed family pass this; the environment says the same.
+    add("--skip-damaged", action="store_true", help="resume from the newest intact checkpoint")
+    # Launchers of the torch.distributed family pass this; the environment variables say the same.
     add("--local_rank", "--local-rank", help=argparse.SUPPRESS)
     add("overrides", nargs="*", metavar="OVERRIDE", help="such as trainer.steps=10")
     return parser
 
 
 def _with_explicit_resume(argv: Sequence[str]) -> list[str]:
-    """`--resume` may stand alone; argparse would take the override that follows it for its value."""
+    """`--resume` as `--resume=` if no folder follows: argparse would take an override for its value."""
     arguments = list(argv)
     for index, argument in enumerate(arguments):
         following = arguments[index + 1] if index + 1 < len(arguments) else "--"
@@ -115,7 +115,7 @@ def _unknown_flag(flag: str, parser: argparse.ArgumentParser) -> str:
     if match:
         hint = f"did you mean {match}?"
     elif "." in name:
-        hint = f"an override has no dashes: {flag.lstrip('-')}"
+        hint = f"write an override without dashes: {flag.lstrip('-')}"
     else:
         hint = f"`{parser.prog} --help` shows the options"
-    return f"unknown option {printable(flag)}; {hint}"
+    return f"unknown option {printable(flag, escape=True)}; {hint}"

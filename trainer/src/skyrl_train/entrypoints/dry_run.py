@@ -1,4 +1,4 @@
-"""What `--dry-run` prints: the plan of a run, in words and numbers. Imports neither torch nor the loss."""
+"""The plan of a run that `--dry-run` prints, as text or JSON. Imports neither torch nor the loss."""
 
 import json
 import os
@@ -8,22 +8,19 @@ from math import ceil
 from typing import Any
 
 from skyrl_core.cli import terminal_width
-from skyrl_core.discovery import Claim
-from skyrl_core.registry import ESTIMATORS, LOSSES, loss_name
-from skyrl_train.config.number import spoken
-from skyrl_train.config.plugin_check import plugin_policy
-from skyrl_train.config.problem import printable
+from skyrl_core.discovery import Claim, printable
+from skyrl_train.config.number import describe_number
 from skyrl_train.config.resolved import ResolvedRun
 from skyrl_train.config.schema import AlgorithmConfig, TrainerConfig
 from skyrl_train.config.yaml_text import inline_yaml
 
 LABEL_WIDTH = 14
 WIDTH = 110
-"""Columns of a line at most; a terminal may have fewer."""
+"""Maximum columns of a line; a narrower terminal has fewer."""
 
 
 def write_plan(run: ResolvedRun) -> str:
-    """The plan as text, a label and a value on each line."""
+    """The plan as text, with a label and a value on each line."""
     lines = ["The configuration is valid; nothing was trained."]
     if run.missing:
         lines = ["The configuration is valid, but training would not start on this machine: see `missing` below."]
@@ -33,20 +30,21 @@ def write_plan(run: ResolvedRun) -> str:
         lines += ["", *_wrapped("missing", str(problem))]
     for note in run.notes:
         lines += ["", *_wrapped("note", note)]
-    return "\n".join(map(printable, lines)) + "\n"
+    return "\n".join(printable(line, escape=True) for line in lines) + "\n"
 
 
 def write_plan_json(run: ResolvedRun) -> str:
-    """The plan for scripts: the whole resolved configuration, which loss it is, and what is in the way."""
-    loss = LOSSES.find(run.loss_reference, plugin_policy(run.config))
+    """The plan for scripts: the complete configuration, the loss, and what this machine lacks."""
+    loss = run.loss.claim
     plan = {
         "config": run.as_dict(),
+        "defaults": "quickstart" if run.quickstart else "schema",
         "loss": {
             "name": loss.name,
             "distribution": loss.distribution,
             "version": loss.version,
             "status": loss.status,
-            "params": run.loss_params,
+            "params": run.loss.params,
         },
         "missing": [str(problem) for problem in run.missing],
         "notes": list(run.notes),
@@ -63,10 +61,14 @@ def _wrapped(label: str, value: str) -> list[str]:
 def _rows(run: ResolvedRun) -> Iterator[tuple[str, str]]:
     config = run.config
     sources = (*run.files, *run.overrides)
-    yield "from", ", ".join(sources) or "defaults alone"
+    yield "from", ", ".join(sources) or "defaults only"
+    if run.quickstart:
+        yield "defaults", "quickstart settings for the tiny model: neither --config nor a model is given"
+    else:
+        yield "defaults", "as listed by `skyrl config`"
     if run.resume is not None:
         accepts = ", accepting a changed loss" if run.accept_loss_change else ""
-        skips = ", from the newest checkpoint that is whole" if run.skip_damaged else ""
+        skips = ", from the newest intact checkpoint" if run.skip_damaged else ""
         yield "resumes", f"{run.resume}{skips}{accepts}"
     yield "model", config.model
     yield "environment", config.environment.name + _params(config.environment.params)
@@ -81,21 +83,21 @@ def _data(run: ResolvedRun) -> Iterator[tuple[str, str]]:
     data, rollout, evaluation = run.config.data, run.config.rollout, run.config.evaluation
     order = "shuffled" if data.shuffle else "in order"
     lacking = {problem.key for problem in run.missing}
-    nowhere = "nowhere: see `missing`"
-    train = data.train or (nowhere if "data.train" in lacking else "problems that the environment generates")
+    unset = "an unset source (see `missing`)"
+    train = data.train or (unset if "data.train" in lacking else "problems that the environment generates")
     yield "data", f"{train}, {order}, seed {run.config.seed}"
     yield (
         "rollout",
         (
             f"{rollout.engine} engine, up to {rollout.max_new_tokens} tokens, "
-            f"temperature {spoken(rollout.temperature)}, top_p {rollout.top_p:g}"
+            f"temperature {describe_number(rollout.temperature)}, top_p {rollout.top_p:g}"
             f"{', one step ahead' if rollout.async_ == 'one_step' else ''}"
         ),
     )
     if not evaluation.prompts:
         yield "evaluation", "none"
         return
-    held_out = data.evaluation or (nowhere if "data.evaluation" in lacking else "generated problems")
+    held_out = data.evaluation or (unset if "data.evaluation" in lacking else "generated problems")
     when = f", every {_count(evaluation.every, 'step')}" if evaluation.every else ""
     yield (
         "evaluation",
@@ -108,31 +110,30 @@ def _data(run: ResolvedRun) -> Iterator[tuple[str, str]]:
 
 def _algorithm(run: ResolvedRun) -> Iterator[tuple[str, str]]:
     algorithm = run.config.trainer.algorithm
-    loss = LOSSES.find(run.loss_reference, plugin_policy(run.config))
-    estimator = ESTIMATORS.find(algorithm.advantage_estimator, plugin_policy(run.config))
-    untyped = " (untyped: parameters are checked when it is loaded)" if loss.status == "untyped" else ""
-    yield "loss", _identity(loss) + untyped
-    yield "", _values(run.loss_params) or "no parameters"
+    untyped = " (untyped: parameters are checked when it is loaded)" if run.loss.claim.status == "untyped" else ""
+    yield "loss", _identity(run.loss.claim) + untyped
+    yield "", _values(run.loss.params) or "no parameters"
     length = algorithm.max_length or run.config.rollout.max_new_tokens
     norm = f", L = {length}" if algorithm.loss_reduction == "sequence_sum_norm" else ""
     yield "reduction", (algorithm.loss_reduction or "the default of the loss") + norm
-    yield "advantages", _identity(estimator) + _params(run.estimator_params)
+    yield "advantages", _identity(run.estimator.claim) + _params(run.estimator.params)
     yield "KL", "; ".join(_kl_terms(algorithm)) or "no KL term"
     yield from _corrections(algorithm)
 
 
 def _kl_terms(algorithm: AlgorithmConfig) -> Iterator[str]:
     if algorithm.kl_coef:
-        yield f"{spoken(algorithm.kl_coef)} x {algorithm.kl_estimator} to the reference model, in the loss"
+        yield f"{describe_number(algorithm.kl_coef)} x {algorithm.kl_estimator} to the reference model, in the loss"
     if algorithm.kl_reward_coef:
-        yield f"{spoken(algorithm.kl_reward_coef)} x {algorithm.kl_reward_estimator}, taken off the reward"
+        coef = describe_number(algorithm.kl_reward_coef)
+        yield f"{coef} x {algorithm.kl_reward_estimator}, subtracted from the reward"
 
 
 def _corrections(algorithm: AlgorithmConfig) -> Iterator[tuple[str, str]]:
     if algorithm.entropy_coef:
-        yield "entropy", f"a bonus of {spoken(algorithm.entropy_coef)} for each nat"
+        yield "entropy", f"a bonus of {describe_number(algorithm.entropy_coef)} for each nat"
     if algorithm.high_entropy_fraction is not None:
-        yield "tokens", f"the loss sees the {algorithm.high_entropy_fraction:.0%} of highest entropy"
+        yield "tokens", f"the loss is applied to the {algorithm.high_entropy_fraction:.0%} of highest entropy"
     correction = algorithm.off_policy
     if correction.weight != "none":
         limits = f"{correction.outside} outside {correction.low:g} to {correction.high:g}"
@@ -175,16 +176,16 @@ def _step(run: ResolvedRun) -> Iterator[tuple[str, str]]:
         f"on {_count(ranks, 'rank')}: {_micro_batches(trainer, largest)} for each optimizer step and rank",
     )
     yield (
-        "whole run",
+        "entire run",
         (
             f"{_count(trainer.steps, 'step')}, {_count(trainer.steps * updates, 'optimizer step')}, "
             f"{_count(trainer.steps * sequences, 'sample')}"
         ),
     )
-    old = "needs no pass" if updates == 1 else "takes one pass for each step if the loss asks for it"
+    old = "needs no pass" if updates == 1 else "takes one pass in each step if the loss needs it"
     yield (
         "computed",
-        (f"the old policy {old}; what else the loss needs (entropy, reference) is known when it is loaded"),
+        f"the old policy {old}; other inputs of the loss (entropy, reference) are known once it is loaded",
     )
 
 
@@ -194,10 +195,10 @@ def _optimisation(run: ResolvedRun) -> Iterator[tuple[str, str]]:
     if lora.rank is not None:
         scale = lora.alpha / (lora.rank**0.5 if lora.rank_stabilised else lora.rank)
         targets = inline_yaml(lora.model_dump(mode="json")["target_modules"])
-        yield "LoRA", f"adapters of rank {lora.rank}, scale {scale:g}, on {targets}; all other weights stay"
+        yield "LoRA", f"adapters of rank {lora.rank}, scale {scale:g}, on {targets}; all other weights are frozen"
     warmup = f" after {_count(optimizer.warmup_steps, 'warm-up step')}" if optimizer.warmup_steps else ""
     clip = "no clipping" if optimizer.max_grad_norm is None else f"gradient norm clipped at {optimizer.max_grad_norm:g}"
-    rate = spoken(optimizer.learning_rate)
+    rate = describe_number(optimizer.learning_rate)
     if isinstance(optimizer.learning_rate, float):
         rate = f"{optimizer.learning_rate!r}, {optimizer.schedule}"
     yield "optimizer", f"AdamW, learning rate {rate}{warmup}, {clip}"
@@ -215,12 +216,12 @@ def _optimisation(run: ResolvedRun) -> Iterator[tuple[str, str]]:
 def _outputs(run: ResolvedRun) -> Iterator[tuple[str, str]]:
     config = run.config
     every = f"every {_count(config.checkpoint.every, 'step')} and " if config.checkpoint.every else ""
-    stopped = ", also of a run that is stopped" if config.checkpoint.on_stop else ""
+    stopped = ", or when the run is stopped" if config.checkpoint.on_stop else ""
     yield "checkpoints", f"{every}after the last step{stopped}; the latest {config.checkpoint.keep} are kept"
     trackers = ", ".join(config.tracking.trackers) or "none"
     wandb = f" (W&B {config.tracking.wandb.mode})" if "wandb" in config.tracking.trackers else ""
     yield "trackers", trackers + wandb
-    yield "run folder", config.run_folder or f"runs/{loss_name(run.loss_reference)}-<date>-<time>"
+    yield "run folder", config.run_folder or f"runs/{run.loss.claim.name}-<date>-<time>"
 
 
 def _identity(claim: Claim) -> str:

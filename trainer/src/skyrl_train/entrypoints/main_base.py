@@ -1,8 +1,7 @@
-"""The way in: `main` checks everything before it imports torch, then trains.
+"""The entry point of training: `main` checks everything before it imports torch, then trains.
 
-All of these call it: `skyrl train`, which starts several processes when it is asked to, `python -m
-skyrl_train.entrypoints.main_base`, `accelerate launch -m skyrl_train.entrypoints.main_base`, and scripts that register
-a loss of their own::
+It is called by `skyrl train`, which can start several processes, by `python -m skyrl_train.entrypoints.main_base`, by
+`accelerate launch -m skyrl_train.entrypoints.main_base`, and by scripts that register a loss::
 
     register_policy_loss("my_custom_loss", MyCustomPolicyLoss)
     main()
@@ -22,16 +21,16 @@ from skyrl_train.entrypoints.dry_run import write_plan, write_plan_json
 from skyrl_train.environments.load_environment import load_environment
 from skyrl_train.machine.gc_pause import many_imports
 from skyrl_train.ranks.exit_process import exit_process
-from skyrl_train.ranks.interruption import Interrupted
 from skyrl_train.ranks.launch import is_launched, launch
+from skyrl_train.ranks.stopping import Interrupted
 from skyrl_train.tracking.stderr import say
 
 INTERRUPTED = 130
-"""The exit code of a program that Ctrl-C ended, by the convention of shells."""
+"""The shell's exit code for a program that was ended by Ctrl-C."""
 
 HEAD_START = 60.0
-"""Seconds that the silent ranks leave to the one that reports: a launcher ends all of them once the first is gone, so
-a shorter time than a slow start of that one would end it before it speaks."""
+"""Seconds that other ranks give the first rank of a machine to report an error. A launcher ends all ranks once one has
+exited, so if the first rank starts slowly, a shorter time would end it before it reports."""
 
 
 def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
@@ -42,10 +41,10 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
         prog: what help and errors call the program; None takes the name of the script.
 
     Returns:
-        0: it all went well. There is no other value, so a script may end in a bare ``main()``.
+        0 on success. It never returns another value, so a script may end in a bare ``main()``.
 
     Raises:
-        SystemExit: anything else, with the exit code; the error is on stderr, without a traceback.
+        SystemExit: otherwise, with the exit code; the error is printed to stderr without a traceback.
     """
     arguments = sys.argv[1:] if argv is None else argv
     try:
@@ -57,7 +56,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
         else:
             code = _train(run)
     except Interrupted as stop:
-        raise SystemExit(stop.exit_code) from None  # and the run has said how to go on
+        raise SystemExit(stop.exit_code) from None  # the run has printed how to resume
     except KeyboardInterrupt:
         _report("interrupted", every_rank=False)
         raise SystemExit(INTERRUPTED) from None
@@ -83,7 +82,7 @@ def _checked(argv: Sequence[str], prog: str) -> tuple[ResolvedRun, TrainArgument
     except SkyrlError as error:
         if _local_rank() != 0:
             time.sleep(HEAD_START)
-        # Whom no launcher has ended by now has found something that is true of this rank alone.
+        # A rank that no launcher has ended by now has an error that the first rank does not have.
         _report(f"error: {error}", every_rank=_local_rank() != 0)
         raise SystemExit(error.exit_code) from error
     return run, arguments
@@ -106,7 +105,7 @@ def _train(run: ResolvedRun) -> int:
 
 
 def _report(message: str, *, every_rank: bool) -> None:
-    """Write to stderr. What all ranks find alike is said once on each machine, not by each of its ranks."""
+    """Print to stderr, on every rank or, for a message that all ranks share, once per machine."""
     if every_rank and _world_size() > 1:
         message = f"[rank {_rank()}] {message}"
     if every_rank or _local_rank() == 0:

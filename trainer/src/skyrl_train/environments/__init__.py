@@ -1,1 +1,1 @@
-"""Problems and their rewards."""
+"""Environments: problems and the rewards of answers."""

@@ -1,4 +1,4 @@
-"""The environment `arithmetic`: generated word problems of one to four steps, rewarded for the exact final answer."""
+"""The environment `arithmetic`: generated word problems, rewarded for the exact final answer."""
 
 from collections.abc import Iterator
 from typing import ClassVar, Self
@@ -12,8 +12,8 @@ from skyrl_train.environments.environment import Completion, Environment, Enviro
 class ArithmeticParams(EnvironmentParams):
     """How hard the problems are."""
 
-    min_steps: int = Field(default=1, ge=1, le=MAX_STEPS, description="Fewest operations of a problem.")
-    max_steps: int = Field(default=MAX_STEPS, ge=1, le=MAX_STEPS, description="Most operations of a problem.")
+    min_steps: int = Field(default=1, ge=1, le=MAX_STEPS, description="Minimum operations of a problem.")
+    max_steps: int = Field(default=MAX_STEPS, ge=1, le=MAX_STEPS, description="Maximum operations of a problem.")
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -23,13 +23,13 @@ class ArithmeticParams(EnvironmentParams):
 
 
 class Arithmetic(Environment):
-    """Word problems without end; 1.0 for an answer that the policy ended itself with ``#### <answer>``, else 0.0."""
+    """Endless word problems; 1.0 for a finished response that ends in ``#### <answer>``, else 0.0."""
 
     name = "arithmetic"
     Params: ClassVar[type[EnvironmentParams]] = ArithmeticParams
 
     def rows(self, split: Split, *, seed: int) -> Iterator[Row]:
-        """Problems of the split; their extra column ``steps`` is the number of operations."""
+        """Endless problems of the split; the extra column ``steps`` is the number of operations."""
         steps = {"max_steps": self.params.max_steps, "min_steps": self.params.min_steps}
         for problem in problems(split, seed=seed, **steps):
             yield Row(
@@ -40,6 +40,6 @@ class Arithmetic(Environment):
             )
 
     def reward(self, completion: Completion, row: Row) -> float:
-        """1.0 or 0.0. An answer that the token limit cut off earns nothing: its last digit may be missing."""
+        """1.0 or 0.0; 0.0 for an answer that the token limit cut off, because its last digit may be missing."""
         correct = completion.text.strip().endswith(f"#### {row.ground_truth}")
         return float(completion.finished and correct)

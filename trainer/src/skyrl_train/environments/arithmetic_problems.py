@@ -1,19 +1,18 @@
-"""Arithmetic word problems of one to four steps, generated from a seed; training and evaluation never share one.
+"""Generates word problems of one to four steps from a seed; training and evaluation share none.
 
-A problem is a chain of operations (``36+76-70``) told as a short story. The split is a property of the chain itself
-(a checksum of its text), so no seed, index or wording can leak an evaluation problem into training.
+A problem is a chain of operations (``36+76-70``) in the form of a short story. A checksum of the chain decides the
+split, so no seed, index or wording can leak an evaluation problem into training.
 """
 
 import random
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
-Split = Literal["train", "evaluation"]
+from skyrl_train.environments.environment import Split
 
 EVALUATION_SHARE = 10
-"""One chain in this many belongs to evaluation."""
+"""One in this many chains belongs to evaluation."""
 
 MAX_STEPS = 4
 LARGEST_VALUE = 999
@@ -53,7 +52,7 @@ class Problem:
 
     @property
     def chain(self) -> str:
-        """The arithmetic without the story, such as ``36+76-70``: what the split is decided on."""
+        """The arithmetic without the story, such as ``36+76-70``; it decides the split."""
         first = str(self.operations[0].left)
         return first + "".join(f"{step.symbol}{step.right}" for step in self.operations)
 
@@ -63,25 +62,25 @@ class Problem:
 
     @property
     def solution(self) -> str:
-        """The worked answer, in the form that the reward expects: one line a step, then ``#### answer``."""
+        """The worked answer in the form that the reward expects: one line per step, then ``#### answer``."""
         return worked_solution(self.operations)
 
 
 def worked_solution(operations: tuple[Operation, ...]) -> str:
-    """The steps as text, ending in ``#### `` and the last result."""
+    """The steps as lines of text, then ``#### `` and the last result."""
     lines = [f"{step.left}{step.symbol}{step.right}={step.result}" for step in operations]
     return "\n".join([*lines, f"#### {operations[-1].result}"])
 
 
-def draw_problem(rng: random.Random, steps: int) -> Problem:
-    """A problem with this many operations. Values stay within 0..999."""
+def _generate_problem(rng: random.Random, steps: int) -> Problem:
+    """A random problem with this many operations. Values stay within 0..999."""
     largest = rng.choice((20, 99))
     value = rng.randint(2, largest)
     name, things = rng.choice(_NAMES), rng.choice(_THINGS)
     sentences = [f"{name} has {value} {things}."]
     operations = []
     for _ in range(steps):
-        operation = _draw_operation(rng, value, largest)
+        operation = _generate_operation(rng, value, largest)
         sentences.append(rng.choice(_STORIES[operation.symbol]).format(name=name, n=operation.right))
         operations.append(operation)
         value = operation.result
@@ -89,7 +88,7 @@ def draw_problem(rng: random.Random, steps: int) -> Problem:
     return Problem(question=" ".join(sentences), operations=tuple(operations))
 
 
-def _draw_operation(rng: random.Random, value: int, largest: int) -> Operation:
+def _generate_operation(rng: random.Random, value: int, largest: int) -> Operation:
     room = LARGEST_VALUE - value
     feasible = {"+": room >= 1, "-": value >= 2, "*": 2 <= value <= LARGEST_VALUE // 5}
     symbol = rng.choice([symbol for symbol, possible in feasible.items() if possible])
@@ -104,17 +103,17 @@ def _draw_operation(rng: random.Random, value: int, largest: int) -> Operation:
 
 
 def problems(split: Split, *, seed: int, max_steps: int = MAX_STEPS, min_steps: int = 1) -> Iterator[Problem]:
-    """Problem 0, 1, 2, ... of a split, without end: the same for the same seed. The number of steps is uniform.
+    """Endless problems of a split, the same for the same seed; the number of steps is uniform.
 
     Raises:
-        ValueError: the steps are not ``1 <= min_steps <= max_steps <= 4``.
+        ValueError: not ``1 <= min_steps <= max_steps <= 4``.
     """
     if not 1 <= min_steps <= max_steps <= MAX_STEPS:
         raise ValueError(f"steps must satisfy 1 <= min <= max <= {MAX_STEPS}, got min {min_steps} and max {max_steps}")
     rng = random.Random(f"arithmetic/{split}/{seed}")
     while True:
         steps = rng.randint(min_steps, max_steps)
-        problem = draw_problem(rng, steps)
+        problem = _generate_problem(rng, steps)
         while problem.split != split:
-            problem = draw_problem(rng, steps)
+            problem = _generate_problem(rng, steps)
         yield problem

@@ -1,4 +1,4 @@
-"""What an environment is: problems, if it generates them, and a reward for each answer."""
+"""The base class of environments: a reward for each answer and, optionally, generated problems."""
 
 import hashlib
 import json
@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
+
+from skyrl_core.discovery import shortened
 
 Split = Literal["train", "evaluation"]
 Message = dict[str, str]
@@ -28,7 +30,7 @@ _LABEL_LENGTH = 48
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One problem, from a file, a hub or an environment that generates it."""
+    """One problem from a file, a hub or an environment."""
 
     prompt: tuple[Message, ...]
     ground_truth: str
@@ -37,31 +39,30 @@ class Row:
 
     @property
     def uid(self) -> str:
-        """Twelve hex digits that are the same for the same problem, in every process, on every machine."""
+        """Twelve hex digits that identify the problem in every process and on every machine."""
         problem = json.dumps([self.prompt, self.ground_truth, self.environment], sort_keys=True)
         return hashlib.blake2b(problem.encode(), digest_size=6).hexdigest()
 
     @property
     def label(self) -> str:
-        """How messages name the row: its uid and the start of its last message."""
+        """The name of the row in messages: its uid and the start of its last message."""
         text = " ".join(self.prompt[-1]["content"].split()) if self.prompt else ""
-        start = text if len(text) <= _LABEL_LENGTH else text[: _LABEL_LENGTH - 1] + "…"
-        return f'{self.uid} "{start}"'
+        return f'{self.uid} "{shortened(text, _LABEL_LENGTH)}"'
 
 
 @dataclass(frozen=True, kw_only=True)
 class Completion:
-    """One answer as the policy gave it."""
+    """One answer of the policy."""
 
     text: str
     token_ids: tuple[int, ...]
-    finished: bool  # the policy ended it itself; False when the token limit cut it off
+    finished: bool  # whether the policy ended it; False if the token limit cut it off
 
 
 class Environment(ABC):
-    """Rewards answers; may generate its own problems.
+    """Base class of environments: rewards answers and may generate problems.
 
-    An instance is pickled into worker processes, so it holds plain data only. Importing the module must not import
+    An instance is pickled into worker processes, so it must hold plain data only. Importing its module must not import
     torch.
     """
 
@@ -73,20 +74,20 @@ class Environment(ABC):
         self.params: Any = params
 
     def rows(self, split: Split, *, seed: int) -> Iterator[Row] | None:  # noqa: ARG002 - for those that generate
-        """Problems without end, the same for the same seed; None where the rows come from data files.
+        """Endless problems, the same for the same seed; None if the rows come from data files.
 
-        The two splits share no problem.
+        The two splits must share no problem.
         """
         return None
 
     @property
     def generates_problems(self) -> bool:
-        """Whether ``rows`` is its own: if not, a run needs data files."""
+        """Whether the class overrides ``rows``; if not, a run needs data files."""
         return type(self).rows is not Environment.rows
 
     def warm_up(self) -> None:  # noqa: B027 - most environments have nothing to prepare
-        """Called once in each worker process before its first reward, outside the deadline: for slow imports."""
+        """Prepare a worker process, for example by slow imports; called once, before the first deadline."""
 
     @abstractmethod
     def reward(self, completion: Completion, row: Row) -> float:
-        """The reward of an answer, a finite number. May raise: the trainer names the sample and goes on."""
+        """The reward of an answer, a finite number. May raise: the trainer reports the sample and continues."""

@@ -1,14 +1,14 @@
-r"""The number that an answer states, read exactly: ``$1,234.50`` is 2469/2, ``\boxed{18.00}`` is 18, ``12-5`` none."""
+r"""Parses the number that an answer states, exactly: ``$1,234.50`` is 2469/2, ``\boxed{18.00}`` is 18."""
 
 import re
 from fractions import Fraction
 from typing import NamedTuple
 
 MARKER = "####"
-"""What GSM8K puts before a final answer."""
+"""GSM8K writes this before a final answer."""
 
 _MAX_DIGITS = 100
-"""Longer numbers are noise; Python itself refuses to parse beyond 4300 digits."""
+"""Longer numbers are noise; Python itself refuses to parse more than 4300 digits."""
 
 _CURRENCY = r"\\?[$€£¥₹]"
 _RESPELLINGS = [
@@ -25,14 +25,14 @@ _NUMBER = re.compile(
     (?P<minus> (?<![\w)]) - )? [+]? (?<![0-9]) (?<![0-9][.,])
     (?: (?: (?P<whole> [0-9]++ ) [ ] )? (?P<top> [0-9]++ ) [ ]? / [ ]? (?P<bottom> [0-9]++ )
       | (?P<decimal> (?: [0-9]{1,3} (?: ,[0-9]{3} )++ | [0-9]++ ) (?: \.[0-9]++ )? | (?<![A-Za-z.]) \.[0-9]++ ) )
-    (?! [ ]? [-+*/^:.,=\u00d7\u00f7]? [ ]? \.? [0-9] )  # it goes on as a sum, a range, a time, a list: not one number
+    (?! [ ]? [-+*/^:.,=\u00d7\u00f7]? [ ]? \.? [0-9] )  # a sum, a range, a time or a list follows: not one number
     (?! [eE][-+]?[0-9] )
     """,
     re.VERBOSE,
 )
 
 _FORMULA = re.compile(r"\^|\\(?!boxed|fbox|text|mathrm|mathbf|quad)[A-Za-z]")
-"""A power or a LaTeX command that makes more of a number than the number: ``\\sqrt{12}`` is not 12."""
+"""A power or a LaTeX command that changes the value of a number: ``\\sqrt{12}`` is not 12."""
 
 
 class Number(NamedTuple):
@@ -40,20 +40,19 @@ class Number(NamedTuple):
 
     value: Fraction
     at_end: bool
-    """Whether nothing but at most one sign follows it: were the text cut off here, digits could be missing."""
+    """Whether at most one punctuation mark follows, so that digits could be missing if the text was cut off."""
 
 
 def stated_after_marker(text: str) -> str | None:
-    """The first line that follows the last ``####``; None without one."""
+    """The first line after the last ``####``; None without one."""
     _, marker, tail = text.rpartition(MARKER)
     return tail.strip().partition("\n")[0].strip() if marker else None
 
 
 def parse_answer(statement: str) -> Number | None:
-    """The number of a one-line statement such as ``x = $1,234.50 per year.``; None if it does not state just one.
-
-    Understood are signs, currency signs, thousands separators, decimals, fractions (``3/4``, ``1 1/2``,
-    ``\\frac{3}{4}``), a percent sign (dropped, as in GSM8K), ``\\boxed{}``, and text around the number.
+    """The number of a one-line statement such as ``x = $1,234.50 a year.``; None if not exactly one.
+    Supports signs, currency signs, thousands separators, decimals, fractions (``3/4``, ``1 1/2``, ``\\frac{3}{4}``), a
+    percent sign (dropped, as in GSM8K), ``\\boxed{}``, and text around the number. ``12-5`` is not a number.
     """
     text = _respelled(statement)
     _, _, right = text.rpartition("=")

@@ -1,4 +1,4 @@
-"""The environment `gsm8k`: rewards a correct final number. Its problems come from data files."""
+"""The environment `gsm8k`: rewards a correct final number; its problems come from data files."""
 
 from typing import ClassVar, Literal
 
@@ -10,22 +10,22 @@ from skyrl_train.environments.final_answer import Number, last_number, parse_ans
 
 
 class Gsm8kParams(EnvironmentParams):
-    """Where the answer is looked for, and what counts as equal."""
+    """How the answer is found and compared."""
 
     extraction: Literal["strict", "flexible"] = Field(
         default="strict",
-        description="strict: the number after the last `####`; flexible: without one, the last number of the text.",
+        description="strict: the number after the last `####`; flexible: or else the last number of the text.",
     )
     latex: bool = Field(
         default=False,
-        description="Judge what is no plain number (roots, expressions) with math-verify, extra skyrl-train[math].",
+        description="Compare roots and expressions with math-verify; needs the extra skyrl-train[math].",
     )
 
 
 class Gsm8k(Environment):
     """1.0 for an answer that equals the ground truth as an exact number, else 0.0.
 
-    The ground truth is what follows ``####`` in it, or all of it.
+    The ground truth is the text after its last ``####``, or all of it without one.
     """
 
     name = "gsm8k"
@@ -37,10 +37,10 @@ class Gsm8k(Environment):
             self.warm_up()  # a missing package is an error before training, not at the first reward
 
     def warm_up(self) -> None:
-        """Import math-verify where it is asked for: sympy takes seconds.
+        """Import math-verify if ``latex`` is on: importing sympy takes seconds.
 
         Raises:
-            PluginLoadError: it is asked for and not installed.
+            PluginLoadError: ``latex`` is on and math-verify is not installed.
         """
         if not self.params.latex:
             return
@@ -53,10 +53,10 @@ class Gsm8k(Environment):
             ) from error
 
     def reward(self, completion: Completion, row: Row) -> float:
-        """1.0 or 0.0. A number that the token limit may have cut short does not count.
+        """1.0 or 0.0; 0.0 for a number that the token limit may have cut off.
 
         Raises:
-            ValueError: the ground truth is no number and ``latex`` is off.
+            ValueError: the ground truth is not a number and ``latex`` is off.
         """
         expected = stated_after_marker(row.ground_truth) or row.ground_truth
         gold = parse_answer(expected)
@@ -74,7 +74,7 @@ class Gsm8k(Environment):
         return 0.0
 
     def _answer(self, text: str) -> tuple[str, Number | None]:
-        """What the answer states, as text and, if it is just one, as a number."""
+        """The stated answer as text and, if it is exactly one number, as a number."""
         stated = stated_after_marker(text)
         if stated is not None:
             return stated, parse_answer(stated)

@@ -1,41 +1,40 @@
-"""Environments by reference: found among the installed and the registered ones, their parameters checked."""
+"""Loads environments by reference, installed or registered ones, and validates their parameters."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from skyrl_core.discovery import ALLOW_ALL, Claim, PluginPolicy
+from skyrl_core.discovery import ALLOW_ALL, Claim, PluginPolicy, load_class
 from skyrl_core.errors import InvalidParamsError, ParamProblem, PluginLoadError, SkyrlError, UnknownPluginError
 from skyrl_core.parameters import validate_params
-from skyrl_train.config.plugin_check import ENVIRONMENT_GROUP
+from skyrl_train.config.plugin_check import ENVIRONMENT_GROUP, plugin_policy
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.environments.environment import Environment, EnvironmentParams
 
 
 def register_environment(name: str, cls: type[Environment]) -> None:
-    """Give an environment of this process a name, for scripts and notebooks.
+    """Register an environment in this process under a name, for scripts and notebooks.
 
     Args:
         name: lower-case letters, digits and _.
-        cls: its class. Reward workers import it again, so it stands at the top level of a module or of the script.
+        cls: the class, defined at the top level of a module or of the script, because reward workers import it again.
 
     Raises:
         ValueError: the name is malformed, or another class is registered under it.
-        TypeError: ``cls`` is no subclass of Environment.
+        TypeError: ``cls`` is not a subclass of Environment.
     """
     if not (isinstance(cls, type) and issubclass(cls, Environment)):
         raise TypeError(f"expected a subclass of Environment, got {cls!r}")
     ENVIRONMENT_GROUP.register(name, cls, source=cls)
 
 
-def split_reference(reference: str, policy: PluginPolicy = ALLOW_ALL) -> tuple[str, str]:
-    """What to look up, and the task: ``reasoning_gym:leg_counting`` is ``reasoning_gym`` and ``leg_counting``.
+def split_reference(reference: str, claims: Iterable[Claim]) -> tuple[str, str]:
+    """The name to look up and the task: ``("reasoning_gym", "leg_counting")``, or ``("gsm8k", "")``.
 
-    Where two distributions claim one name, ``distribution:name`` and ``distribution:name:task`` say which is meant.
+    If two distributions claim a name, ``distribution:name`` and ``distribution:name:task`` select one.
     """
     head, _, rest = reference.partition(":")
-    claims = ENVIRONMENT_GROUP.claims(policy)
-    is_distribution = head in {claim.distribution for claim in claims} - {claim.name for claim in claims}
-    if not is_distribution:
+    distributions, names = {claim.distribution for claim in claims}, {claim.name for claim in claims}
+    if head not in distributions - names:
         return head, rest
     name, _, task = rest.partition(":")
     return f"{head}:{name}", task
@@ -44,15 +43,16 @@ def split_reference(reference: str, policy: PluginPolicy = ALLOW_ALL) -> tuple[s
 def load_environment(
     reference: str, params: Mapping[str, Any] | None = None, policy: PluginPolicy = ALLOW_ALL
 ) -> Environment:
-    """An environment, ready to use. ``reference`` is NAME or NAME:TASK; None takes the default parameters.
+    """The environment of a reference, NAME or NAME:TASK; ``params`` of None takes the defaults.
 
     Raises:
-        InvalidParamsError: parameters do not fit; ``problems`` has all of them.
+        InvalidParamsError: parameters are invalid; ``problems`` lists every problem.
         UnknownPluginError, PluginConflictError: as ``PluginGroup.find``, or it takes no task.
-        PluginLoadError: it cannot be imported, is no Environment, lacks a package, or its constructor fails.
+        PluginLoadError: it cannot be imported, is not an Environment, needs a package, or its constructor fails.
     """
-    plugin, task = split_reference(reference, policy)
-    claim = ENVIRONMENT_GROUP.find(plugin, policy)
+    rows = ENVIRONMENT_GROUP.rows(policy)
+    plugin, task = split_reference(reference, rows)
+    claim = ENVIRONMENT_GROUP.find(plugin, policy, rows=rows)
     environment = _environment_class(claim)
     checked = validate_params(environment.Params, _with_task(claim, environment, params or {}, task), str(claim))
     try:
@@ -62,25 +62,22 @@ def load_environment(
     except Exception as error:
         why = f"{type(error).__name__}: {error}"
         raise PluginLoadError(
-            f"environment {claim}: {claim.value} could not be made with {checked!r}: {why}"
+            f"environment {claim}: {claim.value} could not be created with {checked!r}: {why}"
         ) from error
 
 
-def load_environments(config: RunConfig, named: Iterable[str] = ()) -> dict[str, Environment]:
-    """Who rewards the rows of a run, by reference: the configured environment, and those that rows name.
+def load_environments(config: RunConfig, configured: Environment, named: Iterable[str] = ()) -> dict[str, Environment]:
+    """The environments of a run by reference: the configured one, and those that rows name.
 
-    ``environment.params`` are those of the configured one; the others have their defaults.
+    ``environment.params`` apply to the configured one; the others have their default parameters.
 
     Raises:
-        SkyrlError: as ``load_environment``.
-        UnknownPluginError: an environment that rows name cannot be had, for whatever reason.
+        UnknownPluginError: an environment that rows name cannot be loaded, for any reason.
     """
-    policy = PluginPolicy(allow=config.plugins.allow, deny=config.plugins.deny)
-    own = config.environment.name
-    environments = {own: load_environment(own, config.environment.params, policy)}
-    for reference in sorted(set(named) - {own}):
+    environments = {config.environment.name: configured}
+    for reference in sorted(set(named) - set(environments)):
         try:
-            environments[reference] = load_environment(reference, {}, policy)
+            environments[reference] = load_environment(reference, {}, plugin_policy(config))
         except SkyrlError as error:
             column = config.data.environment_column
             raise UnknownPluginError(
@@ -90,9 +87,7 @@ def load_environments(config: RunConfig, named: Iterable[str] = ()) -> dict[str,
 
 
 def _environment_class(claim: Claim) -> type[Environment]:
-    plugin = ENVIRONMENT_GROUP.load_claim(claim)
-    if not (isinstance(plugin, type) and issubclass(plugin, Environment)):
-        raise PluginLoadError(f"environment {claim}: {claim.value} is {plugin!r}, not a subclass of Environment")
+    plugin = load_class(ENVIRONMENT_GROUP, claim, Environment)  # type: ignore[type-abstract]
     if not (isinstance(plugin.Params, type) and issubclass(plugin.Params, EnvironmentParams)):
         raise PluginLoadError(
             f"environment {claim}: {claim.attribute}.Params is {plugin.Params!r}, not a subclass of EnvironmentParams"
@@ -103,9 +98,9 @@ def _environment_class(claim: Claim) -> type[Environment]:
 def _with_task(claim: Claim, environment: type[Environment], params: Mapping[str, Any], task: str) -> Mapping[str, Any]:
     takes_task = "task" in environment.Params.model_fields
     if task and not takes_task:
-        raise UnknownPluginError(f"environment {claim} has no tasks: write {claim.name!r}, without {':' + task!r}")
+        raise UnknownPluginError(f"environment {claim} has no tasks: write {claim.name!r} without {':' + task!r}")
     if task and params.get("task", task) != task:
-        problem = ParamProblem("task", params["task"], f"differs from the task {task!r} of the reference: leave it out")
+        problem = ParamProblem("task", params["task"], f"differs from the task {task!r} of the reference: remove it")
         raise InvalidParamsError(f"environment {claim}: the parameters do not fit", [problem])
     if takes_task and not task and "task" not in params:
         problem = ParamProblem("task", None, f"is required: write {claim.name}:TASK")

@@ -5,22 +5,20 @@ from collections.abc import Iterable
 
 import pluggy
 
-from skyrl_core.discovery import ALLOW_ALL, OBSERVERS, PluginGroup, PluginPolicy
+from skyrl_core.discovery import Claim
 from skyrl_core.errors import PluginLoadError
+from skyrl_train.config.plugin_check import OBSERVER_GROUP
 from skyrl_train.observers import hookspecs
 from skyrl_train.observers.observers import Observer, Observers
 
-_GROUP = PluginGroup(OBSERVERS, "observer")
 
-
-def load_observers(references: Iterable[str], policy: PluginPolicy = ALLOW_ALL) -> Observers:
-    """Import and check the named observers, in this order.
+def load_observers(claims: Iterable[Claim]) -> Observers:
+    """Import and check the observers, in this order, each once.
 
     Raises:
-        UnknownPluginError, PluginConflictError: a name does not lead to a usable observer.
         PluginLoadError: an observer cannot be imported or created, or has an unknown hook or argument.
     """
-    return Observers([make_observer(name, _GROUP.load(name, policy)) for name in dict.fromkeys(references)])
+    return Observers([make_observer(claim.name, OBSERVER_GROUP.load_claim(claim)) for claim in dict.fromkeys(claims)])
 
 
 def make_observer(name: str, plugin: object) -> Observer:

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from skyrl_train.policy.adapters import head_factors
-from skyrl_train.policy.log_probs import token_statistics
-from skyrl_train.policy.shared_prompts import SharedPrompts, hidden_states, pairs_of_a_token, plain_cost
+from skyrl_train.policy.log_probs.tiled_log_probs import token_statistics
+from skyrl_train.policy.prompts.shared_prompts import SharedPrompts, hidden_states, pairs_of_a_token, plain_cost
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,8 @@ from contextlib import contextmanager
 
 from skyrl_core.errors import SkyrlError
 from skyrl_train.ranks.failure_board import ExitReason, FailureBoard
-from skyrl_train.ranks.interruption import Interrupted
 from skyrl_train.ranks.ranks import LOST, RankLost, Ranks, is_broken_collective
-from skyrl_train.ranks.stopping import StopRequest
+from skyrl_train.ranks.stopping import Interrupted, StopRequest
 from skyrl_train.tracking.stderr import say
 
 EXPLANATION = 8.0

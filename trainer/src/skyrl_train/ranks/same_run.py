@@ -5,10 +5,11 @@ an error. Facts of a machine, such as its name, may differ.
 """
 
 import hashlib
-import importlib.metadata
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+import importlib_metadata
 
 from skyrl_core.errors import SkyrlError
 from skyrl_train.config.resolved import ResolvedRun
@@ -22,20 +23,17 @@ FIRST_ROWS = 64
 SHOWN = 20
 
 
-def check_run(ranks: Ranks, run: ResolvedRun, loss: dict[str, Any]) -> None:
+def check_run(ranks: Ranks, run: ResolvedRun) -> None:
     """Compare the configuration, loss and packages of all ranks. Collective.
 
     It must be the first collective: ranks with different configurations would call different ones next.
 
-    Args:
-        run: the validated configuration.
-        loss: identity and parameters of its loss.
-
     Raises:
         SkyrlError: some ranks differ. Names each difference and its ranks; the same error on all ranks.
     """
-    packages = {name: importlib.metadata.version(name) for name in PACKAGES}
+    packages = {name: importlib_metadata.version(name) for name in PACKAGES}
     resume = None if run.resume is None else str(run.resume)
+    loss = run.loss.identity.record()
     _compare(ranks, {"loss": loss, "config": run.as_dict(), "packages": packages, "resume": resume})
 
 

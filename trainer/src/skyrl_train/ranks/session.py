@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from skyrl_train.ranks.exit_message import ExitMessage
 from skyrl_train.ranks.failure import exit_code, reports_failure
 from skyrl_train.ranks.failure_board import FailureBoard
-from skyrl_train.ranks.interruption import Interrupted
 from skyrl_train.ranks.ranks import Ranks
-from skyrl_train.ranks.stopping import StopRequest
+from skyrl_train.ranks.stopping import Interrupted, StopRequest
 from skyrl_train.ranks.watchdog import Watchdog
 
 CLOSING = 20.0

@@ -1,17 +1,16 @@
-"""Requests to stop: SIGINT, SIGTERM and SIGHUP. The first waits for the end of the step, a second does not."""
+"""SIGINT, SIGTERM and SIGHUP: the first waits for the end of the step, a second does not. Imports no torch."""
 
 import signal
 import threading
 import time
 from collections.abc import Callable
 from types import FrameType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import torch
-
-from skyrl_train.ranks.interruption import Interrupted
-from skyrl_train.ranks.ranks import Ranks
 from skyrl_train.tracking.stderr import say_in_a_handler
+
+if TYPE_CHECKING:
+    from skyrl_train.ranks.ranks import Ranks
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -19,10 +18,25 @@ ECHO = 3.0
 """Seconds in which a launcher may repeat a signal that the terminal sent to the ranks already: one request, not two."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """A signal ended the run."""
+
+    def __init__(self, number: int, *, agreed: bool = False) -> None:
+        """``agreed``: all ranks stop after the same step, so no rank has to notify the others."""
+        self.agreed = agreed
+        self.signal = signal.Signals(number)
+        super().__init__(self.signal.name)
+
+    @property
+    def exit_code(self) -> int:
+        """128 plus the number of the signal, as shells report it."""
+        return 128 + self.signal
+
+
 class StopRequest:
     """Handles the signals while it is entered, in the main thread: Python runs handlers in no other thread."""
 
-    def __init__(self, ranks: Ranks, *, urgent: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, ranks: "Ranks", *, urgent: Callable[[], bool] = lambda: False) -> None:
         """``urgent`` returns whether another rank has exited, so that the step cannot be finished."""
         self._ranks = ranks
         self._urgent = urgent
@@ -59,6 +73,8 @@ class StopRequest:
 
     def agreed(self) -> signal.Signals | None:
         """A signal that any rank has received, the same on all ranks. Collective."""
+        import torch
+
         number = int(self._ranks.max(torch.tensor([self._received])))
         if not number:
             return None

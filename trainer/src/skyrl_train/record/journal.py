@@ -24,6 +24,7 @@ from skyrl_train.tracking.tracker import AnswerPair, Outcome, RunSummary, Tracke
 SHOWN_ANSWERS = 3
 PROVENANCE = (
     "packages",
+    "origins",
     "python",
     "platform",
     "git",

@@ -1,10 +1,10 @@
 """Opens the record of a run: its folder, trackers and observers."""
 
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
-from skyrl_train.config.plugin_check import plugin_policy
+from skyrl_core.registry import LossIdentity
 from skyrl_train.config.resolved import ResolvedRun
 from skyrl_train.observers.load_observers import load_observers
 from skyrl_train.ranks.ranks import RankLost, Ranks
@@ -17,13 +17,7 @@ from skyrl_train.tracking.run_folder import RunFolder
 from skyrl_train.tracking.tracker import RunInfo
 
 
-def open_journal(
-    run: ResolvedRun,
-    ranks: Ranks,
-    progress: Progress,
-    found: Path | None,
-    loss_record: dict[str, Any],
-) -> Journal:
+def open_journal(run: ResolvedRun, ranks: Ranks, progress: Progress, found: Path | None) -> Journal:
     """Create or reopen the run folder and start trackers and observers, on rank 0. Collective."""
     if not ranks.is_main:
         path = ranks.broadcast(None)
@@ -31,7 +25,7 @@ def open_journal(
             raise RankLost("rank 0 could not start the run; see its error")
         return Journal(Path(path))
     try:
-        journal = _open_journal(run, ranks, progress, found, loss_record)
+        journal = _open_journal(run, ranks, progress, found)
     except Exception:
         ranks.broadcast(None)
         raise
@@ -39,36 +33,30 @@ def open_journal(
     return journal
 
 
-def _open_journal(
-    run: ResolvedRun,
-    ranks: Ranks,
-    progress: Progress,
-    found: Path | None,
-    loss_record: dict[str, Any],
-) -> Journal:
-    config, policy = run.config, plugin_policy(run.config)
+def _open_journal(run: ResolvedRun, ranks: Ranks, progress: Progress, found: Path | None) -> Journal:
+    config, loss = run.config, run.loss.identity
     if found is not None:
         folder = RunFolder.resume(found.parent.parent)
     else:
-        folder = RunFolder.create(config.run_folder, title=loss_record["name"])
+        folder = RunFolder.create(config.run_folder, title=loss.name)
     with ExitStack() as undo:
         undo.callback(folder.close)
-        observers = load_observers(config.plugins.observers, policy)
-        tracker = load_trackers(config.tracking.trackers, policy)
+        observers = load_observers(run.observers)
+        tracker = load_trackers(run.trackers)
         undo.callback(tracker.close)
         with folder.restored_on_error():
             folder.write_config(run.as_dict())
             folder.start_run(
                 {
                     "title": folder.path.name,
-                    "loss": loss_record,
+                    "loss": loss.record(),
                     "loss_changes": progress.loss_changes,
                     "model": config.model,
                     "seeds": {"run": config.seed},
                     "total_steps": config.trainer.steps,
                     "world_size": ranks.world_size,
                 }
-                | collect_provenance([loss_record["distribution"]])
+                | collect_provenance(_distributions(loss))
             )
             if found is not None:
                 observers.checkpoint_loading(found)
@@ -76,7 +64,7 @@ def _open_journal(
                 RunInfo(
                     run_folder=folder.path,
                     title=folder.path.name,
-                    loss=loss_record["id"],
+                    loss=str(loss),
                     total_steps=config.trainer.steps,
                     config=run.as_dict(),
                     world_size=ranks.world_size,
@@ -97,3 +85,10 @@ def _open_journal(
     journal.last_checkpoint = found
     journal.accepts_loss_change = any(change["step"] == progress.step for change in progress.loss_changes[-1:])
     return journal
+
+
+def _distributions(loss: LossIdentity) -> Iterator[str]:
+    """The distributions of a loss and of the losses that it is composed of."""
+    yield loss.distribution
+    for part in loss.components:
+        yield from _distributions(part)

@@ -3,8 +3,8 @@
 Decisions:
 
 - Workers are fresh interpreters, not forks of a process that holds torch and threads.
-- A sample is blamed for the death of its worker only after it has killed two workers.
-- A thread drives the workers while other samples are decoded. The decoding process is busy for seconds, and a
-  reward's deadline must not run while nobody reads its worker's answers. Rewards are stored by sample, so nothing
-  depends on the order in which they finish.
+- A sample is blamed for the death of its worker only after two workers have died on it.
+- A thread drives the workers while other samples are generated. The generating thread is busy for seconds, and the
+  deadline of a reward must not expire because no thread reads the worker's results. Rewards are stored by sample, so
+  nothing depends on the order in which they finish.
 """

@@ -1,8 +1,4 @@
-"""Rewards of samples that come one after the other: a thread drives the reward workers while others are decoded.
-
-The deadline of a reward must not run while nobody reads what its worker sends. Whoever decodes is busy for seconds, so
-it is a thread that reads, and waits for further items at the same time.
-"""
+"""Computes rewards of samples as they arrive: a thread drives the workers while others are generated."""
 
 import threading
 from collections.abc import Callable
@@ -16,107 +12,107 @@ Item = tuple[Completion, Row]
 
 
 class CancelledError(Exception):
-    """Nobody wants the scores any more."""
+    """The stream was cancelled."""
 
 
 class Inbox:
-    """Items on their way to the thread that drives the workers. Any thread may put them."""
+    """A queue of items for the thread that drives the workers. Any thread may put items."""
 
     def __init__(self) -> None:
-        self.bell, self._rope = Pipe(duplex=False)
-        """Readable when there is something to take."""
+        self.wakeup, self._wakeup_sender = Pipe(duplex=False)
+        """Readable when ``take`` has something to return or raise."""
         self._lock = threading.Lock()
         self._items: list[Item] = []
-        self._rung = self._cancelled = False
+        self._wakeup_sent = self._cancelled = False
         self.closed = False
 
     def put(self, item: Item) -> None:
-        """One item more."""
+        """Add an item."""
         with self._lock:
             self._items.append(item)
-            self._ring()
+            self._wake()
 
     def close(self) -> None:
-        """No item comes after this."""
+        """Promise that no more items follow."""
         with self._lock:
             self.closed = True
-            self._ring()
+            self._wake()
 
     def cancel(self) -> None:
         """Make the next ``take`` raise."""
         with self._lock:
             self._cancelled = True
-            self._ring()
+            self._wake()
 
     def take(self) -> tuple[list[Item], bool]:
-        """What has arrived, and whether more may come.
+        """The items that have arrived, and whether more may follow.
 
         Raises:
-            CancelledError: it was cancelled.
+            CancelledError: ``cancel`` was called.
         """
         with self._lock:
-            if self._rung:
-                self.bell.recv_bytes()
-            self._rung = False
+            if self._wakeup_sent:
+                self.wakeup.recv_bytes()
+            self._wakeup_sent = False
             if self._cancelled:
                 raise CancelledError
             items, self._items = self._items, []
             return items, not self.closed
 
     def release(self) -> None:
-        """Give both ends back; nothing is taken any more."""
+        """Close the pipe; ``take`` must not be called again."""
         with self._lock:
-            self._rung = True  # whoever still puts something does not ring
-            self.bell.close()
-            self._rope.close()
+            self._wakeup_sent = True  # a later `put` must not write to the closed pipe
+            self.wakeup.close()
+            self._wakeup_sender.close()
 
-    def _ring(self) -> None:
-        # At most one message is in the pipe: it can never be full, whatever the reader does.
-        if not self._rung:
-            self._rung = True
-            self._rope.send_bytes(b".")
+    def _wake(self) -> None:
+        # At most one message is in the pipe, so it is never full and sending never blocks.
+        if not self._wakeup_sent:
+            self._wakeup_sent = True
+            self._wakeup_sender.send_bytes(b".")
 
 
 class ScoreStream:
-    """The scores of a number of samples, computed from the moment on at which each is there."""
+    """The scores of samples, each computed as soon as the sample is added."""
 
     def __init__(self, drive: Callable[[Inbox], list[Score]]) -> None:
-        """Start the thread. ``drive`` takes items until no more come, and returns their scores in that order."""
+        """Start the thread. ``drive`` takes items until no more follow, and returns scores in that order."""
         self._drive = drive
         self._inbox = Inbox()
-        self._places: dict[int, int] = {}  # of each sample, its number in the order of arrival
+        self._places: dict[int, int] = {}  # sample index -> position in the order of arrival
         self._adding = threading.Lock()
         self._result: Future[list[Score]] = Future()
-        # A daemon: a run that ends with an error cancels it, and must not wait if it cannot.
+        # A daemon: a failed run cancels the stream, and must be able to exit even if that fails.
         self._thread = threading.Thread(target=self._run, name="skyrl-rewards", daemon=True)
         self._thread.start()
 
     @property
     def running(self) -> bool:
-        """Whether its thread still uses the workers, or waits for them."""
+        """Whether the thread still uses the workers or waits for them."""
         return self._thread.is_alive()
 
     def add(self, index: int, item: Item) -> None:
-        """A sample, under its index; one that is there already is left as it is. From any thread."""
+        """Add a sample under its index, from any thread; an index that was added before is ignored."""
         with self._adding:
             if index not in self._places:
                 self._places[index] = len(self._places)
                 self._inbox.put(item)
 
     def close(self) -> None:
-        """All samples are there."""
+        """Promise that no more samples follow."""
         self._inbox.close()
 
     def cancel(self) -> None:
-        """Nobody wants the scores. Rewards that are being computed are ended with their workers."""
+        """Discard the scores; workers that are computing a reward are killed."""
         self._inbox.cancel()
 
     def join(self, timeout: float | None = None) -> None:
-        """Wait until its thread has ended."""
+        """Wait until the thread has ended."""
         self._thread.join(timeout)
 
     def scores(self) -> list[Score]:
-        """Wait for all scores, in the order of the indices, which do not depend on the order of arrival.
+        """Wait for all scores, in the order of the sample indices, not of arrival.
 
         Raises:
             SkyrlError: as ``Scorer.score`` does.
@@ -125,7 +121,7 @@ class ScoreStream:
         try:
             scores = self._result.result()
         except BaseException:
-            # Ctrl-C, say: the workers are to be free for the next one.
+            # For example Ctrl-C: free the workers for the next stream.
             self.cancel()
             self.join()
             raise
@@ -134,7 +130,7 @@ class ScoreStream:
     def _run(self) -> None:
         try:
             self._result.set_result(self._drive(self._inbox))
-        except BaseException as error:  # noqa: BLE001 - of any kind: `scores` raises it in the thread that asks
+        except BaseException as error:  # noqa: BLE001 - `scores` raises it in the thread that waits
             self._result.set_exception(error)
         finally:
             self._inbox.release()

@@ -1,4 +1,4 @@
-"""Rewards with a deadline: computed in worker processes, so that no reward can stop, slow or corrupt the training."""
+"""Computes rewards with a deadline in worker processes, so that none can stop, slow or corrupt a run."""
 
 import os
 import pickle
@@ -15,37 +15,37 @@ from skyrl_core.errors import PluginLoadError, SkyrlError, UnknownPluginError
 from skyrl_train.environments.environment import Completion, Environment, Row
 from skyrl_train.rewards.reward_result import Score
 from skyrl_train.rewards.reward_stream import Inbox, Item, ScoreStream
-from skyrl_train.rewards.worker_handle import MARK, START_LIMIT, WorkerProcess
+from skyrl_train.rewards.worker_handle import START_TIMEOUT, WORKER_VARIABLE, WorkerProcess
 from skyrl_train.rewards.worker_main import Setup
 
-_ROUNDS = 4
-"""Shares of a worker in what waits, where there are several: fewer messages against a better balance between them."""
+_CHUNKS_PER_WORKER = 4
+"""Chunks of the waiting items per worker, if there are several: more balance the load better but cost more messages."""
 
-_STARTS = 3
-"""Workers in a row that may be lost while they start, to a system that is short of memory, say."""
+_MAX_FAILED_STARTS = 3
+"""Consecutive workers that may die while they start, for example because the system is short of memory."""
 
-_CLOSE_LIMIT = 1.0
-"""Seconds that idle workers have to leave by themselves."""
+_CLOSE_TIMEOUT = 1.0
+"""Seconds for idle workers to exit by themselves."""
 
 
 class _Batch:
-    """The items of one call or stream, what is still to be handed out, and the scores so far."""
+    """The items of one call or stream, those that still wait for a worker, and the scores so far."""
 
     def __init__(self) -> None:
         self.items: list[Item] = []
         self.scores: dict[int, Score] = {}
-        self.tried_again: set[int] = set()  # items at which a worker ended
+        self.retried: set[int] = set()  # items on which a worker died
         self.waiting: deque[int] = deque()
 
     def add(self, items: Sequence[Item]) -> None:
-        """Items more."""
+        """Add items to those that wait."""
         self.waiting.extend(range(len(self.items), len(self.items) + len(items)))
         self.items.extend(items)
 
-    def share(self, workers: int) -> list[int]:
-        """What one of so many idle or busy workers is given next: all, or a part of what waits."""
-        parts = 1 if workers == 1 else workers * _ROUNDS
-        return [self.waiting.popleft() for _ in range(-(-len(self.waiting) // parts))]
+    def next_chunk(self, workers: int) -> list[int]:
+        """Remove and return the items for the next idle worker out of this many."""
+        chunks = 1 if workers == 1 else workers * _CHUNKS_PER_WORKER
+        return [self.waiting.popleft() for _ in range(-(-len(self.waiting) // chunks))]
 
     @property
     def in_order(self) -> list[Score]:
@@ -58,7 +58,7 @@ class _Batch:
             rows = ", ".join(sorted({self.items[index][1].label for index in tasks})[:3])
             raise SkyrlError(
                 f"rows cannot be sent to the reward workers: {type(error).__name__}: {error}; keep plain data in "
-                f"their columns. The rows are {rows}, ..."
+                f"the columns of rows {rows}, ..."
             ) from error
 
     def fail(self, index: int, what: str) -> None:
@@ -66,36 +66,36 @@ class _Batch:
 
 
 class Scorer:
-    """Computes rewards in worker processes, which start at the first call. A context manager: leaving it ends them.
+    """Computes rewards in worker processes that start at the first call and end with the context manager.
 
-    A reward that raises, hangs, exits, crashes or returns no finite number costs its own sample only: the sample's
-    score is 0.0 with a named error.
+    A reward that raises, hangs, exits, crashes or does not return a finite number affects only its sample: the score is
+    0.0 with an error.
     """
 
     def __init__(self, environments: Mapping[str, Environment], *, workers: int = 1, deadline: float = 10.0) -> None:
-        """Nothing is started yet.
+        """Prepare the workers without starting them.
 
         Args:
-            environments: who rewards a row, by what the row calls it.
-            workers: processes.
-            deadline: seconds that one reward may take.
+            environments: the environments by the references that rows use.
+            workers: the number of processes.
+            deadline: seconds allowed for one reward.
 
         Raises:
             PluginLoadError: an environment cannot be sent to another process.
             SkyrlError: this process is itself a reward worker.
         """
-        if os.environ.get(MARK):
+        if os.environ.get(WORKER_VARIABLE):
             raise SkyrlError(
-                "a reward worker imports the script that defines its environment, and the script started a training "
+                "a reward worker imported the script that defines its environment, and the script started a training "
                 'run: put the call under `if __name__ == "__main__":`'
             )
         self._names = frozenset(environments)
         self._setup = _setup(environments, deadline)
         self._deadline = deadline
         self._size = workers
-        self._lost_starts = 0  # since a worker was ready
+        self._failed_starts = 0  # since a worker was last ready
         self._workers: list[WorkerProcess] = []
-        self._turn = threading.Lock()  # who uses the workers
+        self._workers_lock = threading.Lock()  # held by the call or stream that uses the workers
         self._streams: list[ScoreStream] = []
 
     def __enter__(self) -> Self:
@@ -107,7 +107,7 @@ class Scorer:
         self.close()
 
     def score(self, items: Sequence[Item]) -> list[Score]:
-        """The scores, in the order of the items. It waits for a stream that goes on.
+        """The scores, in the order of the items; waits until running streams have finished.
 
         Raises:
             UnknownPluginError: a row names an environment that the scorer does not have.
@@ -117,45 +117,45 @@ class Scorer:
         self._check_names(items)
         batch = _Batch()
         batch.add(items)
-        with self._turn:
+        with self._workers_lock:
             self._work(batch, None)
         return batch.in_order
 
     def stream(self) -> ScoreStream:
-        """Scores of samples that come one after the other, while the caller does something else.
+        """Start to compute scores of samples as they arrive, while the caller does something else.
 
-        It asks for its ``scores`` or cancels it. Streams have their turns one after the other.
+        The caller must ask for the ``scores`` or cancel the stream. Streams use the workers one after the other.
         """
         stream = ScoreStream(self._drive)
         self._streams = [*(other for other in self._streams if other.running), stream]
         return stream
 
     def close(self) -> None:
-        """End the workers, busy or not, and the streams. Takes a second at most."""
+        """Cancel the streams and end the workers, even busy ones, within about a second."""
         for stream in self._streams:
             stream.cancel()
         for stream in self._streams:
-            stream.join(_CLOSE_LIMIT)
+            stream.join(_CLOSE_TIMEOUT)
         idle = [worker for worker in self._workers if not worker.busy]
         for worker in idle:
             worker.ask_to_stop()
-        limit = time.monotonic() + _CLOSE_LIMIT
-        leaving = [worker.connection for worker in idle]
-        while leaving and time.monotonic() < limit:
-            gone = wait(leaving, timeout=max(0.0, limit - time.monotonic()))
-            leaving = [connection for connection in leaving if connection not in gone]
+        limit = time.monotonic() + _CLOSE_TIMEOUT
+        open_ = [worker.connection for worker in idle]
+        while open_ and time.monotonic() < limit:
+            closed = wait(open_, timeout=max(0.0, limit - time.monotonic()))
+            open_ = [connection for connection in open_ if connection not in closed]
         for worker in list(self._workers):
             self._discard(worker)
 
     def _drive(self, inbox: Inbox) -> list[Score]:
-        """What the thread of a stream does."""
+        """Compute the scores of a stream, in its thread."""
         batch = _Batch()
-        with self._turn:
+        with self._workers_lock:
             self._work(batch, inbox)
         return batch.in_order
 
     def _work(self, batch: _Batch, inbox: Inbox | None) -> None:
-        """Until every item has its score and no more can come."""
+        """Run the workers until every item has a score and no more items can arrive."""
         more = inbox is not None
         try:
             while more or len(batch.scores) < len(batch.items):
@@ -167,7 +167,7 @@ class Scorer:
                 self._hand_out(batch)
                 self._collect(batch, inbox, more=more)
         except BaseException:
-            # Ctrl-C, say: what a busy worker sends later belongs to no batch.
+            # For example Ctrl-C: a later result of a busy worker would be taken for one of the next batch.
             for worker in [worker for worker in self._workers if worker.busy]:
                 self._discard(worker)
             raise
@@ -181,7 +181,7 @@ class Scorer:
                 )
 
     def _drop_dead(self) -> None:
-        """An idle worker sends nothing: what can be read from it is the end of its connection."""
+        """Discard dead idle workers: an idle worker sends nothing, so a readable connection has been closed."""
         for worker in [worker for worker in self._workers if not worker.busy and worker.connection.poll()]:
             self._discard(worker)
 
@@ -191,20 +191,20 @@ class Scorer:
         for worker in [worker for worker in self._workers if not worker.busy]:
             if not batch.waiting:
                 return
-            tasks = batch.share(self._size)
+            tasks = batch.next_chunk(self._size)
             payload = batch.payload(tasks)
             try:
-                worker.give(tasks, payload)
+                worker.send(tasks, payload)
             except OSError:
                 self._give_up(worker, batch)
 
     def _collect(self, batch: _Batch, inbox: Inbox | None, *, more: bool) -> None:
-        """Wait for messages, the next deadline, further items or the end of all, and deal with the first two."""
+        """Wait for messages, a deadline, further items or cancellation, and handle messages and deadlines."""
         busy = [worker for worker in self._workers if worker.busy]
         if not busy and not more:
-            return  # all were given up while they were handed work
-        # The bell also where no more items come: it rings when nobody wants the scores any more.
-        sources: list[Any] = [worker.connection for worker in busy] + ([inbox.bell] if inbox is not None else [])
+            return  # all were discarded while work was sent to them
+        # The inbox even if no more items follow, because it also signals cancellation.
+        sources: list[Any] = [worker.connection for worker in busy] + ([inbox.wakeup] if inbox is not None else [])
         soonest = min((worker.expires(self._deadline) for worker in busy), default=None)
         readable = wait(sources, timeout=None if soonest is None else max(0.0, soonest - time.monotonic()))
         for worker in busy:
@@ -224,7 +224,7 @@ class Scorer:
             if not worker.ready:
                 if message is not None:
                     raise PluginLoadError(f"a reward worker could not import its environment: {message}")
-                worker.ready, self._lost_starts = True, 0
+                worker.ready, self._failed_starts = True, 0
                 continue
             index = worker.tasks.popleft()
             reward, error = message
@@ -234,9 +234,9 @@ class Scorer:
                 batch.fail(index, error)
 
     def _give_up(self, worker: WorkerProcess, batch: _Batch, *, overdue: bool = False) -> None:
-        """End a worker and hand on its items; blame the one that it was at if it took too long or ended two workers."""
+        """Discard a worker and requeue its items; the current one fails if too slow or if two workers died."""
         if not worker.ready:
-            self._count_lost_start(worker, overdue=overdue)
+            self._count_failed_start(worker, overdue=overdue)
             self._discard(worker)
             return
         index = worker.tasks[0]
@@ -244,21 +244,21 @@ class Scorer:
         if overdue:
             worker.tasks.popleft()
             batch.fail(index, f"TimeoutError: {name} reward took longer than {self._deadline:g} s")
-        elif index in batch.tried_again:
+        elif index in batch.retried:
             worker.tasks.popleft()
-            batch.fail(index, f"ChildProcessError: {name} reward {worker.fate()}")
+            batch.fail(index, f"ChildProcessError: {name} reward {worker.exit_message()}")
         else:
-            # The worker may have died before it looked at the item: another one decides whose fault it is.
-            batch.tried_again.add(index)
+            # The worker may have died before it started the item, so another worker tries it.
+            batch.retried.add(index)
         if worker.tasks:
             batch.waiting.extendleft(reversed(worker.tasks))
         self._discard(worker)
 
-    def _count_lost_start(self, worker: WorkerProcess, *, overdue: bool) -> None:
-        self._lost_starts += 1
-        if overdue or self._lost_starts >= _STARTS:
-            why = f"was not ready after {START_LIMIT:g} s" if overdue else worker.fate()
-            raise PluginLoadError(f"a reward worker {why} before its first reward; see what it printed above")
+    def _count_failed_start(self, worker: WorkerProcess, *, overdue: bool) -> None:
+        self._failed_starts += 1
+        if overdue or self._failed_starts >= _MAX_FAILED_STARTS:
+            why = f"was not ready after {START_TIMEOUT:g} s" if overdue else worker.exit_message()
+            raise PluginLoadError(f"a reward worker {why} before its first reward; see its output above")
 
     def _discard(self, worker: WorkerProcess) -> None:
         self._workers.remove(worker)
@@ -275,7 +275,7 @@ def _setup(environments: Mapping[str, Environment], deadline: float) -> Setup:
         kind = f"environment {name!r} (class {type(environment).__qualname__})"
         if type(environment).__module__ == "__main__" and not (module or script):
             raise PluginLoadError(
-                f"{kind} was typed into a prompt, where reward workers cannot find it: put its class into a .py file "
+                f"{kind} was defined at a prompt, where reward workers cannot import it: move the class to a .py file "
                 "and import it from there"
             )
         try:

@@ -1,4 +1,4 @@
-"""One reward worker as the trainer sees it: started, given work, listened to, killed."""
+"""The trainer's handle of one reward worker: starts it, sends work, reads results and kills it."""
 
 import os
 import signal
@@ -16,14 +16,14 @@ from typing import Any
 from skyrl_core.errors import SkyrlError
 from skyrl_train.rewards.worker_main import Setup
 
-MARK = "SKYRL_REWARD_WORKER"
-"""Environment variable that tells a process that it is a reward worker."""
+WORKER_VARIABLE = "SKYRL_REWARD_WORKER"
+"""Environment variable that marks a process as a reward worker."""
 
-START_LIMIT = 120.0
-"""Seconds in which a worker must be ready; it imports the environment, perhaps from a slow disk."""
+START_TIMEOUT = 120.0
+"""Seconds for a worker to become ready; it imports the environment, perhaps from a slow disk."""
 
-_SEND_LIMIT = 60
-"""Seconds in which a worker must take what is sent to it."""
+_SEND_TIMEOUT = 60
+"""Seconds for a worker to receive a message."""
 
 _COMMAND = """
 import sys
@@ -34,39 +34,39 @@ serve({descriptor}, {parent})
 
 
 class WorkerProcess:
-    """A worker process and the work that it has.
+    """A worker process and the work that was sent to it.
 
-    It is a fresh interpreter in a process group of its own: it holds no torch and no copy of the trainer's memory,
-    Ctrl-C in a terminal does not reach it, and what a reward starts can be killed with it.
+    It is a fresh interpreter in a separate process group: it holds no torch and no copy of the trainer's memory, Ctrl-C
+    in a terminal does not reach it, and processes that a reward starts can be killed with it.
     """
 
     def __init__(self, setup: Setup) -> None:
-        """Start it and send what it needs. It is ready when its first message arrives.
+        """Start the process and send the setup. It is ready when its first message arrives.
 
         Raises:
-            SkyrlError: the system starts no further process.
+            SkyrlError: the system cannot start another process.
         """
-        own, other = socket.socketpair()
-        own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _SEND_LIMIT, 0))
-        command = _COMMAND.format(path=sys.path, descriptor=other.fileno(), parent=os.getpid())
+        trainer_end, worker_end = socket.socketpair()
+        trainer_end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _SEND_TIMEOUT, 0))
+        command = _COMMAND.format(path=sys.path, descriptor=worker_end.fileno(), parent=os.getpid())
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", command],
-                pass_fds=[other.fileno()],
+                pass_fds=[worker_end.fileno()],
                 process_group=0,
                 stdin=subprocess.DEVNULL,
-                env=os.environ | {MARK: "1"},
+                env=os.environ | {WORKER_VARIABLE: "1"},
             )
         except OSError as error:
-            own.close()
-            raise SkyrlError(f"no reward worker could be started: {error}; lower environment.workers") from error
+            trainer_end.close()
+            raise SkyrlError(f"a reward worker could not be started: {error}; lower environment.workers") from error
         finally:
-            other.close()
-        self.connection: Connection[Any, Any] = Connection(own.detach())
+            worker_end.close()
+        self.connection: Connection[Any, Any] = Connection(trainer_end.detach())
         self.ready = False
-        self.tasks: deque[int] = deque()  # indices of the items that it has not answered yet, in order
-        self.since = time.monotonic()  # when it began what it is doing
-        with suppress(OSError):  # a worker that dies at once is found out by its closed connection
+        self.tasks: deque[int] = deque()  # indices of the items without a result yet, in order
+        self.since = time.monotonic()  # when it began its current work
+        with suppress(OSError):  # the closed connection of a worker that dies at once is noticed later
             self.connection.send(setup)
 
     @property
@@ -74,24 +74,24 @@ class WorkerProcess:
         return not self.ready or bool(self.tasks)
 
     def expires(self, deadline: float) -> float:
-        """The moment (monotonic seconds) at which it is overdue."""
-        return self.since + (deadline if self.ready else START_LIMIT)
+        """The time, in monotonic seconds, at which the worker is overdue."""
+        return self.since + (deadline if self.ready else START_TIMEOUT)
 
-    def give(self, tasks: Sequence[int], payload: bytes) -> None:
-        """Hand over pickled items.
+    def send(self, tasks: Sequence[int], payload: bytes) -> None:
+        """Send pickled items.
 
         Raises:
-            OSError: it is gone, or takes nothing.
+            OSError: the worker has ended or does not read.
         """
         self.tasks.extend(tasks)
         self.connection.send((len(tasks), payload))
         self.since = time.monotonic()
 
     def messages(self) -> list[Any]:
-        """What has arrived, without waiting.
+        """The messages that have arrived, without waiting.
 
         Raises:
-            EOFError, OSError: the worker is gone, and all that it sent was returned before.
+            EOFError, OSError: the worker has ended, and all its messages were returned before.
         """
         received: list[Any] = []
         try:
@@ -104,26 +104,26 @@ class WorkerProcess:
             self.since = time.monotonic()
         return received
 
-    def fate(self) -> str:
-        """How the process ended, for a message. Call it when the connection is closed."""
+    def exit_message(self) -> str:
+        """How the process ended, as part of a message. Call it after the connection was closed."""
         try:
             code = self._process.wait(timeout=1.0)
         except subprocess.TimeoutExpired:
             return "closed the connection of its worker process"
         if code >= 0:
             return f"ended its worker process with exit code {code}"
-        with suppress(ValueError):  # a number without a name here
+        with suppress(ValueError):  # this system has no name for the signal
             return f"ended its worker process with signal {signal.Signals(-code).name}"
         return f"ended its worker process with signal {-code}"
 
     def ask_to_stop(self) -> None:
-        """Let an idle worker leave by itself, so that what its environment holds is closed."""
-        with suppress(OSError):  # it has left already
+        """Ask an idle worker to exit by itself, so that its environment can close its resources."""
+        with suppress(OSError):  # it has already ended
             self.connection.send(None)
 
     def kill(self) -> None:
-        """End it and all that it started, at once."""
-        with suppress(ProcessLookupError, PermissionError):  # it is gone; its group may be too
+        """Kill the worker and every process in its group."""
+        with suppress(ProcessLookupError, PermissionError):  # it has ended, perhaps with its group
             os.killpg(self._process.pid, signal.SIGKILL)
         self.connection.close()
         self._process.wait()

@@ -1,4 +1,4 @@
-"""The process that computes rewards: rows and answers in, numbers or named errors out. Imports no torch by itself."""
+"""The main loop of a reward worker: computes rewards of rows and answers. Imports no torch by itself."""
 
 import faulthandler
 import functools
@@ -25,18 +25,18 @@ from typing import Any
 from skyrl_train.environments.environment import Completion, Environment, Row
 
 Item = tuple[Completion, Row]
-Verdict = tuple[float, str | None]
-"""A reward, or 0.0 and what went wrong."""
+Outcome = tuple[float, str | None]
+"""A reward and None, or 0.0 and an error."""
 
 _PARENT_CHECK = 5.0
-"""Seconds between looks at whether the trainer is still there. A closed connection says so at once, unless another
-process of the trainer's inherited it."""
+"""Seconds between checks that the trainer is alive. A closed connection shows it at once, unless another process
+inherited the connection from the trainer."""
 
 _GRACE = 3.0
-"""Seconds that the trainer has to end a reward that is over its deadline, before the worker ends itself."""
+"""Seconds after its deadline in which the trainer may end a reward, before the worker exits by itself."""
 
 _REARM = 1.0
-"""Seconds for which a started alarm serves the next rewards too: setting one costs more than most rewards."""
+"""Seconds for which one alarm covers several rewards: setting an alarm costs more than most rewards."""
 
 _MAX_MESSAGE = 300
 
@@ -46,25 +46,25 @@ LARGEST = 3.4028234e38
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What a worker is told first."""
+    """The first message to a worker."""
 
     environments: bytes  # pickled, by reference
     script: str | None  # file of the trainer's __main__
-    module: str | None  # or its module, where it was started with -m
+    module: str | None  # or its module, if it was started with -m
     deadline: float  # seconds
 
 
 def serve(descriptor: int, parent: int) -> None:
-    """Compute rewards for the process ``parent`` until it says stop or is gone.
+    """Compute rewards for the process ``parent`` until it sends None or ends.
 
     Args:
-        descriptor: of a socket on which Setup arrives first, then ``(count, pickled items)``, at last None. The answer
-            to Setup is None or what went wrong, that to items is one Verdict each, in order.
-        parent: its process id.
+        descriptor: of a socket that delivers a Setup, then messages ``(count, pickled items)``, and finally None. The
+            reply to Setup is None or an error; the reply to items is one Outcome per item, in order.
+        parent: the process id of the trainer.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with suppress(OSError):  # stderr was closed
-        os.dup2(2, 1)  # what a reward prints is no part of what the command prints
+        os.dup2(2, 1)  # output of a reward must not mix with the output of the command
     connection: Connection[Any, Any] = Connection(descriptor)
     try:
         setup = connection.recv()
@@ -78,10 +78,10 @@ def serve(descriptor: int, parent: int) -> None:
         connection.send(None)
         while message := _next_message(connection, parent):
             count, pickled = message
-            for verdict in _verdicts(count, pickled, setup, environments):
-                connection.send(verdict)
+            for outcome in _outcomes(count, pickled, setup, environments):
+                connection.send(outcome)
     except (EOFError, ConnectionError):
-        return  # the trainer is gone
+        return  # the trainer has ended
 
 
 def _next_message(connection: "Connection[Any, Any]", parent: int) -> Any:
@@ -91,36 +91,36 @@ def _next_message(connection: "Connection[Any, Any]", parent: int) -> Any:
     return connection.recv()
 
 
-def _verdicts(count: int, pickled: bytes, setup: Setup, environments: Mapping[str, Environment]) -> Iterator[Verdict]:
+def _outcomes(count: int, pickled: bytes, setup: Setup, environments: Mapping[str, Environment]) -> Iterator[Outcome]:
     try:
         items: list[Item] = _unpickle(pickled, setup)
     except Exception as error:  # noqa: BLE001 - columns may hold objects of any class
         yield from [(0.0, f"the row cannot be unpickled in the reward worker: {_describe(error)}")] * count
         return
-    armed, own = -math.inf, os.getpid()
+    armed, pid = -math.inf, os.getpid()
     with open(os.devnull, "w") as discarded:
         for completion, row in items:
             if time.monotonic() > armed + _REARM:
-                # Ends the process even if the reward never lets go of the interpreter and the trainer is gone.
+                # Ends the process even if the reward never releases the interpreter lock and the trainer has ended.
                 faulthandler.dump_traceback_later(setup.deadline + _GRACE, exit=True, file=discarded)
                 armed = time.monotonic()
-            verdict = judge(environments[row.environment], completion, row)
-            if os.getpid() != own:
-                os._exit(0)  # a reward has forked, and its child came back: only one may answer
-            signal.setitimer(signal.ITIMER_REAL, 0)  # an alarm that a reward has left is not the next one's
-            yield verdict
+            outcome = compute_reward(environments[row.environment], completion, row)
+            if os.getpid() != pid:
+                os._exit(0)  # the child of a reward that forked got here; only the parent may reply
+            signal.setitimer(signal.ITIMER_REAL, 0)  # a leftover alarm must not interrupt the next reward
+            yield outcome
         faulthandler.cancel_dump_traceback_later()
 
 
-def judge(environment: Environment, completion: Completion, row: Row) -> Verdict:
-    """The reward, if it is a number that is finite in float32; else 0.0 and a named error. Never raises."""
+def compute_reward(environment: Environment, completion: Completion, row: Row) -> Outcome:
+    """The reward if it is a finite float32 number, else 0.0 and an error. Never raises."""
     try:
         value: object = environment.reward(completion, row)
         if isinstance(value, bool) or not isinstance(value, Real):
             kind = type(value).__name__
             return 0.0, f"TypeError: {row.environment} reward returned {reprlib.repr(value)} ({kind}), not a number"
         reward = float(value)
-    except BaseException as error:  # noqa: BLE001 - whatever a reward does, sys.exit included, ends this sample only
+    except BaseException as error:  # noqa: BLE001 - even sys.exit in a reward affects only this sample
         return 0.0, f"{_describe(error)}, raised by the {row.environment} reward{_place(error)}"
     if not abs(reward) <= LARGEST:
         return 0.0, f"ValueError: {row.environment} reward returned {reward}, not a finite number in float32"
@@ -130,7 +130,7 @@ def judge(environment: Environment, completion: Completion, row: Row) -> Verdict
 def _describe(error: BaseException) -> str:
     try:
         message = " ".join(str(error).split())
-    except BaseException:  # noqa: BLE001 - __str__ of somebody's exception
+    except BaseException:  # noqa: BLE001 - __str__ may raise anything
         message = "(its message cannot be shown)"
     name = type(error).__name__[:_MAX_MESSAGE]
     return f"{name}: {message[:_MAX_MESSAGE]}" if message else name
@@ -142,7 +142,7 @@ def _place(error: BaseException) -> str:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Finds the classes of the trainer's script, which are ``__main__`` there and must not be run as such here."""
+    """Finds the classes of the trainer's script, which must not run as ``__main__`` here as it does there."""
 
     def __init__(self, data: bytes, setup: Setup) -> None:
         super().__init__(io.BytesIO(data))
@@ -160,11 +160,11 @@ def _unpickle(data: bytes, setup: Setup) -> Any:
 
 @functools.cache
 def _import_script(setup: Setup) -> str:
-    """Import what is ``__main__`` in the trainer, but not as ``__main__``. Returns the name that it has here."""
+    """Import the trainer's ``__main__`` under another name, and return that name."""
     if setup.module is not None:
         return importlib.import_module(setup.module).__name__
-    assert setup.script is not None  # the trainer refuses classes that have no file
-    name = "__mp_main__"  # as multiprocessing calls it
+    assert setup.script is not None  # the trainer rejects classes that have no file
+    name = "__mp_main__"  # the name that multiprocessing uses
     loader = importlib.machinery.SourceFileLoader(name, setup.script)
     spec = importlib.util.spec_from_loader(name, loader)
     assert spec is not None

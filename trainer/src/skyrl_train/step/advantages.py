@@ -8,6 +8,7 @@ from torch import Tensor
 from skyrl_core.contract import AdvantageBatch, AdvantageEstimator
 from skyrl_core.errors import SkyrlError
 from skyrl_core.maths import kl_estimate
+from skyrl_core.parameters import KlEstimator
 from skyrl_train.ranks.ranks import Ranks
 from skyrl_train.step.experience import Experience
 
@@ -15,7 +16,7 @@ from skyrl_train.step.experience import Experience
 class AdvantagePass:
     """Calls the estimator with complete groups, whichever ranks sampled them."""
 
-    def __init__(self, estimator: AdvantageEstimator, name: str, kl_estimator: str, ranks: Ranks) -> None:
+    def __init__(self, estimator: AdvantageEstimator, name: str, kl_estimator: KlEstimator, ranks: Ranks) -> None:
         """``name`` is the estimator's name in messages.
 
         Raises:

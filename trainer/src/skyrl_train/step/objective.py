@@ -21,7 +21,7 @@ from skyrl_core.contract import (
 )
 from skyrl_core.errors import InvalidParamsError
 from skyrl_core.maths import OffPolicyCorrection, correction_metrics, kl_loss, mismatch_metrics
-from skyrl_core.parameters import number_at
+from skyrl_core.parameters import KlEstimator, number_at
 from skyrl_core.registry import ScheduledLoss
 from skyrl_train.config.number import Number, highest
 from skyrl_train.config.schema import RunConfig
@@ -45,7 +45,7 @@ class Objective:
     reduction: LossReduction
     max_length: int  # L of the reduction sequence_sum_norm
     kl_coef: Number = 0.0
-    kl_estimator: str = "k2"
+    kl_estimator: KlEstimator = "k2"
     kl_reward_coef: Number = 0.0
     entropy_coef: Number = 0.0
     high_entropy_fraction: float | None = None

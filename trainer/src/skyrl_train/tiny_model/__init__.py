@@ -1,4 +1,4 @@
-"""The tiny model that ships with the trainer, and the script that makes it."""
+"""The tiny model that ships with the trainer, and the script that trains it."""
 
 from pathlib import Path
 

@@ -1,8 +1,8 @@
-"""The warm-up corpus of the tiny model: arithmetic problems of the training split with answers of mixed quality.
+"""Generates the tiny model's pretraining corpus: arithmetic problems with answers of mixed quality.
 
-35 % of the answers are worked step by step, 40 % state a bare ``#### n`` and 25 % are worked with one slip. The model
-that learns from it knows how to show its work but often does not: this is the headroom that reinforcement learning
-then uses.
+The problems are of the training split. 35 % of the answers are worked step by step, 40 % are a bare ``#### n``, and
+25 % are worked with one mistake. A model trained on it can show its work but often does not, which leaves room for
+reinforcement learning to improve it.
 """
 
 import itertools
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from skyrl_train.environments.arithmetic_problems import Operation, Problem, problems, worked_solution
 
 WORKED, BARE = 0.35, 0.40
-"""Shares of worked and of bare answers; the rest is worked with one slip."""
+"""Shares of worked and bare answers; the others are worked with one mistake."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class Example:
 
 
 def examples(seed: int) -> Iterator[Example]:
-    """Examples 0, 1, 2, ... without end. The same seed gives the same corpus."""
+    """Endless examples, the same for the same seed."""
     rng = random.Random(f"tiny corpus/{seed}")
     for problem in problems("train", seed=seed):
         yield Example(prompt=problem.question + "\n", answer=_answer(problem, rng))
@@ -37,22 +37,22 @@ def _answer(problem: Problem, rng: random.Random) -> str:
         return problem.solution
     if quality < WORKED + BARE:
         return f"#### {problem.answer}"
-    return worked_solution(_with_slip(problem.operations, rng))
+    return worked_solution(_with_mistake(problem.operations, rng))
 
 
-def _with_slip(operations: tuple[Operation, ...], rng: random.Random) -> tuple[Operation, ...]:
-    """One result is off by a little; the later steps go on from the wrong value."""
+def _with_mistake(operations: tuple[Operation, ...], rng: random.Random) -> tuple[Operation, ...]:
+    """The operations with one result slightly wrong; later steps continue from the wrong value."""
     wrong_at = rng.randrange(len(operations))
-    slip = rng.choice((-10, -2, -1, 1, 2, 10))
+    difference = rng.choice((-10, -2, -1, 1, 2, 10))
     value, steps = operations[0].left, []
     for index, step in enumerate(operations):
         result = {"+": value + step.right, "-": value - step.right, "*": value * step.right}[step.symbol]
-        result = max(result + (slip if index == wrong_at else 0), 0)
+        result = max(result + (difference if index == wrong_at else 0), 0)
         steps.append(replace(step, left=value, result=result))
         value = result
     return tuple(steps)
 
 
 def sample_text(seed: int, count: int) -> list[str]:
-    """The first examples as plain text: what the tokenizer is trained on."""
+    """The first ``count`` examples as plain text, to train the tokenizer."""
     return [example.prompt + example.answer for example in itertools.islice(examples(seed), count)]

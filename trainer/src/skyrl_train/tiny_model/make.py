@@ -1,7 +1,8 @@
-"""Makes the tiny model from nothing: corpus, tokenizer, weights. ``python -m skyrl_train.tiny_model.make FOLDER``.
+"""Trains the tiny model from scratch: ``python -m skyrl_train.tiny_model.make FOLDER``.
 
-A Qwen2 of 0.85 million parameters is trained for 2000 steps of 128 examples on one CPU thread (20 to 30 minutes). Muon
-updates the matrices, AdamW the rest; the learning rate is constant, then decays over the last 40 % of the steps.
+It generates the corpus, trains the tokenizer, and trains a Qwen2 of 0.85 million parameters for 2000 steps of 128
+examples on one CPU thread (20 to 30 minutes). Muon updates the matrices, AdamW the other weights; the learning rate is
+constant, then decays over the last 40 % of the steps.
 """
 
 import argparse
@@ -24,11 +25,11 @@ SEED = 0
 STEPS, BATCH = 2000, 128
 PEAK_LEARNING_RATE, WARMUP_STEPS, DECAY_FROM = 3e-3, 50, 1200
 PROMPT_WEIGHT = 0.1
-"""Weight of a prompt token's loss beside an answer token's: enough to learn the language of the questions."""
+"""Weight of a prompt token's loss relative to an answer token's: enough to learn the language of the questions."""
 
 
 def build_model(tokenizer: PreTrainedTokenizerBase) -> Qwen2ForCausalLM:
-    """The untrained model, in float32. The caller seeds torch."""
+    """The untrained model in float32. The caller seeds torch."""
     config = Qwen2Config(
         vocab_size=VOCABULARY,
         hidden_size=128,
@@ -51,15 +52,15 @@ def build_model(tokenizer: PreTrainedTokenizerBase) -> Qwen2ForCausalLM:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Examples packed two to a row: the longest with the shortest, so that hardly any padding is computed."""
+    """Examples packed two per row, the longest with the shortest, which leaves hardly any padding."""
 
     input_ids: Tensor  # int64 [B/2, T]
-    positions: Tensor  # int64 [B/2, T]; starts again at 0 where the second example starts
-    weights: Tensor  # float32 [B/2, T]; of each token's loss: 0 for padding and for a first token
+    positions: Tensor  # int64 [B/2, T]; restarts at 0 where the second example starts
+    weights: Tensor  # float32 [B/2, T]; weight of each token's loss: 0 for padding and first tokens
 
 
 def batches(tokenizer: PreTrainedTokenizerBase, seed: int) -> Iterator[Batch]:
-    """Batches of examples, without end."""
+    """Endless batches of examples."""
     source = examples(seed)
     while True:
         yield _pack(tokenizer, list(itertools.islice(source, BATCH)))
@@ -92,7 +93,7 @@ def _pack(tokenizer: PreTrainedTokenizerBase, examples_: list[Example]) -> Batch
 
 
 def learning_rate(step: int, steps: int) -> float:
-    """Warm-up, a constant, then a linear decay to zero."""
+    """The learning rate of a step: linear warm-up, a constant, then linear decay to zero."""
     decay_from = DECAY_FROM * steps // STEPS
     decay = (steps - step) / (steps - decay_from) if step >= decay_from else 1.0
     return PEAK_LEARNING_RATE * min(1.0, (step + 1) / WARMUP_STEPS) * decay
@@ -110,7 +111,7 @@ def _optimizers(model: Qwen2ForCausalLM) -> list[torch.optim.Optimizer]:
 def train(
     tokenizer: PreTrainedTokenizerBase, *, seed: int, steps: int, stop_after: int | None = None
 ) -> tuple[Qwen2ForCausalLM, list[float]]:
-    """Train for this many steps, or only the first of them; returns the model in float32 and the loss of each step."""
+    """Train for ``steps`` steps, or stop early; returns the model in float32 and the loss of each step."""
     torch.manual_seed(seed)
     model = build_model(tokenizer)
     optimizers = _optimizers(model)
@@ -138,7 +139,7 @@ def train(
 
 
 def corpus_digest(seed: int, count: int = 1000) -> str:
-    """SHA-256 of the first examples of the corpus: changes when the generator changes."""
+    """SHA-256 of the first examples of the corpus; it changes when the generator changes."""
     digest = hashlib.sha256()
     for example in itertools.islice(examples(seed), count):
         digest.update(f"{example.prompt}\0{example.answer}\0".encode())
@@ -146,7 +147,7 @@ def corpus_digest(seed: int, count: int = 1000) -> str:
 
 
 def make(folder: Path, *, seed: int = SEED, steps: int = STEPS) -> None:
-    """Write the tokenizer, the weights in bfloat16 and ``provenance.json`` into the folder."""
+    """Write the tokenizer, the trained weights in bfloat16 and ``provenance.json`` to the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer(seed)
     model, losses = train(tokenizer, seed=seed, steps=steps)
@@ -168,9 +169,9 @@ def make(folder: Path, *, seed: int = SEED, steps: int = STEPS) -> None:
 
 
 def main() -> None:
-    """Parse the command line and make the model."""
+    """Parse the command line and train the model."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="where the model goes")
+    parser.add_argument("folder", type=Path, help="folder to write the model to")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--steps", type=int, default=STEPS)
     arguments = parser.parse_args()

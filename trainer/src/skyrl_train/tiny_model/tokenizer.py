@@ -1,4 +1,4 @@
-"""Trains the tiny model's tokenizer: byte-level BPE in which every digit and every operator is a token of its own."""
+"""Trains the tiny model's tokenizer: byte-level BPE with a separate token for each digit and operator."""
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -7,16 +7,16 @@ from skyrl_train.tiny_model.corpus import sample_text
 
 PAD, EOS = "<pad>", "<eos>"
 VOCABULARY = 448
-"""Rows of the embedding matrix: the tokens, padded up to a multiple of 64."""
+"""Rows of the embedding matrix: the number of tokens, rounded up to a multiple of 64."""
 
 CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
-"""A prompt is the text of its messages, each on a line of its own."""
+"""A prompt is the text of its messages, one per line."""
 
 _ISOLATED = r"\d|####|[-+*/=\n]"
 
 
 def train_tokenizer(seed: int, documents: int = 20_000) -> PreTrainedTokenizerFast:
-    """The tokenizer that the corpus of this seed gives. Deterministic; takes a few seconds."""
+    """The tokenizer trained on the corpus of this seed. Deterministic; takes a few seconds."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [

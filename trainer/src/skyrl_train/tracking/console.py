@@ -11,9 +11,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
+from skyrl_core.discovery import printable
+from skyrl_train.tracking.answer_text import answer_text
 from skyrl_train.tracking.metric_glossary import describe, format_change, format_duration, format_metric, in_order
 from skyrl_train.tracking.pace import Pace
-from skyrl_train.tracking.printable import printable
 from skyrl_train.tracking.terminal import Terminal
 from skyrl_train.tracking.tracker import AnswerPair, RunInfo, RunSummary
 
@@ -46,7 +47,7 @@ class Console:
 
     def start(self, info: RunInfo) -> None:
         self._total, self._pace = info.total_steps, Pace(info.start_step, info.total_steps)
-        self._print(Text(printable(info.title), style="bold"))
+        self._print(Text(printable(info.title, escape=True, lines=True), style="bold"))
         ranks = "1 process" if info.world_size == 1 else f"{info.world_size} processes"
         resumed = f", resumed after step {info.start_step}" if info.start_step else ""
         self._print(f"loss {info.loss} · {info.total_steps} steps on {ranks}{resumed}")
@@ -73,7 +74,7 @@ class Console:
         self._print("\n".join(_folded(items, self._terminal.width)) if self._live else "  ".join(items), style="cyan")
 
     def message(self, text: str) -> None:
-        self._print(printable(text))
+        self._print(printable(text, escape=True, lines=True))
 
     def finish(self, summary: RunSummary) -> None:
         """Remove the bar and show what training changed."""
@@ -171,4 +172,4 @@ def _marked(when: str, text: str, correct: bool) -> tuple[Text, Text]:
 
 
 def _shown(text: str) -> Text:
-    return Text(printable(text.strip(), limit=ANSWER_CHARACTERS) or "(empty)")
+    return Text(answer_text(text.strip(), ANSWER_CHARACTERS) or "(empty)")

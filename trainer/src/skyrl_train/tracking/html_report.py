@@ -9,6 +9,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from skyrl_train.tracking.answer_text import answer_text
 from skyrl_train.tracking.atomic_file import RunFolderError, write_bytes
 from skyrl_train.tracking.chart import Series, line_chart
 from skyrl_train.tracking.history import History, Metrics, read_history
@@ -20,7 +21,6 @@ from skyrl_train.tracking.metric_glossary import (
     format_value,
     in_order,
 )
-from skyrl_train.tracking.printable import printable
 from skyrl_train.tracking.rollout_files import read_records, saved_steps
 from skyrl_train.tracking.run_folder import RunFolder
 
@@ -108,7 +108,7 @@ def _render(folder: RunFolder) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pages.filters["printable"] = lambda value: printable(str(value), limit=SHOWN_CHARACTERS)
+    pages.filters["printable"] = lambda value: answer_text(str(value), SHOWN_CHARACTERS)
     sample_step, samples = _last_samples(folder.rollouts)
     return pages.get_template("report.html.j2").render(
         title=run.get("title") or folder.path.resolve().name,

@@ -1,6 +1,5 @@
 """The provenance of a run: package versions, Python, platform, git state and command line."""
 
-import importlib.metadata
 import os
 import platform
 import shlex
@@ -9,6 +8,10 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+import importlib_metadata
+
+from skyrl_core.discovery import origin_of
 
 DISTRIBUTIONS = (
     "skyrl-core",
@@ -40,8 +43,10 @@ def collect_provenance(distributions: Iterable[str] = (), *, folder: Path | None
     except FileNotFoundError:  # the folder was deleted
         here = None
     place = folder or here
+    names = sorted({*DISTRIBUTIONS, *distributions})
     return {
-        "packages": _versions(sorted({*DISTRIBUTIONS, *distributions})),
+        "packages": _versions(names),
+        "origins": {name: origin._asdict() for name in names if (origin := origin_of(name))},
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
@@ -55,8 +60,8 @@ def _versions(names: Iterable[str]) -> dict[str, str]:
     versions: dict[str, str] = {}
     for name in names:
         try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
+            versions[name] = importlib_metadata.version(name)
+        except importlib_metadata.PackageNotFoundError:
             continue
     return versions
 

@@ -13,8 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
-
+from skyrl_train.config.yaml_text import write_yaml
 from skyrl_train.tracking.atomic_file import (
     RunFolderError,
     remove_temporary_files,
@@ -110,7 +109,7 @@ class RunFolder:
             RunFolderError: the folder cannot be written.
         """
         plain = json.loads(encode(config))
-        write_bytes(self.config_file, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).encode())
+        write_bytes(self.config_file, write_yaml(plain).encode())
 
     def read_run(self) -> dict[str, Any]:
         """The content of run.json; empty if the file does not exist.

@@ -9,31 +9,29 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from skyrl_core.conformance import check_policy_loss
-from skyrl_core.discovery import PluginPolicy
 from skyrl_core.errors import SkyrlError
-from skyrl_core.registry import describe_loss, load_advantage_estimator, load_scheduled_loss
-from skyrl_train.checkpoints import checkpoint_folder, conversion, resume
+from skyrl_train.checkpoints import checkpoint_folder, resume
+from skyrl_train.checkpoints import rank_conversion as conversion
 from skyrl_train.checkpoints.background_export import BackgroundExport
 from skyrl_train.checkpoints.background_save import BackgroundSave
 from skyrl_train.checkpoints.model_export import DTYPES
 from skyrl_train.checkpoints.resume import Resumption
-from skyrl_train.config.plugin_check import plugin_policy
 from skyrl_train.config.resolved import ResolvedRun
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.data.prompt_source import PromptSource, build_source
 from skyrl_train.data.prompt_tokens import encode_prompt
 from skyrl_train.environments.load_environment import load_environments
 from skyrl_train.machine.library_output import quiet
+from skyrl_train.machine.malloc import keep_freed_memory
 from skyrl_train.machine.threads import ThreadGuard, choose_threads
 from skyrl_train.policy.adapters import add_adapters
-from skyrl_train.policy.linear import use_fast_linear
-from skyrl_train.policy.loading import (
+from skyrl_train.policy.model_loading import (
     load_model,
     load_tokenizer,
     recompute_activations,
 )
 from skyrl_train.policy.policy import Policy
-from skyrl_train.policy.shared_prompts import can_share_prompts
+from skyrl_train.policy.prompts.shared_prompts import can_share_prompts
 from skyrl_train.ranks.ranks import Ranks
 from skyrl_train.ranks.same_folder import check_same_folder
 from skyrl_train.ranks.same_run import check_data, check_run
@@ -55,7 +53,6 @@ from skyrl_train.trainer_engine import random_state
 from skyrl_train.trainer_engine.reference_model import BaseModel, Reference
 from skyrl_train.trainer_engine.zero import ZeroEngine, import_deepspeed
 from skyrl_train.training.build_rollout_engine import build_rollout_engine
-from skyrl_train.training.freed_memory import keep_freed_memory
 from skyrl_train.training.loop import Trainer, TrainerComponents
 
 PROBE_SEQUENCES, PROBE_TOKENS = 2, 64
@@ -90,20 +87,20 @@ def _run(run: ResolvedRun, own: Session) -> None:
 
 def _build(run: ResolvedRun, own: Session, stack: ExitStack, *, threads: int | str) -> Trainer:
     config, ranks = run.config, own.ranks
-    policy = plugin_policy(config)
-    objective, loss_record = _objective(run, policy)
-    advantages = _advantages(run, policy, ranks)
-    check_run(ranks, run, loss_record)
-    resumed = resume.choose(run, loss_record, ranks)
-    progress = _progress(run, objective, loss_record, resumed, ranks)
+    objective = _objective(run)
+    advantages = _advantages(run, ranks)
+    check_run(ranks, run)
+    resumed = resume.choose(run, ranks)
+    progress = _progress(run, objective, resumed, ranks)
     tokenizer = load_tokenizer(config.model)
-    source = build_source(config, "train")
-    held_out = build_source(config, "evaluation") if config.evaluation.prompts else None
-    environments = load_environments(config, source.environments | (held_out.environments if held_out else frozenset()))
+    source = build_source(config, "train", run.environment)
+    held_out = build_source(config, "evaluation", run.environment) if config.evaluation.prompts else None
+    named = source.environments | (held_out.environments if held_out else frozenset())
+    environments = load_environments(config, run.environment, named)
     check_data(ranks, {"train": source, "evaluation": held_out})
     # Before the model is loaded, so that a folder in use or a missing API key is reported at once.
     found = resumed.path if resumed is not None else None
-    journal = stack.enter_context(open_journal(run, ranks, progress, found, loss_record))
+    journal = stack.enter_context(open_journal(run, ranks, progress, found))
     own.watchdog.record = journal
     check_same_folder(journal.folder, ranks)
     settings = config.environment
@@ -113,7 +110,7 @@ def _build(run: ResolvedRun, own: Session, stack: ExitStack, *, threads: int | s
     stack.callback(engine.close)
     if resumed is not None:
         _load(resumed, run, engine, ranks, journal)
-    rollout_engine = _rollout_engine(config, engine, tokenizer, ranks, journal.message)
+    rollout_engine = _rollout_engine(run, engine, tokenizer, ranks, journal.message)
     stack.callback(rollout_engine.close)
     objective = _for_engine(rollout_engine, objective, config)
     shared: dict[str, Any] = {"tokenizer": tokenizer, "engine": rollout_engine, "scorer": scorer, "ranks": ranks}
@@ -125,7 +122,7 @@ def _build(run: ResolvedRun, own: Session, stack: ExitStack, *, threads: int | s
     size = _micro_batch_size(config, engine.policy)
     sync = _weight_sync(config, rollout_engine, engine, source, tokenizer, ranks)
     collector = RolloutCollector(config, source=source, **shared)
-    journal.message(_describe(run, loss_record["id"], ranks, threads))
+    journal.message(_describe(run, ranks, threads))
     return Trainer(
         TrainerComponents(
             config=config,
@@ -158,25 +155,23 @@ def _export(
     return BackgroundExport(engine, tokenizer, ranks, model_name=config.model, message=journal.message)
 
 
-def _objective(run: ResolvedRun, policy: PluginPolicy) -> tuple[Objective, dict[str, Any]]:
-    """The objective and the loss's record, after checking each variant of the loss for conformance."""
-    loss = load_scheduled_loss(run.loss_reference, run.loss_params, policy)
+def _objective(run: ResolvedRun) -> Objective:
+    """The objective, after checking each variant of the loss for conformance."""
+    loss = run.loss.scheduled()
     for variant in loss.variants():
         check_policy_loss(variant).raise_for_failures()
     objective = Objective.of(run.config, loss)
     objective.check()
-    return objective, describe_loss(run.loss_reference, run.loss_params, policy).record()
+    return objective
 
 
-def _advantages(run: ResolvedRun, policy: PluginPolicy, ranks: Ranks) -> AdvantagePass:
+def _advantages(run: ResolvedRun, ranks: Ranks) -> AdvantagePass:
     algorithm = run.config.trainer.algorithm
-    estimator = load_advantage_estimator(algorithm.advantage_estimator, run.estimator_params, policy)
+    estimator = run.estimator.build(run.estimator.class_plan.at(0))
     return AdvantagePass(estimator, algorithm.advantage_estimator, algorithm.kl_reward_estimator, ranks)
 
 
-def _progress(
-    run: ResolvedRun, objective: Objective, loss_record: dict[str, Any], resumed: Resumption | None, ranks: Ranks
-) -> Progress:
+def _progress(run: ResolvedRun, objective: Objective, resumed: Resumption | None, ranks: Ranks) -> Progress:
     """The progress of the run, after restoring the loss's state."""
     deepspeed = run.config.trainer.deepspeed
     form: dict[str, Any] = {
@@ -186,7 +181,7 @@ def _progress(
         "lora": resume.lora_of(run.config),
     }
     if resumed is None:
-        return Progress(step=0, optimizer_steps=0, prompts=0, loss=loss_record, **form)
+        return Progress(step=0, optimizer_steps=0, prompts=0, loss=run.loss.identity.record(), **form)
     loss = objective.loss.at(resumed.progress.optimizer_steps)
     resume.restore(loss, resumed.progress, accept_change=run.accept_loss_change)
     return replace(resumed.progress, **form)
@@ -221,7 +216,6 @@ def _policy_and_reference(
     import_deepspeed(ranks, trainer.deepspeed.zero_stage)  # before the model exists: see many_imports
     model = load_model(config.model, dtype)
     add_adapters(model, trainer.lora, seed=config.seed)
-    use_fast_linear(model)  # including the adapters
     if trainer.deepspeed.gradient_checkpointing:
         recompute_activations(model)
     settings["share_prompts"] = trainer.share_prompts and can_share_prompts(model)
@@ -245,15 +239,16 @@ def _micro_batch_size(config: RunConfig, policy: Policy) -> MicroBatchSize:
 
 
 def _rollout_engine(
-    config: RunConfig,
+    run: ResolvedRun,
     engine: ZeroEngine,
     tokenizer: PreTrainedTokenizerBase,
     ranks: Ranks,
     message: Callable[[str], None],
 ) -> RolloutEngine:
+    config = run.config
     ahead = config.rollout.async_ == "one_step"
     built = build_rollout_engine(
-        config,
+        run,
         engine.policy.model,
         tokenizer,
         ranks,
@@ -292,9 +287,9 @@ def _weight_sync(
     return WeightSync(rollout_engine, engine, ranks, probe=probe, tolerance=tolerance)
 
 
-def _describe(run: ResolvedRun, identity: str, ranks: Ranks, threads: int | str) -> str:
+def _describe(run: ResolvedRun, ranks: Ranks, threads: int | str) -> str:
     trainer = run.config.trainer
     place = f"{ranks.world_size} x {ranks.device.type}"
     if ranks.device.type == "cpu":
         place += f" ({threads} thread{'s' if threads != 1 else ''} each)"
-    return f"{identity} passes the conformance rules; ZeRO-{trainer.deepspeed.zero_stage} on {place}"
+    return f"{run.loss.identity} passes the conformance rules; ZeRO-{trainer.deepspeed.zero_stage} on {place}"

@@ -6,9 +6,9 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from skyrl_train.checkpoints.model_export import DTYPES
-from skyrl_train.config.plugin_check import ENGINE_GROUP, plugin_policy
-from skyrl_train.config.schema import RunConfig
-from skyrl_train.policy.loading import end_tokens, load_model, resolve_model
+from skyrl_train.config.plugin_check import ENGINE_GROUP
+from skyrl_train.config.resolved import ResolvedRun
+from skyrl_train.policy.model_loading import end_tokens, load_model, resolve_model
 from skyrl_train.ranks.ranks import Ranks
 from skyrl_train.rollout.rollout_engine import EngineSetup, RolloutEngine
 
@@ -16,7 +16,7 @@ Gather = Callable[[Any], list[Any]]
 
 
 def build_rollout_engine(
-    config: RunConfig,
+    run: ResolvedRun,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     ranks: Ranks,
@@ -28,7 +28,7 @@ def build_rollout_engine(
     """The rollout engine; it has no weights before the first sync.
 
     Args:
-        config: names the engine.
+        run: names the engine.
         model: the policy.
         tokenizer: the policy's tokenizer.
         ranks: the processes of the run.
@@ -39,11 +39,12 @@ def build_rollout_engine(
     Raises:
         SkyrlError: the engine cannot be loaded, or does not fit the configuration.
     """
+    config = run.config
 
     def load_copy() -> PreTrainedModel:
         return load_model(config.model, DTYPES[config.trainer.deepspeed.precision]).to(ranks.device)
 
-    factory: Any = ENGINE_GROUP.load(config.rollout.engine, plugin_policy(config))
+    factory: Any = ENGINE_GROUP.load_claim(run.engine)
     engine: RolloutEngine = factory(
         EngineSetup(
             config=config,

@@ -12,9 +12,8 @@ from skyrl_core.parameters import number_at
 from skyrl_train.checkpoints.background_save import BackgroundSave
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.machine.threads import ThreadGuard
-from skyrl_train.ranks.interruption import Interrupted
 from skyrl_train.ranks.ranks import Ranks
-from skyrl_train.ranks.stopping import StopRequest
+from skyrl_train.ranks.stopping import Interrupted, StopRequest
 from skyrl_train.record.journal import Journal
 from skyrl_train.record.progress import Progress
 from skyrl_train.step.advantages import AdvantagePass

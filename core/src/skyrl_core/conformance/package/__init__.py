@@ -1,1 +1,1 @@
-"""A loss package as a folder: its metadata, its wheel, and each of its losses against the rules."""
+"""Checks a loss package in a folder: its metadata, its wheel, and each of its losses."""

@@ -1,4 +1,4 @@
-"""Checks a loss package, as a folder: the package as a distribution, and each of its losses against all rules."""
+"""Checks a loss package in a folder: the rules of packages, and all rules for each of its losses."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,28 +8,29 @@ from typing import Any
 
 from skyrl_core.conformance.check_report import Report, RuleResult
 from skyrl_core.conformance.golden import check_golden, write_golden
-from skyrl_core.conformance.loss_check import check_policy_loss, waived
+from skyrl_core.conformance.loss_check import check_policy_loss
 from skyrl_core.conformance.package.package_rules import PACKAGE_RULES, PackageRule, load_loss
 from skyrl_core.conformance.package.project import LossProject, read_project
-from skyrl_core.conformance.rules.rule import Violation
-from skyrl_core.conformance.waivers import check_waivers
+from skyrl_core.conformance.rule import Violation
+from skyrl_core.conformance.waivers import apply_waiver, check_waivers
 from skyrl_core.contract.policy_loss import PolicyLoss
-from skyrl_core.errors import ConformanceError, PluginLoadError
+from skyrl_core.discovery.plugin_class import construct
+from skyrl_core.errors import ConformanceError
 from skyrl_core.parameters.param_validation import validate_params
 
 GOLDEN = PackageRule(
     name="golden",
-    explanation="the numbers of each loss are those in tests/golden.json, as long as its semantics_version is",
-    remedy="undo the change, or raise semantics_version and write the file anew",
-    breaks="another default, another clip, an epsilon more, under the same semantics_version",
-    check=lambda _: [],  # needs instances of the losses: check_loss_package calls it
+    explanation="the numbers of a loss match tests/golden.json until its semantics_version changes",
+    remedy="undo the change, or raise semantics_version and rewrite the file",
+    counterexample="a new default, clip or epsilon under the same semantics_version",
+    check=lambda _: [],  # check_loss_package runs the check, which needs instances of the losses
 )
 ALL_PACKAGE_RULES = (*PACKAGE_RULES, GOLDEN)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackageReport:
-    """The results of the rules of the package, and a report of each of its losses."""
+    """The report of a package and of each of its losses."""
 
     name: str
     package: Report
@@ -37,19 +38,19 @@ class PackageReport:
 
     @property
     def reports(self) -> tuple[Report, ...]:
-        """Of the package, and of each loss."""
+        """All reports: the package first, then each loss."""
         return (self.package, *self.losses)
 
     @property
     def passed(self) -> bool:
-        """Whether every rule holds, those aside that are broken on purpose."""
+        """Whether every rule holds or is waived."""
         return all(report.passed for report in self.reports)
 
     def raise_for_failures(self) -> None:
-        """Do nothing if every rule holds.
+        """Raise an error if a rule of the package or of one of its losses is broken.
 
         Raises:
-            ConformanceError: names each broken rule of the package and of its losses.
+            ConformanceError: lists each broken rule, what was found and what to change.
         """
         messages = []
         for report in self.reports:
@@ -64,23 +65,22 @@ class PackageReport:
 def check_loss_package(
     folder: Path | str, params: Mapping[str, Any] | None = None, *, rewrite_golden: bool = False
 ) -> PackageReport:
-    """Check a folder with a pyproject.toml. Nothing is installed; its code is imported into this process.
+    """Check the package in a folder. Nothing is installed; its code is imported into this process.
 
     Args:
-        folder: of the package.
-        params: of its losses; by default, their defaults.
+        folder: the folder with the pyproject.toml.
+        params: parameters for its losses; None uses their defaults.
         rewrite_golden: write tests/golden.json if all losses keep the rules.
 
     Raises:
-        ProjectError: there is no readable pyproject.toml.
-        InvalidParamsError: the parameters do not fit.
-        PluginLoadError: a constructor fails.
-        WaiverError: a waiver names no rule, or gives no reason.
-        ConformanceError: the numbers to write differ from those in the file, under the same semantics_version.
+        ProjectError: the folder has no readable pyproject.toml.
+        InvalidParamsError: the parameters are not valid for a loss.
+        PluginLoadError: the constructor of a loss fails.
+        WaiverError: a waiver names an unknown rule, or gives no reason.
+        ConformanceError: the numbers to write changed under the same semantics_version.
     """
     project = read_project(Path(folder))
-    gates = [rule.name for rule in ALL_PACKAGE_RULES if rule.gate]
-    check_waivers(project.waivers, (rule.name for rule in ALL_PACKAGE_RULES), gates)
+    check_waivers(project.waivers, ALL_PACKAGE_RULES)
     with project.importable():
         results: list[RuleResult] = []
         for rule in PACKAGE_RULES:
@@ -102,25 +102,15 @@ def check_loss_package(
 
 
 def _instance(cls: type[PolicyLoss], params: Mapping[str, Any], name: str) -> PolicyLoss:
-    checked = validate_params(cls.Params, params, f"policy loss {name!r}")
-    try:
-        return cls(checked)
-    except Exception as error:
-        why = f"{type(error).__name__}: {error}"
-        raise PluginLoadError(f"policy loss {name!r} could not be constructed with {checked!r}: {why}") from error
+    subject = f"policy loss {name!r}"
+    return construct(subject, cls, validate_params(cls.Params, params, subject))
 
 
 def _result(rule: PackageRule, project: LossProject, check: Callable[[], list[str]]) -> RuleResult:
     try:
         notes = check()
     except Violation as violation:
-        result = RuleResult(
-            rule=rule.name,
-            explanation=rule.explanation,
-            passed=False,
-            failure=violation.found,
-            remedy=violation.remedy or rule.remedy,
-        )
+        result = RuleResult.broken(rule, violation)
     else:
         result = RuleResult(rule=rule.name, explanation=rule.explanation, passed=True, notes=tuple(notes))
-    return waived(result, project.waivers.get(rule.name), strict=True)
+    return apply_waiver(result, project.waivers.get(rule.name), strict=True)

@@ -1,4 +1,4 @@
-"""A folder with the source of a loss package: what its pyproject.toml says, and its modules, without installing it."""
+"""A loss package as a source folder: its pyproject.toml, and its modules, importable without installing it."""
 
 import importlib
 import sys
@@ -14,39 +14,39 @@ from skyrl_core.errors import SkyrlError
 
 
 class ProjectError(SkyrlError):
-    """The folder holds no Python project that can be read."""
+    """The folder has no readable pyproject.toml."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossProject:
-    """What a loss package declares."""
+    """The declarations of a loss package."""
 
     folder: Path
-    source: Path  # the folder that goes on sys.path
+    source: Path  # the folder to put on sys.path
     name: str
-    requirements: tuple[str, ...] | None  # None where the build makes them
+    requirements: tuple[str, ...] | None  # None if the build computes them
     losses: Mapping[str, str]  # name -> module:Class
     params: Mapping[str, str]
-    backend: str  # module that builds it
+    backend: str  # of the build: module, or module:object
     waivers: Mapping[str, str]  # [tool.skyrl.waive]
 
     @property
     def packages(self) -> list[str]:
-        """The top-level packages of its losses and their parameters."""
+        """Return the top-level packages of its losses and their parameters."""
         values = [*self.losses.values(), *self.params.values()]
         return list(dict.fromkeys(value.partition(":")[0].partition(".")[0] for value in values))
 
     @property
     def golden_file(self) -> Path:
-        """Where the numbers of its losses are kept."""
+        """Return the path of the file with the golden numbers of its losses."""
         return self.folder / "tests" / "golden.json"
 
     @contextmanager
     def importable(self) -> Iterator[None]:
-        """Its source at the front of sys.path; importing it leaves nothing in its folder."""
+        """Put its source first on sys.path; importing it writes nothing into its folder."""
         path, no_bytecode = list(sys.path), sys.dont_write_bytecode
         sys.path.insert(0, str(self.source))
-        # Bytecode counts as fresh for a source of the same size and second: an edit right after a check would not.
+        # Bytecode is reused for a source of the same size and second, so an edit right after a check would be missed.
         sys.dont_write_bytecode = True
         importlib.invalidate_caches()
         try:
@@ -56,17 +56,17 @@ class LossProject:
 
 
 def read_project(folder: Path) -> LossProject:
-    """Read pyproject.toml.
+    """Read the pyproject.toml of a folder.
 
     Raises:
-        ProjectError: there is none, or it is not valid.
+        ProjectError: the file is missing or not valid.
     """
     folder = folder.resolve()
     file = folder / "pyproject.toml"
     try:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ProjectError(f"{folder} has no pyproject.toml: give the folder of a loss package") from None
+        raise ProjectError(f"{folder} has no pyproject.toml; pass the folder of a loss package") from None
     except (OSError, ValueError) as error:
         raise ProjectError(f"{file} cannot be read: {error}") from error
     project, groups = _table(content, "project"), _table(content, "project", "entry-points")
@@ -84,7 +84,7 @@ def read_project(folder: Path) -> LossProject:
 
 
 def _source_folder(folder: Path, content: Mapping[str, Any]) -> Path:
-    """Of hatch's packages or setuptools' where; else src, if there is one; else the folder itself."""
+    """Take it from the settings of hatch or setuptools; default to src if it exists, else to the folder itself."""
     packages = _table(content, "tool", "hatch", "build", "targets", "wheel").get("packages")
     where = _table(content, "tool", "setuptools", "packages", "find").get("where")
     directories = _table(content, "tool", "setuptools").get("package-dir", {})

@@ -1,7 +1,6 @@
-"""The wheel of a loss package: built in a copy of its folder, by the backend that is installed here, and read."""
+"""The wheel of a loss package, built in a copy of its folder with the installed build backend."""
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -12,11 +11,14 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from packaging.metadata import parse_email
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
 from skyrl_core.conformance.package.project import LossProject
-from skyrl_core.conformance.rules.rule import Violation
+from skyrl_core.conformance.rule import Violation
 
 BUILD_SECONDS = 120
-_REQUIRES_CORE = re.compile(r"^Requires-Dist: skyrl[-_.]core\b", re.MULTILINE | re.IGNORECASE)
 _NOT_SOURCE = shutil.ignore_patterns(".*", "dist", "build", "__pycache__", "*.egg-info", "venv", "node_modules")
 _BUILD = """
 import importlib, sys
@@ -29,14 +31,14 @@ print(backend.build_wheel(sys.argv[2]))
 
 @dataclass(frozen=True, kw_only=True)
 class Wheel:
-    """The files of a wheel, and the text of those that describe it."""
+    """The names of a wheel's files, and the contents of its metadata files."""
 
     files: frozenset[str]
     metadata: Mapping[str, str]  # name of a file in the dist-info folder -> its text
 
 
 def build_wheel(project: LossProject) -> Wheel | str:
-    """Build it, or say why not: nothing is downloaded, so that the backend must be installed.
+    """Build the wheel, or return why it was not built: nothing is downloaded, so the backend must be installed.
 
     Raises:
         Violation: the backend fails.
@@ -44,10 +46,10 @@ def build_wheel(project: LossProject) -> Wheel | str:
     module = project.backend.partition(":")[0]
     try:
         installed = find_spec(module) is not None
-    except ModuleNotFoundError:  # of the package that the backend is in
+    except ModuleNotFoundError:  # the package of the backend is missing
         installed = False
     if not installed:
-        return f"no wheel was built: the backend {module} is not installed here"
+        return f"no wheel was built, because the backend {module} is not installed"
     with tempfile.TemporaryDirectory() as folder:
         copy, out = Path(folder, "project"), Path(folder, "out")
         shutil.copytree(project.folder, copy, ignore=_NOT_SOURCE)
@@ -62,7 +64,8 @@ def build_wheel(project: LossProject) -> Wheel | str:
             timeout=BUILD_SECONDS,
         )
         if done.returncode:
-            raise Violation(f"{module} cannot build it: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+            reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise Violation(f"{module} cannot build the wheel: {reason}")
         with zipfile.ZipFile(next(out.glob("*.whl"))) as archive:
             names = archive.namelist()
             described = [name for name in names if name.partition("/")[0].endswith(".dist-info")]
@@ -71,7 +74,7 @@ def build_wheel(project: LossProject) -> Wheel | str:
 
 
 def missing_from_wheel(wheel: Wheel, project: LossProject) -> list[str]:
-    """What the wheel should have and has not."""
+    """List what the wheel lacks."""
     missing = []
     for value in dict.fromkeys([*project.losses.values(), *project.params.values()]):
         path = value.partition(":")[0].replace(".", "/")
@@ -84,9 +87,13 @@ def missing_from_wheel(wheel: Wheel, project: LossProject) -> list[str]:
             missing.append(f"{package}/py.typed")
     if not any("licen" in name.lower() for name in (*wheel.metadata, *wheel.files)):
         missing.append("a license file")
-    # What pyproject.toml itself says of it is the business of another rule.
-    if project.requirements is None and not _REQUIRES_CORE.search(
-        wheel.metadata.get("METADATA", "").partition("\n\n")[0]
-    ):
+    # The rule `requirements` checks the dependencies that pyproject.toml lists.
+    if project.requirements is None and "skyrl-core" not in _required(wheel.metadata.get("METADATA", "")):
         missing.append("Requires-Dist: skyrl-core")
     return missing
+
+
+def _required(metadata: str) -> set[str]:
+    """Return the names of the distributions that a wheel requires."""
+    requirements = parse_email(metadata)[0].get("requires_dist", [])
+    return {canonicalize_name(Requirement(each).name) for each in requirements}

@@ -1,26 +1,27 @@
-"""The rule about number formats: float64 loses nothing, bfloat16 breaks nothing."""
+"""Rule ``precision``: float64 input gives float64 output, and bfloat16 input gives about the same loss."""
 
 from dataclasses import replace
 
 import torch
 
 from skyrl_core.conformance.batches import ExampleBatch
-from skyrl_core.conformance.rules.interface import result_dtype
-from skyrl_core.conformance.rules.rule import Rule, Violation
+from skyrl_core.conformance.loss_call import result_dtype
+from skyrl_core.conformance.rule import Rule, Violation
 from skyrl_core.conformance.trial import Trial, run
 from skyrl_core.contract.policy_loss import PolicyLoss
 
-# float32 against float64: rounding with room. bfloat16 has 8 bits, and a token at a threshold may fall on either side.
+# float32 against float64: rounding, with a margin. bfloat16 has 8 bits, and a token at a threshold may fall on either
+# side of it.
 FLOAT32_TOLERANCE, BFLOAT16_TOLERANCE = 1e-3, 0.15
-# A token that the policy was all but sure of: its probability is 1 in bfloat16.
+# A token that the policy was almost certain of: its probability rounds to 1 in bfloat16.
 ALMOST_SURE = -1e-3
 
 
 def check_precision(loss: PolicyLoss, base: ExampleBatch) -> list[str]:
-    """The same batch in float64, float32 and bfloat16."""
+    """Evaluate the same batch in float64, float32 and bfloat16."""
     dtype = result_dtype(loss, base.to(torch.float64))
     if dtype != torch.float64:
-        raise Violation(f"log_probs in float64 gave a loss in {dtype}", batch=base)
+        raise Violation(f"float64 log_probs gave a {dtype} loss", batch=base)
     double, single = run(loss, base.to(torch.float64)), run(loss, base)
     as_single = Trial(
         total=double.total.float(),
@@ -28,7 +29,7 @@ def check_precision(loss: PolicyLoss, base: ExampleBatch) -> list[str]:
         entropy_gradient=double.entropy_gradient.float(),
     )
     if difference := as_single.difference(single, FLOAT32_TOLERANCE):
-        raise Violation(f"in float32, against float64, {difference}", batch=base)
+        raise Violation(f"in float32 instead of float64 {difference}", batch=base)
     _check_bfloat16(loss, base)
     return []
 
@@ -48,18 +49,18 @@ def _check_bfloat16(loss: PolicyLoss, base: ExampleBatch) -> None:
             half.entropy_gradient.float().abs().sum(),
         ),
     }
-    for what, (expected, got) in pairs.items():
+    for name, (expected, got) in pairs.items():
         if abs(float(got - expected)) > BFLOAT16_TOLERANCE * (1 + abs(float(expected))):
-            found = f"in bfloat16 {what} is {float(got):.6g}; the same inputs in float32 give {float(expected):.6g}"
+            found = f"in bfloat16 {name} is {float(got):.6g}; the same inputs in float32 give {float(expected):.6g}"
             raise Violation(found, batch=batch)
 
 
 PRECISION = Rule(
     name="precision",
-    explanation="float64 in gives float64 out with the gradient of float32, and bfloat16 gives about the same loss",
-    remedy="create tensors with zeros_like or new_full, not in a fixed dtype; instead of adding 1e-8 to a probability "
-    "before its logarithm, work with logarithms (log1p, expm1, logsumexp)",
-    breaks="losses.float(); torch.log(1 - probs + 1e-8), where 1 - probs is 0 in bfloat16",
+    explanation="float64 gives float64 output and the gradient of float32, bfloat16 gives about the same loss",
+    remedy="create tensors with zeros_like or new_full, not in a fixed dtype; do not add 1e-8 to a probability before "
+    "taking its logarithm, but compute with logarithms (log1p, expm1, logsumexp)",
+    counterexample="losses.float(); torch.log(1 - probs + 1e-8), where 1 - probs is 0 in bfloat16",
     check=check_precision,
     quick=False,
 )

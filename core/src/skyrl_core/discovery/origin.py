@@ -1,0 +1,38 @@
+"""Where a distribution was installed from: a folder, a commit or an address, as pip records it (PEP 610)."""
+
+from typing import Any, NamedTuple
+
+import importlib_metadata
+
+from skyrl_core.discovery.installed import MAX_NAME, MAX_VALUE
+from skyrl_core.discovery.printable_text import shortened
+
+
+class Origin(NamedTuple):
+    """The source of an install that did not come from a package index."""
+
+    url: str
+    editable: bool
+    """Whether the files of that folder are imported, so that an edit takes effect without another install."""
+    vcs: str
+    """Such as ``git``; empty for a folder or a file."""
+    commit: str
+
+    def __str__(self) -> str:
+        """As pip takes it."""
+        return f"{self.vcs}+{self.url}@{self.commit}" if self.vcs else self.url
+
+
+def origin_of(distribution: str) -> Origin | None:
+    """Where a distribution was installed from; None if that is an index, unknown, or the distribution is missing."""
+    try:
+        found: Any = importlib_metadata.distribution(distribution).origin
+        vcs = getattr(found, "vcs_info", None)
+        return Origin(
+            url=shortened(found.url, MAX_VALUE),
+            editable=getattr(getattr(found, "dir_info", None), "editable", False) is True,
+            vcs=shortened(vcs.vcs, MAX_NAME) if vcs else "",
+            commit=shortened(vcs.commit_id, MAX_NAME) if vcs else "",
+        )
+    except Exception:  # noqa: BLE001 - any content of direct_url.json; no metadata may stop a command
+        return None

@@ -1,0 +1,57 @@
+"""Text from packages, configurations and models, made safe and short enough to print."""
+
+import re
+
+_MAX_CHARACTERS = 2000
+_ESCAPE_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])")
+_JOINERS = "\u200c\u200d"
+
+
+def printable(text: str, *, escape: bool = False, lines: bool = False) -> str:
+    """The text without escape sequences and control characters, so that it cannot steer a terminal.
+
+    Args:
+        text: from anywhere.
+        escape: show these characters as backslash escapes instead of dropping them.
+        lines: keep line breaks, and the spaces and joiners that scripts and emoji need.
+    """
+    if text.isprintable():
+        return text
+    if lines:
+        text = text.replace("\r\n", "\n").replace("\t", "    ")
+    elif not escape:
+        text = _ESCAPE_SEQUENCE.sub("", text).replace("\t", " ")
+    return "".join(
+        char if char.isprintable() or (lines and _belongs_in_prose(char)) else _escaped(char) if escape else ""
+        for char in text
+    )
+
+
+def shortened(text: str, cells: int, *, escape: bool = False) -> str:
+    """The printable text, cut with an ellipsis to so many terminal cells, so that it cannot push a table off screen."""
+    text = printable(text[:_MAX_CHARACTERS], escape=escape)
+    if display_width(text) <= cells:
+        return text
+    text = text[:cells]
+    while display_width(text) > cells - 1:
+        text = text[:-1]
+    return text.rstrip() + "…"
+
+
+def display_width(text: str) -> int:
+    """Terminal cells that a text takes: East Asian wide characters take two, combining ones none."""
+    if text.isascii():
+        return len(text)
+    from unicodedata import combining, east_asian_width
+
+    return sum(0 if combining(char) else 2 if east_asian_width(char) in "WF" else 1 for char in text)
+
+
+def _belongs_in_prose(char: str) -> bool:
+    from unicodedata import category
+
+    return char == "\n" or char in _JOINERS or category(char) == "Zs"
+
+
+def _escaped(char: str) -> str:
+    return char.encode("unicode_escape").decode("ascii")

@@ -1,0 +1,220 @@
+import math
+import weakref
+
+import pytest
+import torch
+
+from skyrl_train.policy.log_probs import tiled_log_probs
+from skyrl_train.policy.log_probs.tile_passes import TorchPasses
+from skyrl_train.policy.log_probs.tiled_log_probs import token_statistics
+
+N, H, V = 7, 5, 11
+
+
+def inputs(dtype: torch.dtype = torch.float64):
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(N, H, dtype=dtype, generator=generator).requires_grad_()
+    weight = torch.randn(V, H, dtype=dtype, generator=generator).requires_grad_()
+    return hidden, weight, torch.randint(0, V, (N,), generator=generator)
+
+
+def oracle(hidden, weight, token_ids, temperature):
+    """Materialised logits, torch.distributions: an independent computation of both outputs."""
+    distribution = torch.distributions.Categorical(logits=hidden @ weight.T / temperature)
+    return distribution.log_prob(token_ids), distribution.entropy()
+
+
+@pytest.mark.parametrize("chunk_size", [1, 3, 100])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("tile", [1, 12, 2**22])
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_values_and_gradients_equal_those_of_materialised_logits(chunk_size, temperature, tile, share, monkeypatch):
+    monkeypatch.setitem(tiled_log_probs.TILE, "cpu", tile)
+    monkeypatch.setattr(tiled_log_probs, "KEPT_SHARE", share)
+    monkeypatch.setattr(tiled_log_probs, "KEPT_ANYWAY", 0)
+    hidden, weight, ids = inputs()
+    coefficients = torch.linspace(-1, 2, N, dtype=torch.float64)
+    expected = oracle(hidden, weight, ids, temperature)
+    actual = token_statistics(hidden, weight, ids, temperature=temperature, chunk_size=chunk_size, with_entropy=True)
+    torch.testing.assert_close(actual.log_probs, expected[0], rtol=0, atol=1e-12)
+    torch.testing.assert_close(actual.entropy, expected[1], rtol=0, atol=1e-12)
+
+    def gradients(log_probs, entropy):
+        loss = (log_probs * coefficients).sum() + 3 * (entropy * coefficients.flip(0)).sum()
+        return torch.autograd.grad(loss, (hidden, weight))
+
+    for got, wanted in zip(gradients(*actual), gradients(*expected), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_gradient_is_right_by_finite_differences(share, monkeypatch):
+    monkeypatch.setitem(tiled_log_probs.TILE, "cpu", 6)
+    monkeypatch.setattr(tiled_log_probs, "KEPT_SHARE", share)
+    monkeypatch.setattr(tiled_log_probs, "KEPT_ANYWAY", 0)
+    hidden, weight, ids = inputs()
+    assert torch.autograd.gradcheck(
+        lambda h, w: tuple(token_statistics(h, w, ids, temperature=0.8, chunk_size=2, with_entropy=True)),
+        (hidden, weight),
+    )
+
+
+def test_entropy_is_left_out_unless_asked_for():
+    hidden, weight, ids = inputs()
+    statistics = token_statistics(hidden, weight, ids)
+    assert statistics.entropy is None
+    assert torch.autograd.gradcheck(lambda h, w: token_statistics(h, w, ids)[0], (hidden, weight))
+
+
+def test_no_tokens_give_no_values_and_a_zero_gradient():
+    hidden, weight, ids = inputs()
+    statistics = token_statistics(hidden[:0], weight, ids[:0], with_entropy=True)
+    assert statistics.log_probs.shape == (0,)
+    (gradient,) = torch.autograd.grad(statistics.log_probs.sum(), weight)
+    assert not gradient.any()
+
+
+def test_uniform_logits_have_the_entropy_of_a_fair_die():
+    statistics = token_statistics(torch.zeros(1, H), torch.ones(V, H), torch.tensor([4]), with_entropy=True)
+    assert statistics.log_probs.item() == pytest.approx(-2.397895, abs=1e-5)  # -ln 11
+    assert statistics.entropy is not None
+    assert statistics.entropy.item() == pytest.approx(2.397895, abs=1e-5)
+
+
+@pytest.mark.parametrize(("dtype", "of_a_logit"), [(torch.float32, 1e-6), (torch.bfloat16, 2**-8)], ids=str)
+def test_sums_are_float32_whatever_the_inputs_are(dtype, of_a_logit, monkeypatch):
+    """Against float64 on equal inputs: off by the rounding of single logits and gradients, which does not add up."""
+    vocabulary, size = 3000, 64
+    monkeypatch.setitem(tiled_log_probs.TILE, "cpu", 64 * 1000)
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(256, size, generator=generator).to(dtype).requires_grad_()
+    weight = (torch.randn(vocabulary, size, generator=generator) / 8).to(dtype).requires_grad_()
+    ids = torch.randint(vocabulary, (256,), generator=generator)
+    values = token_statistics(hidden, weight, ids, chunk_size=64, with_entropy=True)
+    assert {value.dtype for value in values} == {torch.float32}
+    exact = (hidden.detach().double().requires_grad_(), weight.detach().double().requires_grad_())
+    expected = oracle(*exact, ids, 1.0)
+    largest = (exact[0] @ exact[1].T).abs().max().item()
+    # The sums over 3000 entries average the rounding of logits out; the chosen logit has its own.
+    torch.testing.assert_close(values.log_probs.double(), expected[0], rtol=0, atol=largest * of_a_logit)
+    torch.testing.assert_close(values.entropy.double(), expected[1], rtol=0, atol=largest * of_a_logit / 5 + 1e-5)
+    for value, right in zip(values, expected, strict=True):
+        found = torch.autograd.grad(value.sum(), (hidden, weight), retain_graph=True)
+        assert {gradient.dtype for gradient in found} == {dtype}
+        for got, wanted in zip(found, torch.autograd.grad(right.sum(), exact, retain_graph=True), strict=True):
+            assert (got.double() - wanted).norm() <= 3 * of_a_logit * wanted.norm()
+
+
+@pytest.mark.parametrize("frozen", ["hidden", "weight"])
+def test_an_input_that_is_frozen_costs_the_other_nothing(frozen):
+    hidden, weight, ids = inputs()
+    expected = torch.autograd.grad(token_statistics(hidden, weight, ids).log_probs.sum(), (hidden, weight))
+    (hidden if frozen == "hidden" else weight).requires_grad_(False)
+    token_statistics(hidden, weight, ids).log_probs.sum().backward()
+    grads = {"hidden": hidden.grad, "weight": weight.grad}
+    assert grads.pop(frozen) is None
+    torch.testing.assert_close(*grads.values(), expected[frozen == "hidden"])
+
+
+class Counting(TorchPasses):
+    """Remembers the tiles: alive is what somebody still holds."""
+
+    def __init__(self):
+        self.tiles = []
+
+    def add(self, sums, logits, columns, scale):
+        self.tiles.append(weakref.ref(logits))
+        super().add(sums, logits, columns, scale)
+
+    @property
+    def alive(self):
+        return sum(tile().numel() for tile in self.tiles if tile() is not None)
+
+
+@pytest.mark.parametrize(("limit", "alive"), [(1.0, 1.0), (0.25, 0.25), (0.09, 0.075), (0.0, 0.0)])
+@pytest.mark.parametrize("by", ["share", "bytes"])
+def test_what_is_kept_for_the_backward_pass_is_bounded(limit, alive, by, monkeypatch):
+    tokens, vocabulary = 80, 50  # 40 tiles of 100 entries
+    monkeypatch.setitem(tiled_log_probs.TILE, "cpu", 100)
+    monkeypatch.setattr(tiled_log_probs, "KEPT_SHARE", limit if by == "share" else 1.0)
+    monkeypatch.setattr(tiled_log_probs, "KEPT_ANYWAY", 0)
+    monkeypatch.setattr(tiled_log_probs, "KEPT_BYTES", 2**30 if by == "share" else int(limit * tokens * vocabulary * 4))
+    hidden, weight = torch.randn(tokens, 4, requires_grad=True), torch.randn(vocabulary, 4, requires_grad=True)
+    passes = Counting()
+    ids = torch.zeros(tokens, dtype=torch.long)
+    values = token_statistics(hidden, weight, ids, chunk_size=20, passes=passes)
+    assert len(passes.tiles) == 40
+    assert passes.alive == alive * tokens * vocabulary
+    values.log_probs.sum().backward()
+    assert passes.alive == 0
+
+
+def test_nothing_is_kept_where_no_gradient_is_wanted():
+    hidden, weight, ids = inputs()
+    passes = Counting()
+    with torch.no_grad():
+        values = token_statistics(hidden, weight, ids, passes=passes)
+    frozen = token_statistics(hidden.detach(), weight.detach(), ids, passes=passes)
+    assert passes.alive == 0
+    assert torch.equal(values.log_probs, frozen.log_probs)
+
+
+def test_a_second_backward_pass_finds_the_same_gradient(monkeypatch):
+    monkeypatch.setitem(tiled_log_probs.TILE, "cpu", 12)
+    hidden, weight, ids = inputs(torch.float32)
+    loss = torch.stack(token_statistics(hidden, weight, ids, chunk_size=3, with_entropy=True)).sum()
+    first = torch.autograd.grad(loss, (hidden, weight), retain_graph=True)  # of the tiles that were kept
+    second = torch.autograd.grad(loss, (hidden, weight))  # of tiles that are made anew
+    assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+
+
+def test_full_logits_are_never_held(monkeypatch):
+    """No tensor that the operation makes is larger than a tile of logits, but for the gradients of its inputs."""
+    tokens, vocabulary, chunk = 64, 1000, 8
+    monkeypatch.setitem(tiled_log_probs.TILE, "cpu", 400)
+    hidden = torch.randn(tokens, 4, requires_grad=True)
+    weight = torch.randn(vocabulary, 4, requires_grad=True)
+    shapes = []
+
+    class Recorder(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor):
+                shapes.append(tuple(result.shape))
+            return result
+
+    with Recorder():
+        statistics = token_statistics(
+            hidden, weight, torch.zeros(tokens, dtype=torch.long), chunk_size=chunk, with_entropy=True
+        )
+        (statistics.log_probs.sum() + statistics.entropy.sum()).backward()
+    assert (chunk, 50) in shapes
+    assert max(math.prod(shape) for shape in shapes if 4 not in shape) == chunk * 50
+
+
+def test_extreme_logits_stay_finite():
+    hidden = torch.tensor([[1e4], [-1e4], [0.0]], requires_grad=True)
+    weight = torch.tensor([[1.0], [-1.0], [0.0]], requires_grad=True)
+    statistics = token_statistics(hidden, weight, torch.tensor([0, 0, 0]), chunk_size=2, with_entropy=True)
+    # Certain of the token; certain of another one, 20 000 nats away; a fair die of three.
+    torch.testing.assert_close(statistics.log_probs, torch.tensor([0.0, -2e4, -math.log(3)]))
+    torch.testing.assert_close(statistics.entropy, torch.tensor([0.0, 0.0, math.log(3)]))
+    (statistics.log_probs.sum() + statistics.entropy.sum()).backward()
+    assert hidden.grad.isfinite().all()
+    assert weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(("temperature", "chunk_size"), [(0.0, 1), (-1.0, 1), (1.0, 0)])
+def test_meaningless_settings_are_refused(temperature, chunk_size):
+    hidden, weight, ids = inputs()
+    with pytest.raises(ValueError, match="positive"):
+        token_statistics(hidden, weight, ids, temperature=temperature, chunk_size=chunk_size)
+
+
+def test_a_second_derivative_is_refused_instead_of_wrong():
+    hidden = torch.randn(4, 8, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(12, 8, dtype=torch.float64, requires_grad=True)
+    log_probs, _ = token_statistics(hidden, weight, torch.arange(4), temperature=1.0, with_entropy=False)
+    (slope,) = torch.autograd.grad(log_probs.square().sum(), hidden, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.sum().backward()

@@ -1,0 +1,154 @@
+"""Models and tokenizers by name: what comes out, and what is said about those that cannot be used."""
+
+import json
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from skyrl_core.errors import SkyrlError
+from skyrl_train.policy.model_loading import load_model, load_tokenizer, resolve_model
+from skyrl_train.policy.policy import Policy, Sequences
+from skyrl_train.tiny_model import TINY_MODEL
+
+SIZES = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+HEADS = {"num_attention_heads": 2, "num_key_value_heads": 1}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    def save(model):
+        torch.manual_seed(0)
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+        model.save_pretrained(tmp_path / "model")
+        return str(tmp_path / "model")
+
+    return save
+
+
+def test_tiny_names_the_model_that_ships_with_the_trainer(tmp_path, monkeypatch):
+    (tmp_path / "tiny").mkdir()
+    monkeypatch.chdir(tmp_path)  # a folder of that name changes nothing
+    assert resolve_model("tiny") == str(TINY_MODEL)
+
+
+def test_a_folder_may_start_with_a_tilde_and_a_hub_name_stays_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine").mkdir()
+    assert resolve_model("~/mine") == str(tmp_path / "mine")
+    assert resolve_model("Qwen/Qwen2.5-0.5B") == "Qwen/Qwen2.5-0.5B"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_weights_are_those_of_the_file_in_the_dtype_that_is_asked_for(dtype):
+    model = load_model("tiny", dtype)
+    assert {parameter.dtype for parameter in model.parameters()} == {dtype}
+    assert not model.training
+    # The file is bfloat16, so that float32 holds its values exactly.
+    stored = AutoModelForCausalLM.from_pretrained(str(TINY_MODEL), dtype=torch.bfloat16)
+    for ours, theirs in zip(model.parameters(), stored.parameters(), strict=True):
+        assert torch.equal(ours, theirs.to(dtype))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        LlamaForCausalLM(LlamaConfig(**SIZES, **HEADS, attention_dropout=0.5)),
+        GPT2LMHeadModel(GPT2Config(vocab_size=40, n_embd=16, n_layer=2, n_head=2, attn_pdrop=0.5, resid_pdrop=0.5)),
+    ],
+    ids=["llama", "gpt2"],
+)
+def test_training_mode_draws_no_dropout(saved, model):
+    # Gradient checkpointing needs training mode; a ratio of two dropout draws would be noise.
+    loaded = load_model(saved(model), torch.float32)
+    ids = torch.arange(12)[None]
+    expected = loaded(ids).logits
+    loaded.train()
+    torch.testing.assert_close(loaded(ids).logits, expected)
+
+
+@pytest.mark.parametrize("cap", [1.0, 50.0])  # what fresh weights reach, and far above
+def test_a_model_with_soft_capped_logits_is_refused(saved, cap):
+    path = saved(Gemma2ForCausalLM(Gemma2Config(**SIZES, **HEADS, head_dim=8, final_logit_softcapping=cap)))
+    with pytest.raises(SkyrlError, match=r"changes its logits .* choose another architecture"):
+        load_model(path, torch.float32)
+
+
+def test_a_head_of_zeros_is_no_cap(saved):
+    model = LlamaForCausalLM(LlamaConfig(**SIZES, **HEADS))
+    torch.nn.init.zeros_(model.lm_head.weight)
+    load_model(saved(model), torch.float32)
+
+
+def test_a_model_whose_output_embedding_has_a_bias_is_refused(saved):
+    path = saved(PhiForCausalLM(PhiConfig(**SIZES, num_attention_heads=2)))
+    with pytest.raises(SkyrlError, match="no output embedding without bias"):
+        load_model(path, torch.float32)
+
+
+def test_an_accepted_model_gets_the_log_probs_of_its_own_logits(saved):
+    model = load_model(saved(LlamaForCausalLM(LlamaConfig(**SIZES, **HEADS))), torch.float32)
+    ids = torch.arange(3, 10)[None]
+    sequences = Sequences(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids, dtype=torch.bool),
+        response_start=torch.tensor([1]),
+        response_mask=torch.ones(1, 6, dtype=torch.bool),
+    )
+    with torch.no_grad():
+        log_probs, _ = Policy(model, chunk_size=4, temperature=1.0).log_probs(sequences, False)
+        expected = torch.log_softmax(model(ids).logits[0, :-1], -1).gather(-1, ids[0, 1:, None])[:, 0]
+    torch.testing.assert_close(log_probs[0], expected)
+
+
+@pytest.mark.parametrize("load", [load_tokenizer, lambda name: load_model(name, torch.float32)])
+@pytest.mark.parametrize("content", [None, "{", json.dumps({"model_type": "no_such_architecture"})])
+def test_what_cannot_be_loaded_is_named_with_what_to_do(tmp_path, load, content):
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    if content is not None:
+        (folder / "config.json").write_text(content)
+    with pytest.raises(SkyrlError, match=r"cannot load the (model|tokenizer)") as error:
+        load(str(folder))
+    assert str(folder) in str(error.value)
+    assert "model must be `tiny`, a folder" in str(error.value)
+
+
+def test_weights_that_were_cut_off_are_an_error_and_no_crash(saved):
+    path = saved(LlamaForCausalLM(LlamaConfig(**SIZES, **HEADS)))
+    weights = f"{path}/model.safetensors"
+    with open(weights, "rb+") as file:
+        file.truncate(2000)
+    with pytest.raises(SkyrlError, match="cannot load the model of model"):
+        load_model(path, torch.float32)
+
+
+def saved_tokenizer(folder, **special):
+    words = WordLevel({"a": 0, "b": 1, "</s>": 2, "?": 3}, unk_token="?")
+    PreTrainedTokenizerFast(tokenizer_object=Tokenizer(words), **special).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("pad", [{}, {"pad_token": "<added>"}], ids=["none", "beyond the vocabulary"])
+def test_padding_has_an_embedding_whatever_the_pad_token_is(tmp_path, pad):
+    tokenizer = load_tokenizer(saved_tokenizer(tmp_path, eos_token="</s>", **pad))
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id == 2
+
+
+def test_a_tokenizer_without_an_end_token_is_refused(tmp_path):
+    with pytest.raises(SkyrlError, match="has no eos token"):
+        load_tokenizer(saved_tokenizer(tmp_path))

@@ -1,0 +1,1 @@
+"""Prompts that several samples share: computed once, in one row of tokens without padding."""

@@ -1,0 +1,122 @@
+"""Measures a model: pass@1 and pass@k on held-out problems, with confidence intervals."""
+
+import math
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from skyrl_train.checkpoints import manifest as checkpoint
+from skyrl_train.checkpoints.checkpoint_folder import find
+from skyrl_train.checkpoints.model_export import DTYPES, trained_model
+from skyrl_train.config.load_config import run_folder_of
+from skyrl_train.config.resolved import ResolvedRun
+from skyrl_train.config.schema import RunConfig
+from skyrl_train.data.prompt_source import build_source
+from skyrl_train.environments.load_environment import load_environments
+from skyrl_train.machine.library_output import quiet
+from skyrl_train.policy.model_loading import load_model, load_tokenizer
+from skyrl_train.ranks.ranks import Ranks
+from skyrl_train.rewards.scorer import Scorer
+from skyrl_train.rollout.rollout_engine import RolloutEngine
+from skyrl_train.rollout.weights import ModelWeights
+from skyrl_train.step.evaluation import Evaluation, Evaluator
+from skyrl_train.training.build_rollout_engine import build_rollout_engine
+
+Z95 = 1.959964
+"""The normal quantile of a two-sided 95 % interval."""
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assessment:
+    """The measures of one model, each with its 95 % interval, all between 0 and 1."""
+
+    evaluation: Evaluation
+    prompts: int
+    intervals: dict[str, Interval]  # by measure: pass@1, pass@k
+
+    @property
+    def measures(self) -> dict[str, float]:
+        """``pass@1`` and, with several samples, ``pass@k``."""
+        metrics = self.evaluation.metrics
+        return {name: metrics["accuracy"] if name == "pass@1" else metrics[name] for name in self.intervals}
+
+
+def assess(target: str, run: ResolvedRun) -> Assessment:
+    """Sample and reward a model's answers to held-out problems.
+
+    Args:
+        target: a run folder, a checkpoint in one, or any value of the option ``model``.
+        run: configures data, environment, rollout and evaluation; ``evaluation.prompts`` must be above 0.
+
+    Raises:
+        SkyrlError: the model cannot be loaded, its checkpoint is damaged, or no answer could be rewarded.
+    """
+    quiet()
+    ranks = Ranks.start()
+    try:
+        evaluation = _evaluate(target, run, ranks)
+    finally:
+        ranks.end_run()
+    intervals = _intervals(evaluation, run.config)
+    return Assessment(evaluation=evaluation, prompts=len(evaluation.answers), intervals=intervals)
+
+
+def _evaluate(target: str, run: ResolvedRun, ranks: Ranks) -> Evaluation:
+    config = run.config
+    model, tokenizer = _model(target, config).to(ranks.device), load_tokenizer(config.model)
+    source = build_source(config, "evaluation", run.environment)
+    settings = config.environment
+    environments = load_environments(config, run.environment, source.environments)
+    with ExitStack() as stack:
+        scorer = stack.enter_context(Scorer(environments, workers=settings.workers, deadline=settings.deadline))
+        engine = _engine(model, tokenizer, run, ranks)
+        stack.callback(engine.close)
+        evaluator = Evaluator(config, source=source, tokenizer=tokenizer, engine=engine, scorer=scorer, ranks=ranks)
+        return evaluator.evaluate()
+
+
+def _engine(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, run: ResolvedRun, ranks: Ranks
+) -> RolloutEngine:
+    engine = build_rollout_engine(
+        run,
+        model,
+        tokenizer,
+        ranks,
+        message=lambda _: None,  # `skyrl eval` already shows progress
+    )
+    engine.sync_weights(ModelWeights(model), 0)
+    return engine
+
+
+def _model(target: str, config: RunConfig) -> PreTrainedModel:
+    if run_folder_of(Path(target)) is None:
+        return load_model(target, DTYPES[config.trainer.deepspeed.precision])
+    found = find(Path(target))
+    return trained_model(found, checkpoint.read(found), config)
+
+
+def _intervals(evaluation: Evaluation, config: RunConfig) -> dict[str, Interval]:
+    metrics, prompts = evaluation.metrics, len(evaluation.answers)
+    samples = config.evaluation.samples_per_prompt
+    if samples == 1:
+        return {"pass@1": wilson(metrics["accuracy"], prompts)}
+    # The samples of a prompt are not independent, so the standard error is that of the mean over prompts.
+    spread = Z95 * metrics["accuracy/standard_error"]
+    pass_1 = (max(metrics["accuracy"] - spread, 0.0), min(metrics["accuracy"] + spread, 1.0))
+    return {"pass@1": pass_1, f"pass@{samples}": wilson(metrics[f"pass@{samples}"], prompts)}
+
+
+def wilson(share: float, count: int) -> Interval:
+    """The 95 % interval of a share of successes among ``count`` trials: E. B. Wilson, JASA 22 (1927).
+
+    Unlike share ± 1.96 standard errors it is valid near 0 and 1, where the estimated error vanishes.
+    """
+    square = Z95 * Z95 / count
+    centre = (share + square / 2) / (1 + square)
+    spread = Z95 * math.sqrt(share * (1 - share) / count + square / (4 * count)) / (1 + square)
+    return max(centre - spread, 0.0), min(centre + spread, 1.0)
