@@ -107,10 +107,10 @@ class Trainer:
         components.saves.wait()
 
     def _stop_if_asked(self) -> None:
-        """Collective.
+        """Save and stop if any rank received a stop signal. Collective.
 
         Raises:
-            Interrupted: one of the ranks was asked to stop, and all of them have finished the same step.
+            Interrupted: a rank received a stop signal, and all ranks have finished the same step.
         """
         asked = self.components.stop.agreed()
         if asked is None:
