@@ -1,4 +1,4 @@
-"""The weight sources of rollout engines: a model, a guard against reads during updates, and noise."""
+"""The weight sources that a rollout engine loads: a model, one guarded against reads during updates, one with noise."""
 
 from collections.abc import Iterator
 
