@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
-from skyrl_core.registry.resolved_loss import ResolvedLoss
+from skyrl_core.registry import ResolvedLoss
 from skyrl_train.config.schema import LoraConfig
 from skyrl_train.policy.adapters import add_adapters
 from skyrl_train.policy.model_loading import prepare_model

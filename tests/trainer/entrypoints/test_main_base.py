@@ -1,4 +1,4 @@
-"""The entry point: no torch before all checks have passed, exit codes, ranks, scripts that register a loss."""
+"""The entry point: checks without torch, exit codes, ranks, and scripts that register a loss."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""An environment that performs the action in the answer; the scorer's tests add it to the import path of workers."""
+"""An environment that performs the action in the answer; the scorer's tests let workers import it."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Rewards of samples that arrive one after the other: computed as they arrive, with the same scores as in one call."""
+"""Rewards of samples that arrive one after the other, computed as they arrive."""
 
 import threading
 import time

@@ -35,8 +35,8 @@ def scorer(misbehaving):
 
 
 @pytest.fixture
-def impatient(misbehaving):
-    """For rewards that hang. The deadline is 3 s because a busy machine may delay the other rewards by a second."""
+def short_deadline_scorer(misbehaving):
+    """For rewards that hang. Not shorter, because a busy machine may delay the others by a second."""
     with Scorer({"misbehaving": misbehaving.environment()}, deadline=3.0) as scorer:
         yield scorer
 
@@ -71,7 +71,7 @@ def test_rewards_come_back_in_the_order_of_the_items(misbehaving):
             assert scorer.score(items) == [Score(reward=float(number)) for number in range(100)]
 
 
-def test_every_failure_of_a_reward_affects_only_its_sample(impatient, tmp_path):
+def test_every_failure_of_a_reward_affects_only_its_sample(short_deadline_scorer, tmp_path):
     expected = {
         "return: 0.25": None,
         f"hang: {tmp_path / 'pid'}": "TimeoutError: misbehaving reward took longer than 3 s",
@@ -89,7 +89,7 @@ def test_every_failure_of_a_reward_affects_only_its_sample(impatient, tmp_path):
         "interrupt: x": None,
         "return: 0.5": None,
     }
-    scores = dict(zip(expected, impatient.score([item(text) for text in expected]), strict=True))
+    scores = dict(zip(expected, short_deadline_scorer.score([item(text) for text in expected]), strict=True))
     rewards = {text: score.reward for text, score in scores.items() if score.reward}
     assert rewards == {"return: 0.25": 0.25, "return: 1": 1.0, "interrupt: x": 1.0, "return: 0.5": 0.5}
     for text, start in expected.items():
@@ -113,15 +113,15 @@ def test_the_deadline_applies_to_each_reward_not_to_the_batch(misbehaving):
         assert [score.reward for score in scorer.score([item("sleep: 0.2")] * 12)] == [1.0] * 12
 
 
-def test_a_reward_that_never_releases_the_interpreter_lock_is_ended(impatient, tmp_path):
-    scores = impatient.score([item(f"hold: {tmp_path / 'pid'}"), item("return: 1")])
+def test_a_reward_that_never_releases_the_interpreter_lock_is_ended(short_deadline_scorer, tmp_path):
+    scores = short_deadline_scorer.score([item(f"hold: {tmp_path / 'pid'}"), item("return: 1")])
     assert scores[0].error.startswith("TimeoutError")
     assert scores[1].reward == 1.0
     assert not is_running(read_pid(tmp_path / "pid"))
 
 
-def test_a_process_that_a_hung_reward_started_is_ended_with_it(impatient, tmp_path):
-    impatient.score([item(f"hang with child: {tmp_path / 'pid'}")])
+def test_a_process_that_a_hung_reward_started_is_ended_with_it(short_deadline_scorer, tmp_path):
+    short_deadline_scorer.score([item(f"hang with child: {tmp_path / 'pid'}")])
     wait_until(lambda: not is_running(read_pid(tmp_path / "pid")))
 
 

@@ -9,38 +9,23 @@ Decisions:
   model, the old policy and the entropy when no component asks for them.
 """
 
-from skyrl_core.contract.advantage_estimator import AdvantageBatch, AdvantageEstimator
-from skyrl_core.contract.loss_value import LossOutput, evaluate_loss, rows_of, scalar_loss
-from skyrl_core.contract.metric import Kind, Metric, merge
-from skyrl_core.contract.policy_loss import LossBatch, Need, PolicyLoss, TokenLosses, is_scalar_form
-from skyrl_core.contract.reduction import (
-    LOSS_REDUCTIONS,
-    BatchCounts,
-    LossReduction,
-    count_batch,
-    token_weights,
-    weighted_sum,
-)
-
-__all__ = [
-    "LOSS_REDUCTIONS",
-    "AdvantageBatch",
-    "AdvantageEstimator",
-    "BatchCounts",
-    "Kind",
-    "LossBatch",
-    "LossOutput",
-    "LossReduction",
-    "Metric",
-    "Need",
-    "PolicyLoss",
-    "TokenLosses",
-    "count_batch",
-    "evaluate_loss",
-    "is_scalar_form",
-    "merge",
-    "rows_of",
-    "scalar_loss",
-    "token_weights",
-    "weighted_sum",
-]
+from skyrl_core.contract.advantage_estimator import AdvantageBatch as AdvantageBatch
+from skyrl_core.contract.advantage_estimator import AdvantageEstimator as AdvantageEstimator
+from skyrl_core.contract.loss_value import LossOutput as LossOutput
+from skyrl_core.contract.loss_value import evaluate_loss as evaluate_loss
+from skyrl_core.contract.loss_value import rows_of as rows_of
+from skyrl_core.contract.loss_value import scalar_loss as scalar_loss
+from skyrl_core.contract.metric import Kind as Kind
+from skyrl_core.contract.metric import Metric as Metric
+from skyrl_core.contract.metric import merge as merge
+from skyrl_core.contract.policy_loss import LossBatch as LossBatch
+from skyrl_core.contract.policy_loss import Need as Need
+from skyrl_core.contract.policy_loss import PolicyLoss as PolicyLoss
+from skyrl_core.contract.policy_loss import TokenLosses as TokenLosses
+from skyrl_core.contract.policy_loss import is_scalar_form as is_scalar_form
+from skyrl_core.contract.reduction import LOSS_REDUCTIONS as LOSS_REDUCTIONS
+from skyrl_core.contract.reduction import BatchCounts as BatchCounts
+from skyrl_core.contract.reduction import LossReduction as LossReduction
+from skyrl_core.contract.reduction import count_batch as count_batch
+from skyrl_core.contract.reduction import token_weights as token_weights
+from skyrl_core.contract.reduction import weighted_sum as weighted_sum

@@ -15,38 +15,21 @@ Decisions:
   depend on the order of installation.
 """
 
-from skyrl_core.discovery.allow_deny import ALLOW_ALL, PluginPolicy
-from skyrl_core.discovery.claim import Claim, qualified
-from skyrl_core.discovery.origin import origin_of
-from skyrl_core.discovery.plugin_class import Plugin, class_or_function, construct, load_class
-from skyrl_core.discovery.plugin_group import (
-    ADVANTAGE_ESTIMATORS,
-    ENVIRONMENTS,
-    OBSERVERS,
-    POLICY_LOSSES,
-    ROLLOUT_ENGINES,
-    TRACKERS,
-    PluginGroup,
-)
-from skyrl_core.discovery.printable_text import printable, shortened
-
-__all__ = [
-    "ADVANTAGE_ESTIMATORS",
-    "ALLOW_ALL",
-    "Claim",
-    "ENVIRONMENTS",
-    "OBSERVERS",
-    "POLICY_LOSSES",
-    "Plugin",
-    "PluginGroup",
-    "PluginPolicy",
-    "ROLLOUT_ENGINES",
-    "TRACKERS",
-    "class_or_function",
-    "construct",
-    "load_class",
-    "origin_of",
-    "printable",
-    "qualified",
-    "shortened",
-]
+from skyrl_core.discovery.allow_deny import ALLOW_ALL as ALLOW_ALL
+from skyrl_core.discovery.allow_deny import PluginPolicy as PluginPolicy
+from skyrl_core.discovery.claim import Claim as Claim
+from skyrl_core.discovery.claim import qualified as qualified
+from skyrl_core.discovery.origin import origin_of as origin_of
+from skyrl_core.discovery.plugin_class import Plugin as Plugin
+from skyrl_core.discovery.plugin_class import class_or_function as class_or_function
+from skyrl_core.discovery.plugin_class import construct as construct
+from skyrl_core.discovery.plugin_class import load_class as load_class
+from skyrl_core.discovery.plugin_group import ADVANTAGE_ESTIMATORS as ADVANTAGE_ESTIMATORS
+from skyrl_core.discovery.plugin_group import ENVIRONMENTS as ENVIRONMENTS
+from skyrl_core.discovery.plugin_group import OBSERVERS as OBSERVERS
+from skyrl_core.discovery.plugin_group import POLICY_LOSSES as POLICY_LOSSES
+from skyrl_core.discovery.plugin_group import ROLLOUT_ENGINES as ROLLOUT_ENGINES
+from skyrl_core.discovery.plugin_group import TRACKERS as TRACKERS
+from skyrl_core.discovery.plugin_group import PluginGroup as PluginGroup
+from skyrl_core.discovery.printable_text import printable as printable
+from skyrl_core.discovery.printable_text import shortened as shortened

@@ -4,34 +4,18 @@ Decision: schemas live in modules without torch and have entry-point groups of t
 `skyrl.advantage_estimator_params`), so that a wrong parameter is reported before torch is imported.
 """
 
-from skyrl_core.parameters.algorithm_options import KlEstimator, LossReduction, NonNegative, OffPolicyOptions
-from skyrl_core.parameters.error_wording import rule_of
-from skyrl_core.parameters.loss_params import LossParams, OpenLossParams
-from skyrl_core.parameters.param_validation import validate_params
-from skyrl_core.parameters.parameter_plan import ParamPlan
-from skyrl_core.parameters.schedule import (
-    Schedule,
-    checked_steps,
-    is_schedule,
-    number_at,
-    parse_schedule,
-    schedule_fault,
-)
-
-__all__ = [
-    "KlEstimator",
-    "LossParams",
-    "LossReduction",
-    "NonNegative",
-    "OffPolicyOptions",
-    "OpenLossParams",
-    "ParamPlan",
-    "Schedule",
-    "checked_steps",
-    "is_schedule",
-    "number_at",
-    "parse_schedule",
-    "rule_of",
-    "schedule_fault",
-    "validate_params",
-]
+from skyrl_core.parameters.algorithm_options import KlEstimator as KlEstimator
+from skyrl_core.parameters.algorithm_options import LossReduction as LossReduction
+from skyrl_core.parameters.algorithm_options import NonNegative as NonNegative
+from skyrl_core.parameters.algorithm_options import OffPolicyOptions as OffPolicyOptions
+from skyrl_core.parameters.error_wording import rule_of as rule_of
+from skyrl_core.parameters.loss_params import LossParams as LossParams
+from skyrl_core.parameters.loss_params import OpenLossParams as OpenLossParams
+from skyrl_core.parameters.param_validation import validate_params as validate_params
+from skyrl_core.parameters.parameter_plan import ParamPlan as ParamPlan
+from skyrl_core.parameters.schedule import Schedule as Schedule
+from skyrl_core.parameters.schedule import checked_steps as checked_steps
+from skyrl_core.parameters.schedule import is_schedule as is_schedule
+from skyrl_core.parameters.schedule import number_at as number_at
+from skyrl_core.parameters.schedule import parse_schedule as parse_schedule
+from skyrl_core.parameters.schedule import schedule_fault as schedule_fault

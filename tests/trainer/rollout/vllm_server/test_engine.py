@@ -219,7 +219,7 @@ def test_a_missing_server_is_waited_for_and_then_named(setup, messages, monkeypa
     [
         ({"rollout": {"max_new_tokens": 300}}, r"at most 200 tokens .* needs 450"),
         ({"name": "Qwen/Qwen2.5-0.5B"}, r"serves the model 'tiny', this run needs 'Qwen/Qwen2.5-0.5B'"),
-        ({"weight_transfer": "nccl"}, "started with weight transfer skyrl_http, this run needs nccl"),
+        ({"weight_transfer": "nccl"}, "its weight transfer is skyrl_http, this run needs nccl"),
     ],
 )
 def test_a_server_that_does_not_fit_is_refused_with_the_difference(setup, server, change, difference, monkeypatch):

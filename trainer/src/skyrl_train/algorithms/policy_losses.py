@@ -1,4 +1,4 @@
-"""Names for a script that defines a policy loss: `PolicyLoss` to subclass, `register_policy_loss` to name it."""
+"""Names for a script that defines a policy loss: `PolicyLoss` and `register_policy_loss`."""
 
 from skyrl_core.contract import PolicyLoss
 from skyrl_core.registry import register_policy_loss

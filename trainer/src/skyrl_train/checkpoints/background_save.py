@@ -1,4 +1,4 @@
-"""Saves checkpoints while training continues: a step waits for a copy of the state in memory, not for its files."""
+"""Saves checkpoints while training continues: a step waits for a copy of the state, not for files."""
 
 import logging
 import threading

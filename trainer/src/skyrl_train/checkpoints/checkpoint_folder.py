@@ -109,7 +109,7 @@ def _put_in_place(partial: Path, target: Path) -> None:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints below the folder, oldest first. All were complete once; ``read`` checks that one still is."""
+    """The checkpoints below the folder, oldest first. Only ``read`` checks that one is still complete."""
     if not folder.is_dir():
         return []
     return sorted((path for path in folder.iterdir() if _is_checkpoint(path)), key=_step)
@@ -163,7 +163,7 @@ def recover(folder: Path) -> None:
 
 
 def clear(folder: Path) -> None:
-    """Remove what a killed run left incomplete or half deleted. Only the owner of the run folder may call it.
+    """Remove what a killed run left incomplete. Only the owner of the run folder may call it.
 
     Raises:
         SkyrlError: the folder cannot be written.
@@ -188,7 +188,7 @@ def _removal_error(left: Path, error: OSError) -> SkyrlError:
 
 
 def finish(folder: Path, step: int, keep: int) -> None:
-    """Name the newest checkpoint and prune, in case the run was killed right after its checkpoint appeared.
+    """Name the newest checkpoint and prune, in case the run was killed right after its checkpoint.
 
     Args:
         folder: ``checkpoints`` of the run folder.
@@ -209,7 +209,7 @@ def finish(folder: Path, step: int, keep: int) -> None:
 
 
 def prune(folder: Path, step: int, keep: int) -> None:
-    """Keep the newest ``keep`` (1 or more) checkpoints up to this step; delete older ones and all of later steps.
+    """Keep the newest ``keep`` (at least 1) checkpoints up to this step; delete all others.
 
     Raises:
         SkyrlError: a checkpoint cannot be deleted.

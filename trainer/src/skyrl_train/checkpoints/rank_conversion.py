@@ -1,4 +1,4 @@
-"""Converts a checkpoint for another number of ranks or another ZeRO stage, with DeepSpeed's universal checkpoint.
+"""Converts checkpoints for another number of ranks or ZeRO stage, by DeepSpeed's universal checkpoint.
 
 The converted copy is hidden next to the checkpoint, which is not changed, and is deleted once the ranks have read it.
 The next checkpoint of the run has the new form.

@@ -1,4 +1,4 @@
-"""Finds the checkpoint that a run resumes from, and checks that loss, precision and adapters are the same."""
+"""Finds the checkpoint to resume from, and checks that loss, precision and adapters are the same."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path

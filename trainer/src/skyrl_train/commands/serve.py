@@ -34,10 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parsed(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The arguments of `skyrl serve`, and those after `--`, which are passed to vLLM."""
-    own = list(argv)
-    extra = own[own.index("--") + 1 :] if "--" in own else []
-    own = own[: own.index("--")] if "--" in own else own
-    return _parser().parse_intermixed_args(own), extra
+    arguments = list(argv)
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    return _parser().parse_intermixed_args(arguments[:end]), arguments[end + 1 :]
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,4 +1,4 @@
-"""Resolves files and a command line to a validated run; reports all problems at once. Imports no torch."""
+"""Resolves files and a command line to a validated run; reports all problems at once, without torch."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -121,7 +121,7 @@ def _broken_rules(config: RunConfig, sources: Sources, faulty: frozenset[str]) -
 
 
 def run_folder_of(path: Path) -> Path | None:
-    """The run folder of a run folder or of a checkpoint in one; None for anything else, such as a model folder."""
+    """The run folder, given itself or a checkpoint in it; None for any other path, such as a model folder."""
     if (path / "checkpoints").is_dir():
         return path
     return path.parent.parent if (path / "manifest.json").is_file() else None

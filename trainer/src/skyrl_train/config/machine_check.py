@@ -44,7 +44,7 @@ def find_missing(config: RunConfig, sources: Sources, *, generates_problems: boo
 
 
 def no_prompts_message(environment: str, key: str) -> str:
-    """The message when neither data nor the environment provide prompts for ``data.train`` or ``data.evaluation``."""
+    """The message when neither the data option ``key`` nor the environment provides prompts."""
     alternative = ", or evaluation.prompts to 0" if key == "data.evaluation" else ""
     return (
         f"environment {environment!r} generates no problems: set {key} to a .jsonl or .parquet file or a hub name"

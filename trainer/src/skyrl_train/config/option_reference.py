@@ -12,14 +12,14 @@ HEADER = ("KEY", "TYPE", "DEFAULT", "RANGE")
 
 
 def find_options(prefix: str) -> list[Option]:
-    """The options whose dotted key starts with the prefix; if none does, those with this name in any section."""
+    """The options whose dotted key starts with the prefix, or else those with this name in any section."""
     prefix = prefix.strip(".")
     found = [option for option in all_options() if option.key.startswith(prefix)]
     return found or [option for option in all_options() if option.key.rpartition(".")[2] == prefix]
 
 
 def write_table(options: Sequence[Option], width: int) -> str:
-    """The options by section, for a terminal of `width` columns: a row of four columns, then the description."""
+    """The options by section, for a terminal of `width` columns: a table row, then the description."""
     lines: list[str] = []
     for section, members in _by_section(options):
         rows = [HEADER, *map(_cells, members)]

@@ -1,4 +1,4 @@
-"""The schema as a flat list of options, for `skyrl config` and for suggestions when a key is misspelled."""
+"""The schema as a flat list of options, for `skyrl config` and for suggestions for misspelled keys."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -80,7 +80,7 @@ _TYPES = {"string": "text", "boolean": "true/false", "null": "null", "object": "
 
 
 def _type(schema: dict[str, Any]) -> str:
-    """The type in words, such as `integer or null`."""
+    """The readable type, such as `integer or null`."""
     if "anyOf" in schema:
         types = list(dict.fromkeys(_type(part) for part in schema["anyOf"]))
         return ("/" if SCHEDULE_TYPE in types else " or ").join(types)

@@ -1,6 +1,6 @@
-"""Finds the plugins that a configuration names in installed metadata and validates their parameters, without torch.
+"""Finds the plugins that a configuration names and validates their parameters, without torch.
 
-It imports only parameter schemas and the environment.
+It reads installed metadata, and imports only parameter schemas and the environment.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,7 +29,7 @@ OBSERVER_GROUP = PluginGroup(OBSERVERS, "observer")
 
 
 class MayGenerate(Protocol):
-    """What the check looks at in an environment."""
+    """The part of an environment that this check uses."""
 
     @property
     def generates_problems(self) -> bool:
@@ -40,13 +40,13 @@ class MayGenerate(Protocol):
 Resolved = TypeVar("Resolved", bound=ResolvedPlugin[Any])
 
 EnvironmentLoader = Callable[[str, Mapping[str, Any], PluginPolicy], MayGenerate]
-"""Makes an environment of a reference and parameters. Environments are built on the config, so the caller brings it."""
+"""Loads an environment by reference and parameters. The caller passes it, because environments import the config."""
 
 
 class PluginCheck:
-    """Looks up every plugin of one configuration, once, and keeps what it found.
+    """Looks up every plugin of a configuration once, and keeps the results and the problems.
 
-    A plugin that has a problem may lack its attribute.
+    The attribute of a plugin that has a problem may be missing.
     """
 
     loss: ResolvedLoss
@@ -57,14 +57,14 @@ class PluginCheck:
     def __init__(
         self, config: RunConfig, sources: Sources, faulty: frozenset[str], load_environment: EnvironmentLoader
     ) -> None:
-        """`faulty` are the options with an invalid value: they hold defaults here, so they are not checked again."""
+        """`faulty` are the options with an invalid value; they hold defaults here and are not checked."""
         self.problems: list[Problem] = []
         self.notes: list[str] = []
         self._config = config
         self._sources = sources
         self._faulty = faulty
         self._load_environment = load_environment
-        self.generates_problems = True  # as far as is known
+        self.generates_problems = True  # until the environment is loaded
         self._blocks: dict[str, Any] = config.trainer.algorithm.model_extra or {}
         self._policy = self._checked_policy()
         self._check_algorithm()
@@ -107,10 +107,10 @@ class PluginCheck:
                 self.notes.append(f"{key} has no effect: neither the loss nor the estimator of this run is {name}")
 
     def _resolved(self, kind: type[Resolved], claim: Claim, name_key: str) -> Resolved:
-        """The loss or estimator with the parameters in its block."""
+        """The loss or the estimator with the parameters from its block."""
         values = self._blocks.get(claim.name, {})
         if not isinstance(values, dict):
-            return kind(claim)  # a problem that is noted with the blocks
+            return kind(claim)  # `_check_blocks` has reported the problem
         resolved = kind(claim, values, self._policy)
         self._check_params(name_key, f"trainer.algorithm.{claim.name}", values, lambda: resolved.params)
         return resolved
@@ -128,7 +128,7 @@ class PluginCheck:
     def _find(
         self, group: PluginGroup, key: str, references: Iterable[str], rows: Sequence[Claim] | None = None
     ) -> list[Claim]:
-        """The plugins that an option names, without those that have a problem."""
+        """The plugins that an option names; a problem is recorded instead of its plugin."""
         found: list[Claim] = []
         if key in self._faulty:
             return found
@@ -141,7 +141,7 @@ class PluginCheck:
         return found
 
     def _check_params(self, name_key: str, key: str, values: dict[str, Any], check: Callable[[], object]) -> None:
-        """The parameters at `key` of the plugin that `name_key` names."""
+        """Run `check`, and record problems with the parameters at `key` of the plugin that `name_key` names."""
         try:
             check()
         except InvalidParamsError as error:

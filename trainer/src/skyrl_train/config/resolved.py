@@ -13,16 +13,16 @@ from skyrl_train.config.yaml_text import write_yaml
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedRun:
-    """The configuration with its plugins, each looked up once, and how it came to be."""
+    """The configuration with its plugins, each looked up once, and the sources of both."""
 
     config: RunConfig
     loss: ResolvedLoss
     estimator: ResolvedEstimator
-    environment: Any  # the configured one: skyrl_train.environments.environment.Environment, made with its parameters
+    environment: Any  # the configured skyrl_train.environments.environment.Environment with its parameters
     engine: Claim
     trackers: tuple[Claim, ...] = ()
     observers: tuple[Claim, ...] = ()
-    quickstart: bool = False  # options that nobody set have the quickstart's values, where it has some
+    quickstart: bool = False  # whether the quickstart settings are the defaults
     files: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
     resume: Path | None = None  # a run folder or a checkpoint in one

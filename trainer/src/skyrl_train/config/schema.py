@@ -26,7 +26,7 @@ class OffPolicyConfig(OffPolicyOptions, Section):
 
 
 class AlgorithmConfig(Section):
-    """The objective. A block named after a loss or an estimator holds its parameters, which its schema checks."""
+    """The objective. The parameters of a loss or an estimator go into the block with its name."""
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False, validate_default=True)
 
@@ -48,7 +48,7 @@ class AlgorithmConfig(Section):
         default=0.0, description="Weight of the KL to the reference model that is subtracted from the reward."
     )
     kl_reward_estimator: KlEstimator = Field(
-        default="k1", description="KL estimator in the reward; k1 is unbiased there."
+        default="k1", description="KL estimator in the reward; k1 is unbiased in the reward."
     )
     entropy_coef: ScheduledNonNegative = Field(
         default=0.0, description="Weight of a bonus for the exact entropy of the policy, per nat, added to any loss."

@@ -16,7 +16,7 @@ MAX_BYTES = 10_000_000
 
 
 class Sources:
-    """The values of a run as given: later files are merged key by key over earlier ones; an override replaces."""
+    """The given values of a run. Later files override earlier ones key by key; overrides replace values."""
 
     def __init__(self, *, quickstart: bool = False) -> None:
         """``quickstart``: start from the quickstart settings for the tiny model instead of no values."""
@@ -143,7 +143,7 @@ def _files_like(path: Path) -> str:
 
 
 def read_sources(files: Sequence[Path], overrides: Sequence[str], *, quickstart: bool = False) -> Sources:
-    """Merge files and then overrides, in order, on top of the quickstart's settings if asked."""
+    """Merge files and then overrides, in order, on top of the quickstart settings if requested."""
     sources = Sources(quickstart=quickstart)
     for file in files:
         sources.add_file(file)

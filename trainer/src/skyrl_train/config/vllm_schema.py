@@ -10,7 +10,7 @@ Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
 class VllmConfig(Section):
-    """The rollout engine vllm, one on each rank; `skyrl serve` reads kv_cache_gib, max_num_seqs and enforce_eager."""
+    """The rollout engine vllm, one per rank. `skyrl serve` uses kv_cache_gib, max_num_seqs, enforce_eager."""
 
     kv_cache_gib: PositiveFloat | None = Field(
         default=None,

@@ -1,4 +1,4 @@
-"""Reads and writes YAML with 1.2 scalars (`1e-6` is a float), a line for every key, and no duplicate keys."""
+"""Reads and writes YAML with 1.2 scalars (`1e-6` is a float), line numbers and no duplicate keys."""
 
 import math
 import re

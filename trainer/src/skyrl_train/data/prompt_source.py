@@ -80,10 +80,10 @@ class LoadedRows:
 
 
 class GeneratedRows:
-    """Rows that an environment generates. The latest few thousand are kept; earlier ones are generated again."""
+    """Rows that an environment generates. The latest few thousand are kept, earlier ones regenerated."""
 
     def __init__(self, generate: Callable[[], Iterator[Row]], environment: str) -> None:
-        """``generate`` starts the same endless sequence each time; ``environment`` is the reference that rewards it."""
+        """``generate`` starts the same endless sequence each time; ``environment`` rewards the rows."""
         self._generate = generate
         self._environment = environment
         self._restart()
@@ -122,7 +122,7 @@ class GeneratedRows:
 
 
 def build_source(config: RunConfig, split: Split, environment: Environment) -> PromptSource:
-    """The prompts of a split: of the data file or hub name if the config has one, else those of its environment.
+    """The prompts of a split: from the data option if it is set, else from the environment.
 
     The held-out prompts do not depend on the seed and are not shuffled, so that runs can be compared.
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def encode_prompt(row: Row, tokenizer: "PreTrainedTokenizerBase", max_tokens: int) -> tuple[int, ...]:
-    """Token ids of the prompt, including the template's generation prompt, ready for the policy to continue.
+    """Token ids of the prompt, including the template's generation prompt, for the policy to continue.
 
     Without a template the prompt is the text of the messages, one per line, with the special tokens that the tokenizer
     adds to any text.

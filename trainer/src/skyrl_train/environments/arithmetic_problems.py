@@ -1,4 +1,4 @@
-"""Generates arithmetic word problems of one to four steps from a seed; training and evaluation share none.
+"""Generates word problems of one to four steps from a seed; training and evaluation share none.
 
 A problem is a chain of operations (``36+76-70``) in the form of a short story. A checksum of the chain decides the
 split, so no seed, index or wording can leak an evaluation problem into training.
@@ -103,7 +103,7 @@ def _generate_operation(rng: random.Random, value: int, largest: int) -> Operati
 
 
 def problems(split: Split, *, seed: int, max_steps: int = MAX_STEPS, min_steps: int = 1) -> Iterator[Problem]:
-    """Endless problems of a split, the same for the same seed. The number of steps is uniformly distributed.
+    """Endless problems of a split, the same for the same seed; the number of steps is uniform.
 
     Raises:
         ValueError: not ``1 <= min_steps <= max_steps <= 4``.

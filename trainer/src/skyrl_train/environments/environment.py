@@ -86,7 +86,7 @@ class Environment(ABC):
         return type(self).rows is not Environment.rows
 
     def warm_up(self) -> None:  # noqa: B027 - most environments have nothing to prepare
-        """Prepare a worker process, for example by slow imports; called once, before its first deadline starts."""
+        """Prepare a worker process, for example by slow imports; called once, before the first deadline."""
 
     @abstractmethod
     def reward(self, completion: Completion, row: Row) -> float:

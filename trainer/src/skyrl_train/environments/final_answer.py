@@ -50,8 +50,7 @@ def stated_after_marker(text: str) -> str | None:
 
 
 def parse_answer(statement: str) -> Number | None:
-    """The number of a one-line statement such as ``x = $1,234.50 per year.``; None unless it states exactly one.
-
+    """The number of a one-line statement such as ``x = $1,234.50 a year.``; None if not exactly one.
     Supports signs, currency signs, thousands separators, decimals, fractions (``3/4``, ``1 1/2``, ``\\frac{3}{4}``), a
     percent sign (dropped, as in GSM8K), ``\\boxed{}``, and text around the number. ``12-5`` is not a number.
     """

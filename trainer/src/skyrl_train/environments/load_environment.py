@@ -28,7 +28,7 @@ def register_environment(name: str, cls: type[Environment]) -> None:
 
 
 def split_reference(reference: str, claims: Iterable[Claim]) -> tuple[str, str]:
-    """The name to look up and the task: ``reasoning_gym:leg_counting`` is ``reasoning_gym`` and ``leg_counting``.
+    """The name to look up and the task: ``("reasoning_gym", "leg_counting")``, or ``("gsm8k", "")``.
 
     If two distributions claim a name, ``distribution:name`` and ``distribution:name:task`` select one.
     """

@@ -1,4 +1,4 @@
-"""Pauses garbage collection during imports of thousands of modules, which it would scan again and again."""
+"""Pauses garbage collection during imports of thousands of modules, which it would scan repeatedly."""
 
 import atexit
 import gc
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def many_imports(module: str) -> Iterator[None]:
-    """Pauses the collector while the body imports ``module``, then excludes all existing objects from collections.
+    """Pauses the collector while the body imports ``module``, then excludes all existing objects.
 
     Modules are never garbage, but without the pause the collector takes a fifth of the time in which torch,
     transformers and DeepSpeed are imported. At exit the objects are included again, or Triton would report them as

@@ -41,7 +41,7 @@ class ThreadGuard:
 
 
 def choose_threads(ranks_on_this_machine: int) -> int:
-    """The fastest of 1, 2, 4, ... threads within this rank's share of the cores. Takes a tenth of a second."""
+    """The fastest of 1, 2, 4, ... threads within this rank's share of the cores. Takes 0.1 s."""
     share = max(len(os.sched_getaffinity(0)) // ranks_on_this_machine, 1) if hasattr(os, "sched_getaffinity") else 1
     if share == 1:
         return 1
@@ -58,7 +58,7 @@ def choose_threads(ranks_on_this_machine: int) -> int:
 
 
 def _time_with(threads: int, limit: float) -> float:
-    """Seconds of the slowest of several trials, or of the first above the limit. A busy core slows only some trials."""
+    """Seconds of the slowest trial, because a busy core slows only some, or of the first above the limit."""
     torch.set_num_threads(threads)
     tokens, weight = torch.randn(2048, 128), torch.randn(128, 384)
     _time_once(tokens, weight)  # not counted: it includes setup and the start of the threads

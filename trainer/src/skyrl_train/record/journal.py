@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 
 class Journal:
-    """Records what happens in a run. Ranks other than 0 have one without run folder, tracker and observers."""
+    """Records a run. On ranks other than 0 it has no run folder, tracker and observers."""
 
     def __init__(
         self,
@@ -93,10 +93,7 @@ class Journal:
             self._after = _logged_evaluation(self._run_folder, self._steps)
 
     def rollout(self, step: int, rollout: Rollout) -> None:
-        """Save the samples of a step, as tensors and as text, in a thread.
-
-        If that fails, the next call raises the error, or ``wait_for_samples``.
-        """
+        """Save the samples of a step in a thread; the next call, or ``wait_for_samples``, raises its error."""
         keep = self._keep_rollouts
         if self._run_folder is None or keep == 0:
             return

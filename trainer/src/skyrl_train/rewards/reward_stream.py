@@ -1,4 +1,4 @@
-"""Computes rewards of samples as they arrive: a thread drives the reward workers while others are generated."""
+"""Computes rewards of samples as they arrive: a thread drives the workers while others are generated."""
 
 import threading
 from collections.abc import Callable
@@ -77,7 +77,7 @@ class ScoreStream:
     """The scores of samples, each computed as soon as the sample is added."""
 
     def __init__(self, drive: Callable[[Inbox], list[Score]]) -> None:
-        """Start the thread. ``drive`` takes items until no more follow, and returns their scores in that order."""
+        """Start the thread. ``drive`` takes items until no more follow, and returns scores in that order."""
         self._drive = drive
         self._inbox = Inbox()
         self._places: dict[int, int] = {}  # sample index -> position in the order of arrival

@@ -1,4 +1,4 @@
-"""Computes rewards with a deadline in worker processes, so that no reward can stop, slow or corrupt training."""
+"""Computes rewards with a deadline in worker processes, so that none can stop, slow or corrupt a run."""
 
 import os
 import pickle
@@ -66,7 +66,7 @@ class _Batch:
 
 
 class Scorer:
-    """Computes rewards in worker processes, which start at the first call and end with the context manager.
+    """Computes rewards in worker processes that start at the first call and end with the context manager.
 
     A reward that raises, hangs, exits, crashes or does not return a finite number affects only its sample: the score is
     0.0 with an error.
@@ -234,7 +234,7 @@ class Scorer:
                 batch.fail(index, error)
 
     def _give_up(self, worker: WorkerProcess, batch: _Batch, *, overdue: bool = False) -> None:
-        """Discard a worker and requeue its items; its current item fails if it was too slow or killed two workers."""
+        """Discard a worker and requeue its items; the current one fails if too slow or if two workers died."""
         if not worker.ready:
             self._count_failed_start(worker, overdue=overdue)
             self._discard(worker)

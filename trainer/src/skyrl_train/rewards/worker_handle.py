@@ -46,23 +46,23 @@ class WorkerProcess:
         Raises:
             SkyrlError: the system cannot start another process.
         """
-        own, other = socket.socketpair()
-        own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _SEND_TIMEOUT, 0))
-        command = _COMMAND.format(path=sys.path, descriptor=other.fileno(), parent=os.getpid())
+        trainer_end, worker_end = socket.socketpair()
+        trainer_end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _SEND_TIMEOUT, 0))
+        command = _COMMAND.format(path=sys.path, descriptor=worker_end.fileno(), parent=os.getpid())
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", command],
-                pass_fds=[other.fileno()],
+                pass_fds=[worker_end.fileno()],
                 process_group=0,
                 stdin=subprocess.DEVNULL,
                 env=os.environ | {WORKER_VARIABLE: "1"},
             )
         except OSError as error:
-            own.close()
+            trainer_end.close()
             raise SkyrlError(f"a reward worker could not be started: {error}; lower environment.workers") from error
         finally:
-            other.close()
-        self.connection: Connection[Any, Any] = Connection(own.detach())
+            worker_end.close()
+        self.connection: Connection[Any, Any] = Connection(trainer_end.detach())
         self.ready = False
         self.tasks: deque[int] = deque()  # indices of the items without a result yet, in order
         self.since = time.monotonic()  # when it began its current work

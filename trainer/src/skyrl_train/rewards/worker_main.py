@@ -1,4 +1,4 @@
-"""The main loop of a reward worker process: computes rewards of rows and answers. Imports no torch by itself."""
+"""The main loop of a reward worker: computes rewards of rows and answers. Imports no torch by itself."""
 
 import faulthandler
 import functools
@@ -97,7 +97,7 @@ def _outcomes(count: int, pickled: bytes, setup: Setup, environments: Mapping[st
     except Exception as error:  # noqa: BLE001 - columns may hold objects of any class
         yield from [(0.0, f"the row cannot be unpickled in the reward worker: {_describe(error)}")] * count
         return
-    armed, own = -math.inf, os.getpid()
+    armed, pid = -math.inf, os.getpid()
     with open(os.devnull, "w") as discarded:
         for completion, row in items:
             if time.monotonic() > armed + _REARM:
@@ -105,7 +105,7 @@ def _outcomes(count: int, pickled: bytes, setup: Setup, environments: Mapping[st
                 faulthandler.dump_traceback_later(setup.deadline + _GRACE, exit=True, file=discarded)
                 armed = time.monotonic()
             outcome = compute_reward(environments[row.environment], completion, row)
-            if os.getpid() != own:
+            if os.getpid() != pid:
                 os._exit(0)  # the child of a reward that forked got here; only the parent may reply
             signal.setitimer(signal.ITIMER_REAL, 0)  # a leftover alarm must not interrupt the next reward
             yield outcome
@@ -142,7 +142,7 @@ def _place(error: BaseException) -> str:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Finds the classes of the trainer's script, which is ``__main__`` there but must not run as ``__main__`` here."""
+    """Finds the classes of the trainer's script, which must not run as ``__main__`` here as it does there."""
 
     def __init__(self, data: bytes, setup: Setup) -> None:
         super().__init__(io.BytesIO(data))

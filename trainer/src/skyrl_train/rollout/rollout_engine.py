@@ -104,7 +104,7 @@ class RolloutEngine(Protocol):
 def generate(
     engine: RolloutEngine, requests: Sequence[SampleRequest], sampling: Sampling, hand_over: HandOver
 ) -> list[Sample]:
-    """One sample for each request, in order; each is handed over as soon as the engine permits, or at the end."""
+    """One sample for each request, in order; each is handed over as early as the engine permits."""
     method: Any = engine.generate
     early = "hand_over" in signature(method).parameters
     samples: list[Sample] = method(requests, sampling, hand_over) if early else method(requests, sampling)

@@ -1,4 +1,4 @@
-"""The weight sources that a rollout engine loads: a model, one guarded against reads during updates, one with noise."""
+"""The weight sources of rollout engines: a model, guarded against reads during updates, with noise."""
 
 from collections.abc import Iterator
 

@@ -15,7 +15,7 @@ from skyrl_train.step.objective import Objective
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """The result of ``Objective.prepare`` for the minibatch of all ranks, and the position of this rank's rows."""
+    """The result of ``Objective.prepare`` for all ranks, and the position of this rank's rows."""
 
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     start: int = 0  # row of this rank's first sequence

@@ -67,7 +67,7 @@ def _groups_together(lengths: Tensor, groups: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class MicroBatch:
-    """Rows of a minibatch. A filler has no rows but one masked sequence, so that all ranks make as many passes."""
+    """Rows of a minibatch. A filler has one masked sequence instead, to give all ranks as many passes."""
 
     rows: Tensor  # int64 [B], into the minibatch
     experience: Experience
@@ -86,7 +86,7 @@ def micro_batches(
     rows: Tensor | None = None,
     at_least: int = 0,
 ) -> list[MicroBatch]:
-    """Micro-batches of at most this size, with fillers up to the largest number that any rank has. Collective.
+    """Micro-batches of at most this size, with fillers up to the largest number on any rank. Collective.
 
     Args:
         minibatch: this rank's part of the minibatch.
@@ -106,11 +106,11 @@ def micro_batches(
 
 
 def minibatch_of_group(group: int, num_groups: int, minibatches: int) -> int:
-    """The minibatch that a prompt of the step belongs to: consecutive prompts, the same on any number of ranks."""
+    """The minibatch of a prompt of the step: consecutive prompts, the same on any number of ranks."""
     return group * minibatches // num_groups
 
 
 def owner_of_group(group: int, num_groups: int, minibatches: int, world_size: int) -> int:
-    """The rank that samples and trains on a prompt: the prompts of a minibatch are distributed over all ranks."""
+    """The rank that samples and trains on a prompt: each minibatch is distributed over all ranks."""
     first = -(-minibatch_of_group(group, num_groups, minibatches) * num_groups // minibatches)
     return (group - first) % world_size

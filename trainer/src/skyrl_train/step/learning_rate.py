@@ -6,7 +6,7 @@ from skyrl_train.config.schema import OptimizerConfig
 
 
 def learning_rate(config: OptimizerConfig, step: int, total_steps: int) -> float:
-    """The rate of optimizer step ``step`` (from 0) of ``total_steps``; linear and cosine reach 0 after the last one."""
+    """The rate of optimizer step ``step`` (from 0); linear and cosine reach 0 after ``total_steps``."""
     peak = config.learning_rate
     if not isinstance(peak, float):
         return peak.at(step)

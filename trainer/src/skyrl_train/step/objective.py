@@ -1,4 +1,4 @@
-"""The objective of a run on one micro-batch: the selected loss, and the terms and weights common to all losses."""
+"""The objective of a run: the selected loss, and the terms and weights common to all losses."""
 
 import math
 from collections.abc import Mapping
@@ -208,7 +208,7 @@ class Objective:
 
 
 def highest_entropy(entropy: Tensor, mask: Tensor, fraction: float) -> Tensor:
-    """The tokens of highest entropy, this fraction of all unmasked ones, rounded up: [N, T] -> bool [N, T].
+    """The tokens of highest entropy, this fraction of unmasked ones, rounded up: [N, T] -> bool [N, T].
 
     arXiv 2506.01939: a fifth of the tokens, where the reasoning forks, carries most of what is learned. All tied tokens
     are included, up to rounding: the first tokens of a group are ties, and the choice must not depend on the split.

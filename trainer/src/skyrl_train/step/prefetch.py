@@ -1,4 +1,4 @@
-"""Prefetches the samples of the next step in a thread while this step trains: `rollout.async: one_step`.
+"""Prefetches the samples of the next step while this step trains: `rollout.async: one_step`.
 
 The samples do not depend on timing: the weights are synced once the samples are complete, so all of them come from the
 policy before the update. If a server is lost meanwhile, the batch is sampled after the update instead.

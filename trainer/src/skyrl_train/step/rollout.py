@@ -43,7 +43,7 @@ class Rollout:
 
 
 class RolloutCollector:
-    """Samples and rewards the responses of a step. They depend on seed, step and weights, not on the ranks."""
+    """Samples and rewards the responses of a step, which depend on seed, step and weights, not on ranks."""
 
     def __init__(
         self,
@@ -119,7 +119,7 @@ class RolloutCollector:
         )
 
     def _staleness(self, steps: list[int]) -> dict[str, float]:
-        """Optimizer steps between the policy that sampled and the current one; logged if samples are prefetched."""
+        """The staleness metrics: optimizer steps made since sampling; logged if samples are prefetched."""
         trainer, ahead = self._config.trainer, self._config.rollout.async_ == "one_step"
         bound = trainer.minibatches * trainer.epochs if ahead else 0
         if not all(0 <= count <= bound for count in steps):

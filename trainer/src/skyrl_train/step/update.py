@@ -1,4 +1,4 @@
-"""Makes one optimizer step: token weights from the counts of all ranks, forward and backward passes, the update."""
+"""Makes one optimizer step: token weights from the counts of all ranks, forward, backward, update."""
 
 import math
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from skyrl_train.trainer_engine.zero import ZeroEngine
 
 @dataclass
 class UpdateLog:
-    """Measurements of one optimizer step on this rank. Totals add up over micro-batches and ranks; metrics merge."""
+    """Measurements of one optimizer step on this rank. Totals are added over micro-batches; metrics merge."""
 
     totals: dict[str, Tensor] = field(default_factory=dict)
     metrics: dict[str, list[Metric]] = field(default_factory=dict)
@@ -36,7 +36,7 @@ class UpdateLog:
 
 
 class PolicyUpdate:
-    """Makes optimizer steps. The gradient is independent of micro-batch size, number of ranks and ZeRO stage."""
+    """Makes optimizer steps. The gradient does not depend on micro-batch size, ranks or ZeRO stage."""
 
     def __init__(
         self, engine: ZeroEngine, objective: Objective, ranks: Ranks, *, micro_batch_size: MicroBatchSize, pad_id: int

@@ -1,4 +1,4 @@
-"""Generates the pretraining corpus of the tiny model: arithmetic problems with answers of mixed quality.
+"""Generates the tiny model's pretraining corpus: arithmetic problems with answers of mixed quality.
 
 The problems are of the training split. 35 % of the answers are worked step by step, 40 % are a bare ``#### n``, and
 25 % are worked with one mistake. A model trained on it can show its work but often does not, which leaves room for

@@ -147,7 +147,7 @@ def corpus_digest(seed: int, count: int = 1000) -> str:
 
 
 def make(folder: Path, *, seed: int = SEED, steps: int = STEPS) -> None:
-    """Train the tokenizer and the model, and write them with ``provenance.json`` to the folder, in bfloat16."""
+    """Write the tokenizer, the trained weights in bfloat16 and ``provenance.json`` to the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer(seed)
     model, losses = train(tokenizer, seed=seed, steps=steps)

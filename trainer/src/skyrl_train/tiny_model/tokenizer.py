@@ -1,4 +1,4 @@
-"""Trains the tiny model's tokenizer: byte-level BPE in which every digit and every operator is a separate token."""
+"""Trains the tiny model's tokenizer: byte-level BPE with a separate token for each digit and operator."""
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast

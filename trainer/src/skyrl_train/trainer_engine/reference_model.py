@@ -1,4 +1,4 @@
-"""The reference model: a frozen copy of the initial model or, if adapters are trained, the model without them."""
+"""The reference model: a frozen copy of the initial model, or the model without its adapters."""
 
 from typing import Protocol
 
@@ -20,7 +20,7 @@ class Reference(Protocol):
 
 
 class BaseModel:
-    """The trained model with its adapters disabled: needs no second copy of the weights, on any ZeRO stage."""
+    """The trained model with its adapters disabled: needs no second copy of the weights."""
 
     def __init__(self, engine: ZeroEngine) -> None:
         self._engine = engine

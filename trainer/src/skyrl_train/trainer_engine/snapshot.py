@@ -54,7 +54,7 @@ class Snapshot:
         self._states[file] = copied(state, self._memory)
 
     def write(self, before_each: Callable[[], None] = lambda: None) -> None:
-        """Write the files one after the other; each is flushed to disk and its memory released before the next.
+        """Write the files; each is flushed to disk and its memory released before the next.
 
         An exception of ``before_each``, which is called before each file, stops the write.
 

@@ -1,4 +1,4 @@
-"""The trainer engine: DeepSpeed ZeRO through accelerate, with sharding, backward pass, optimizer step and state.
+"""The trainer engine: DeepSpeed ZeRO through accelerate. Shards, trains, saves and loads the policy.
 
 Gradients are summed over micro-batches and averaged over ranks, nothing else. DeepSpeed is configured with one
 accumulation step, so it does not divide by their number, and the trainer marks the last micro-batch.

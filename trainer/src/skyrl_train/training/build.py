@@ -1,4 +1,4 @@
-"""Builds a run from a checked configuration and trains it: the only module that names concrete classes."""
+"""Builds a run from a checked configuration and trains it. Only this module names concrete classes."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -156,7 +156,7 @@ def _export(
 
 
 def _objective(run: ResolvedRun) -> Objective:
-    """The objective, after checking the loss against the conformance rules at every step."""
+    """The objective, after checking each variant of the loss for conformance."""
     loss = run.loss.scheduled()
     for variant in loss.variants():
         check_policy_loss(variant).raise_for_failures()

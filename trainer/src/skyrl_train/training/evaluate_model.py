@@ -1,4 +1,4 @@
-"""Measures a model without training: pass@1 and pass@k on held-out problems, with confidence intervals."""
+"""Measures a model: pass@1 and pass@k on held-out problems, with confidence intervals."""
 
 import math
 from contextlib import ExitStack

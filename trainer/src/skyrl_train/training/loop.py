@@ -128,9 +128,8 @@ class Trainer:
 
     def _train_step(self) -> dict[str, float]:
         components, clock, started = self.components, _Clock(), time.perf_counter()
-        components.set_temperature(
-            temperature := number_at(components.config.rollout.temperature, self.progress.optimizer_steps)
-        )
+        temperature = number_at(components.config.rollout.temperature, self.progress.optimizer_steps)
+        components.set_temperature(temperature)
         scheduled = self._scheduled_values(temperature)
         with clock.phase("rollout"):
             rollout = self._rollout(temperature)
@@ -176,14 +175,12 @@ class Trainer:
         pending = components.prefetcher.samples(self.progress.step, self._position, temperature)
         rollout = components.collector.reward(pending, self.progress.optimizer_steps)
         if rollout.errors:
-            count, step = len(rollout.errors), self.progress.step + 1
-            components.journal.message(
-                f"{count} rewards could not be computed in step {step}; first error: {rollout.errors[0]}"
-            )
+            count, step, first = len(rollout.errors), self.progress.step + 1, rollout.errors[0]
+            components.journal.message(f"{count} rewards could not be computed in step {step}; first error: {first}")
         return rollout
 
     def _prefetch(self) -> None:
-        """Start sampling for the next step, if configured. Not across a checkpoint: a resumed run must be the same."""
+        """Start sampling for the next step, if configured. A checkpoint never contains prefetched samples."""
         config, done = self.components.config, self.progress.step + 1
         last = done == config.trainer.steps or _due(done, config.checkpoint.every)
         if config.rollout.async_ == "one_step" and not last:
@@ -211,10 +208,8 @@ class Trainer:
         return values | ({"schedule/temperature": temperature} if scheduled else {})
 
     def _log_probs(self, forward: Forward, experience: Experience) -> torch.Tensor:
-        components, size = self.components, self.components.micro_batch_size
-        return compute_log_probs(
-            forward, experience, micro_batch_size=size, ranks=components.ranks, pad_id=components.pad_id
-        )[0]
+        ranks, size, pad_id = self.components.ranks, self.components.micro_batch_size, self.components.pad_id
+        return compute_log_probs(forward, experience, micro_batch_size=size, ranks=ranks, pad_id=pad_id)[0]
 
     def _update(self, experience: Experience) -> tuple[list[UpdateLog], float]:
         components, trainer = self.components, self.components.config.trainer
@@ -229,12 +224,8 @@ class Trainer:
             for minibatch in range(count):
                 step = self.progress.optimizer_steps
                 rate = learning_rate(trainer.optimizer, step, total)
-                rows = (number == minibatch).nonzero().squeeze(-1)
-                logs.append(
-                    components.update.step(
-                        experience.select(rows), num_groups=num_groups, learning_rate=rate, step=step
-                    )
-                )
+                part = experience.select((number == minibatch).nonzero().squeeze(-1))
+                logs.append(components.update.step(part, num_groups=num_groups, learning_rate=rate, step=step))
                 self.progress = replace(self.progress, optimizer_steps=step + 1)
         return logs, rate
 

@@ -1,4 +1,4 @@
-"""Samples with vLLM in the trainer's process: one engine on each rank, with a separate copy of the weights."""
+"""Samples with vLLM in the trainer's process, on each rank with a separate copy of the weights."""
 
 import gc
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +25,7 @@ from skyrl_train.rollout.vllm.sampling_params import (
 
 
 class VllmEngine:
-    """The rollout engine vllm. docs/rollout_engines.md describes how far samples depend on the rest of the batch."""
+    """The rollout engine vllm. docs/rollout_engines.md describes how samples depend on their batch."""
 
     shares_weights = False
     works_elsewhere = False

@@ -1,4 +1,4 @@
-"""Protects the trainer from vLLM's changes to their process: settings, random states, output, process groups."""
+"""Protects the trainer from vLLM's changes to their process: settings, random states, output."""
 
 import os
 import random
@@ -45,7 +45,7 @@ def import_vllm() -> ModuleType:
 
 @contextmanager
 def preserved_state() -> Iterator[None]:
-    """Restores random states, threads, numerics and the environment at the end, except ``VLLM_`` variables."""
+    """Restores random states, threads, numerics and the environment, except ``VLLM_`` variables."""
     with ExitStack() as stack:
         if torch.cuda.is_available():
             stack.callback(torch.cuda.set_rng_state, torch.cuda.get_rng_state())

@@ -54,7 +54,7 @@ def sampling_arguments(request: SampleRequest, sampling: Sampling, end_tokens: C
 
 
 def log_prob_arguments() -> dict[str, Any]:
-    """Keyword arguments for the log-probs of a prompt, at temperature 1; vLLM always samples one token more."""
+    """Keyword arguments for a prompt's log-probs at temperature 1; vLLM always samples one token more."""
     return {"max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0, "detokenize": False}
 
 

@@ -1,4 +1,4 @@
-"""Parses the answer of a vLLM server to one prompt, of the interface that vLLM calls token in, token out."""
+"""Parses the answers of a vLLM server's token-in, token-out interface."""
 
 from collections.abc import Collection, Sequence
 from typing import Any

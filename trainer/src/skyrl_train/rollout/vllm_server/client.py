@@ -48,7 +48,7 @@ class ServerDescription:
 
 
 class Server:
-    """The HTTP interface of one server. Its coroutines are called inside ``async with server.connected()``."""
+    """The HTTP interface of one server. Call its coroutines inside ``async with server.connected()``."""
 
     def __init__(self, url: str, *, timeout: float) -> None:
         """``timeout``: longest time for an answer, in seconds."""

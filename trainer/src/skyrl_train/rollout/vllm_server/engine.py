@@ -30,7 +30,7 @@ StoreAnswer = Callable[[int, dict[str, Any]], None]
 
 
 class VllmServerEngine:
-    """The rollout engine vllm_server: all ranks send requests to all servers, and rank 0 sends the weights."""
+    """The rollout engine vllm_server: all ranks send requests to all servers; rank 0 sends the weights."""
 
     shares_weights = False
     works_elsewhere = True

@@ -21,7 +21,7 @@ DEFAULTS = {
 
 
 def server_command(config: RunConfig, model: str, *, host: str, port: int, extra: Sequence[str] = ()) -> list[str]:
-    """Program and arguments for a model (folder or hub name); ``extra`` arguments of vLLM override the others."""
+    """The command for a model (folder or hub name); ``extra`` arguments of vLLM override the others."""
     rollout = config.rollout
     length = longest_sequence(rollout, model)
     values = {

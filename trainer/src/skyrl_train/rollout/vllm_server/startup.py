@@ -59,10 +59,7 @@ class ServerNeeds:
         if found.logprobs_mode != LOGPROBS_MODE:
             yield f"its log-probs are {found.logprobs_mode}, not those of the sampled distribution ({LOGPROBS_MODE})"
         if found.weight_transfer != self.weight_transfer:
-            started = (
-                f"with weight transfer {found.weight_transfer}" if found.weight_transfer else "without weight transfer"
-            )
-            yield f"it was started {started}, this run needs {self.weight_transfer}"
+            yield f"its weight transfer is {found.weight_transfer or 'disabled'}, this run needs {self.weight_transfer}"
         if found.device == "cpu" and found.chunked_prefill:
             yield "chunked prefill is enabled, and on a CPU a chunked prompt with a seed crashes vLLM"
 

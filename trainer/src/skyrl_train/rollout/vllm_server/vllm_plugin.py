@@ -1,4 +1,4 @@
-"""A plugin of vLLM (group ``vllm.general_plugins``) that registers our weight transfer. Imports nothing heavy."""
+"""Registers our weight transfer with vLLM (group ``vllm.general_plugins``). Imports nothing heavy."""
 
 HTTP_BACKEND = "skyrl_http"
 """The backend's name in vLLM's ``--weight-transfer-config``."""
