@@ -43,7 +43,7 @@ def base(request):
 
 
 def adapted(base, *, trained=True, **options):
-    """A copy with adapters; trained ones are where no optimizer would stop: far from zero."""
+    """A copy with adapters; trained ones are random and large, so that their effect is visible."""
     model = copy.deepcopy(base)
     add_adapters(model, LoraConfig(rank=2, **options), seed=0)
     if trained:
@@ -54,7 +54,7 @@ def adapted(base, *, trained=True, **options):
     return model
 
 
-def test_without_a_rank_nothing_happens(base):
+def test_without_a_rank_no_adapters_are_added(base):
     model = copy.deepcopy(base)
     add_adapters(model, LoraConfig(), seed=0)
     assert not has_adapters(model)
@@ -67,16 +67,16 @@ def test_without_peft_the_error_names_the_command(base, monkeypatch):
         adapted(base)
 
 
-def test_new_adapters_change_nothing_and_are_all_that_trains(base):
+def test_new_adapters_do_not_change_the_logits_and_only_they_are_trained(base):
     model = adapted(base, trained=False)
     assert torch.equal(model(IDS).logits, base(IDS).logits)
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    # Seven linear layers in each of two blocks, two factors each; the output embedding has none.
+    # Two factors for each of seven linear layers in two blocks; the output embedding has no adapter.
     assert len(trained) == 2 * 7 * 2
     assert all("lora_" in name for name in trained)
 
 
-def test_new_adapters_are_a_function_of_the_seed_and_leave_the_generator_alone(base):
+def test_new_adapters_depend_only_on_the_seed_and_do_not_advance_the_generator(base):
     torch.manual_seed(3)
     before = torch.get_rng_state()
     one = adapted(base, trained=False).state_dict()
@@ -86,7 +86,7 @@ def test_new_adapters_are_a_function_of_the_seed_and_leave_the_generator_alone(b
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_the_policy_reads_adapters_in_the_blocks(base):
+def test_the_policy_applies_adapters_in_the_blocks(base):
     model = adapted(base)
     log_probs, _ = Policy(model, chunk_size=4, temperature=1.0).log_probs(SEQUENCES, False)
     expected = model(IDS).logits.log_softmax(-1)[:, 2:5].gather(-1, IDS[:, 3:, None]).squeeze(-1)
@@ -95,39 +95,39 @@ def test_the_policy_reads_adapters_in_the_blocks(base):
 
 
 @pytest.mark.parametrize("options", [{}, {"rank_stabilised": True, "alpha": 3}], ids=["plain", "rsLoRA"])
-def test_merged_tensors_are_those_of_a_plain_model_that_computes_the_same(base, options):
+def test_a_plain_model_with_merged_tensors_computes_the_same_logits(base, options):
     model = adapted(base, **options)
     tensors = dict(merged_tensors(model))
     plain = copy.deepcopy(base)
-    own = dict(plain.named_parameters())
-    assert tensors.keys() == own.keys()
+    parameters = dict(plain.named_parameters())
+    assert tensors.keys() == parameters.keys()
     with torch.no_grad():
         for name, tensor in tensors.items():
-            own[name].copy_(tensor)
+            parameters[name].copy_(tensor)
     torch.testing.assert_close(plain(IDS).logits, model(IDS).logits, rtol=1e-4, atol=1e-4)
-    # By hand, for one layer: W + alpha / r B A, or alpha / sqrt(r) where the rank is to be made up for.
+    # By hand, for one layer: W + alpha / r B A, or alpha / sqrt(r) if rank-stabilised.
     layer = model.model.layers[1].mlp.up_proj
     scale = 3 / 2**0.5 if options else 32 / 2
     change = scale * layer.lora_B.default.weight @ layer.lora_A.default.weight
     torch.testing.assert_close(tensors["model.layers.1.mlp.up_proj.weight"], layer.base_layer.weight + change)
 
 
-def test_weights_are_made_whole_many_at_a_time_and_never_beyond_the_limit(base, monkeypatch):
+def test_weights_are_gathered_several_at_a_time_and_never_beyond_the_limit(base, monkeypatch):
     limit = 4 * 3000
     monkeypatch.setattr("skyrl_train.policy.adapters.GATHERED_BYTES", limit)
-    gathered, whole = [], set()
+    gathered, complete = [], set()
 
     @contextmanager
     def gather(parameters):
         gathered.append(parameters)
-        whole.update(map(id, parameters))
+        complete.update(map(id, parameters))
         yield
-        whole.clear()
+        complete.clear()
 
     model = adapted(base)
     names = []
     for name, tensor in merged_tensors(model, gather):
-        assert id(tensor) in whole or not isinstance(tensor, torch.nn.Parameter)
+        assert id(tensor) in complete or not isinstance(tensor, torch.nn.Parameter)
         names.append(name)
     assert names == [name for name, _ in base.named_parameters()]
     sizes = [sum(4 * parameter.numel() for parameter in parameters) for parameters in gathered]
@@ -136,7 +136,7 @@ def test_weights_are_made_whole_many_at_a_time_and_never_beyond_the_limit(base, 
     assert len(gathered) <= 2 * sum(sizes) / limit + 1
 
 
-def test_switched_off_adapters_leave_the_base_to_the_last_bit(base):
+def test_logits_with_adapters_off_are_bit_identical_to_those_of_the_base(base):
     model = adapted(base)
     wanted = model(IDS).logits
     with adapters_off(model):
@@ -144,7 +144,7 @@ def test_switched_off_adapters_leave_the_base_to_the_last_bit(base):
     assert torch.equal(model(IDS).logits, wanted)
 
 
-def test_an_error_while_they_are_off_switches_them_on_again(base):
+def test_an_error_while_adapters_are_off_enables_them_again(base):
     model = adapted(base)
     wanted = model(IDS).logits
     with pytest.raises(IndexError), adapters_off(model):
@@ -152,7 +152,7 @@ def test_an_error_while_they_are_off_switches_them_on_again(base):
     assert torch.equal(model(IDS).logits, wanted)
 
 
-def test_a_merged_model_is_a_plain_one_that_transformers_loads(base, tmp_path):
+def test_transformers_loads_a_merged_model_as_a_plain_one(base, tmp_path):
     model = adapted(base)
     wanted = model(IDS).logits
     merge_adapters(model)
@@ -163,7 +163,7 @@ def test_a_merged_model_is_a_plain_one_that_transformers_loads(base, tmp_path):
     torch.testing.assert_close(loaded(IDS).logits, wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_peft_loads_the_folder_of_the_adapters(base, tmp_path):
+def test_peft_loads_the_saved_adapters(base, tmp_path):
     from peft import PeftModel
 
     model = adapted(base)
@@ -172,26 +172,26 @@ def test_peft_loads_the_folder_of_the_adapters(base, tmp_path):
     assert torch.equal(loaded(IDS).logits, model(IDS).logits)
 
 
-def test_a_list_of_names_chooses_the_layers(base):
+def test_a_list_of_names_selects_the_layers(base):
     model = adapted(base, target_modules=["q_proj", "v_proj"])
     layers = {name.split(".lora_")[0].rpartition(".")[2] for name, _ in model.named_parameters() if ".lora_" in name}
     assert layers == {"q_proj", "v_proj"}
 
 
-def test_an_input_embedding_with_an_adapter_is_refused(base):
-    with pytest.raises(SkyrlError, match="embed_tokens cannot have an adapter, because it is an embedding"):
+def test_an_adapter_of_the_input_embedding_is_refused(base):
+    with pytest.raises(SkyrlError, match="embed_tokens cannot have an adapter, because it is not a linear layer"):
         adapted(base, target_modules=["q_proj", "embed_tokens"])
 
 
 @pytest.mark.parametrize("base", [True], ids=["tied"], indirect=True)
-def test_an_output_embedding_that_is_also_the_input_embedding_is_refused_an_adapter(base):
+def test_an_adapter_of_a_tied_output_embedding_is_refused(base):
     with pytest.raises(SkyrlError, match="lm_head cannot have an adapter, because its weight is also the input"):
         adapted(base, target_modules=["q_proj", "lm_head"])
 
 
 @pytest.mark.parametrize("base", [False], ids=["untied"], indirect=True)
-@pytest.mark.parametrize("modules", [["lm_head"], ["q_proj", "lm_head"]], ids=["alone", "and another"])
-def test_an_output_embedding_of_its_own_may_have_an_adapter(base, modules):
+@pytest.mark.parametrize("modules", [["lm_head"], ["q_proj", "lm_head"]], ids=["only", "and another"])
+def test_an_untied_output_embedding_may_have_an_adapter(base, modules):
     model = adapted(base, target_modules=modules)
     policy = Policy(model, chunk_size=4, temperature=0.7)
 
@@ -217,6 +217,6 @@ def test_an_output_embedding_of_its_own_may_have_an_adapter(base, modules):
     torch.testing.assert_close(merged(IDS).logits, model(IDS).logits, rtol=1e-4, atol=1e-4)
 
 
-def test_names_that_no_layer_has_are_answered_with_those_that_there_are(base):
-    with pytest.raises(SkyrlError, match=r"does not fit the model: its linear layers are .*down_proj, .*v_proj"):
+def test_the_error_for_unknown_layer_names_lists_the_linear_layers(base):
+    with pytest.raises(SkyrlError, match=r"does not fit the model: .* linear layers .*down_proj, .*v_proj"):
         adapted(base, target_modules=["attention"])

@@ -1,4 +1,4 @@
-"""Models of many families, small and random: the trainer computes what transformers does by itself, to rounding."""
+"""Small random models of many families: the trainer's results match transformers up to rounding."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from skyrl_core.errors import SkyrlError
 from skyrl_train.policy.model_loading import prepare_model, recompute_activations
 from skyrl_train.policy.policy import Policy, Sequences
 from skyrl_train.policy.prompts.shared_prompts import can_share_prompts
-from skyrl_train.rollout.hf.decoding import ModelDecoding, ReadPrompts, check_decoding, evaluated
+from skyrl_train.rollout.hf.decoding import ModelDecoding, PrefilledPrompts, check_decoding, eval_mode
 from skyrl_train.rollout.hf.direct_decoding import can_decode_directly
 
 SHARED = (
@@ -19,16 +19,16 @@ SHARED = (
 )
 """Families whose samples share the computation of a prompt."""
 
-APART = (
+SEPARATE = (
     *("afmoe", "bamba", "exaone4", "falcon", "falcon_h1", "gemma3_text", "gpt_oss", "granitemoehybrid", "minimax"),
     *("ministral", "mistral", "nemotron", "olmo3", "olmo_hybrid", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_next"),
 )
-"""Those with windows, states of their own or another attention: one row for each sample."""
+"""Families with sliding windows, recurrent states or another attention: one row for each sample."""
 
 DIRECT = {"llama", "qwen2", "qwen3"}
 
 PARTIAL = ("glm4_moe", "gpt_neox", "nemotron", "phi3")
-"""Turn a part of each head alone, if they are told so."""
+"""Families that can rotate only a part of each head, if configured."""
 
 VOCABULARY = 97
 LAYERS = {
@@ -38,7 +38,7 @@ LAYERS = {
     kind: {"layer_types": ["linear_attention", "full_attention"]}
     for kind in ("olmo_hybrid", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_next")
 }
-"""Both of their kinds."""
+"""Settings with which a model has both of its layer types."""
 
 SIZES = {
     "hidden_size": 64,
@@ -66,16 +66,16 @@ OPTIONAL = EXPERTS | LATENT | STATES | {"head_dim": 16}
 
 
 def models(kind, **changes):
-    """As transformers has it, with the attention that is a formula in Python, and as the trainer prepares it."""
+    """A model of plain transformers, with eager attention, and the same model prepared by the trainer."""
     known = AutoConfig.for_model(kind).to_dict()
     sizes = SIZES | {name: value for name, value in OPTIONAL.items() if name in known} | LAYERS.get(kind, {}) | changes
-    if "kv_lora_rank" in sizes:  # every head has keys, and the size of a head is that of the part that is turned
+    if "kv_lora_rank" in sizes:  # every head has keys, and head_dim is the size of the rotated part
         sizes |= {"num_key_value_heads": sizes["num_attention_heads"], "head_dim": sizes["qk_rope_head_dim"]}
     torch.manual_seed(0)
     plain = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes), attn_implementation="eager").eval()
     with torch.no_grad():
         for parameter in plain.parameters():
-            # Far from where training begins: attention has to matter, and a norm's weight to differ from one.
+            # Far from initial weights, so that attention matters and the weights of norms differ from one.
             parameter.copy_(0.1 * torch.randn_like(parameter) + (parameter if parameter.ndim == 1 else 0.0))
     prepared = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes)).eval()
     prepared.load_state_dict(plain.state_dict())
@@ -85,7 +85,7 @@ def models(kind, **changes):
 
 @pytest.fixture(scope="module")
 def sequences():
-    """Two samples each for three prompts, padded."""
+    """Two samples for each of three prompts, padded."""
     generator = torch.Generator().manual_seed(0)
 
     def tokens(count):
@@ -110,7 +110,7 @@ def gradient(model, log_probs):
 
 
 def expected(model, sequences):
-    """Log-probs of the response tokens and their gradient, by transformers alone."""
+    """Log-probs of the response tokens and their gradient, computed by transformers only."""
     logits = model(
         input_ids=sequences.input_ids, attention_mask=sequences.attention_mask.long(), use_cache=False
     ).logits
@@ -124,15 +124,15 @@ def expected(model, sequences):
 def assert_same(policy, sequences, wanted):
     log_probs = policy.log_probs(sequences, False)[0][sequences.response_mask]
     torch.testing.assert_close(log_probs.detach(), wanted[0], rtol=0, atol=2e-5)
-    largest = max(float(slope.abs().max()) for slope in wanted[1].values())
+    largest = max(float(grad.abs().max()) for grad in wanted[1].values())
     found = gradient(policy.model, log_probs)
     assert found.keys() == wanted[1].keys()
-    for name, slope in wanted[1].items():
-        torch.testing.assert_close(found[name], slope, rtol=0, atol=1e-5 * largest, msg=lambda m, name=name: name + m)
+    for name, grad in wanted[1].items():
+        torch.testing.assert_close(found[name], grad, rtol=0, atol=1e-5 * largest, msg=lambda m, name=name: name + m)
 
 
-@pytest.mark.parametrize("kind", [*SHARED, *APART])
-def test_log_probs_and_gradients_are_those_of_transformers(kind, sequences):
+@pytest.mark.parametrize("kind", [*SHARED, *SEPARATE])
+def test_log_probs_and_gradients_match_transformers(kind, sequences):
     plain, prepared = models(kind)
     wanted = expected(plain, sequences)
     assert can_share_prompts(prepared) == (kind in SHARED)
@@ -141,32 +141,32 @@ def test_log_probs_and_gradients_are_those_of_transformers(kind, sequences):
     assert can_decode_directly(prepared) == (kind in DIRECT)
 
 
-def test_a_family_with_a_cache_of_its_own_is_refused_by_the_engine():
+def test_the_rollout_engine_refuses_a_family_with_an_unusual_cache():
     with pytest.raises(SkyrlError, match=r"engine hf cannot decode a model of type minimax: .*\n.*vllm"):
         check_decoding(models("minimax")[1])
 
 
-@pytest.mark.parametrize("kind", sorted({*SHARED, *APART} - {"minimax"}))
-def test_decoding_gives_the_logits_of_whole_sequences(kind):
+@pytest.mark.parametrize("kind", sorted({*SHARED, *SEPARATE} - {"minimax"}))
+def test_decoding_gives_the_logits_of_complete_sequences(kind):
     _, model = models(kind)
     prompts, prompt_of = [(5, 6, 7, 8, 9), (11, 12)], [0, 1, 0]
-    drawn = torch.tensor([[20, 21, 22], [30, 31, 32]])
+    sampled = torch.tensor([[20, 21, 22], [30, 31, 32]])
     with torch.no_grad():
-        decoding = ModelDecoding(model, ReadPrompts.of(model, prompts, 0), torch.tensor(prompt_of), 2)
-        decoding.advance(drawn[0])
+        decoding = ModelDecoding(model, PrefilledPrompts.of(model, prompts, 0), torch.tensor(prompt_of), 2)
+        decoding.advance(sampled[0])
         decoding.keep(torch.tensor([1, 2]))
-        decoding.advance(drawn[1, 1:])
+        decoding.advance(sampled[1, 1:])
         for logits, row in zip(decoding.logits, (1, 2), strict=True):
-            ids = torch.tensor([[*prompts[prompt_of[row]], *drawn[:, row]]])
+            ids = torch.tensor([[*prompts[prompt_of[row]], *sampled[:, row]]])
             torch.testing.assert_close(logits, model(input_ids=ids, use_cache=False).logits[0, -1], rtol=0, atol=1e-4)
 
 
 NOISY = {"mixtral": {"router_jitter_noise": 0.1}}
-"""In training mode; phimoe chooses experts at random there whatever it is told."""
+"""Noise in training mode; phimoe always chooses experts at random there, without an option."""
 
 
 @pytest.mark.parametrize("kind", ["llama", "mixtral", "phimoe", "qwen3_next"])
-def test_activations_that_are_computed_again_change_nothing(kind, sequences):
+def test_recomputing_activations_does_not_change_the_results(kind, sequences):
     plain, prepared = models(kind, **NOISY.get(kind, {}))
     wanted = expected(plain, sequences)
     recompute_activations(prepared)
@@ -174,14 +174,14 @@ def test_activations_that_are_computed_again_change_nothing(kind, sequences):
     prepared.base_model.layers[0].mlp.register_forward_pre_hook(lambda *_: computed.append(1))
     assert_same(Policy(prepared, chunk_size=64, temperature=1.0), sequences, wanted)
     assert len(computed) == 2
-    with evaluated(prepared):  # as for decoding, which leaves it as it was
+    with eval_mode(prepared):  # as decoding does; the modes are restored afterwards
         assert not any(part.training for part in prepared.modules())
     assert_same(Policy(prepared, chunk_size=64, temperature=1.0), sequences, wanted)
     assert len(computed) == 4
 
 
 @pytest.mark.parametrize("kind", PARTIAL)
-def test_heads_that_are_turned_in_part_are_as_well(kind, sequences):
+def test_partial_rotary_embeddings_match_transformers(kind, sequences):
     rotation = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
     plain, prepared = models(kind, rope_parameters=rotation)
     wanted = expected(plain, sequences)

@@ -1,4 +1,4 @@
-"""Models and tokenizers by name: what comes out, and what is said about those that cannot be used."""
+"""Loading models and tokenizers by name, and the errors for those that cannot be used."""
 
 import json
 
@@ -40,13 +40,13 @@ def saved(tmp_path):
     return save
 
 
-def test_tiny_names_the_model_that_ships_with_the_trainer(tmp_path, monkeypatch):
+def test_tiny_is_the_shipped_model_even_if_a_folder_has_that_name(tmp_path, monkeypatch):
     (tmp_path / "tiny").mkdir()
-    monkeypatch.chdir(tmp_path)  # a folder of that name changes nothing
+    monkeypatch.chdir(tmp_path)
     assert resolve_model("tiny") == str(TINY_MODEL)
 
 
-def test_a_folder_may_start_with_a_tilde_and_a_hub_name_stays_as_it_is(tmp_path, monkeypatch):
+def test_a_tilde_is_expanded_and_a_hub_name_is_unchanged(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "mine").mkdir()
     assert resolve_model("~/mine") == str(tmp_path / "mine")
@@ -54,11 +54,11 @@ def test_a_folder_may_start_with_a_tilde_and_a_hub_name_stays_as_it_is(tmp_path,
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_weights_are_those_of_the_file_in_the_dtype_that_is_asked_for(dtype):
+def test_weights_are_loaded_from_the_file_in_the_requested_dtype(dtype):
     model = load_model("tiny", dtype)
     assert {parameter.dtype for parameter in model.parameters()} == {dtype}
     assert not model.training
-    # The file is bfloat16, so that float32 holds its values exactly.
+    # The file is bfloat16, so float32 holds its values exactly.
     stored = AutoModelForCausalLM.from_pretrained(str(TINY_MODEL), dtype=torch.bfloat16)
     for ours, theirs in zip(model.parameters(), stored.parameters(), strict=True):
         assert torch.equal(ours, theirs.to(dtype))
@@ -72,8 +72,8 @@ def test_the_weights_are_those_of_the_file_in_the_dtype_that_is_asked_for(dtype)
     ],
     ids=["llama", "gpt2"],
 )
-def test_training_mode_draws_no_dropout(saved, model):
-    # Gradient checkpointing needs training mode; a ratio of two dropout draws would be noise.
+def test_training_mode_applies_no_dropout(saved, model):
+    # Gradient checkpointing needs training mode; with dropout, the ratio of two passes would be noise.
     loaded = load_model(saved(model), torch.float32)
     ids = torch.arange(12)[None]
     expected = loaded(ids).logits
@@ -81,14 +81,14 @@ def test_training_mode_draws_no_dropout(saved, model):
     torch.testing.assert_close(loaded(ids).logits, expected)
 
 
-@pytest.mark.parametrize("cap", [1.0, 50.0])  # what fresh weights reach, and far above
+@pytest.mark.parametrize("cap", [1.0, 50.0])  # a logit that new weights reach, and one far above
 def test_a_model_with_soft_capped_logits_is_refused(saved, cap):
     path = saved(Gemma2ForCausalLM(Gemma2Config(**SIZES, **HEADS, head_dim=8, final_logit_softcapping=cap)))
     with pytest.raises(SkyrlError, match=r"changes its logits .* choose another architecture"):
         load_model(path, torch.float32)
 
 
-def test_a_head_of_zeros_is_no_cap(saved):
+def test_a_head_of_zeros_is_not_mistaken_for_a_cap(saved):
     model = LlamaForCausalLM(LlamaConfig(**SIZES, **HEADS))
     torch.nn.init.zeros_(model.lm_head.weight)
     load_model(saved(model), torch.float32)
@@ -100,7 +100,7 @@ def test_a_model_whose_output_embedding_has_a_bias_is_refused(saved):
         load_model(path, torch.float32)
 
 
-def test_an_accepted_model_gets_the_log_probs_of_its_own_logits(saved):
+def test_log_probs_of_an_accepted_model_match_its_logits(saved):
     model = load_model(saved(LlamaForCausalLM(LlamaConfig(**SIZES, **HEADS))), torch.float32)
     ids = torch.arange(3, 10)[None]
     sequences = Sequences(
@@ -117,7 +117,7 @@ def test_an_accepted_model_gets_the_log_probs_of_its_own_logits(saved):
 
 @pytest.mark.parametrize("load", [load_tokenizer, lambda name: load_model(name, torch.float32)])
 @pytest.mark.parametrize("content", [None, "{", json.dumps({"model_type": "no_such_architecture"})])
-def test_what_cannot_be_loaded_is_named_with_what_to_do(tmp_path, load, content):
+def test_a_loading_error_names_the_model_and_the_remedy(tmp_path, load, content):
     folder = tmp_path / "broken"
     folder.mkdir()
     if content is not None:
@@ -125,10 +125,10 @@ def test_what_cannot_be_loaded_is_named_with_what_to_do(tmp_path, load, content)
     with pytest.raises(SkyrlError, match=r"cannot load the (model|tokenizer)") as error:
         load(str(folder))
     assert str(folder) in str(error.value)
-    assert "model must be `tiny`, a folder" in str(error.value)
+    assert "set model to `tiny`, a folder" in str(error.value)
 
 
-def test_weights_that_were_cut_off_are_an_error_and_no_crash(saved):
+def test_a_truncated_weights_file_is_an_error(saved):
     path = saved(LlamaForCausalLM(LlamaConfig(**SIZES, **HEADS)))
     weights = f"{path}/model.safetensors"
     with open(weights, "rb+") as file:
@@ -138,13 +138,13 @@ def test_weights_that_were_cut_off_are_an_error_and_no_crash(saved):
 
 
 def saved_tokenizer(folder, **special):
-    words = WordLevel({"a": 0, "b": 1, "</s>": 2, "?": 3}, unk_token="?")
-    PreTrainedTokenizerFast(tokenizer_object=Tokenizer(words), **special).save_pretrained(folder)
+    model = WordLevel({"a": 0, "b": 1, "</s>": 2, "?": 3}, unk_token="?")
+    PreTrainedTokenizerFast(tokenizer_object=Tokenizer(model), **special).save_pretrained(folder)
     return str(folder)
 
 
 @pytest.mark.parametrize("pad", [{}, {"pad_token": "<added>"}], ids=["none", "beyond the vocabulary"])
-def test_padding_has_an_embedding_whatever_the_pad_token_is(tmp_path, pad):
+def test_the_padding_token_always_has_an_embedding(tmp_path, pad):
     tokenizer = load_tokenizer(saved_tokenizer(tmp_path, eos_token="</s>", **pad))
     assert tokenizer.pad_token_id == tokenizer.eos_token_id == 2
 

@@ -31,12 +31,12 @@ def ragged_sequences():
     )
 
 
-def test_log_probs_and_entropy_are_those_of_the_models_own_logits(model):
+def test_log_probs_and_entropy_match_the_logits_of_the_model(model):
     sequences = ragged_sequences()
     log_probs, entropy = Policy(model, chunk_size=2, temperature=0.9).log_probs(sequences, True)
     for row in range(2):
         length = int(sequences.attention_mask[row].sum())
-        # Each row alone and without padding: an independent forward pass.
+        # A separate forward pass for each row, without padding.
         logits = model(sequences.input_ids[row : row + 1, :length]).logits[0] / 0.9
         distribution = torch.distributions.Categorical(logits=logits)
         for token in range(4):
@@ -51,7 +51,7 @@ def test_log_probs_and_entropy_are_those_of_the_models_own_logits(model):
             torch.testing.assert_close(entropy[row, token], distribution.entropy()[before], rtol=0, atol=1e-5)
 
 
-def test_entropy_is_not_computed_unless_asked_for(model):
+def test_entropy_is_not_computed_unless_requested(model):
     _, entropy = Policy(model, chunk_size=8, temperature=1.0).log_probs(ragged_sequences(), False)
     assert entropy is None
 

@@ -1,4 +1,4 @@
-"""The engine of this process, alone."""
+"""A fixture that builds `hf` rollout engines without a trainer."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ from skyrl_train.rollout.rollout_engine import EngineSetup
 
 @pytest.fixture(scope="session")
 def hf_engine() -> Callable[..., HfEngine]:
-    """Builds one: of ``trained``, or of a copy that ``load_copy`` makes."""
+    """Builds an engine that samples with ``trained``, or with the model that ``load_copy`` returns."""
 
     def build(
         tokenizer: Any, end_token: int, *, batch_size: int = 256, trained: Any = None, load_copy: Any = None

@@ -18,5 +18,5 @@ def test_every_argument_changes_the_seed():
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
-def test_arguments_do_not_run_into_each_other():
+def test_adjacent_arguments_are_not_confused():
     assert sampling_seed(1, 11, 1, 1) != sampling_seed(11, 1, 1, 1) != sampling_seed(1, 1, 11, 1)

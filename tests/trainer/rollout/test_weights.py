@@ -4,7 +4,7 @@ import torch
 from skyrl_train.rollout.weights import GuardedWeights, ModelWeights, PerturbedWeights, WeightsUpdatingError
 
 
-def test_perturbed_weights_differ_in_every_tensor_and_leave_the_source_alone():
+def test_perturbed_weights_differ_in_every_tensor_and_do_not_change_the_source():
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.LayerNorm(3)).to(torch.bfloat16)
     before = {name: tensor.clone() for name, tensor in model.named_parameters()}
@@ -20,7 +20,7 @@ def test_perturbed_weights_differ_in_every_tensor_and_leave_the_source_alone():
         assert torch.equal(perturbed[name], again[name])  # the same on every rank
 
 
-def test_weights_that_move_are_not_handed_over():
+def test_weights_cannot_be_read_during_an_update():
     weights = GuardedWeights(ModelWeights(torch.nn.Linear(1, 1)))
     weights.updating = True
     with pytest.raises(WeightsUpdatingError):

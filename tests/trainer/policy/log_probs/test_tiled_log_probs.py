@@ -28,10 +28,10 @@ def oracle(hidden, weight, token_ids, temperature):
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("tile", [1, 12, 2**22])
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
-def test_values_and_gradients_equal_those_of_materialised_logits(chunk_size, temperature, tile, share, monkeypatch):
+def test_values_and_gradients_match_materialised_logits(chunk_size, temperature, tile, share, monkeypatch):
     monkeypatch.setitem(tiled_log_probs.TILE, "cpu", tile)
     monkeypatch.setattr(tiled_log_probs, "KEPT_SHARE", share)
-    monkeypatch.setattr(tiled_log_probs, "KEPT_ANYWAY", 0)
+    monkeypatch.setattr(tiled_log_probs, "KEPT_MIN_BYTES", 0)
     hidden, weight, ids = inputs()
     coefficients = torch.linspace(-1, 2, N, dtype=torch.float64)
     expected = oracle(hidden, weight, ids, temperature)
@@ -48,10 +48,10 @@ def test_values_and_gradients_equal_those_of_materialised_logits(chunk_size, tem
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
-def test_gradient_is_right_by_finite_differences(share, monkeypatch):
+def test_gradient_matches_finite_differences(share, monkeypatch):
     monkeypatch.setitem(tiled_log_probs.TILE, "cpu", 6)
     monkeypatch.setattr(tiled_log_probs, "KEPT_SHARE", share)
-    monkeypatch.setattr(tiled_log_probs, "KEPT_ANYWAY", 0)
+    monkeypatch.setattr(tiled_log_probs, "KEPT_MIN_BYTES", 0)
     hidden, weight, ids = inputs()
     assert torch.autograd.gradcheck(
         lambda h, w: tuple(token_statistics(h, w, ids, temperature=0.8, chunk_size=2, with_entropy=True)),
@@ -59,7 +59,7 @@ def test_gradient_is_right_by_finite_differences(share, monkeypatch):
     )
 
 
-def test_entropy_is_left_out_unless_asked_for():
+def test_entropy_is_not_computed_unless_requested():
     hidden, weight, ids = inputs()
     statistics = token_statistics(hidden, weight, ids)
     assert statistics.entropy is None
@@ -74,16 +74,16 @@ def test_no_tokens_give_no_values_and_a_zero_gradient():
     assert not gradient.any()
 
 
-def test_uniform_logits_have_the_entropy_of_a_fair_die():
+def test_uniform_logits_have_the_entropy_of_a_uniform_distribution():
     statistics = token_statistics(torch.zeros(1, H), torch.ones(V, H), torch.tensor([4]), with_entropy=True)
     assert statistics.log_probs.item() == pytest.approx(-2.397895, abs=1e-5)  # -ln 11
     assert statistics.entropy is not None
     assert statistics.entropy.item() == pytest.approx(2.397895, abs=1e-5)
 
 
-@pytest.mark.parametrize(("dtype", "of_a_logit"), [(torch.float32, 1e-6), (torch.bfloat16, 2**-8)], ids=str)
-def test_sums_are_float32_whatever_the_inputs_are(dtype, of_a_logit, monkeypatch):
-    """Against float64 on equal inputs: off by the rounding of single logits and gradients, which does not add up."""
+@pytest.mark.parametrize(("dtype", "logit_rounding"), [(torch.float32, 1e-6), (torch.bfloat16, 2**-8)], ids=str)
+def test_sums_are_float32_for_all_input_types(dtype, logit_rounding, monkeypatch):
+    """The error against float64 is the rounding of single logits; it does not accumulate."""
     vocabulary, size = 3000, 64
     monkeypatch.setitem(tiled_log_probs.TILE, "cpu", 64 * 1000)
     generator = torch.Generator().manual_seed(0)
@@ -95,18 +95,18 @@ def test_sums_are_float32_whatever_the_inputs_are(dtype, of_a_logit, monkeypatch
     exact = (hidden.detach().double().requires_grad_(), weight.detach().double().requires_grad_())
     expected = oracle(*exact, ids, 1.0)
     largest = (exact[0] @ exact[1].T).abs().max().item()
-    # The sums over 3000 entries average the rounding of logits out; the chosen logit has its own.
-    torch.testing.assert_close(values.log_probs.double(), expected[0], rtol=0, atol=largest * of_a_logit)
-    torch.testing.assert_close(values.entropy.double(), expected[1], rtol=0, atol=largest * of_a_logit / 5 + 1e-5)
+    # Sums over 3000 entries average out the rounding of logits; that of the chosen logit remains.
+    torch.testing.assert_close(values.log_probs.double(), expected[0], rtol=0, atol=largest * logit_rounding)
+    torch.testing.assert_close(values.entropy.double(), expected[1], rtol=0, atol=largest * logit_rounding / 5 + 1e-5)
     for value, right in zip(values, expected, strict=True):
         found = torch.autograd.grad(value.sum(), (hidden, weight), retain_graph=True)
         assert {gradient.dtype for gradient in found} == {dtype}
         for got, wanted in zip(found, torch.autograd.grad(right.sum(), exact, retain_graph=True), strict=True):
-            assert (got.double() - wanted).norm() <= 3 * of_a_logit * wanted.norm()
+            assert (got.double() - wanted).norm() <= 3 * logit_rounding * wanted.norm()
 
 
 @pytest.mark.parametrize("frozen", ["hidden", "weight"])
-def test_an_input_that_is_frozen_costs_the_other_nothing(frozen):
+def test_freezing_one_input_does_not_change_the_gradient_of_the_other(frozen):
     hidden, weight, ids = inputs()
     expected = torch.autograd.grad(token_statistics(hidden, weight, ids).log_probs.sum(), (hidden, weight))
     (hidden if frozen == "hidden" else weight).requires_grad_(False)
@@ -116,8 +116,8 @@ def test_an_input_that_is_frozen_costs_the_other_nothing(frozen):
     torch.testing.assert_close(*grads.values(), expected[frozen == "hidden"])
 
 
-class Counting(TorchPasses):
-    """Remembers the tiles: alive is what somebody still holds."""
+class TileRecorder(TorchPasses):
+    """Records weak references to the tiles; ``alive`` is the number of entries still in memory."""
 
     def __init__(self):
         self.tiles = []
@@ -133,14 +133,15 @@ class Counting(TorchPasses):
 
 @pytest.mark.parametrize(("limit", "alive"), [(1.0, 1.0), (0.25, 0.25), (0.09, 0.075), (0.0, 0.0)])
 @pytest.mark.parametrize("by", ["share", "bytes"])
-def test_what_is_kept_for_the_backward_pass_is_bounded(limit, alive, by, monkeypatch):
+def test_the_tiles_kept_for_the_backward_pass_are_bounded(limit, alive, by, monkeypatch):
     tokens, vocabulary = 80, 50  # 40 tiles of 100 entries
     monkeypatch.setitem(tiled_log_probs.TILE, "cpu", 100)
     monkeypatch.setattr(tiled_log_probs, "KEPT_SHARE", limit if by == "share" else 1.0)
-    monkeypatch.setattr(tiled_log_probs, "KEPT_ANYWAY", 0)
-    monkeypatch.setattr(tiled_log_probs, "KEPT_BYTES", 2**30 if by == "share" else int(limit * tokens * vocabulary * 4))
+    monkeypatch.setattr(tiled_log_probs, "KEPT_MIN_BYTES", 0)
+    max_bytes = 2**30 if by == "share" else int(limit * tokens * vocabulary * 4)
+    monkeypatch.setattr(tiled_log_probs, "KEPT_MAX_BYTES", max_bytes)
     hidden, weight = torch.randn(tokens, 4, requires_grad=True), torch.randn(vocabulary, 4, requires_grad=True)
-    passes = Counting()
+    passes = TileRecorder()
     ids = torch.zeros(tokens, dtype=torch.long)
     values = token_statistics(hidden, weight, ids, chunk_size=20, passes=passes)
     assert len(passes.tiles) == 40
@@ -149,9 +150,9 @@ def test_what_is_kept_for_the_backward_pass_is_bounded(limit, alive, by, monkeyp
     assert passes.alive == 0
 
 
-def test_nothing_is_kept_where_no_gradient_is_wanted():
+def test_no_tiles_are_kept_if_no_gradient_is_needed():
     hidden, weight, ids = inputs()
-    passes = Counting()
+    passes = TileRecorder()
     with torch.no_grad():
         values = token_statistics(hidden, weight, ids, passes=passes)
     frozen = token_statistics(hidden.detach(), weight.detach(), ids, passes=passes)
@@ -159,17 +160,17 @@ def test_nothing_is_kept_where_no_gradient_is_wanted():
     assert torch.equal(values.log_probs, frozen.log_probs)
 
 
-def test_a_second_backward_pass_finds_the_same_gradient(monkeypatch):
+def test_a_second_backward_pass_computes_the_same_gradient(monkeypatch):
     monkeypatch.setitem(tiled_log_probs.TILE, "cpu", 12)
     hidden, weight, ids = inputs(torch.float32)
     loss = torch.stack(token_statistics(hidden, weight, ids, chunk_size=3, with_entropy=True)).sum()
-    first = torch.autograd.grad(loss, (hidden, weight), retain_graph=True)  # of the tiles that were kept
-    second = torch.autograd.grad(loss, (hidden, weight))  # of tiles that are made anew
+    first = torch.autograd.grad(loss, (hidden, weight), retain_graph=True)  # from the kept tiles
+    second = torch.autograd.grad(loss, (hidden, weight))  # from recomputed tiles
     assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
 
 
-def test_full_logits_are_never_held(monkeypatch):
-    """No tensor that the operation makes is larger than a tile of logits, but for the gradients of its inputs."""
+def test_full_logits_are_never_materialised(monkeypatch):
+    """No tensor except the gradients of the inputs is larger than a tile of logits."""
     tokens, vocabulary, chunk = 64, 1000, 8
     monkeypatch.setitem(tiled_log_probs.TILE, "cpu", 400)
     hidden = torch.randn(tokens, 4, requires_grad=True)
@@ -196,7 +197,7 @@ def test_extreme_logits_stay_finite():
     hidden = torch.tensor([[1e4], [-1e4], [0.0]], requires_grad=True)
     weight = torch.tensor([[1.0], [-1.0], [0.0]], requires_grad=True)
     statistics = token_statistics(hidden, weight, torch.tensor([0, 0, 0]), chunk_size=2, with_entropy=True)
-    # Certain of the token; certain of another one, 20 000 nats away; a fair die of three.
+    # All probability on the token; all on another one, 20 000 nats away; uniform over three.
     torch.testing.assert_close(statistics.log_probs, torch.tensor([0.0, -2e4, -math.log(3)]))
     torch.testing.assert_close(statistics.entropy, torch.tensor([0.0, 0.0, math.log(3)]))
     (statistics.log_probs.sum() + statistics.entropy.sum()).backward()
@@ -205,16 +206,16 @@ def test_extreme_logits_stay_finite():
 
 
 @pytest.mark.parametrize(("temperature", "chunk_size"), [(0.0, 1), (-1.0, 1), (1.0, 0)])
-def test_meaningless_settings_are_refused(temperature, chunk_size):
+def test_settings_that_are_not_positive_are_refused(temperature, chunk_size):
     hidden, weight, ids = inputs()
     with pytest.raises(ValueError, match="positive"):
         token_statistics(hidden, weight, ids, temperature=temperature, chunk_size=chunk_size)
 
 
-def test_a_second_derivative_is_refused_instead_of_wrong():
+def test_second_derivatives_raise_an_error():
     hidden = torch.randn(4, 8, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(12, 8, dtype=torch.float64, requires_grad=True)
     log_probs, _ = token_statistics(hidden, weight, torch.arange(4), temperature=1.0, with_entropy=False)
-    (slope,) = torch.autograd.grad(log_probs.square().sum(), hidden, create_graph=True)
+    (gradient,) = torch.autograd.grad(log_probs.square().sum(), hidden, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
-        slope.sum().backward()
+        gradient.sum().backward()

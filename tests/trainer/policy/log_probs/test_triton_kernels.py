@@ -1,4 +1,4 @@
-"""The Triton kernels: their numbers in Triton's interpreter, and that they compile for GPUs. None of it needs a GPU."""
+"""The Triton kernels: results in Triton's interpreter, and compilation for GPUs; no test needs a GPU."""
 
 import itertools
 import json
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from skyrl_train.policy.log_probs import tiled_log_probs
-from skyrl_train.policy.log_probs.tile_passes import Slopes, Sums, TorchPasses
+from skyrl_train.policy.log_probs.tile_passes import GradientInputs, Sums, TorchPasses
 from skyrl_train.policy.log_probs.tiled_log_probs import passes_for, token_statistics
 
 pytest.importorskip("triton", reason="Triton is not installed; `nox -s triton` has it")
@@ -46,12 +46,12 @@ def oracle(hidden, weight, token_ids, temperature, coefficients):
 
 
 @interpreted
-@pytest.mark.parametrize("tile", [12, 60, 2**20], ids=["narrow", "ragged", "whole"])
+@pytest.mark.parametrize("tile", [12, 60, 2**20], ids=["narrow", "ragged", "complete"])
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_values_and_gradients_equal_those_of_materialised_float64_logits(kernels, tile, share, monkeypatch):
+def test_values_and_gradients_match_materialised_float64_logits(kernels, tile, share, monkeypatch):
     monkeypatch.setitem(tiled_log_probs.TILE, "cpu", tile)
     monkeypatch.setattr(tiled_log_probs, "KEPT_SHARE", share)
-    monkeypatch.setattr(tiled_log_probs, "KEPT_ANYWAY", 0)
+    monkeypatch.setattr(tiled_log_probs, "KEPT_MIN_BYTES", 0)
     hidden, weight, ids = inputs()
     coefficients = torch.stack([torch.linspace(-1, 2, N), torch.linspace(1, -0.5, N)])
     expected = oracle(hidden, weight, ids, 0.7, coefficients.double())
@@ -64,19 +64,20 @@ def test_values_and_gradients_equal_those_of_materialised_float64_logits(kernels
 @interpreted
 @pytest.mark.parametrize("with_entropy", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-def test_each_pass_equals_that_of_torch(kernels, dtype, with_entropy):
+def test_each_pass_matches_the_torch_pass(kernels, dtype, with_entropy):
     generator = torch.Generator().manual_seed(1)
-    whole = (3 * torch.randn(N, 2 * V, generator=generator)).to(dtype)
+    logits = (3 * torch.randn(N, 2 * V, generator=generator)).to(dtype)
     ids = torch.tensor([0, 69, 70, 139, 71, 3, 128])  # first and last column of both tiles
-    ours, torchs = (Sums.before_the_first_tile(N, whole, with_entropy) for _ in range(2))
+    triton_sums, torch_sums = (Sums.initial(N, logits, with_entropy) for _ in range(2))
     for start in (0, V):
-        for passes, sums in ((kernels, ours), (TorchPasses(), torchs)):
-            passes.add(sums, whole[:, start : start + V], ids - start, 1.25)
-    torch.testing.assert_close(ours, torchs, rtol=1e-5, atol=1e-5)
+        for passes, sums in ((kernels, triton_sums), (TorchPasses(), torch_sums)):
+            passes.add(sums, logits[:, start : start + V], ids - start, 1.25)
+    torch.testing.assert_close(triton_sums, torch_sums, rtol=1e-5, atol=1e-5)
     vectors = torch.randn(2, N, generator=generator)
-    slopes = Slopes(torchs.log_norm(), torchs.entropy(), vectors[0], vectors[1] if with_entropy else None)
-    expected = TorchPasses().gradient(whole[:, V:].clone(), ids - V, slopes, 1.25)
-    found = kernels.gradient(whole[:, V:].clone(), ids - V, slopes, 1.25)
+    entropy_grad = vectors[1] if with_entropy else None
+    gradient_inputs = GradientInputs(torch_sums.log_norm(), torch_sums.entropy(), vectors[0], entropy_grad)
+    expected = TorchPasses().gradient(logits[:, V:].clone(), ids - V, gradient_inputs, 1.25)
+    found = kernels.gradient(logits[:, V:].clone(), ids - V, gradient_inputs, 1.25)
     assert found.dtype == expected.dtype == dtype
     torch.testing.assert_close(found, expected)
 
@@ -86,7 +87,7 @@ def test_extreme_logits_stay_finite(kernels):
     hidden = torch.tensor([[1e4], [-1e4], [0.0]], requires_grad=True)
     weight = torch.tensor([[1.0], [-1.0], [0.0]], requires_grad=True)
     values = token_statistics(hidden, weight, torch.zeros(3, dtype=torch.long), with_entropy=True, passes=kernels)
-    # Certain of the token; certain of another one, 20 000 nats away; a fair die of three.
+    # All probability on the token; all on another one, 20 000 nats away; uniform over three.
     torch.testing.assert_close(values.log_probs, torch.tensor([0.0, -2e4, -1.0986123]))
     torch.testing.assert_close(values.entropy, torch.tensor([0.0, 0.0, 1.0986123]))
     (values.log_probs.sum() + values.entropy.sum()).backward()
@@ -94,7 +95,7 @@ def test_extreme_logits_stay_finite(kernels):
     assert weight.grad.isfinite().all()
 
 
-def test_a_cpu_is_left_to_torch():
+def test_a_cpu_uses_the_torch_passes():
     assert isinstance(passes_for(torch.zeros(1)), TorchPasses)
 
 
@@ -114,7 +115,7 @@ for kernel, logits, capability, with_entropy, aligned in itertools.product(*json
     types = {"logits_pointer": "*" + logits, "row_stride": "i32", "columns_pointer": "*i64", "width": "i32"}
     types |= {"scale": "fp32"} | dict.fromkeys(constants, "constexpr")
     signature = {name: types.get(name, "*fp32") for name in function.arg_names}
-    # What Triton finds out of the arguments when it launches: with rows of a multiple of 16 it reads many at once.
+    # At launch Triton checks arguments for divisibility by 16; if they are, it loads several elements at once.
     multiples = ["logits_pointer", "row_stride", "width"] if aligned else []
     attributes = {(function.arg_names.index(name),): [["tt.divisibility", 16]] for name in multiples}
     source = ASTSource(function, signature, constants, attributes)
@@ -130,9 +131,9 @@ VARIANTS = [["_add", "_gradient"], ["fp32", "bf16", "fp16"], [80, 90], [False, T
 
 @pytest.fixture(scope="module")
 def resource_usage(tmp_path_factory):
-    """What NVIDIA's tool says of each compiled variant."""
+    """The output of NVIDIA's cuobjdump for each compiled variant."""
     folder = tmp_path_factory.mktemp("compiled")
-    # A process of its own: the interpreter, where it is on, takes the place of the compiler.
+    # A separate process, because TRITON_INTERPRET replaces the compiler with the interpreter.
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(folder / "cache")
     command = [sys.executable, "-c", COMPILE, str(folder / "kernel.cubin"), json.dumps(VARIANTS)]
@@ -142,9 +143,9 @@ def resource_usage(tmp_path_factory):
 
 
 @pytest.mark.parametrize("variant", list(itertools.product(*VARIANTS)), ids=lambda v: "-".join(map(str, v)))
-def test_the_kernels_compile_for_gpus_and_keep_everything_in_registers(variant, resource_usage):
+def test_the_kernels_compile_for_gpus_without_spilling_registers(variant, resource_usage):
     usage = resource_usage[str(variant)]
     assert f"Function {variant[0]}" in usage
-    # A spilled register would lie on the stack, which is local memory.
+    # A spilled register would be on the stack, which is local memory.
     assert "STACK:0 " in usage
     assert "LOCAL:0 " in usage

@@ -3,7 +3,7 @@ import torch
 from transformers import AttentionInterface, DeepseekV32Config, DeepseekV32ForCausalLM, LlamaConfig, LlamaForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from skyrl_train.policy.prompts.attention import attention, has_own_attention, use_own_attention
+from skyrl_train.policy.prompts.attention import attention, register_attention, uses_registered_attention
 from skyrl_train.policy.prompts.packing import Packing
 
 HEADS, KEY_HEADS, SIZE = 4, 2, 3
@@ -42,7 +42,7 @@ def tensors(rows, tokens, keys, dtype=torch.float64):
 
 
 def formula(query, key, value, visible, scaling):
-    """softmax(scaling q kᵀ) v, one query after the other."""
+    """softmax(scaling q kᵀ) v, one query at a time."""
     rows, heads, tokens, _ = query.shape
     result = torch.zeros(rows, tokens, heads, SIZE, dtype=query.dtype)
     for row in range(rows):
@@ -57,7 +57,7 @@ def formula(query, key, value, visible, scaling):
 
 @pytest.mark.parametrize("form", ["bool", "float"])
 @pytest.mark.parametrize(("tokens", "keys"), [(1, 5), (4, 6)])
-def test_it_is_the_formula_with_any_mask_and_so_is_its_gradient(tokens, keys, form):
+def test_output_and_gradients_match_the_formula_for_any_mask(tokens, keys, form):
     query, key, value = tensors(2, tokens, keys)
     visible = torch.ones(2, tokens, keys, dtype=torch.bool)
     visible[0, :, :2], visible[1, -1, 3] = False, False
@@ -68,19 +68,19 @@ def test_it_is_the_formula_with_any_mask_and_so_is_its_gradient(tokens, keys, fo
     assert weights is None
     expected = formula(query, key, value, visible, 0.7)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
-    slope = torch.randn(found.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    gradients = [torch.autograd.grad(result, (query, key, value), slope) for result in (found, expected)]
-    for own, other in zip(*gradients, strict=True):
-        torch.testing.assert_close(own, other, rtol=0, atol=1e-12)
+    output_grad = torch.randn(found.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    gradients = [torch.autograd.grad(result, (query, key, value), output_grad) for result in (found, expected)]
+    for gradient, expected_gradient in zip(*gradients, strict=True):
+        torch.testing.assert_close(gradient, expected_gradient, rtol=0, atol=1e-12)
 
 
-def test_one_token_without_a_mask_sees_all_keys():
+def test_a_single_query_without_a_mask_attends_to_all_keys():
     query, key, value = tensors(2, 1, 5)
     found, _ = attention(Layer(), query, key, value, None, scaling=0.7)
     torch.testing.assert_close(found, formula(query, key, value, torch.ones(2, 1, 5), 0.7), rtol=0, atol=1e-12)
 
 
-def test_a_query_that_sees_nothing_gets_a_number():
+def test_a_query_that_sees_no_key_has_a_finite_result():
     query, key, value = tensors(1, 2, 3)
     visible = torch.tensor([[False, False, False], [True, True, False]])
     found, _ = attention(Layer(), query, key, value, visible[None, None], scaling=0.7)
@@ -94,7 +94,7 @@ def test_without_a_mask_it_is_causal():
     torch.testing.assert_close(found, formula(query, key, value, torch.ones(2, 4, 4).tril(), 0.7), rtol=0, atol=1e-12)
 
 
-def test_packed_responses_see_their_prompt_and_themselves():
+def test_packed_responses_attend_to_their_prompt_and_themselves():
     packing = Packing.of(torch.tensor([3, 1]), torch.tensor([2, 0, 1]), torch.tensor([1, 0, 0]))
     query, key, value = tensors(1, 7, 7)
     mask = torch.zeros(packing.visible().shape, dtype=torch.float64).masked_fill_(~packing.visible(), -1e300)
@@ -111,11 +111,11 @@ def test_scores_of_low_precision_are_not_rounded():
     query, key, value = (tensor.detach().bfloat16() for tensor in tensors(2, 1, 500))
     found, _ = attention(Layer(), 8 * query, key, value, None, scaling=0.7)
     exact = formula(8 * query.double(), key.double(), value.double(), torch.ones(2, 1, 500), 0.7)
-    # One rounding, of the result; scores of up to 40 are rounded to 1/8, which alone would change weights by 12 %.
+    # Only the result is rounded; rounding scores of up to 40 to 1/8 would change weights by 12 %.
     torch.testing.assert_close(found.double(), exact, rtol=2**-7, atol=2**-9)
 
 
-def test_settings_that_it_does_not_know_go_to_transformers():
+def test_unknown_settings_are_passed_to_transformers():
     query, key, value = tensors(2, 1, 5)
     with pytest.raises(ValueError, match="softcap"):
         attention(Layer(), query, key, value, None, scaling=0.7, softcap=50.0)
@@ -127,20 +127,20 @@ def llama():
     return LlamaForCausalLM(config)
 
 
-def test_it_takes_the_place_of_torchs_under_its_name(llama):
-    use_own_attention()
-    assert has_own_attention(llama)
-    # Some models ask for the name, and compute something else where it is another one.
+def test_it_replaces_torchs_attention_under_the_same_name(llama):
+    register_attention()
+    assert uses_registered_attention(llama)
+    # Some models check this name, and compute something else for any other.
     assert llama.config._attn_implementation == "sdpa"
 
 
 def test_a_model_with_another_attention_keeps_it(llama):
-    use_own_attention()
+    register_attention()
     llama.set_attn_implementation("eager")
-    assert not has_own_attention(llama)
+    assert not uses_registered_attention(llama)
 
 
-def test_a_model_that_selects_what_it_attends_to_computes_what_it_did():
+def test_sparse_attention_gives_the_same_logits_as_with_torchs_attention():
     config = DeepseekV32Config(**INDEXED)
     torch.manual_seed(0)
     model = DeepseekV32ForCausalLM(config).eval()
@@ -148,5 +148,5 @@ def test_a_model_that_selects_what_it_attends_to_computes_what_it_did():
     with torch.no_grad():
         AttentionInterface.register("sdpa", sdpa_attention_forward)
         before = model(input_ids=ids, use_cache=False).logits
-        use_own_attention()
+        register_attention()
         torch.testing.assert_close(model(input_ids=ids, use_cache=False).logits, before, rtol=0, atol=1e-5)

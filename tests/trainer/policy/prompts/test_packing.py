@@ -13,12 +13,12 @@ def packing():
 def test_tokens_follow_each_other_without_padding(packing):
     assert packing.offsets.tolist() == [0, 3, 4, 6, 6]
     assert (packing.prompts, packing.responses) == ((2, 3), (3, 2))
-    # Padded: two prompts of three places, then three responses of two.
-    assert packing.tokens.tolist() == [0, 1, 2, 3, 6, 7, 10]
-    assert packing.places.tolist() == [0, 1, 2, 3, 7, 7, 4, 5, 7, 7, 6, 7]
+    # Padded: two prompts of three slots, then three responses of two.
+    assert packing.slot_of_token.tolist() == [0, 1, 2, 3, 6, 7, 10]
+    assert packing.token_of_slot.tolist() == [0, 1, 2, 3, 7, 7, 4, 5, 7, 7, 6, 7]
 
 
-def test_a_response_sees_its_prompt_and_itself_alone(packing):
+def test_a_response_sees_only_its_prompt_and_itself(packing):
     prompt_of_the_first, nothing = [True, False, False], [False, False, False]
     visible = packing.visible()
     assert visible.shape == (3, 1, 2, 5)
@@ -27,7 +27,7 @@ def test_a_response_sees_its_prompt_and_itself_alone(packing):
     assert nothing not in visible[:, 0, :, :3].flatten(0, 1).tolist()
 
 
-def test_unpacked_tensors_hold_each_token_in_its_place_and_zeros_elsewhere(packing):
+def test_unpacked_tensors_are_padded_with_zeros_and_can_be_packed_again(packing):
     tokens = torch.arange(1.0, 8.0)[:, None, None].expand(7, 2, 1)
     prompts, responses = packing.unpacked(tokens)
     assert prompts.shape == (2, 2, 3, 1)
@@ -37,7 +37,7 @@ def test_unpacked_tensors_hold_each_token_in_its_place_and_zeros_elsewhere(packi
     torch.testing.assert_close(together, tokens, rtol=0, atol=0)
 
 
-def test_gradients_take_the_way_back(packing):
+def test_gradients_of_packing_and_unpacking_match_finite_differences(packing):
     tokens = torch.randn(7, 2, 3, dtype=torch.float64, requires_grad=True)
     padded = torch.randn(12, 2, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: tuple(packing.unpacked(x)), tokens)

@@ -3,11 +3,11 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from skyrl_train.policy.policy import Policy, Sequences
-from skyrl_train.policy.prompts.shared_prompts import SharedPrompts, can_share_prompts, pairs_of_a_token
+from skyrl_train.policy.prompts.shared_prompts import SharedPrompts, can_share_prompts, pairs_per_token
 
 PROMPTS = ((7, 8, 9, 10, 11), (12, 13))
 RESPONSES = ((20, 21, 22), (23,), (24, 25, 26, 27), (), (28, 29))
-PROMPT_OF = (0, 1, 0, 1, 0)  # the rows of a group need not be neighbours
+PROMPT_OF = (0, 1, 0, 1, 0)  # rows of a group need not be adjacent
 
 
 def batch():
@@ -22,26 +22,26 @@ def batch():
     )
 
 
-# The norms of all but GPT-2 compute in float32 whatever the model is in, and so does their part of the gradient.
+# Norms compute in float32 for every dtype, as do their gradients, except in GPT-2.
 @pytest.mark.parametrize(("kind", "rounding"), [("qwen2", 1e-6), ("qwen3", 1e-6), ("llama", 1e-6), ("gpt2", 1e-12)])
 def test_a_shared_prompt_changes_neither_values_nor_gradients(kind, rounding, model_of):
     model, sequences = model_of(kind, torch.float64), batch()
     assert can_share_prompts(model)
-    slopes = torch.randn(2, 5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    coefficients = torch.randn(2, 5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     found = []
     for share in (False, True):
         policy = Policy(model, chunk_size=3, temperature=0.7, share_prompts=share)
         values = torch.stack(policy.log_probs(sequences, True))
         model.zero_grad()
-        (values * slopes).sum().backward()
+        (values * coefficients).sum().backward()
         found.append((values.detach(), [p.grad.clone() for p in model.parameters() if p.grad is not None]))
     (plain, plain_grads), (shared, shared_grads) = found
     torch.testing.assert_close(shared, plain, rtol=0, atol=1e-12)
-    for own, other in zip(shared_grads, plain_grads, strict=True):
-        torch.testing.assert_close(own, other, rtol=0, atol=rounding * float(other.abs().max()) + 1e-12)
+    for got, wanted in zip(shared_grads, plain_grads, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=0, atol=rounding * float(wanted.abs().max()) + 1e-12)
 
 
-def test_the_model_reads_each_prompt_once_and_no_last_token(model_of):
+def test_the_model_gets_each_prompt_once_and_no_last_tokens(model_of):
     model, seen = model_of("qwen2", torch.float64), []
     model.base_model.register_forward_pre_hook(lambda _, __, inputs: seen.append(inputs), with_kwargs=True)
     Policy(model, chunk_size=8, temperature=1.0, share_prompts=True).log_probs(batch(), False)
@@ -51,7 +51,7 @@ def test_the_model_reads_each_prompt_once_and_no_last_token(model_of):
     assert inputs["position_ids"].tolist() == [[0, 1, 2, 3, 4, 0, 1, 5, 6, 5, 6, 7, 5]]
 
 
-def test_a_batch_whose_responses_are_all_one_token_has_prompts_alone(model_of):
+def test_a_batch_of_one_token_responses_is_computed_from_the_prompts_only(model_of):
     model, plain = model_of("qwen2", torch.float64), batch()
     sequences = Sequences(
         input_ids=plain.input_ids,
@@ -59,14 +59,14 @@ def test_a_batch_whose_responses_are_all_one_token_has_prompts_alone(model_of):
         response_start=plain.response_start,
         response_mask=torch.ones(5, 1, dtype=torch.bool),
     )
-    shared, alone = (
+    shared, separate = (
         Policy(model, chunk_size=8, temperature=1.0, share_prompts=share).log_probs(sequences, True)
         for share in (True, False)
     )
-    torch.testing.assert_close(shared, alone, rtol=0, atol=1e-12)
+    torch.testing.assert_close(shared, separate, rtol=0, atol=1e-12)
 
 
-def test_one_sequence_is_computed_as_it_is(model_of):
+def test_a_single_sequence_uses_the_plain_layout(model_of):
     model, shapes = model_of("qwen2", torch.float64), []
     model.base_model.register_forward_pre_hook(
         lambda _, __, inputs: shapes.append(tuple(inputs["input_ids"].shape)), with_kwargs=True
@@ -77,20 +77,20 @@ def test_one_sequence_is_computed_as_it_is(model_of):
     assert shapes == [(1, 9)]
 
 
-def test_the_cost_counts_prompts_once_and_what_responses_see():
+def test_the_cost_counts_prompts_once_and_attention_pairs_with_padding():
     sequences = batch()
     layout = SharedPrompts.of(sequences.input_ids, sequences.attention_mask.sum(-1), sequences.response_start, 4)
-    # 5 + 2 tokens of prompts and 2 + 0 + 3 + 0 + 1 of responses; two prompts of up to 5, five responses of up to 3.
+    # 5 + 2 prompt tokens and 2 + 0 + 3 + 0 + 1 response tokens; two prompts padded to 5, five responses padded to 3.
     assert layout.cost(10.0) == 10 * 13 + 2 * 5 * 5 + 5 * 3 * (5 + 3)
 
 
-def test_long_prompts_beside_long_responses_of_others_are_computed_as_they_are(model_of):
+def test_long_prompts_with_long_responses_of_other_prompts_use_the_plain_layout(model_of):
     model, shapes = model_of("qwen2"), []
     model.base_model.register_forward_pre_hook(
         lambda _, __, inputs: shapes.append(tuple(inputs["input_ids"].shape)), with_kwargs=True
     )
     policy = Policy(model, chunk_size=8, temperature=1.0, share_prompts=True)
-    policy._pairs_of_a_token = 1.0  # attention is nearly all there is
+    policy._pairs_per_token = 1.0  # attention dominates the cost
     starts = torch.tensor([30, 2])
     sequences = Sequences(
         input_ids=torch.arange(64).remainder(50).reshape(2, 32),
@@ -100,7 +100,7 @@ def test_long_prompts_beside_long_responses_of_others_are_computed_as_they_are(m
     )
     policy.log_probs(sequences, False)
     assert shapes == [(2, 32)]
-    # 64 tokens and 2 x 32 x 32 pairs, against two prompts of up to 30 and two responses of up to 29 that see 30 more.
+    # 64 tokens and 2 x 32 x 32 pairs, against two prompts padded to 30 and two responses padded to 29 that see 59 keys.
     assert policy.cost(sequences) == 64 + 2 * 32 * 32 < 64 + 2 * 30 * 30 + 2 * 29 * 59
 
 
@@ -116,15 +116,15 @@ def test_sequences_without_responses_have_no_values(model_of):
     assert values.shape == (5, 0)
 
 
-def test_the_cost_of_a_token_is_that_of_the_weights_of_the_layers():
+def test_the_cost_of_a_token_counts_the_weights_of_the_layers():
     model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_positions=64, n_embd=32, n_layer=2, n_head=4))
-    # 12 h² + 13 h for each layer, 2 h of the last norm, and the 64 h of the positions; a pair takes 2 h in each layer.
+    # 12 h² + 13 h per layer, 2 h for the last norm, 64 h for the positions; a pair costs 2 h per layer.
     weights = 2 * (12 * 32 * 32 + 13 * 32) + 2 * 32 + 64 * 32
-    assert pairs_of_a_token(model) == weights / (2 * 32 * 2)
+    assert pairs_per_token(model) == weights / (2 * 32 * 2)
 
 
 @pytest.mark.parametrize(("kind", "changes"), [("gemma3", {}), ("mistral", {"sliding_window": 4}), ("bloom", {})])
-def test_models_that_see_less_or_know_no_positions_do_not_share(kind, changes, model_of):
+def test_models_with_windows_or_without_position_ids_do_not_share(kind, changes, model_of):
     assert not can_share_prompts(model_of(kind, **changes))
 
 

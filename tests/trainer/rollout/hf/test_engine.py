@@ -5,7 +5,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, OPTConfig, Qwen2Confi
 from skyrl_core.errors import SkyrlError
 from skyrl_train.policy.model_loading import load_model, load_tokenizer
 from skyrl_train.policy.policy import Policy
-from skyrl_train.rollout.hf.engine import draw, uniforms
+from skyrl_train.rollout.hf.engine import sample_tokens, uniforms
 from skyrl_train.rollout.rollout_engine import SampleRequest, Sampling
 from skyrl_train.rollout.weights import ModelWeights
 from skyrl_train.step.experience import Experience
@@ -40,7 +40,7 @@ def requests(prompts, samples=4):
     return [SampleRequest(prompt_ids=p, seed=100 * i + s) for i, p in enumerate(prompts) for s in range(samples)]
 
 
-def test_greedy_decoding_equals_that_of_transformers(engine, model, prompts):
+def test_greedy_decoding_matches_transformers(engine, model, prompts):
     samples = engine.generate(
         [SampleRequest(prompt_ids=p, seed=0) for p in prompts], Sampling(max_new_tokens=24, temperature=0)
     )
@@ -49,11 +49,11 @@ def test_greedy_decoding_equals_that_of_transformers(engine, model, prompts):
         assert list(sample.token_ids) == expected.tolist()
 
 
-def test_log_probs_are_those_that_the_policy_gives_the_same_tokens(engine, model, prompts):
-    asked = requests(prompts)
-    samples = engine.generate(asked, Sampling(max_new_tokens=32, temperature=0.8))
+def test_log_probs_match_those_of_the_policy(engine, model, prompts):
+    batch = requests(prompts)
+    samples = engine.generate(batch, Sampling(max_new_tokens=32, temperature=0.8))
     experience = Experience.build(
-        [r.prompt_ids for r in asked], samples, [0] * len(asked), pad_id=0, device=torch.device("cpu")
+        [r.prompt_ids for r in batch], samples, [0] * len(batch), pad_id=0, device=torch.device("cpu")
     )
     with torch.no_grad():
         log_probs, _ = Policy(model, chunk_size=50, temperature=0.8).log_probs(experience.sequences, False)
@@ -61,24 +61,24 @@ def test_log_probs_are_those_that_the_policy_gives_the_same_tokens(engine, model
 
 
 def test_a_sample_depends_on_its_seed_and_not_on_its_neighbours(engine, prompts):
-    asked = requests(prompts)
-    together = engine.generate(asked, Sampling(max_new_tokens=32))
-    alone = [engine.generate([request], Sampling(max_new_tokens=32))[0] for request in asked]
-    assert [s.token_ids for s in together] == [s.token_ids for s in alone]
+    batch = requests(prompts)
+    together = engine.generate(batch, Sampling(max_new_tokens=32))
+    separate = [engine.generate([request], Sampling(max_new_tokens=32))[0] for request in batch]
+    assert [s.token_ids for s in together] == [s.token_ids for s in separate]
     assert len({s.token_ids for s in together[:4]}) > 1
 
 
-def test_requests_beyond_the_batch_size_are_answered_in_order(engine, hf_engine, model, tokenizer, prompts):
+def test_samples_of_several_batches_are_returned_in_order(engine, hf_engine, model, tokenizer, prompts):
     small = hf_engine(tokenizer, tokenizer.eos_token_id, batch_size=5, trained=model)
-    asked = requests(prompts)
+    batch = requests(prompts)
     sampling = Sampling(max_new_tokens=16)
-    assert [s.token_ids for s in small.generate(asked, sampling)] == [
-        s.token_ids for s in engine.generate(asked, sampling)
+    assert [s.token_ids for s in small.generate(batch, sampling)] == [
+        s.token_ids for s in engine.generate(batch, sampling)
     ]
     assert engine.generate([], sampling) == []
 
 
-def test_the_end_token_ends_a_sample_and_the_limit_cuts_it(engine, tokenizer, prompts):
+def test_a_sample_ends_at_the_end_token_or_the_token_limit(engine, tokenizer, prompts):
     samples = engine.generate(requests(prompts, 8), Sampling(max_new_tokens=40))
     for sample in samples:
         assert len(sample.token_ids) == len(sample.log_probs)
@@ -89,32 +89,32 @@ def test_the_end_token_ends_a_sample_and_the_limit_cuts_it(engine, tokenizer, pr
     assert all(len(sample.token_ids) == 2 and not sample.finished for sample in cut)
 
 
-def test_weights_of_another_module_arrive_with_the_sync(hf_engine, model, tokenizer, prompts):
+def test_a_sync_copies_the_weights_of_another_module(hf_engine, model, tokenizer, prompts):
     trained = load_model("tiny", torch.float32)
     with torch.no_grad():
         trained.model.norm.weight.mul_(0.25)
     follower = hf_engine(tokenizer, tokenizer.eos_token_id, load_copy=lambda: load_model("tiny", torch.float32))
     leader = hf_engine(tokenizer, tokenizer.eos_token_id, trained=trained)
-    asked, sampling = requests(prompts), Sampling(max_new_tokens=16)
-    wanted = leader.generate(asked, sampling)
-    assert [s.token_ids for s in follower.generate(asked, sampling)] != [s.token_ids for s in wanted]
+    batch, sampling = requests(prompts), Sampling(max_new_tokens=16)
+    wanted = leader.generate(batch, sampling)
+    assert [s.token_ids for s in follower.generate(batch, sampling)] != [s.token_ids for s in wanted]
     follower.sync_weights(ModelWeights(trained), 7)
-    got = follower.generate(asked, sampling)
+    got = follower.generate(batch, sampling)
     assert [s.token_ids for s in got] == [s.token_ids for s in wanted]
     assert {s.policy_version for s in got} == {7}
 
 
-def test_log_probs_of_given_tokens_are_those_that_transformers_gives(engine, model, prompts):
+def test_log_probs_of_given_tokens_match_transformers(engine, model, prompts):
     for ids, values in zip(prompts, engine.log_probs(prompts), strict=True):
         logits = model(input_ids=torch.tensor([ids])).logits[0].detach().double()
         expected = [float(torch.log_softmax(logits[t - 1], -1)[ids[t]]) for t in range(1, len(ids))]
         assert values == pytest.approx(expected, abs=1e-5)
 
 
-def test_drawn_tokens_follow_the_distribution():
+def test_sampled_tokens_follow_the_distribution():
     probabilities = torch.tensor([0.5, 0.0, 0.3, 0.2])
     count = 20_000
-    tokens, log_probs = draw(
+    tokens, log_probs = sample_tokens(
         probabilities.log().expand(count, 4), Sampling(max_new_tokens=1), uniforms([3], count).squeeze(0)
     )
     frequencies = torch.bincount(tokens, minlength=4) / count
@@ -126,24 +126,24 @@ def test_drawn_tokens_follow_the_distribution():
 
 def test_nucleus_sampling_keeps_the_smallest_set_that_reaches_top_p():
     logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log().expand(5000, 4)
-    tokens, log_probs = draw(logits, Sampling(max_new_tokens=1, top_p=0.7), uniforms([1], 5000).squeeze(0))
+    tokens, log_probs = sample_tokens(logits, Sampling(max_new_tokens=1, top_p=0.7), uniforms([1], 5000).squeeze(0))
     assert set(tokens.tolist()) == {0, 1}
     # Renormalised: 0.5 / 0.8 and 0.3 / 0.8.
     expected = torch.tensor([0.625, 0.375]).log()[tokens]
     torch.testing.assert_close(log_probs, expected, rtol=0, atol=1e-5)
 
 
-def test_extreme_random_numbers_choose_a_possible_token():
+def test_extreme_random_numbers_select_tokens_with_positive_probability():
     logits = torch.tensor([[-torch.inf, 0.0, 0.0, -torch.inf]] * 2)
-    tokens, _ = draw(logits, Sampling(max_new_tokens=1), torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64))
+    tokens, _ = sample_tokens(logits, Sampling(max_new_tokens=1), torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64))
     assert tokens.tolist() == [1, 2]
 
 
-def test_a_sample_is_handed_over_when_it_is_finished_and_is_the_one_that_is_returned(engine, prompts):
-    asked = requests(prompts, 8)
+def test_a_sample_is_handed_over_as_soon_as_it_is_finished_and_returned_unchanged(engine, prompts):
+    batch = requests(prompts, 8)
     handed = []
-    samples = engine.generate(asked, Sampling(max_new_tokens=40), lambda index, sample: handed.append((index, sample)))
-    assert {index for index, _ in handed} == set(range(len(asked)))
+    samples = engine.generate(batch, Sampling(max_new_tokens=40), lambda index, sample: handed.append((index, sample)))
+    assert {index for index, _ in handed} == set(range(len(batch)))
     assert all(sample == samples[index] for index, sample in handed)
     first = dict(reversed(handed))  # when each was handed over first
     lengths = [len(sample.token_ids) for index, sample in handed if sample.finished][: len(first)]
@@ -164,10 +164,10 @@ def test_a_sample_is_handed_over_when_it_is_finished_and_is_the_one_that_is_retu
 def test_more_tokens_than_the_learned_positions_are_refused(hf_engine, tokenizer, config, learned):
     config.num_attention_heads = config.num_key_value_heads = 2
     engine = hf_engine(tokenizer, 1, batch_size=4, trained=AutoModelForCausalLM.from_config(config).eval())
-    asked = [SampleRequest(prompt_ids=(5,) * length, seed=0) for length in (6, 10)]
-    assert len(engine.generate(asked, Sampling(max_new_tokens=6))) == 2
+    batch = [SampleRequest(prompt_ids=(5,) * length, seed=0) for length in (6, 10)]
+    assert len(engine.generate(batch, Sampling(max_new_tokens=6))) == 2
     if learned:
         with pytest.raises(SkyrlError, match=r"a prompt of 10 tokens .* are more than the 16 positions"):
-            engine.generate(asked, Sampling(max_new_tokens=7))
+            engine.generate(batch, Sampling(max_new_tokens=7))
     else:
-        assert len(engine.generate(asked, Sampling(max_new_tokens=7))) == 2
+        assert len(engine.generate(batch, Sampling(max_new_tokens=7))) == 2

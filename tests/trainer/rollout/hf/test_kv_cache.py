@@ -1,4 +1,4 @@
-"""What the engine samples with its cache is what the same models say without any."""
+"""The preallocated KV cache: the engine's log-probs match those of the same models without a cache."""
 
 from types import SimpleNamespace
 
@@ -7,7 +7,7 @@ import torch
 from transformers.cache_utils import DynamicLayer
 
 from skyrl_train.rollout.hf import kv_cache as module
-from skyrl_train.rollout.hf.kv_cache import RoomyLayer, kv_cache
+from skyrl_train.rollout.hf.kv_cache import PreallocatedLayer, kv_cache
 from skyrl_train.rollout.rollout_engine import SampleRequest, Sampling
 
 WINDOW = 6  # shorter than prompt and response
@@ -23,8 +23,8 @@ CHANGES = {
 
 @pytest.mark.parametrize("block", [1, 64])
 @pytest.mark.parametrize("kind", ["qwen2", "qwen3", "llama", "mistral", "gemma3", "gpt2"])
-def test_log_probs_are_those_of_the_model_without_a_cache(kind, block, model_of, hf_engine, monkeypatch):
-    monkeypatch.setattr(module, "BLOCK", block)  # 1: new room for each token
+def test_log_probs_match_the_model_without_a_cache(kind, block, model_of, hf_engine, monkeypatch):
+    monkeypatch.setattr(module, "BLOCK", block)  # 1: a new buffer for each token
     model = model_of(kind, **CHANGES.get(kind, {}))
     prompts = [tuple(range(2, 13)), (20, 21, 22), (30,)]
     asked = [SampleRequest(prompt_ids=p, seed=10 * i + s) for i, p in enumerate(prompts) for s in range(6)]
@@ -42,23 +42,23 @@ def test_log_probs_are_those_of_the_model_without_a_cache(kind, block, model_of,
         assert sample.log_probs == pytest.approx(expected, abs=2e-4)
 
 
-def test_full_attention_has_room_and_a_sliding_window_stays_as_it_is(model_of):
+def test_only_layers_with_full_attention_are_preallocated(model_of):
     full, windowed = (kv_cache(model_of(kind, **CHANGES.get(kind, {})).config) for kind in ("llama", "gemma3"))
-    assert [type(layer) for layer in full.layers] == [RoomyLayer, RoomyLayer]
-    assert type(windowed.layers[0]) is not RoomyLayer
-    assert type(windowed.layers[1]) is RoomyLayer
+    assert [type(layer) for layer in full.layers] == [PreallocatedLayer, PreallocatedLayer]
+    assert type(windowed.layers[0]) is not PreallocatedLayer
+    assert type(windowed.layers[1]) is PreallocatedLayer
 
 
-def test_a_layer_holds_what_that_of_transformers_holds():
+def test_a_layer_has_the_same_content_as_that_of_transformers():
     torch.manual_seed(0)
-    own, theirs = RoomyLayer(), DynamicLayer()
+    preallocated, plain = PreallocatedLayer(), DynamicLayer()
 
     def both(method, *arguments):
-        for layer in (own, theirs):
+        for layer in (preallocated, plain):
             getattr(layer, method)(*arguments)
-        torch.testing.assert_close(own.keys, theirs.keys, rtol=0, atol=0)
-        torch.testing.assert_close(own.values, theirs.values, rtol=0, atol=0)
-        assert own.get_seq_length() == theirs.get_seq_length()
+        torch.testing.assert_close(preallocated.keys, plain.keys, rtol=0, atol=0)
+        torch.testing.assert_close(preallocated.values, plain.values, rtol=0, atol=0)
+        assert preallocated.get_seq_length() == plain.get_seq_length()
 
     both("update", torch.randn(2, 3, 5, 4), torch.randn(2, 3, 5, 4))
     both("batch_select_indices", torch.tensor([0, 0, 1, 1, 1]))
@@ -68,8 +68,8 @@ def test_a_layer_holds_what_that_of_transformers_holds():
     both("update", torch.randn(2, 3, 1, 4), torch.randn(2, 3, 1, 4))
 
 
-def test_a_token_more_is_written_in_place():
-    layer = RoomyLayer()
+def test_new_tokens_are_written_in_place():
+    layer = PreallocatedLayer()
     layer.update(torch.randn(2, 1, 5, 4), torch.randn(2, 1, 5, 4))
     layer.batch_select_indices(torch.tensor([0, 1]))
     before = layer.keys.data_ptr()

@@ -4,8 +4,8 @@ Decisions:
 
 - The policy returns log-probs and entropy as one tensor. ZeRO-3 records modules in the order in which gradients reach
   their outputs; with two outputs, a micro-batch that uses only one leaves its rank permanently out of step.
-- All ranks run the same autograd nodes, whatever their batches are. ZeRO-2 reduces gradients in the order in which they
-  arrive; a layer that chose its kind of node by the number of rows would give wrong gradients without an error.
+- All ranks run the same autograd nodes for every batch. ZeRO-2 reduces gradients in the order in which they arrive; a
+  layer that chose its kind of node by the number of rows would give wrong gradients without an error.
 - Products, norms and rotary positions are those of torch and transformers. Faster replacements were measured on a CPU
   and removed: each was worth less than 5 % of a step (docs/performance.md).
 - Logits are computed twice rather than kept, except for a bounded part: their memory limits the batch, and the gradient

@@ -1,8 +1,7 @@
-"""LoRA adapters on a model: added, switched off, merged, written as a folder that peft loads.
+"""Adds, disables and merges the LoRA adapters of a model, and saves them as a folder that peft loads.
 
-They are put into the transformers model itself (peft's injection), not around it: ``model.base_model`` and the output
-embedding stay what they are, and so do the names of all parameters but those of the adapted layers. peft is imported
-where adapters are wanted; it is an extra.
+They are injected into the transformers model, not wrapped around it: ``model.base_model``, the output embedding and all
+parameter names outside the adapted layers stay the same. peft is an extra, imported only when adapters are used.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -18,30 +17,30 @@ from skyrl_core.errors import SkyrlError
 from skyrl_train.config.schema import LoraConfig
 
 NAME = "default"
-"""What peft calls an adapter that has no name of its own."""
+"""peft's name for an adapter that was not given one."""
 
 Gather = Callable[[list[nn.Parameter]], AbstractContextManager[Any]]
-"""A context in which these parameters are whole; without shards it does nothing."""
+"""A context in which these parameters are complete; without shards it does nothing."""
 
 GATHERED_BYTES = 256 * 2**20
-"""Of parameters that are made whole at one time, so that the whole model never is."""
+"""Limit for the parameters gathered at one time, so that the complete model is never in memory."""
 
 Part = tuple[str, list[nn.Parameter], Any]
-"""The name of a tensor, the parameters that it is computed from, and the adapted layer that merges them, if any."""
+"""The name of a tensor, the parameters it is computed from, and the adapted layer to merge, if any."""
 
 
 def add_adapters(model: PreTrainedModel, config: LoraConfig, *, seed: int) -> None:
-    """Put new adapters in and freeze everything else. They change nothing yet: B is zero, A a function of the seed.
+    """Add adapters that do not change outputs yet, and freeze all else: B is zero, A depends on seed.
 
     Raises:
-        SkyrlError: no layer has such a name, or one that cannot be adapted has; peft is not installed.
+        SkyrlError: no layer has the configured name, a layer with that name cannot be adapted, or peft is missing.
     """
     if config.rank is None:
         return
     try:
         import peft
     except ImportError as error:
-        raise SkyrlError(f"adapters need peft ({error}): pip install 'skyrl-train[lora]'") from error
+        raise SkyrlError(f"trainer.lora needs peft ({error}): run pip install 'skyrl-train[lora]'") from error
 
     settings = peft.LoraConfig(
         r=config.rank,
@@ -59,34 +58,34 @@ def add_adapters(model: PreTrainedModel, config: LoraConfig, *, seed: int) -> No
     except ValueError as error:
         names = sorted({name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, nn.Linear)})
         raise SkyrlError(
-            f"trainer.lora.target_modules = {config.target_modules} does not fit the model: its linear layers are "
-            f"{', '.join(names)}\n  ({str(error).splitlines()[0]})"
+            f"trainer.lora.target_modules = {config.target_modules} does not fit the model: choose from its linear "
+            f"layers {', '.join(names)}\n  ({str(error).splitlines()[0]})"
         ) from error
-    _check(model, head)
+    _check_adapted_layers(model, head)
 
 
-def _check(model: PreTrainedModel, head: nn.Module) -> None:
+def _check_adapted_layers(model: PreTrainedModel, head: nn.Module) -> None:
     from peft.tuners.lora import Linear
 
-    embedding: Any = model.get_input_embeddings()  # adapted, if the mistake below was made
+    embedding: Any = model.get_input_embeddings()  # has an adapter if it was listed by mistake
     tied = head.weight is getattr(embedding, "base_layer", embedding).weight
     for name, layer in _adapted_layers(model).items():
         if not isinstance(layer, Linear):
-            why = "it is an embedding or no linear layer"  # whose adapters the trainer could not merge
+            why = "it is not a linear layer"  # the trainer could not merge its adapter
         elif layer.base_layer is head and tied:
             why = "its weight is also the input embedding, which would change when the adapter is merged"
         else:
             continue
-        raise SkyrlError(f"trainer.lora.target_modules: {name} cannot have an adapter, because {why}; leave it out")
+        raise SkyrlError(f"trainer.lora.target_modules: {name} cannot have an adapter, because {why}; remove it")
 
 
 def has_adapters(model: PreTrainedModel) -> bool:
-    """Whether ``add_adapters`` has put any in."""
+    """Whether ``add_adapters`` has added any."""
     return hasattr(model, "peft_config")
 
 
 def _adapted_layers(model: PreTrainedModel) -> dict[str, Any]:
-    """The adapted layers by their plain names."""
+    """The adapted layers by the names they have in the unadapted model."""
     if not has_adapters(model):
         return {}
     from peft.tuners.lora import LoraLayer
@@ -96,9 +95,9 @@ def _adapted_layers(model: PreTrainedModel) -> dict[str, Any]:
 
 @contextmanager
 def adapters_off(model: PreTrainedModel) -> Iterator[None]:
-    """The model computes what it computed before it had adapters, to the last bit.
+    """A context in which the model's outputs are bit-identical to those without adapters.
 
-    They are multiplied by zero instead of being left out: every module still runs, in the order that ZeRO-3 recorded.
+    Adapters are multiplied by zero, not skipped: every module still runs, in the order that ZeRO-3 recorded.
     """
     layers = list(_adapted_layers(model).values())
     scales = [layer.scaling[NAME] for layer in layers]
@@ -112,30 +111,30 @@ def adapters_off(model: PreTrainedModel) -> Iterator[None]:
 
 
 def head_factors(head: nn.Module, hidden: Tensor) -> tuple[Tensor, Tensor]:
-    """What the output embedding multiplies: hidden states [N, H] and weight [V, H], or [N, H + r] and [V, H + r].
+    """The factors of the logits: hidden [N, H] and weight [V, H]; H + r columns with an adapter.
 
-    An adapter of rank r is columns beside them: h Wᵀ + scale · (h Aᵀ) Bᵀ = [h, scale · h Aᵀ] [W, B]ᵀ. No weight is
-    rounded, as in a merged one, and gradients reach A and B. The weight is copied for that.
+    An adapter of rank r adds columns to both: h Wᵀ + scale · (h Aᵀ) Bᵀ = [h, scale · h Aᵀ] [W, B]ᵀ. Unlike a merged
+    weight this rounds nothing, and gradients reach A and B. It costs a copy of the weight.
     """
     layer: Any = head
-    weight: Tensor = layer.weight  # of an adapted layer, its base's
+    weight: Tensor = layer.weight  # an adapted layer returns the weight of its base layer
     scale = layer.scaling[NAME] if hasattr(layer, "lora_A") else 0.0
-    if scale == 0.0:  # no adapter, or switched off
+    if scale == 0.0:  # no adapter, or disabled
         return hidden, weight
     a, b = (factor[NAME].weight.to(hidden.dtype) for factor in (layer.lora_A, layer.lora_B))
     return torch.cat([hidden, scale * (hidden @ a.T)], dim=1), torch.cat([weight, b], dim=1)
 
 
 def merged_tensors(model: PreTrainedModel, gather: Gather = nullcontext) -> Iterator[tuple[str, Tensor]]:
-    """Each parameter once, under the name that transformers gives it, adapters merged into the weight of their layer.
+    """Each parameter once, under its transformers name, with adapters merged into their layers' weights.
 
     Merged weights are W + scale · B A, computed in float32 and returned in the type of W. A parameter without an
-    adapter is the model's own. ``gather`` is asked for many parameters at once, never for the whole of a large model.
+    adapter is returned as it is. A call of ``gather`` gets at most ``GATHERED_BYTES``, or a single larger tensor.
     """
     for bucket in _buckets(_parts(model)):
         with gather([parameter for _, parameters, _ in bucket for parameter in parameters]):
             for name, parameters, layer in bucket:
-                yield name, parameters[0] if layer is None else _merged(layer)
+                yield name, parameters[0] if layer is None else _merged_weight(layer)
 
 
 def _parts(model: PreTrainedModel) -> Iterator[Part]:
@@ -156,11 +155,11 @@ def _parts(model: PreTrainedModel) -> Iterator[Part]:
 
 
 def _buckets(parts: Iterable[Part]) -> Iterator[list[Part]]:
-    """Lists of neighbours that hold few bytes once they are whole, but one of them at least."""
+    """Lists of consecutive parts of at most GATHERED_BYTES when gathered, or of one larger part."""
     bucket: list[Part] = []
     held = 0
     for part in parts:
-        # A parameter that DeepSpeed has sharded says its whole size under a name of its own.
+        # DeepSpeed stores the complete size of a sharded parameter in ds_numel.
         size = sum(getattr(p, "ds_numel", p.numel()) * p.element_size() for p in part[1])
         if bucket and held + size > GATHERED_BYTES:
             yield bucket
@@ -172,7 +171,7 @@ def _buckets(parts: Iterable[Part]) -> Iterator[list[Part]]:
 
 
 @torch.no_grad()
-def _merged(layer: Any) -> Tensor:
+def _merged_weight(layer: Any) -> Tensor:
     weight: Tensor = layer.base_layer.weight
     change = layer.scaling[NAME] * (layer.lora_B[NAME].weight.float() @ layer.lora_A[NAME].weight.float())
     merged: Tensor = weight.float() + (change.T if layer.fan_in_fan_out else change)
@@ -180,21 +179,21 @@ def _merged(layer: Any) -> Tensor:
 
 
 def merge_adapters(model: PreTrainedModel) -> None:
-    """Turn the model into a plain one with merged weights."""
+    """Merge the adapters into the weights and remove them."""
     for name, layer in _adapted_layers(model).items():
-        layer.base_layer.weight.data = _merged(layer)
+        layer.base_layer.weight.data = _merged_weight(layer)
         model.set_submodule(name, layer.base_layer)
     if has_adapters(model):
         del model.peft_config
 
 
 def save_adapters(model: PreTrainedModel, folder: Path) -> None:
-    """Write the adapters as ``PeftModel.from_pretrained(model, folder)`` reads them."""
+    """Write the adapters so that ``PeftModel.from_pretrained(model, folder)`` loads them."""
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True)
-    # peft's own wrapper, which it loads them into, has the model at this place.
+    # peft loads them into its wrapper, which holds the model under this prefix.
     tensors = {f"base_model.model.{name}": t.contiguous() for name, t in get_peft_model_state_dict(model).items()}
     save_file(tensors, str(folder / "adapter_model.safetensors"), metadata={"format": "pt"})
     model.peft_config[NAME].save_pretrained(str(folder))

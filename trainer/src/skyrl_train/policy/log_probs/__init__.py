@@ -1,1 +1,1 @@
-"""Log-probabilities and entropy of tokens, computed in tiles so that the logits never exist as one tensor."""
+"""Log-probs and entropy of tokens, computed in tiles so that the logits never exist as one tensor."""

@@ -1,8 +1,8 @@
-"""The passes over a tile of logits as Triton kernels for CUDA: each reads the tile once.
+"""The passes over a tile of logits as Triton kernels for CUDA, each of which reads the tile once.
 
-One program of the forward kernel goes over the row of one token, so that its running sums stay in registers; programs
-of the backward kernel write blocks of the gradient over the logits. Sums are float32 whatever the type of the logits.
-The maths is that of ``tile_passes.TorchPasses``. Imported only where Triton is installed.
+A program of the forward kernel processes the row of one token, so that its running sums stay in registers; programs of
+the backward kernel overwrite the logits with blocks of the gradient. Sums are float32 for every type of logits.
+The maths is that of ``tile_passes.TorchPasses``. Imported only if Triton is installed.
 """
 
 import torch
@@ -10,20 +10,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from skyrl_train.policy.log_probs.tile_passes import Slopes, Sums
+from skyrl_train.policy.log_probs.tile_passes import GradientInputs, Sums
 
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
-"""Of tiles that the kernels take."""
+"""Types of tiles that the kernels support."""
 
 BLOCK = 2048
-"""Entries of a row that a program holds at one time: 16 for each of its threads. With twice as many
-a variant spilled registers."""
+"""Entries of a row that a program holds at one time, 16 per thread. Twice as many made a variant spill registers."""
 
 WARPS = 4
 
 
 class TritonPasses:
-    """Both passes as kernels, for tiles of one of ``TYPES`` whose rows lie whole in memory."""
+    """Both passes as kernels, for tiles of one of ``TYPES`` with contiguous rows."""
 
     def add(self, sums: Sums, logits: Tensor, columns: Tensor, scale: float) -> None:
         """See ``TilePasses``."""
@@ -43,19 +42,19 @@ class TritonPasses:
             num_warps=WARPS,
         )
 
-    def gradient(self, logits: Tensor, columns: Tensor, slopes: Slopes, scale: float) -> Tensor:
-        """See ``TilePasses``. Writes over the logits."""
+    def gradient(self, logits: Tensor, columns: Tensor, inputs: GradientInputs, scale: float) -> Tensor:
+        """See ``TilePasses``. Overwrites the logits."""
         rows, width = logits.shape
         block = _block(width)
-        with_entropy = slopes.entropy is not None and slopes.of_entropy is not None
+        with_entropy = inputs.entropy is not None and inputs.entropy_grad is not None
         _gradient[(rows, triton.cdiv(width, block))](
             logits,
             logits.stride(0),
             columns,
-            slopes.log_norm,
-            slopes.entropy if with_entropy else slopes.log_norm,
-            slopes.of_log_prob.contiguous(),  # of a sum: one number, expanded
-            slopes.of_entropy.contiguous() if with_entropy and slopes.of_entropy is not None else slopes.log_norm,
+            inputs.log_norm,
+            inputs.entropy if with_entropy else inputs.log_norm,
+            inputs.log_prob_grad.contiguous(),  # the gradient of a sum is one expanded number
+            inputs.entropy_grad.contiguous() if with_entropy and inputs.entropy_grad is not None else inputs.log_norm,
             width,
             scale,
             WITH_ENTROPY=with_entropy,
@@ -95,13 +94,13 @@ def _add(
         inside = start + offsets < width
         logits = tl.load(logits_pointer + start + offsets, mask=inside, other=-float("inf")).to(tl.float32) * scale
         new = tl.maximum(largest, tl.max(logits, 0))
-        fallen = tl.maximum(largest - new, -3.0e38)  # -inf before the first tile; times a sum of zero
-        rescale = tl.exp(fallen)
+        shift = tl.maximum(largest - new, -3.0e38)  # finite even before the first tile: -inf times a sum of zero is NaN
+        rescale = tl.exp(shift)
         shifted = logits - new
         exponentials = tl.exp(shifted)  # 0 beyond the row
         if WITH_ENTROPY:
-            weighted = rescale * (weighted + total * fallen)
-            weighted += tl.sum(exponentials * tl.where(inside, shifted, 0.0), 0)  # 0 · -inf would be no number
+            weighted = rescale * (weighted + total * shift)
+            weighted += tl.sum(exponentials * tl.where(inside, shifted, 0.0), 0)  # 0 · -inf would be NaN
         total = rescale * total + tl.sum(exponentials, 0)
         largest = new
     tl.store(largest_pointer + row, largest)
@@ -120,8 +119,8 @@ def _gradient(
     columns_pointer,
     log_norm_pointer,
     entropy_pointer,
-    of_log_prob_pointer,
-    of_entropy_pointer,
+    log_prob_grad_pointer,
+    entropy_grad_pointer,
     width,
     scale,
     WITH_ENTROPY: tl.constexpr,
@@ -133,10 +132,10 @@ def _gradient(
     inside = offsets < width
     logits = tl.load(logits_pointer + offsets, mask=inside, other=0.0).to(tl.float32) * scale
     log_p = logits - tl.load(log_norm_pointer + row)
-    of_log_prob = tl.load(of_log_prob_pointer + row)
-    slope = of_log_prob
+    log_prob_grad = tl.load(log_prob_grad_pointer + row)
+    factor = log_prob_grad
     if WITH_ENTROPY:
-        slope += tl.load(of_entropy_pointer + row) * (log_p + tl.load(entropy_pointer + row))
-    own = offsets == tl.load(columns_pointer + row)
-    gradient = (tl.where(own, of_log_prob, 0.0) - tl.exp(log_p) * slope) * scale
+        factor += tl.load(entropy_grad_pointer + row) * (log_p + tl.load(entropy_pointer + row))
+    chosen = offsets == tl.load(columns_pointer + row)
+    gradient = (tl.where(chosen, log_prob_grad, 0.0) - tl.exp(log_p) * factor) * scale
     tl.store(logits_pointer + offsets, gradient.to(logits_pointer.dtype.element_ty), mask=inside)

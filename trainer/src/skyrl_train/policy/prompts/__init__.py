@@ -1,1 +1,1 @@
-"""Prompts that several samples share: computed once, in one row of tokens without padding."""
+"""Prompt sharing: a prompt with several samples is computed once, in one row without padding."""

@@ -1,1 +1,1 @@
-"""The rollout engine `hf`, which generates with the trained model in the trainer's own process."""
+"""The rollout engine `hf`, which generates with the trained model in the trainer's process."""

@@ -1,4 +1,4 @@
-"""Token by token with a KV cache: rows that are written, and the logits of what comes next in each."""
+"""Token-by-token decoding with a KV cache: the protocol, and decoding with the model's forward pass."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,17 +14,17 @@ from skyrl_train.rollout.hf.kv_cache import kv_cache, select_rows
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReadPrompts:
-    """P prompts that the model has read once, left padded to W tokens: the last column of each is its end."""
+class PrefilledPrompts:
+    """P prefilled prompts, left padded to W tokens, so that the last column holds the last token of each."""
 
     cache: DynamicCache  # keys and values of the prompts
-    logits: Tensor  # float [P, V], of the first tokens
-    mask: Tensor  # bool [P, W]: which columns are tokens
+    logits: Tensor  # float [P, V], of the first response tokens
+    mask: Tensor  # bool [P, W]: False for padding
 
     @classmethod
     @torch.no_grad()
-    def of(cls, model: PreTrainedModel, prompts: list[tuple[int, ...]], pad_id: int) -> "ReadPrompts":
-        """The prompts, of at least one token each."""
+    def of(cls, model: PreTrainedModel, prompts: list[tuple[int, ...]], pad_id: int) -> "PrefilledPrompts":
+        """Prefill these prompts, which have at least one token each."""
         device, width = model.device, max(map(len, prompts))
         ids = torch.tensor([[pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
@@ -42,8 +42,8 @@ class ReadPrompts:
 
 
 @contextmanager
-def evaluated(model: nn.Module) -> Iterator[None]:
-    """In evaluation mode: a module that computes activations again is in training mode, and has no cache there."""
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """A context with all modules in eval mode; modules that recompute activations cache nothing otherwise."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -54,30 +54,30 @@ def evaluated(model: nn.Module) -> Iterator[None]:
 
 
 class Decoding(Protocol):
-    """B rows, each a prompt and what is drawn for it."""
+    """B rows, each a prompt followed by the tokens sampled for it."""
 
     logits: Tensor
     """float [B, V], of the next token of each row."""
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with these rows alone, int64 [n], in this order."""
+        """Keep only these rows, int64 [n], in this order."""
 
     def advance(self, tokens: Tensor) -> None:
-        """One token more for each row, int64 [B]."""
+        """Append a token to each row, int64 [B], and compute the logits of the next one."""
 
 
 class ModelDecoding:
-    """Through the model as transformers has it."""
+    """Decoding through the forward pass of the transformers model."""
 
-    def __init__(self, model: PreTrainedModel, prompts: ReadPrompts, prompt_of: Tensor, most: int) -> None:
-        """``prompt_of`` int64 [B]: the prompt of each row. At most ``most`` tokens are added to it."""
+    def __init__(self, model: PreTrainedModel, prompts: PrefilledPrompts, prompt_of: Tensor, max_tokens: int) -> None:
+        """``prompt_of`` int64 [B]: the prompt of each row; ``advance`` may be called ``max_tokens`` times."""
         self._model, self._cache = model, prompts.cache
         select_rows(self._cache, prompt_of)
         self.logits = prompts.logits[prompt_of]
         mask = prompts.mask[prompt_of]
         self._filled = mask.shape[1]
         self._next_position = mask.sum(-1)
-        self._mask = torch.cat([mask, mask.new_ones(len(mask), most)], dim=1).long()
+        self._mask = torch.cat([mask, mask.new_ones(len(mask), max_tokens)], dim=1).long()
 
     def keep(self, rows: Tensor) -> None:
         """See ``Decoding``."""
@@ -99,20 +99,20 @@ class ModelDecoding:
 
 
 def check_decoding(model: PreTrainedModel) -> None:
-    """Decode a few tokens through the model.
+    """Decode a few tokens through the model, to fail at start-up if the engine cannot use its cache.
 
     Raises:
-        SkyrlError: it has a cache of its own kind, or none.
+        SkyrlError: the model has no KV cache, or an unusual one.
     """
-    prompt_of, drawn, kept = torch.tensor([[0, 1, 0], [1, 0, 2], [0, 1, 2]], device=model.device)
+    prompt_of, tokens, kept = torch.tensor([[0, 1, 0], [1, 0, 2], [0, 1, 2]], device=model.device)
     try:
-        with torch.no_grad(), evaluated(model):
-            decoding = ModelDecoding(model, ReadPrompts.of(model, [(0, 1, 2), (1,)], 0), prompt_of, 2)
-            decoding.advance(drawn)
+        with torch.no_grad(), eval_mode(model):
+            decoding = ModelDecoding(model, PrefilledPrompts.of(model, [(0, 1, 2), (1,)], 0), prompt_of, 2)
+            decoding.advance(tokens)
             decoding.keep(kept[1:])
-            decoding.advance(drawn[1:])
+            decoding.advance(tokens[1:])
     except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         raise SkyrlError(
             f"the rollout engine hf cannot decode a model of type {model.config.model_type}: {error}\n"
-            "  take rollout.engine: vllm or vllm_server, or another architecture"
+            "  set rollout.engine to vllm or vllm_server, or choose another architecture"
         ) from error

@@ -1,4 +1,4 @@
-"""Samples with the model in this process: batched decoding with a KV cache; a group reads its prompt once."""
+"""The rollout engine `hf`: samples with the model in this process, in batches, with a KV cache."""
 
 from collections.abc import Sequence
 
@@ -8,45 +8,45 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from skyrl_core.errors import SkyrlError
-from skyrl_train.rollout.hf.decoding import Decoding, ModelDecoding, ReadPrompts, check_decoding, evaluated
+from skyrl_train.rollout.hf.decoding import Decoding, ModelDecoding, PrefilledPrompts, check_decoding, eval_mode
 from skyrl_train.rollout.hf.direct_decoding import DirectDecoding, can_decode_directly
 from skyrl_train.rollout.rollout_engine import EngineSetup, HandOver, Sample, SampleRequest, Sampling, WeightSource
 
 COMPACT_BELOW = 0.9
-"""Finished rows leave the batch once no more than this share of it is still being written: leaving copies the cache."""
+"""Finished rows leave the batch once at most this share of it is unfinished; removing rows copies the cache."""
 
 
 class _Rows:
-    """The rows that are still being written: what decodes them, and their random numbers."""
+    """The rows of a batch that are still decoded: their decoding state and their random numbers."""
 
     def __init__(self, decoding: Decoding, uniforms: Tensor) -> None:
         self.decoding = decoding
-        self.uniforms = uniforms  # float64 [B, most tokens]
-        self.numbers = torch.arange(len(uniforms), device=uniforms.device)
+        self.uniforms = uniforms  # float64 [B, max_new_tokens]
+        self.indices = torch.arange(len(uniforms), device=uniforms.device)
         self._active = torch.ones(len(uniforms), dtype=torch.bool, device=uniforms.device)
-        self.left = len(uniforms)
-        """How many are not finished. One that is goes on being written until it leaves the batch."""
+        self.unfinished = len(uniforms)
+        """How many rows are unfinished. A finished row is still decoded until it leaves the batch."""
 
     def finish(self, ended: Tensor) -> list[int]:
-        """Mark rows as finished, bool [B]. Returns the numbers of those that were not before."""
-        finished: list[int] = self.numbers[ended & self._active].tolist()  # what a GPU is waited for
+        """Mark rows as finished, bool [B]. Returns the indices of newly finished ones."""
+        finished: list[int] = self.indices[ended & self._active].tolist()  # synchronises with a GPU
         if finished:
             self._active &= ~ended
-            self.left -= len(finished)
+            self.unfinished -= len(finished)
         return finished
 
-    def compacted(self, drawn: Tensor) -> Tensor:
-        """Drop finished rows if they are many. Returns the drawn tokens of the rows that stay."""
-        if self.left > COMPACT_BELOW * len(self._active):
-            return drawn
+    def compacted(self, sampled: Tensor) -> Tensor:
+        """Remove finished rows if there are many. Returns the sampled tokens of the remaining rows."""
+        if self.unfinished > COMPACT_BELOW * len(self._active):
+            return sampled
         keep = self._active.nonzero().squeeze(-1)
         self.decoding.keep(keep)
-        self.uniforms, self.numbers, self._active = self.uniforms[keep], self.numbers[keep], self._active[keep]
-        return drawn[keep]
+        self.uniforms, self.indices, self._active = self.uniforms[keep], self.indices[keep], self._active[keep]
+        return sampled[keep]
 
 
 class HfEngine:
-    """The default engine on a CPU, and the reference for others: what it draws depends on weights and seeds alone."""
+    """The default engine on a CPU, and the standard for others: samples depend only on weights and seeds."""
 
     works_elsewhere = False
 
@@ -57,32 +57,32 @@ class HfEngine:
         self._eos_ids = setup.end_tokens
         self._batch_size = setup.config.rollout.batch_size
         self._policy_version = 0
-        self._positions = _learned_positions(self._model)
-        self._directly = can_decode_directly(self._model)
-        if not self._directly:
+        self._positions = _max_learned_positions(self._model)
+        self._decodes_directly = can_decode_directly(self._model)
+        if not self._decodes_directly:
             check_decoding(self._model)
 
     def generate(
         self, requests: Sequence[SampleRequest], sampling: Sampling, hand_over: HandOver | None = None
     ) -> list[Sample]:
-        """One sample for each request, in order. Requests with equal prompts are read once.
+        """One sample for each request, in order. Equal prompts of a batch are prefilled once.
 
         Raises:
-            SkyrlError: the model has learned positions, and fewer than a sample may need.
+            SkyrlError: the model has learned positions, but fewer than a sample may need.
         """
-        self._check_room(requests, sampling)
+        self._check_positions(requests, sampling)
         samples: list[Sample] = []
-        with evaluated(self._model):
+        with eval_mode(self._model):
             for start in range(0, len(requests), self._batch_size):
                 samples.extend(self._decode(requests[start : start + self._batch_size], sampling, start, hand_over))
-                if hand_over is not None:  # those that reached the limit
+                if hand_over is not None:  # also samples that reached the limit
                     for index in range(start, len(samples)):
                         hand_over(index, samples[index])
         return samples
 
     @torch.inference_mode()
     def log_probs(self, sequences: Sequence[Sequence[int]]) -> list[tuple[float, ...]]:
-        """One sequence at a time: they are few, and without padding there is nothing to get wrong."""
+        """Log-probs of the sequences, computed one at a time: they are few, and need no padding this way."""
         values = []
         for ids in sequences:
             tokens = torch.tensor([list(ids)], device=self._model.device)
@@ -93,19 +93,19 @@ class HfEngine:
     def sync_weights(self, weights: WeightSource, policy_version: int) -> None:
         """Copy the trained weights into the engine's model, unless it is the same module. Collective."""
         if not self.shares_weights:
-            own = dict(self._model.named_parameters())
+            parameters = dict(self._model.named_parameters())
             with torch.no_grad():
                 for name, tensor in weights.named_tensors():
-                    own[name].copy_(tensor)
+                    parameters[name].copy_(tensor)
         self._policy_version = policy_version
 
-    def _check_room(self, requests: Sequence[SampleRequest], sampling: Sampling) -> None:
+    def _check_positions(self, requests: Sequence[SampleRequest], sampling: Sampling) -> None:
         longest = max((len(request.prompt_ids) for request in requests), default=0)
         if self._positions is not None and longest + sampling.max_new_tokens > self._positions:
             raise SkyrlError(
                 f"a prompt of {longest} tokens and rollout.max_new_tokens = {sampling.max_new_tokens} are more than "
-                f"the {self._positions} positions that the model has learned: lower that option, or leave longer "
-                "prompts out and set rollout.max_prompt_tokens"
+                f"the {self._positions} positions that the model has learned: lower rollout.max_new_tokens, or remove "
+                "long prompts and set rollout.max_prompt_tokens"
             )
 
     def close(self) -> None:
@@ -118,33 +118,33 @@ class HfEngine:
         device = self._model.device
         rows = self._begin(requests, sampling)
         ends = torch.tensor(sorted(self._eos_ids), device=device)
-        # A row for each position, because a column would be written in as many places as there are samples.
+        # Positions are rows, so that each step writes to one contiguous row instead of one element of every sample.
         tokens = torch.full((sampling.max_new_tokens, len(requests)), self._pad_id, device=device)
         log_probs = torch.zeros(tokens.shape, device=device)
         lengths = [sampling.max_new_tokens] * len(requests)
         for position in range(sampling.max_new_tokens):
-            drawn, drawn_log_probs = draw(rows.decoding.logits, sampling, rows.uniforms[:, position])
-            tokens[position].scatter_(0, rows.numbers, drawn)
-            log_probs[position].scatter_(0, rows.numbers, drawn_log_probs)
-            for row in rows.finish(torch.isin(drawn, ends)):
+            sampled, sampled_log_probs = sample_tokens(rows.decoding.logits, sampling, rows.uniforms[:, position])
+            tokens[position].scatter_(0, rows.indices, sampled)
+            log_probs[position].scatter_(0, rows.indices, sampled_log_probs)
+            for row in rows.finish(torch.isin(sampled, ends)):
                 lengths[row] = position + 1
                 if hand_over is not None:
-                    written = (of_all[: position + 1, row].tolist() for of_all in (tokens, log_probs))
-                    hand_over(start + row, self._sample(*written))
-            if rows.left == 0 or position + 1 == sampling.max_new_tokens:
+                    response = (values[: position + 1, row].tolist() for values in (tokens, log_probs))
+                    hand_over(start + row, self._sample(*response))
+            if rows.unfinished == 0 or position + 1 == sampling.max_new_tokens:
                 break
-            rows.decoding.advance(rows.compacted(drawn))
-        drawn_rows = zip(tokens.T.tolist(), log_probs.T.tolist(), lengths, strict=True)
-        return [self._sample(ids[:length], values[:length]) for ids, values, length in drawn_rows]
+            rows.decoding.advance(rows.compacted(sampled))
+        responses = zip(tokens.T.tolist(), log_probs.T.tolist(), lengths, strict=True)
+        return [self._sample(ids[:length], values[:length]) for ids, values, length in responses]
 
     def _begin(self, requests: Sequence[SampleRequest], sampling: Sampling) -> _Rows:
-        """Equal prompts are read once."""
+        """Prefill each distinct prompt and set up a row for each request."""
         device = self._model.device
-        number = {prompt: index for index, prompt in enumerate(dict.fromkeys(r.prompt_ids for r in requests))}
-        prompt_of = torch.tensor([number[request.prompt_ids] for request in requests], device=device)
-        prompts = ReadPrompts.of(self._model, list(number), self._pad_id)
+        indices = {prompt: index for index, prompt in enumerate(dict.fromkeys(r.prompt_ids for r in requests))}
+        prompt_of = torch.tensor([indices[request.prompt_ids] for request in requests], device=device)
+        prompts = PrefilledPrompts.of(self._model, list(indices), self._pad_id)
         decoding: Decoding
-        if self._directly:
+        if self._decodes_directly:
             decoding = DirectDecoding(self._model, prompts, prompt_of)
         else:
             decoding = ModelDecoding(self._model, prompts, prompt_of, sampling.max_new_tokens)
@@ -159,19 +159,19 @@ class HfEngine:
         )
 
 
-def _learned_positions(model: PreTrainedModel) -> int | None:
-    """How many there are; None where positions are computed, and no sequence is too long for them."""
-    most: int | None = getattr(model.config, "max_position_embeddings", None)
+def _max_learned_positions(model: PreTrainedModel) -> int | None:
+    """The number of learned positions; None if positions are computed, which does not limit the length."""
+    limit: int | None = getattr(model.config, "max_position_embeddings", None)
     tables = [m for m in model.modules() if isinstance(m, nn.Embedding) and m is not model.get_input_embeddings()]
-    # Some tables have two rows more, for padding.
-    return most if most and any(0 <= table.num_embeddings - most <= 2 for table in tables) else None
+    # Some tables have two extra rows for padding.
+    return limit if limit and any(0 <= table.num_embeddings - limit <= 2 for table in tables) else None
 
 
-def draw(logits: Tensor, sampling: Sampling, uniform: Tensor) -> tuple[Tensor, Tensor]:
-    """A token and its log-probability for each row: logits [B, V], uniform [B] in [0, 1) -> int64 [B], float32 [B].
+def sample_tokens(logits: Tensor, sampling: Sampling, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """A token and its log-prob per row: logits [B, V], uniform [B] in [0, 1) -> int64 [B], float32 [B].
 
-    The log-probability is that of the distribution that is sampled, temperature and top-p included; greedy decoding
-    reports the one at temperature 1.
+    The log-probability is that of the sampled distribution, temperature and top-p included; greedy decoding reports the
+    one at temperature 1.
     """
     if sampling.temperature == 0:
         log_p = torch.log_softmax(logits.float(), dim=-1)
@@ -189,7 +189,7 @@ def draw(logits: Tensor, sampling: Sampling, uniform: Tensor) -> tuple[Tensor, T
 
 
 def _keep_nucleus(log_p: Tensor, top_p: float) -> Tensor:
-    """Renormalise over the smallest set of most probable tokens whose probabilities reach top_p (arXiv 1904.09751)."""
+    """Renormalise over the fewest most probable tokens that together reach top_p (arXiv 1904.09751)."""
     ordered, order = log_p.sort(dim=-1, descending=True)
     before = ordered.exp().cumsum(-1) - ordered.exp()
     ordered = ordered.masked_fill(before >= top_p, -torch.inf)
@@ -197,5 +197,5 @@ def _keep_nucleus(log_p: Tensor, top_p: float) -> Tensor:
 
 
 def uniforms(seeds: Sequence[int], count: int) -> Tensor:
-    """float64 [B, count] in [0, 1): row b is a function of seeds[b] alone, whatever its neighbours."""
+    """float64 [B, count] in [0, 1): row b depends only on seeds[b]."""
     return torch.from_numpy(np.stack([np.random.Generator(np.random.Philox(key=s)).random(count) for s in seeds]))
