@@ -99,7 +99,7 @@ def test_masked_values_do_not_reach_the_sum_or_the_gradient_even_as_nan() -> Non
 def test_a_reduction_without_what_it_divides_by_is_an_error_that_names_it() -> None:
     with pytest.raises(ValueError, match="set max_length"):
         weights_of("sequence_sum_norm", max_length=None)
-    with pytest.raises(ValueError, match="give groups"):
+    with pytest.raises(ValueError, match="pass groups"):
         token_weights(MASK, "prompt_mean", count_batch(MASK))
 
 
