@@ -35,7 +35,7 @@ def test_a_schedule_is_read_and_written_as_it_was_given() -> None:
         ("x", "must be a number"),
         (FALLING | {"start": 5, "end": -0.1}, "must be >= 0 at step 10 of its schedule, there -0.1"),
         (FALLING | {"schedule": "cosin"}, "no schedule is named 'cosin'; did you mean 'cosine'?"),
-        (FALLING | {"stop": 1}, "is no schedule: stop: unknown parameter"),
+        (FALLING | {"stop": 1}, "is not a valid schedule: stop: unknown parameter"),
     ],
 )
 def test_what_does_not_fit_is_one_fault_at_the_option(value: object, rule: str) -> None:
