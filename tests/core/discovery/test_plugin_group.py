@@ -186,7 +186,7 @@ def test_a_distribution_whose_name_must_not_be_in_a_command_is_a_broken_row(dist
     (info / "METADATA").write_text(f"Name: {name}\n")
     [claim] = things.claims()
     assert claim.status == "broken"
-    assert "cannot be the name of a distribution" in claim.reason
+    assert "is not a valid name for a distribution" in claim.reason
     assert "pip" not in claim.reason
 
 
@@ -209,7 +209,7 @@ def test_a_package_that_came_from_no_index_is_not_reinstalled_from_one(distribut
     info = distributions.add("foo-dist", {GROUP: {"foo": "no_such_package:Foo"}})
     (info / "direct_url.json").write_text(json.dumps({"url": url, "dir_info": {"editable": True}}))
     [claim] = things.claims()
-    assert f"it was installed from {url}: install it again from where it is now" in claim.reason
+    assert f"it was installed from {url}: reinstall it from its current location" in claim.reason
     assert "--force-reinstall" not in claim.reason
 
 

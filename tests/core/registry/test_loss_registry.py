@@ -149,7 +149,7 @@ class TestInstalled:
             (("class FooLoss(PolicyLoss)", "class FooLoss"), "not a subclass of PolicyLoss"),
             (('name = "foo"', 'name = "bar"'), "name is 'bar': make it 'foo'"),
             (("    api_version = 1\n", ""), "add `api_version = 1`"),
-            (("Params = FooParams", ""), "name one class in both"),
+            (("Params = FooParams", ""), "name the same class in both"),
             (("Params = FooParams", "Params = dict"), "class"),
             (("    def token", "    def __init__(self, params): 1 / 0\n    def token"), "ZeroDivisionError"),
         ],

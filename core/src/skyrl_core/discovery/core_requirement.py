@@ -1,12 +1,12 @@
-"""Whether a distribution's requirement on skyrl-core is met, which an install with --no-deps does not check.
+"""Whether a distribution's requirement on skyrl-core is met, which `pip install --no-deps` does not check.
 
-Judges version bounds only; a requirement with a marker, an address or bad syntax counts as met, and pip checks it.
+Judges version bounds only; a requirement with a marker, a URL or bad syntax counts as met, and pip checks it.
 """
 
 import re
 from collections.abc import Iterable
 
-# packaging.requirements would parse this too, but its import takes 20 ms, a third of the time of a listing.
+# packaging.requirements would parse this too, but importing it takes 20 ms, a third of a listing's time.
 _REQUIREMENT = re.compile(r"\s*skyrl[-_.]+core\s*(?:\[[^\]]*\])?\s*\(?(?P<bounds>[^;@()\[\]]*)\)?\s*", re.IGNORECASE)
 
 
