@@ -1,4 +1,4 @@
-"""The errors that a user can cause, with exit codes. A message names what failed, where, why, and the fix."""
+"""The errors that a user can cause. A message names what failed, where, why, and the fix."""
 
 import reprlib
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""Group-relative advantages: the reward minus the mean of its group, divided by the group's standard deviation."""
+"""Group-relative advantages: the reward minus the group's mean, over the group's standard deviation."""
 
 import torch
 from torch import Tensor

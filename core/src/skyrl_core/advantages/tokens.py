@@ -1,4 +1,4 @@
-"""Rewards and advantages of individual tokens. Shapes: N samples, T response tokens; masked tokens are 0."""
+"""Rewards and advantages of tokens. Shapes: N samples, T response tokens; masked tokens are 0."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""The contracts of policy losses and advantage estimators, and the reduction of token values to a scalar.
+"""The contracts of policy losses and advantage estimators, and the reduction of token values.
 
 Decisions:
 

@@ -92,6 +92,6 @@ def _sequence_weights(
 
 
 def weighted_sum(values: Tensor, weights: Tensor, mask: Tensor) -> Tensor:
-    """Scalar sum of values · weights where mask is True; all [B, T]. Masked values never count, not even NaN."""
+    """Scalar sum of values · weights where mask is True; all [B, T]. Masked NaNs do not count."""
     # where, not values * mask: 0 * NaN is NaN.
     return (torch.where(mask, values, 0.0) * weights).sum()

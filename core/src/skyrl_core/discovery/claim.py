@@ -53,7 +53,7 @@ class Claim(NamedTuple):
 
     @property
     def origin(self) -> Origin | None:
-        """Where its distribution was installed from; None if that is a package index, this process, or unknown."""
+        """Where its distribution was installed from; None for an index, this process, or if unknown."""
         return None if self.distribution == SCRIPT else origin_of(self.distribution)
 
     def record(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Whether a distribution's requirement on skyrl-core is met, which `pip install --no-deps` does not check.
+"""Checks requirements on skyrl-core, which `pip install --no-deps` does not.
 
 Judges version bounds only; a requirement with a marker, a URL or bad syntax counts as met, and pip checks it.
 """
@@ -11,7 +11,7 @@ _REQUIREMENT = re.compile(r"\s*skyrl[-_.]+core\s*(?:\[[^\]]*\])?\s*\(?(?P<bounds
 
 
 def unmet_core_requirement(requirements: Iterable[str], installed: str) -> str:
-    """The bounds on skyrl-core that the installed version does not meet, such as ``>=0.2``; empty when all are met."""
+    """The bounds on skyrl-core that the installed version does not meet, such as ``>=0.2``; or empty."""
     for requirement in requirements:
         match = _REQUIREMENT.fullmatch(requirement)
         if match and not _is_met(match["bounds"], installed):

@@ -74,7 +74,7 @@ def unreadable_entry_points() -> list[str]:
 
 
 def installed_distributions() -> tuple[InstalledDistribution, ...]:
-    """Every distribution that declares a plugin. One scan per process, and one more after each install or uninstall."""
+    """Every distribution that declares a plugin, scanned once and after each install or uninstall."""
     return _scan(_path_state())
 
 

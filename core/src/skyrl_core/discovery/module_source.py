@@ -74,7 +74,7 @@ def class_constants(file: Path, name: str) -> dict[str, object]:
 
 
 def package_sha256(module: str) -> str:
-    """SHA-256 over the relative paths and contents of all ``.py`` files of the package that holds the module.
+    """SHA-256 over the relative paths and contents of all ``.py`` files of the module's package.
 
     The package is the outermost one with an ``__init__.py``, so that distributions that share a namespace stay
     separate; for a module outside any package, its file is hashed.

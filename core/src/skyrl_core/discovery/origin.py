@@ -24,7 +24,7 @@ class Origin(NamedTuple):
 
 
 def origin_of(distribution: str) -> Origin | None:
-    """Where a distribution was installed from; None if that is an index, unknown, or the distribution is missing."""
+    """Where a distribution was installed from; None for an index, if unknown, or if it is missing."""
     try:
         found: Any = importlib_metadata.distribution(distribution).origin
         vcs = getattr(found, "vcs_info", None)

@@ -149,7 +149,7 @@ class PluginGroup:
             ) from error
 
     def schema(self, claim: Claim) -> object:
-        """The parameter schema of a plugin, imported without it; None if it declares none. Raises as ``load_claim``."""
+        """The schema of a plugin, imported without it; None if it declares none. Raises as ``load_claim``."""
         if self.is_registered(claim):
             return getattr(self._registered[claim.name].plugin, "Params", None)
         schemas = PluginGroup(self.params_group, f"parameter schema of {self.kind}")

@@ -1,7 +1,7 @@
-"""Clip-Cov: PPO's clip, and no gradient for a few high-covariance tokens, which lower the entropy most.
+"""Clip-Cov: PPO's clip, and no gradient for a few high-covariance tokens that lower the entropy most.
 
 Loss of a token: -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A), and 0 at the chosen tokens. Candidates are the
-tokens that the clip leaves alone and whose covariance (log pi - mean) (A - mean) lies between clip_cov_lb and
+unclipped tokens whose covariance (log pi - mean) (A - mean) lies between clip_cov_lb and
 clip_cov_ub; of these, clip_cov_ratio times the number of all tokens are chosen at random. Reference: Clip-Cov, arXiv
 2505.22617, with the defaults and the minimum of one token of the authors' code.
 

@@ -1,4 +1,4 @@
-"""DRO: the policy gradient with a quadratic pull of the log-prob towards the old policy; no ratio, no clip.
+"""DRO: the policy gradient with a quadratic pull towards the old policy; no ratio, no clip.
 
 Loss of a token: -(A log pi - (beta / 2) (log pi - log pi_old)^2). The log-prob is pulled to log pi_old + A / beta.
 Reference: Kimi k1.5, arXiv 2501.12599, eq. 3; DRO, arXiv 2405.19107. Both treat the response as one action and

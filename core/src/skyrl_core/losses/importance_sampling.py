@@ -1,4 +1,4 @@
-"""The importance-weighted policy gradient: no clip, and by default the ratio to the policy that sampled.
+"""The importance-weighted policy gradient: no clip, by default with the ratio to the rollout policy.
 
 Loss of a token: -r A, r = exp(log pi - log anchor), gradient through r. With the rollout engine's log-probs as anchor
 it corrects for stale samples and also for the numerical difference between rollout engine and trainer; with

@@ -1,4 +1,4 @@
-"""The parameters of ``sum``: each term's parameters are checked by the schema of its loss. Imports no torch."""
+"""The parameters of ``sum``, checked per term by the schema of its loss. Imports no torch."""
 
 from typing import Any
 

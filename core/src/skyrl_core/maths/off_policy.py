@@ -33,7 +33,7 @@ class OffPolicyCorrection(OffPolicyOptions):
         return self.weight != "none" or self.band != "none"
 
     def factors(self, old_log_probs: Tensor, rollout_log_probs: Tensor, mask: Tensor) -> Tensor:
-        """The weight of each token, without gradient: float [B, T], [B, T], bool [B, T] -> [B, T]; 0 where masked."""
+        """The weight of each token, without gradient: float, float, bool [B, T] -> [B, T]; 0 where masked."""
         log_ratio = torch.where(mask, old_log_probs - rollout_log_probs, 0.0).detach()
         factors = torch.ones_like(log_ratio)
         if self.weight != "none":

@@ -29,7 +29,7 @@ def clipped_surrogate(ratio: Tensor, advantages: Tensor, *, clip_low: float | No
 
 
 def ratio_metrics(ratio: Tensor, log_ratio: Tensor, mask: Tensor) -> dict[str, Metric]:
-    """Mean and maximum of the ratio that a loss uses, and KL(old || policy) of its tokens (k3). All [B, T].
+    """Mean and maximum of the ratio of a loss, and KL(old || policy) of its tokens (k3). All [B, T].
 
     Args:
         ratio: the ratio that the loss uses, the token's or its sequence's.

@@ -1,4 +1,4 @@
-"""The options of reductions, KL and off-policy correction, shared by configuration and maths. Imports no torch."""
+"""The options of reductions, KL and off-policy correction, for config and maths. Imports no torch."""
 
 from typing import Annotated, Literal
 
@@ -10,7 +10,7 @@ NonNegative = Annotated[float, Field(ge=0)]
 
 
 class OffPolicyOptions(BaseModel):
-    """Weights for the difference between rollout engine and trainer; ``maths.off_policy`` has the formulas."""
+    """Weights for the gap between rollout engine and trainer; ``maths.off_policy`` has the formulas."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

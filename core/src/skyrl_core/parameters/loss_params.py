@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class LossParams(BaseModel):
-    """Base class of every parameter schema. Unknown keys, infinities and NaN are errors; instances are frozen.
+    """Base class of parameter schemas. Unknown keys, infinities and NaN are errors; instances are frozen.
 
     A subclass lists its parameters as fields with ranges and descriptions::
 
@@ -27,6 +27,6 @@ class LossParams(BaseModel):
 
 
 class OpenLossParams(LossParams):
-    """The schema of a loss without one: accepts any key, checks nothing. Such a loss is listed as ``untyped``."""
+    """The schema of a loss without one: accepts any key. Such a loss is listed as ``untyped``."""
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)

@@ -50,7 +50,7 @@ class ParamPlan(Generic[Schema]):
         return {path: schedule.at(step) for path, schedule in self.schedules.items()}
 
     def document(self) -> dict[str, Any]:
-        """The parameters as JSON values, with defaults, schedules as mappings; an equal plan can be made from it."""
+        """The parameters as JSON values, with defaults and schedules; enough to make an equal plan."""
         document = self.at(0).model_dump(mode="json")
         schedules = {path: each.model_dump(mode="json") for path, each in self.schedules.items()}
         written: dict[str, Any] = _replaced(document, schedules)

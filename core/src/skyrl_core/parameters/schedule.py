@@ -158,7 +158,7 @@ def schedule_fault(error: ValidationError) -> str:
 
 
 def checked_steps(knots: tuple[int, ...]) -> tuple[int, ...]:
-    """The steps to check so that a bound holds everywhere: the knots, and the step after each but the last.
+    """The steps at which to check a bound: the knots, and the step after each knot but the last.
 
     Between knots a schedule is monotone, so the knots are enough for an interval. The step after a knot reveals a
     number that is an integer only at the knots.

@@ -28,7 +28,7 @@ class ResolvedPlugin(Generic[Base]):
     takes_schedules: ClassVar[bool] = False
 
     def __init__(self, claim: Claim, values: Values = None, policy: PluginPolicy = ALLOW_ALL) -> None:
-        """``claim`` comes from ``group.find``; ``values`` are the parameters as given; None takes the defaults."""
+        """``claim`` comes from ``group.find``; ``values`` are the given parameters, None the defaults."""
         self.claim, self._values, self._policy = claim, dict(values or {}), policy
 
     @classmethod
