@@ -237,7 +237,7 @@ def _variations(loss: PolicyLoss) -> Iterator[tuple[str, Any]]:
 
 def _logs(loss: PolicyLoss) -> str:
     output = _evaluated(loss)
-    text = "Metrics " + ", ".join(f"`{name}`" for name in output.metrics)
+    text = "Metrics " + ", ".join(f"`{name}`" for name in output.metrics) if output.metrics else "No metrics"
     if output.terms:
         text += "; terms " + ", ".join(f"`loss/{name}`" for name in output.terms) + ", each with its gradient norm"
     # The docstring of token_losses describes the metrics after its first clause.
