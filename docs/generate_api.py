@@ -10,6 +10,13 @@ FACES = {
     "skyrl_core.testing": "Tests for the package of a loss.",
     "skyrl_train": "For scripts, environments, rollout engines, trackers and observers. Importing it imports no torch.",
 }
+WITHOUT_DOCSTRING = {
+    "HandOver": "Type of a callback for finished samples: (place of the request, sample) -> None.",
+    "LOG_RATIO_LIMIT": "The bound of `bounded`: 20.0.",
+    "Message": "Type of a chat message: a dict with `role` and `content`.",
+    "__version__": "The version of the installed distribution.",
+    "hookimpl": "Decorator for the hooks of an observer.",
+}
 INTRODUCTION = """# Public API
 
 Other packages may import these names and no others; every other module may move. Two more paths are stable, because
@@ -32,15 +39,13 @@ def page() -> str:
 
 def _section(face: str, purpose: str) -> str:
     module = importlib.import_module(face)
-    rows = [f"| `{name}` | {_first_line(getattr(module, name))} |" for name in sorted(module.__all__)]
+    rows = [f"| `{name}` | {_first_line(name, getattr(module, name))} |" for name in sorted(module.__all__)]
     return "\n".join([f"## `{face}`", "", purpose, "", "| name | what it is |", "|---|---|", *rows, ""])
 
 
-def _first_line(exported: object) -> str:
-    if isinstance(exported, float):
-        return f"`{exported!r}`"
-    if isinstance(exported, str):
-        return "The version of the installed distribution."
+def _first_line(name: str, exported: object) -> str:
+    if name in WITHOUT_DOCSTRING:
+        return WITHOUT_DOCSTRING[name]
     return (inspect.getdoc(exported) or "").split("\n", 1)[0].replace("|", "\\|")
 
 

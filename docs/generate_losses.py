@@ -1,6 +1,6 @@
-"""Writes losses.md and the pictures in signatures/ from the losses themselves: `nox -s generated_docs`.
+"""Writes losses.md and the pictures in signatures/ from the losses: `nox -s generated_docs`.
 
-The page has every loss of this repository's distributions; what else is installed does not change it.
+The page has every loss of this repository's distributions; other installed losses do not change it.
 """
 
 import ast
@@ -31,7 +31,7 @@ DISTRIBUTIONS = ("skyrl-core", "skyrl-loss-clippedpg", "skyrl-loss-entropyreg")
 
 FAMILIES = {
     "Policy gradient": ("reinforce", "standard", "importance_sampling"),
-    "A clipped or capped ratio of the token": (
+    "Clipped or capped token ratio": (
         "clipped_pg",
         "dual_clip",
         "entropy_reg",
@@ -39,14 +39,14 @@ FAMILIES = {
         "cispo",
         "sapo",
     ),
-    "The ratio of the sequence": ("gspo", "luspo", "gmpo", "vespo"),
-    "Tokens dropped by how far they moved": ("icepop", "kpop", "dppo"),
+    "Sequence ratio": ("gspo", "luspo", "gmpo", "vespo"),
+    "Tokens dropped outside a trust region": ("icepop", "kpop", "dppo"),
     "Tokens chosen by covariance": ("clip_cov", "kl_cov"),
-    "A pull on the log-ratio": ("cpgd", "dro"),
+    "Penalty on the log-ratio": ("cpgd", "dro"),
     "Imitation": ("cross_entropy",),
     "Composition": ("sum",),
 }
-"""Headings and order of the page. A loss that stands nowhere here comes last."""
+"""Headings and order of the page. A loss that is not listed here comes last."""
 
 EXAMPLES: Mapping[str, Mapping[str, Any]] = {
     "sum": {
@@ -56,35 +56,36 @@ EXAMPLES: Mapping[str, Mapping[str, Any]] = {
         ]
     }
 }
-"""The parameters to show of a loss whose defaults show nothing."""
+"""Parameters to show for a loss whose defaults show nothing."""
 
 ANCHORS = {Need.OLD_LOG_PROBS: "old", Need.ROLLOUT_LOG_PROBS: "rollout", Need.REF_LOG_PROBS: "reference"}
-NO_NEED = "Nothing beside the policy's log-probs"
+NO_NEED = "Only the policy's log-probs"
 
 INTRODUCTION = """\
 # Losses
 
-<!-- Written by docs/generate_losses.py from the losses themselves. Edit those, then run: nox -s generated_docs -->
+<!-- Written by docs/generate_losses.py from the losses. Edit those, then run: nox -s generated_docs -->
 
-Every loss that comes with this repository. What is the same for all of them (reductions, advantages, KL, corrections,
-schedules) stands in [algorithms.md](algorithms.md); what a loss is, and how to write one, in
-[writing_a_loss.md](writing_a_loss.md). `skyrl losses list` also shows what else is installed, and
-`skyrl losses signature NAME` draws the picture of any of them, with the parameters that you give it.
+This page describes every loss in this repository. Reductions, advantages, KL, corrections and schedules work the same
+for all losses: see [algorithms.md](algorithms.md). To write a loss, see [writing_a_loss.md](writing_a_loss.md).
+`skyrl losses list` lists all installed losses, and `skyrl losses signature NAME` draws the picture of any loss with the
+parameters that you give.
 
 **Notation.** A loss is minimised. π is the policy in training; `pi_old` is the trainer's policy before the update,
-`mu` or `pi_rollout` the rollout engine's, which sampled; A is the advantage, sg the stop-gradient.
+`mu` or `pi_rollout` is the rollout engine's policy, which sampled; A is the advantage; sg is the stop-gradient.
 
-**Pictures.** They show the weight of a token in the update, `-dL / dlog π`, over its importance ratio: how hard the
-loss pushes log π up, for A = +1 and A = -1. Values of losses cannot be compared, because behind a stop-gradient a value
-is no objective; weights can. On policy, at ratio 1, the weight of a policy gradient is A. Dotted lines mark where the
-weight jumps or bends: the bounds of the loss. All is measured on the loss itself, with its default parameters and
-before the reduction, on a sequence of {length} tokens that all have the same ratio and, under the policy that divides,
-the probability {probability:g}. Where a loss reads both the old and the rollout policy, the two agree.
+**Pictures.** Each picture plots a token's weight in the update, `-dL / dlog π`, over its importance ratio: how
+strongly the loss pushes log π up, for A = +1 and A = -1. Weights can be compared between losses. Values cannot, because
+with a stop-gradient the value is not an objective. On policy, at ratio 1, the weight of a policy gradient is A. Dotted
+lines mark the bounds of the loss, where the weight jumps or bends. Everything is measured on the loss, with its
+default parameters and before the reduction, on a sequence of {length} tokens that all have the same ratio and
+probability {probability:g} under the policy in the denominator. If a loss reads both the old and the rollout policy,
+the two agree.
 """
 
 
 def main() -> None:
-    """Write the page and the pictures, and remove pictures of losses that are gone."""
+    """Write the page and the pictures, and remove pictures of deleted losses."""
     files = generated()
     for old in (FOLDER / "signatures").glob("*.svg"):
         if old not in files:
@@ -120,7 +121,7 @@ def _summary(claims: Mapping[str, Claim], losses: Mapping[str, PolicyLoss]) -> I
         f"| {_linked(_cell(loss.reference))} |"
         for name, loss in losses.items()
     ]
-    header = "| loss | in one line | ratio to | default reduction | reference |"
+    header = "| loss | summary | ratio to | default reduction | reference |"
     yield "\n".join([header, "|---|---|---|---|---|", *rows])
 
 
@@ -134,7 +135,7 @@ def _section(claim: Claim, loss: PolicyLoss, measured: Signature) -> str:
         f"**Default reduction.** `{loss.default_reduction}`.",
         f"**Logs.** {_logs(loss)}",
     ]
-    table = as_markdown(parameters(schema)) if parameters(schema) else "It has no parameters."
+    table = as_markdown(parameters(schema)) if parameters(schema) else "No parameters."
     return "\n\n".join(
         [
             f"### {claim.name}",
@@ -149,7 +150,7 @@ def _section(claim: Claim, loss: PolicyLoss, measured: Signature) -> str:
 
 
 def _explanation(claim: Claim) -> Iterator[str]:
-    """The docstring of the loss's module; a formula that it opens with stands in a block of its own."""
+    """The docstring of the loss's module; a formula at its start becomes a separate block."""
     docstring = inspect.cleandoc(ast.get_docstring(ast.parse(inspect.getsource(import_module(claim.module)))) or "")
     for paragraph in docstring.split("\n\n"):
         formula = re.match(r"Loss of a token: (?P<formula>[\s\S]+?)(?:\.\s|\.?\Z)", paragraph)
@@ -168,22 +169,21 @@ def _caption(name: str, loss: PolicyLoss, measured: Signature) -> Iterator[str]:
         yield from (f"- A = {curve.advantage:+g}{kind}: {describe_curve(curve)}." for curve in curves)
     if _depends_on_sequence(loss):
         yield (
-            "- A token's weight depends on the ratios of all tokens of its sequence: measured on a sequence whose "
-            "tokens all have this ratio."
+            "- A token's weight depends on the ratios of all tokens of its sequence; here all of them have this ratio."
         )
     if _differs(loss, Probe(length=1)):
         tokens = measured.probe.length
-        yield f"- And on the length: of {tokens} tokens with ratio r, the sequence itself has ratio r^{tokens}."
+        yield f"- It also depends on the length: a sequence of {tokens} tokens with ratio r has ratio r^{tokens}."
     if _differs(loss, Probe(probability=0.01)):
         yield "- The bounds depend on the probability of the token: rarer tokens may move by a larger ratio."
     if measured.singled_out:
-        yield "- Dashed: a token that the loss selects by its statistics of the minibatch. The others are as drawn."
+        yield "- Dashed: a token that the loss selects by minibatch statistics. The others follow the solid line."
     if measured.entropy_weight:
-        yield f"- Not in the picture: the token's entropy has weight {measured.entropy_weight:g} per nat."
+        yield f"- Not in the picture: the token's entropy, which has weight {measured.entropy_weight:g} per nat."
 
 
 def _depends_on_sequence(loss: PolicyLoss) -> bool:
-    """Whether the first of two tokens weighs something else when the second one's ratio changes."""
+    """Whether the first of two tokens gets another weight when the second one's ratio changes."""
     weights = []
     for second in (0.0, 0.1):
         log_probs = torch.full((1, 2), -2.0, dtype=torch.float64, requires_grad=True)
@@ -196,7 +196,7 @@ def _depends_on_sequence(loss: PolicyLoss) -> bool:
 
 
 def _differs(loss: PolicyLoss, probe: Probe) -> bool:
-    """Whether the weight of another probe is another one, at any of a few ratios."""
+    """Whether the weight differs for another probe, at any of a few ratios."""
     here, there = Scale(loss, Probe()), Scale(loss, probe)
     return any(
         abs(here.weigh(ratio, advantage).weight - there.weigh(ratio, advantage).weight) > 1e-9
@@ -212,7 +212,7 @@ def _anchors(loss: PolicyLoss) -> str:
 
 def _needs_in_words(loss: PolicyLoss) -> str:
     default = frozenset(loss.needs(loss.params))
-    parts = [_needs(default) + ("; what its terms read." if loss.components(loss.params) else ".")]
+    parts = [_needs(default) + (", and the inputs of its terms." if loss.components(loss.params) else ".")]
     for name, value in _variations(loss):
         varied = frozenset(loss.needs(loss.params.model_copy(update={name: value})))
         if varied != default:
@@ -237,10 +237,10 @@ def _variations(loss: PolicyLoss) -> Iterator[tuple[str, Any]]:
 
 def _logs(loss: PolicyLoss) -> str:
     output = _evaluated(loss)
-    text = "Metrics " + ", ".join(f"`{name}`" for name in output.metrics)
+    text = "Metrics " + ", ".join(f"`{name}`" for name in output.metrics) if output.metrics else "No metrics"
     if output.terms:
         text += "; terms " + ", ".join(f"`loss/{name}`" for name in output.terms) + ", each with its gradient norm"
-    # What a loss says of its own metrics stands after the first clause of the docstring of token_losses.
+    # The docstring of token_losses describes the metrics after its first clause.
     about = " ".join((inspect.getdoc(loss.token_losses) or "").partition("\n\n")[0].split()).partition("; ")[2]
     return f"{text}. {_markdown(about[:1].upper() + about[1:])}".strip()
 
@@ -276,7 +276,7 @@ def _markdown(text: str) -> str:
 
 
 def _equation(formula: str) -> str:
-    """The formula on a line, then each clause that explains it."""
+    """The formula on one line, then each explaining clause on another."""
     clauses = re.split(
         r", (?=with |gradient |averaged |and at |and where |and 0 )", " ".join(formula.replace("`", "").split())
     )

@@ -59,11 +59,11 @@ def test_every_picture_is_well_formed(generated) -> None:
         ),
         ("entropy_reg", ["With `entropy_coef: 0`: `old_log_probs`.", "weight 0.01 per nat", "`loss/entropy`"]),
         ("cispo", ['With `anchor: "rollout"`: `rollout_log_probs`.', "bends at 5, at weight 5"]),
-        ("gspo", ["whose tokens all have this ratio", "**Default reduction.** `sequence_mean`"]),
-        ("vespo", ["the sequence itself has ratio r^4"]),
+        ("gspo", ["here all of them have this ratio", "**Default reduction.** `sequence_mean`"]),
+        ("vespo", ["tokens with ratio r has ratio r^4"]),
         ("kpop", ["depend on the probability of the token"]),
         ("kl_cov", ["A = +1, selected: jumps at 1 from 2 to 0."]),
-        ("reinforce", ["It has no parameters.", "Nothing beside the policy's log-probs."]),
+        ("reinforce", ["No parameters.", "Only the policy's log-probs."]),
     ],
 )
 def test_a_section_says_what_is_true_of_the_loss(generated, loss: str, facts: list[str]) -> None:

@@ -216,7 +216,7 @@ INSTALL_KINDS = [
         "missing_package",
         "broken",
         5,
-        r"'kind_missing_package' cannot be found.* from file://.*\.whl: install it again",
+        r"'kind_missing_package' cannot be found.* from file://.*\.whl: reinstall it",
         damage=remove_package,
     ),
     Kind("symlink_loop", "broken", 5, "'kind_symlink_loop' cannot be found", damage=loop_package),
@@ -271,7 +271,7 @@ SCHEMA_KINDS = [
     Kind("params_exit", "ok", 5, "SystemExit", params=f"{TOUCH}raise SystemExit"),
     Kind("params_number", "ok", 5, "not a subclass of LossParams", params=f"{SCHEMA}Params = 1"),
     Kind("params_plain", "ok", 5, "not a subclass of LossParams", params=f"{TOUCH}class Params: pass"),
-    Kind("params_other", "ok", 5, "name one class in both", loss=f"{LOSS}\nclass P(Params): pass\nLoss.Params = P"),
+    Kind("params_other", "ok", 5, "the same class in both", loss=f"{LOSS}\nclass P(Params): pass\nLoss.Params = P"),
     Kind("params_needed", "ok", 4, "coef = None: is required", params=SCHEMA.replace("pass", "coef: float")),
     Kind("params_value", "broken", 5, f"in {PARAMS}: .*'a b' is not of", params_value="a b"),
     Kind("params_package", "broken", 5, f"in {PARAMS}: package 'gone' cannot be", params_value="gone.params:Params"),
@@ -729,7 +729,7 @@ def test_a_stale_editable_install_is_reported_with_its_origin(tmp_path):
     source.rename(tmp_path / "elsewhere")
     [row] = [row for row in site.rows() if row["name"] == "moved"]
     assert row["status"] == "broken"
-    assert f"it was installed from {source.as_uri()}: install it again from where it is now" in row["reason"]
+    assert f"it was installed from {source.as_uri()}: reinstall it from its current location" in row["reason"]
     done = site.skyrl("losses", "check", "moved")
     assert (done.returncode, "stale editable install" in done.stderr) == (5, True)
 

@@ -1,4 +1,4 @@
-"""The released peers, each in a folder and a process of its own, and our side of each comparison."""
+"""The released peers, each in a separate folder and process, and our side of each comparison."""
 
 import contextlib
 import io
@@ -27,16 +27,16 @@ FOLDER = "SKYRL_PEERS"
 
 
 class PeerError(Exception):
-    """What the peer's own code raised, as text."""
+    """The exception of the peer's code, as text."""
 
 
 class Peer:
-    """A process that calls one peer's functions; `python worker/serve.py NAME` is its other end."""
+    """A process that calls one peer's functions; `python worker/serve.py NAME` runs on the other side."""
 
     def __init__(self, name: str, folder: Path, log: Path, *more: Path) -> None:
         self.log = log
         path = os.pathsep.join(str(part) for part in (folder, HERE / "stand_ins", *more))
-        # Nothing is looked up on a hub, and one thread: the tensors are tiny.
+        # Offline, so that nothing contacts a hub, and one thread, because the tensors are tiny.
         settings = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
         command = [sys.executable, str(HERE / "worker/serve.py"), name, str(folder)]
         with log.open("wb") as stderr:
@@ -51,12 +51,12 @@ class Peer:
     def __call__(self, function: str, **arguments: Any) -> Any:
         buffer = io.BytesIO()
         torch.save({"function": function, "arguments": arguments}, buffer)
-        # If the process has ended, the log that it left says why; a broken pipe does not.
+        # If the process has exited, its log has the reason; a broken pipe has none.
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.write(struct.pack("<Q", buffer.tell()) + buffer.getvalue())
             self.process.stdin.flush()
         header = self.process.stdout.read(8)
-        assert header, f"the process of the peer ended:\n{self.log.read_text()}"
+        assert header, f"the process of the peer exited:\n{self.log.read_text()}"
         reply = torch.load(io.BytesIO(self.process.stdout.read(*struct.unpack("<Q", header))), weights_only=True)
         if "error" in reply:
             raise PeerError(reply["error"])
@@ -123,7 +123,7 @@ class Sample:
 
     @property
     def policy(self) -> dict[str, Tensor]:
-        """What every loss of every peer gets."""
+        """The inputs of every loss of every peer."""
         return {name: getattr(self, name) for name in ("log_probs", "old_log_probs", "advantages", "mask")}
 
     def rows(self, start: int, stop: int) -> "Sample":
@@ -206,7 +206,7 @@ def ours() -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture
 def ours_in_parts() -> Callable[..., dict[str, Any]]:
-    """The same over micro-batches of so many rows: what the trainer adds up in one optimizer step."""
+    """The same over micro-batches of this many rows, added up as in one optimizer step."""
 
     def loss_and_gradient(name: str, sample: Sample, rows: int, params: dict[str, Any] | None = None):
         loss = load_policy_loss(name, params or {})
@@ -253,7 +253,7 @@ def our_advantages() -> Callable[..., Tensor]:
 
 @pytest.fixture
 def at_the_end() -> Callable[[Tensor, Tensor], Tensor]:
-    """The rewards as the peers want them: [N, T], at the last token of each sample."""
+    """The rewards in the form of the peers: [N, T], at the last token of each sample."""
 
     def place(rewards: Tensor, mask: Tensor) -> Tensor:
         last = torch.where(mask, torch.arange(mask.shape[1]), 0).amax(-1, keepdim=True)
@@ -277,7 +277,7 @@ def agree() -> Callable[..., None]:
 
 @pytest.fixture
 def expected_kl_gradient() -> Callable[..., dict[str, Tensor]]:
-    """Exact gradients to the logits of a small vocabulary: of a KL loss on its own samples, and of both true KLs."""
+    """Exact gradients to the logits of a small vocabulary: of a KL loss on samples, and of both true KLs."""
 
     def gradients(kl: Callable[[Tensor, Tensor], Tensor]) -> dict[str, Tensor]:
         logits = torch.tensor([0.5, -0.3, 0.1, 0.9], dtype=torch.float64, requires_grad=True)

@@ -1,4 +1,4 @@
-"""docs/agreement.md names tests that exist, and every test of an error stands in it."""
+"""docs/agreement.md names tests that exist, and has every test of an error."""
 
 import re
 from pathlib import Path
@@ -18,7 +18,7 @@ def test_every_test_that_the_page_names_exists() -> None:
     assert named - WRITTEN == set()
 
 
-def test_every_comparison_stands_in_the_page() -> None:
+def test_every_comparison_is_in_the_page() -> None:
     assert {name for name in WRITTEN if f"`{name}`" not in PAGE} == set()
 
 

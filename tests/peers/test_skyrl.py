@@ -1,4 +1,4 @@
-"""SkyRL 0.3.0: where its numbers are right, ours are the same."""
+"""Agreement with SkyRL 0.3.0 wherever its numbers are right."""
 
 import pytest
 import torch
@@ -73,7 +73,7 @@ def test_dppo(skyrl, ours, agree, sample, kind) -> None:
 
 
 def test_rollout_is_has_the_gradient_of_icepop_with_its_band(skyrl, ours, agree, sample) -> None:
-    # SkyRL: -sg(r) A log pi, ours: -r A. The values differ and only the gradient means something.
+    # SkyRL: -sg(r) A log pi, ours: -r A. The values differ and only the gradient is meaningful.
     theirs = skyrl(
         "policy_loss",
         name="rollout_is",
@@ -87,7 +87,7 @@ def test_rollout_is_has_the_gradient_of_icepop_with_its_band(skyrl, ours, agree,
 
 
 def test_token_weights_and_token_mask_are_decoupled_ppo(skyrl, ours, agree, sample) -> None:
-    # The mask drops what lies above the cap, so that the weight is never truncated. What is dropped still counts.
+    # The mask drops tokens above the cap, so the weight is never truncated. Dropped tokens still count.
     correction = {
         "tis_ratio_type": "token",
         "token_tis_ratio_clip_high": 1.3,
@@ -161,7 +161,7 @@ def test_cross_entropy_is_the_sum_over_tokens(skyrl, ours, agree, sample) -> Non
 
 
 def test_clip_cov_on_advantages_that_are_not_scaled(skyrl, ours, agree, sample) -> None:
-    # With a share of 1 nothing is left to chance.
+    # With a share of 1 nothing is random.
     bounds = {"clip_cov_lb": 0.1, "clip_cov_ub": 5.0}
     config = CLIP | {"clip_cov": {"clip_ratio": 1.0, **bounds}}
     theirs = skyrl("policy_loss", name="clip_cov", **sample.policy, config=config)
@@ -214,7 +214,7 @@ def without_gaps(sample):
 
 
 def whitened_by_skyrl(advantages, mask):
-    """Theirs divide by the unbiased standard deviation of all tokens, ours by that of the population."""
+    """Theirs divide by the unbiased standard deviation over all tokens, ours by the population one."""
     tokens = int(mask.sum())
     return torch.where(mask, advantages * (tokens / (tokens - 1)) ** 0.5, 0.0)
 

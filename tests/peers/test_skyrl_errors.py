@@ -1,4 +1,4 @@
-"""What SkyRL 0.3.0 gets wrong: each test runs its code, shows the wrong number, and that ours is right by hand."""
+"""Errors of SkyRL 0.3.0: each test runs its code, shows the wrong number, and checks ours by hand."""
 
 import math
 
@@ -22,7 +22,7 @@ def test_skyrl_cispo_defaults_to_a_floor_of_one(skyrl, ours, tokens) -> None:
 
 
 def test_skyrl_clip_cov_never_chooses_a_token(skyrl, ours, agree, sample) -> None:
-    # The mean is folded into the advantages beforehand, so that covariances are 1 / tokens of what the bounds mean.
+    # The mean is folded into the advantages beforehand, so covariances shrink by 1 / tokens, but not the bounds.
     steep = sample.but(advantages=sample.advantages * 10)
     bounds = {"clip_cov_lb": 1.0, "clip_cov_ub": 50.0}
     config = {"clip_cov": {"clip_ratio": 1.0, **bounds}}
@@ -31,7 +31,7 @@ def test_skyrl_clip_cov_never_chooses_a_token(skyrl, ours, agree, sample) -> Non
     assert theirs["metrics"]["clip_ratio"] == 0.0
     agree(theirs, plain, 1e-6)
 
-    # Ours: every token that is not clipped and whose covariance lies in the band has no gradient.
+    # Ours: every token that is not clipped and whose covariance is in the band has no gradient.
     valid = steep.mask
     advantages, log_probs = steep.advantages[valid], steep.log_probs[valid]
     ratio = (log_probs - steep.old_log_probs[valid]).exp()
@@ -64,7 +64,7 @@ def test_skyrl_cross_entropy_ignores_the_reduction(skyrl, ours, tokens) -> None:
 
 
 def test_skyrl_importance_sampling_ignores_the_rollout_engine(skyrl, ours, tokens) -> None:
-    # Its documentation names the sampling policy as the anchor; it divides by the old policy whatever it is given.
+    # Its documentation names the sampling policy as the anchor; it always divides by the old policy.
     batch = tokens([[2.0]])
     batch = batch.but(rollout_log_probs=batch.old_log_probs - math.log(4))
     theirs = skyrl(
@@ -80,7 +80,7 @@ def test_skyrl_importance_sampling_ignores_the_rollout_engine(skyrl, ours, token
 
 @pytest.mark.parametrize(("name", "our_name"), [("rollout_is", "icepop"), ("dppo", "dppo")])
 def test_skyrl_corrects_twice_for_the_rollout_engine(skyrl, ours, tokens, name, our_name) -> None:
-    # pi / mu = 1.1 holds the whole correction; the truncated weight pi_old / mu = 1.1 is multiplied in again.
+    # pi / mu = 1.1 is the entire correction; the truncated weight pi_old / mu = 1.1 is multiplied in again.
     batch = tokens([[1.0]], old=-5.0)
     batch = batch.but(rollout_log_probs=batch.old_log_probs - math.log(1.1))
     theirs = skyrl(
@@ -128,7 +128,7 @@ def test_skyrl_smallest_ratio_is_zero_wherever_there_is_padding(skyrl, tokens) -
 
 
 def test_skyrl_gspo_defaults_to_a_token_mean(skyrl, ours, tokens) -> None:
-    # GSPO averages over sequences: lengths 1 and 3 count the same. SkyRL warns and goes on.
+    # GSPO averages over sequences: lengths 1 and 3 count the same. SkyRL warns and continues.
     default = skyrl("defaults")["loss_reduction"]
     assert default == "token_mean"
     batch = tokens([[1.0, None, None], [1.0, 1.0, 1.0]])
@@ -183,7 +183,7 @@ def test_skyrl_k3_has_no_pull_where_the_reference_is_far_likelier(skyrl) -> None
 
 
 def test_skyrl_gives_a_group_of_one_its_raw_reward(skyrl, our_advantages, at_the_end) -> None:
-    # One sample of a prompt says nothing about whether 5 is a good reward for it.
+    # With one sample of a prompt, nothing shows whether 5 is a good reward for it.
     rewards, mask = torch.tensor([5.0, 1.0, 1.0], dtype=torch.float64), torch.ones(3, 2, dtype=torch.bool)
     batch = {"mask": mask, "groups": torch.tensor([0, 1, 1])}
     for name in ("grpo", "maxrl"):
@@ -193,7 +193,7 @@ def test_skyrl_gives_a_group_of_one_its_raw_reward(skyrl, our_advantages, at_the
 
 
 def test_skyrl_reinforce_pp_loses_the_reward_before_an_observation(skyrl, our_advantages, at_the_end) -> None:
-    # Two samples that differ only in their reward, with an answer of a tool in the middle. The tokens before it get
+    # Two samples that differ only in their reward, with a tool answer in the middle. The tokens before it get
     # the same return, 0, in both.
     mask = torch.tensor([[True, False, True]] * 2)
     rewards, groups = torch.tensor([1.0, -1.0], dtype=torch.float64), torch.tensor([0, 1])

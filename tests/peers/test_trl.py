@@ -1,4 +1,4 @@
-"""TRL 1.16.0: where its numbers are right, ours are the same."""
+"""Agreement with TRL 1.16.0 wherever its numbers are right."""
 
 import pytest
 import torch
@@ -63,7 +63,7 @@ def test_vespo(trl, ours, agree, sample) -> None:
 
 
 def test_vespo_with_the_weights_of_the_rollout_engine(trl, ours, agree, sample) -> None:
-    # TRL multiplies pi / pi_old by pi_old / mu of every token; ours divides by mu at once.
+    # TRL multiplies pi / pi_old by pi_old / mu of every token; ours divides by mu directly.
     ratio = torch.where(sample.mask, sample.old_log_probs - sample.rollout_log_probs, 0.0).exp()
     theirs = trl("policy_loss", **sample.policy, config={"loss_type": "vespo"}, importance_sampling_ratio=ratio)
     agree(theirs, ours("vespo", sample), EXACT)

@@ -1,4 +1,4 @@
-"""What TRL 1.16.0 gets wrong: each test runs its code, shows the wrong number, and that ours is right by hand."""
+"""Errors of TRL 1.16.0: each test runs its code, shows the wrong number, and checks ours by hand."""
 
 import math
 
@@ -12,11 +12,11 @@ pytestmark = pytest.mark.peers
 
 
 def test_trl_cispo_default_bound_turns_every_ratio_into_a_fifth(trl, ours, tokens) -> None:
-    # epsilon_high is the bound itself there; unset it is epsilon, 0.2, and no ratio near 1 survives it.
+    # There epsilon_high is the bound itself. If unset, it is epsilon, 0.2, which clamps every ratio near 1.
     batch = tokens([[0.5, 1.0], [2.0, 4.0]])
     theirs = trl("policy_loss", **batch.policy, config={"loss_type": "cispo"})
     assert theirs["gradient"].flatten().tolist() == pytest.approx([-0.2 / 4] * 4)
-    # CISPO: -r A / tokens, and no ratio of these is large
+    # CISPO: -r A / tokens, and none of these ratios is large
     assert ours("cispo", batch)["gradient"].flatten().tolist() == pytest.approx([-0.125, -0.25, -0.5, -1.0])
 
 
@@ -97,7 +97,7 @@ def test_trl_finds_an_unknown_loss_only_after_the_first_generation(trl, peer_err
 
 
 def test_trl_vespo_refuses_the_default_correction(trl, peer_error, ours, tokens) -> None:
-    # vLLM's correction is on by default, in a mode that VESPO does not take. Ours has no mode to choose.
+    # vLLM's correction is on by default, in a mode that VESPO rejects. Ours has no such mode.
     with pytest.raises(peer_error, match=r"VESPO loss requires.*sequence_mask"):
         trl("constructed", config={"loss_type": "vespo", "use_vllm": True})
     assert ours("vespo", tokens([[1.0]]))["gradient"].item() == pytest.approx(-1.0)

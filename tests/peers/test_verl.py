@@ -1,4 +1,4 @@
-"""verl 0.9.1: where its numbers are right, ours are the same."""
+"""Agreement with verl 0.9.1 wherever its numbers are right."""
 
 import pytest
 import torch
@@ -91,7 +91,7 @@ def test_geo_mean_of_one_whole_batch_is_gmpo(verl, ours, agree, outcome_sample) 
 
 
 def test_clip_cov_that_drops_every_candidate(verl, ours, agree, sample) -> None:
-    # With a share of 1 nothing is left to chance.
+    # With a share of 1 nothing is random.
     cov = {"clip_cov_ratio": 1.0, "clip_cov_lb": 0.1, "clip_cov_ub": 5.0}
     theirs = verl("policy_loss", mode="clip_cov", **sample.policy, config=CLIP, policy_loss=cov)
     assert theirs["metrics"]["actor/pg_clipfrac"] > 0.05
@@ -105,7 +105,7 @@ def test_kl_cov(verl, ours, agree, sample) -> None:
 
 @pytest.mark.parametrize("kind", ["tv", "kl"])
 def test_dppo_without_truncation_has_the_same_gradient(verl, ours, agree, sample, kind) -> None:
-    # verl: -sg(r) A log pi, ours: -r A. The values differ and only the gradient means something.
+    # verl: -sg(r) A log pi, ours: -r A. The values differ and only the gradient is meaningful.
     config = {"clip_ratio_low": 0.05, "clip_ratio_high": 0.08, "clip_ratio_c": NEVER}
     theirs = verl("policy_loss", mode=f"dppo_{kind}", **sample.policy, config=config)
     assert 0.1 < theirs["metrics"]["actor/pg_clipfrac"] < 0.9
@@ -174,7 +174,7 @@ def test_advantages(verl, our_advantages, at_the_end, sample, theirs, config, na
 
 
 def whitened_by_verl(advantages, mask):
-    """Theirs divide by the unbiased standard deviation of all tokens, ours by that of the population."""
+    """Theirs divide by the unbiased standard deviation over all tokens, ours by the population one."""
     tokens = int(mask.sum())
     return advantages * (tokens / (tokens - 1)) ** 0.5
 

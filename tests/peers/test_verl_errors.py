@@ -1,4 +1,4 @@
-"""What verl 0.9.1 gets wrong: each test runs its code, shows the wrong number, and that ours is right by hand."""
+"""Errors of verl 0.9.1: each test runs its code, shows the wrong number, and checks ours by hand."""
 
 import math
 
@@ -17,14 +17,14 @@ LOGGED_BY_DEFAULT = 30  # logging.WARNING
 
 
 def test_verl_geo_mean_grows_with_the_number_of_micro_batches(verl, ours_in_parts, outcome_sample) -> None:
-    # Its engine adds up what each micro-batch returns and divides by nothing; geo_mean returns a mean of its own rows.
+    # Its trainer engine adds up the micro-batches without dividing; geo_mean returns a mean over its rows.
     info = {"dp_size": 1, "batch_num_tokens": int(outcome_sample.mask.sum()), "global_batch_size": 6}
 
     def theirs(rows: int) -> float:
         parts = [outcome_sample.rows(start, start + rows) for start in range(0, 6, rows)]
         return sum(verl("policy_loss", mode="geo_mean", **part.policy, batch_info=info)["loss"] for part in parts)
 
-    # -A times the geometric mean of the ratios, each clipped on the side that its advantage pushes to
+    # -A times the geometric mean of the ratios, each clipped on the side of its advantage
     log_ratio = outcome_sample.log_probs - outcome_sample.old_log_probs
     good = outcome_sample.advantages > 0
     clipped = torch.where(good, log_ratio.clamp(max=0.2), log_ratio.clamp(min=-0.2))
@@ -57,7 +57,7 @@ def test_verl_geo_mean_leaves_out_the_factor_of_the_ranks(verl, outcome_sample) 
 @pytest.mark.parametrize("kind", ["tv", "kl"])
 def test_verl_dppo_truncates_the_ratio_at_three(verl, ours, tokens, kind) -> None:
     # A rare token of probability e^-9 may become ten times as likely: its probability has hardly changed. The comment
-    # in verl's code wants a bound of about 20; its configuration fills in 3.
+    # in verl's code asks for a bound of about 20; its configuration has 3.
     batch = tokens([[10.0]], old=-9.0)
     theirs = verl("policy_loss", mode=f"dppo_{kind}", **batch.policy)
     assert theirs["gradient"].item() == pytest.approx(-3.0)
@@ -155,7 +155,7 @@ def test_verl_clip_cov_depends_on_the_micro_batch(verl, ours_in_parts, sample) -
 
 
 def test_verl_kl_cov_fills_in_another_coefficient_than_it_documents(verl, ours, tokens) -> None:
-    # Its docstring and its fallback say 1; its configuration says 0.1 and always comes first.
+    # Its docstring and its fallback have 1; its configuration has 0.1 and always overrides them.
     batch = tokens([[2.0]], advantages=0.0)
     theirs = verl("policy_loss", mode="kl_cov", **batch.policy)
     assert theirs["loss"] == pytest.approx(0.1 * math.log(2))
@@ -203,7 +203,7 @@ def test_verl_k3_has_no_pull_where_the_reference_is_far_likelier(verl) -> None:
 
 @pytest.mark.parametrize(("theirs", "ours"), [("grpo", "grpo"), ("rloo", "rloo"), ("opo", "opo")])
 def test_verl_gives_a_group_of_one_its_raw_reward(verl, our_advantages, at_the_end, theirs, ours) -> None:
-    # One sample of a prompt says nothing about whether 5 is a good reward for it.
+    # With one sample of a prompt, nothing shows whether 5 is a good reward for it.
     rewards, mask = torch.tensor([5.0, 1.0, 1.0], dtype=torch.float64), torch.ones(3, 2, dtype=torch.bool)
     batch = {"mask": mask, "groups": torch.tensor([0, 1, 1])}
     advantages = verl("advantages", name=theirs, token_rewards=at_the_end(rewards, mask), **batch)
@@ -222,7 +222,7 @@ def test_verl_sequence_modes_let_a_nan_out_of_a_masked_slot(verl, ours, tokens, 
 
 
 def test_verl_divides_by_sequences_without_a_token(verl, ours, tokens) -> None:
-    # In a distributed run the global batch size counts every sequence, although its own code leaves these out.
+    # In a distributed run the global batch size counts every sequence, although its code elsewhere leaves these out.
     batch = tokens([[1.0, 1.0], [None, None]])
     settings = {"config": {"loss_agg_mode": "seq-mean-token-mean"}}
     info = {"dp_size": 1, "global_batch_size": 2, "batch_num_tokens": 2}
@@ -233,7 +233,7 @@ def test_verl_divides_by_sequences_without_a_token(verl, ours, tokens) -> None:
 
 
 def test_verl_dr_grpo_divides_by_the_padding_of_the_micro_batch(verl, tokens) -> None:
-    # The same sequence, padded to two widths: the constant of Dr.GRPO is no constant unless it is given.
+    # The same sequence, padded to two widths: the constant of Dr.GRPO is not constant unless it is set.
     narrow, wide = tokens([[1.0, 1.0]]), tokens([[1.0, 1.0, None, None]])
     mode = "seq-mean-token-sum-norm"
     theirs = [verl("aggregate", values=-b.log_probs, mask=b.mask, mode=mode)["loss"] for b in (narrow, wide)]

@@ -1,4 +1,4 @@
-"""Every error that a user can cause, with its exit code. A message says what, where, why and what to do."""
+"""The errors that a user can cause. A message names what failed, where, why, and the fix."""
 
 import reprlib
 from collections.abc import Iterable, Sequence
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 
 class SkyrlError(Exception):
-    """Base of the errors that end a command without a traceback."""
+    """Base class of errors that end a command without a traceback."""
 
     exit_code = 2
 
@@ -16,22 +16,22 @@ class UnknownPluginError(SkyrlError):
 
 
 class PluginConflictError(SkyrlError):
-    """Two distributions claim the name, or policy denies it, or it needs another version of the contract."""
+    """Two distributions claim the name, the plugin policy denies it, or it needs another contract version."""
 
     exit_code = 3
 
 
 class ParamProblem(NamedTuple):
-    """One thing that is wrong with a parameter or an option."""
+    """One problem with a parameter or an option."""
 
     path: str
-    """Dotted key path; empty where the values as a whole are wrong."""
+    """Dotted key path; empty if the problem is in the combination of values."""
     value: Any
-    """As it was given; None where it was not."""
+    """The given value; None if it is missing."""
     rule: str
-    """What the schema demands."""
+    """The requirement that the value breaks."""
     nearest: str | None = None
-    """The known name that is most like an unknown one."""
+    """For an unknown name, the known name most similar to it."""
 
     def __str__(self) -> str:
         given = f"{self.path} = {reprlib.repr(self.value)}" if self.path else reprlib.repr(self.value)
@@ -39,7 +39,7 @@ class ParamProblem(NamedTuple):
 
 
 class InvalidParamsError(SkyrlError):
-    """Parameters or configuration do not fit their schema; ``problems`` has every one of them."""
+    """Parameters or configuration do not match their schema; ``problems`` lists every problem."""
 
     exit_code = 4
 
@@ -61,10 +61,10 @@ class ConformanceError(SkyrlError):
 
 
 class MissingInputError(SkyrlError):
-    """A loss declares an input that the caller did not give."""
+    """A loss declares an input that the caller did not pass."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"the loss declares {name} in `needs`, but it was not given: pass {name}=")
+        super().__init__(f"the loss declares {name} in `needs`, but the caller did not pass it: pass {name}=")
 
 
 class UndeclaredInputError(SkyrlError):
@@ -77,8 +77,8 @@ class UndeclaredInputError(SkyrlError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that is most like an unknown one, in any case, dashed or not; None if none is alike."""
-    from difflib import get_close_matches  # costs a millisecond, which a listing need not pay
+    """The known name most similar to an unknown one, ignoring case and dashes; None if none is close."""
+    from difflib import get_close_matches  # takes a millisecond that a listing does not need
 
     by_folded = {each.lower().replace("-", "_"): each for each in known}
     matches = get_close_matches(name.lower().replace("-", "_"), by_folded, n=1)
@@ -86,6 +86,6 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of a sentence about an unknown name: the nearest known one, or nothing."""
+    """The suggestion to append to an error about an unknown name; empty if no known name is close."""
     match = nearest(name, known)
     return f"; did you mean {match!r}?" if match else ""

@@ -1,4 +1,4 @@
-"""dr_grpo: centred in the group, nothing else."""
+"""dr_grpo: only centred in the group."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""gae: against the definition as a double sum, by hand, and across text that the policy did not choose."""
+"""gae: against the definition as a double sum, by hand, and across text that the policy did not generate."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def estimate(
     return Gae(GaeParams(**{"whiten": False, **params})).estimate(batch)
 
 
-def test_by_hand_with_lambda_zero_it_is_the_surprise_of_each_token() -> None:
+def test_by_hand_with_lambda_zero_it_is_the_td_error_of_each_token() -> None:
     # V = 1, 2, 4 and the outcome 5 at the last token: 2 - 1, 4 - 2, 5 - 4
     assert estimate([5], [[1, 2, 4]], [[1, 1, 1]], lam=0.0).tolist() == [[1, 2, 1]]
 
@@ -43,7 +43,7 @@ def test_the_double_sum_of_the_paper() -> None:
     assert found[0].tolist() == pytest.approx(expected, abs=1e-12)
 
 
-def test_text_of_a_tool_passes_no_time_and_has_no_advantage() -> None:
+def test_text_of_a_tool_is_not_a_step_and_has_no_advantage() -> None:
     whole = estimate([3], [[1, 2, 4]], [[1, 1, 1]], gamma=0.9, lam=0.7)
     holed = estimate([3], [[1, 99, 2, 4, 99]], [[1, 0, 1, 1, 0]], gamma=0.9, lam=0.7)
     assert holed[0, [0, 2, 3]].tolist() == whole[0].tolist()
@@ -63,17 +63,17 @@ def test_whitened_advantages_of_all_tokens_have_mean_zero_and_variance_one() -> 
     assert float(tokens.std(correction=0)) == pytest.approx(1, abs=1e-6)
 
 
-def test_without_values_it_says_that_it_needs_a_value_model() -> None:
+def test_without_values_it_reports_that_it_needs_a_value_model() -> None:
     batch = AdvantageBatch(torch.ones(1), torch.zeros(1, dtype=torch.int64), torch.ones(1, 2).bool())
     with pytest.raises(ValueError, match="needs a value model"):
         Gae(GaeParams()).estimate(batch)
     assert Gae.needs_values
 
 
-def test_values_of_another_shape_are_refused() -> None:
+def test_values_of_another_shape_are_rejected() -> None:
     with pytest.raises(ValueError, match=r"values must be float \[N, T\] like mask, got \[1, 3\]"):
         estimate([1], [[1, 2, 3]], [[1, 1]])
 
 
-def test_a_sample_without_a_token_is_no_error() -> None:
+def test_a_sample_without_a_token_is_not_an_error() -> None:
     assert estimate([1, 2], [[0, 0], [0, 0]], [[0, 0], [1, 0]]).tolist()[0] == [0, 0]

@@ -31,7 +31,7 @@ def test_epsilon_is_added_to_the_standard_deviation() -> None:
 
 
 @pytest.mark.parametrize("norm_by_std", [True, False])
-def test_a_group_of_one_has_nothing_to_learn_from(norm_by_std: bool) -> None:
+def test_a_group_of_one_has_advantage_zero(norm_by_std: bool) -> None:
     assert estimate([1, 3, 5], [0, 1, 1], norm_by_std=norm_by_std)[0] == 0.0
 
 
@@ -68,6 +68,6 @@ def test_two_opposite_rewards_are_one_over_root_two() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"epsilon": 0}, {"norm_by_sdt": False}])
-def test_refuses_parameters_out_of_range_or_unknown(wrong: dict[str, float]) -> None:
+def test_rejects_parameters_out_of_range_or_unknown(wrong: dict[str, float]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         GrpoParams(**wrong)

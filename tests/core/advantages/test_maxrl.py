@@ -32,6 +32,6 @@ def test_no_samples_give_no_advantages() -> None:
     assert estimate([], []) == []
 
 
-def test_a_negative_reward_is_an_error_that_says_what_to_do() -> None:
-    with pytest.raises(ValueError, match=r"reward of sample 1 is -0.5; give rewards of 0 and more, or use dr_grpo"):
+def test_a_negative_reward_is_an_error_with_a_fix() -> None:
+    with pytest.raises(ValueError, match=r"reward of sample 1 is -0.5; use rewards of at least 0, or dr_grpo"):
         estimate([1, -0.5], [0, 0])

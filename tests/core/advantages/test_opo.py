@@ -31,6 +31,6 @@ def test_no_samples_give_no_advantages() -> None:
     assert estimate([], [], []) == []
 
 
-def test_without_lengths_it_says_what_is_missing() -> None:
-    with pytest.raises(ValueError, match="weighs samples by their length: give AdvantageBatch a mask"):
+def test_without_a_mask_it_raises() -> None:
+    with pytest.raises(ValueError, match="weighs samples by their length: pass a mask to AdvantageBatch"):
         Opo(OpoParams()).estimate(AdvantageBatch(torch.tensor([1.0]), torch.tensor([0])))

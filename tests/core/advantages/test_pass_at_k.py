@@ -1,4 +1,4 @@
-"""pass_at_k: only the single best sample of a group has an advantage."""
+"""pass_at_k: only a unique best sample of a group has an advantage."""
 
 import torch
 
@@ -12,12 +12,12 @@ def estimate(rewards: list[float], groups: list[int]) -> list[float]:
     return PassAtK(PassAtKParams()).estimate(batch).tolist()
 
 
-def test_by_hand_the_best_earns_its_lead() -> None:
+def test_by_hand_the_best_sample_gets_its_margin() -> None:
     assert estimate([0.25, 1.0, 0.5], [0] * 3) == [0.0, 0.5, 0.0]
     assert estimate([1, 0, 0, 0], [0] * 4) == [1.0, 0.0, 0.0, 0.0]
 
 
-def test_a_tie_for_the_best_earns_nothing() -> None:
+def test_a_tie_for_the_best_gives_no_advantage() -> None:
     assert estimate([1, 1, 0], [0] * 3) == [0.0] * 3
 
 

@@ -1,4 +1,4 @@
-"""reinforce_pp: normalised over the tokens of the whole batch."""
+"""reinforce_pp: normalised over all tokens of the batch."""
 
 import statistics
 
@@ -63,12 +63,12 @@ def test_equal_float32_rewards_have_exactly_zero_advantage() -> None:
     assert ReinforcePp(ReinforcePpParams()).estimate(batch).abs().max() == 0
 
 
-def test_a_single_sample_or_none_or_none_with_tokens_is_no_error() -> None:
+def test_a_single_sample_or_none_or_none_with_tokens_is_not_an_error() -> None:
     assert estimate([3], [0], [4]) == [0.0]
     assert estimate([], []) == []
     assert all(abs(a) < float("inf") for a in estimate([1, 0], [0, 0], [0, 0]))
 
 
-def test_refuses_parameters_out_of_range() -> None:
+def test_rejects_parameters_out_of_range() -> None:
     with pytest.raises(ValidationError, match="epsilon"):
         ReinforcePpParams(epsilon=0)

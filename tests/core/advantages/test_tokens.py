@@ -1,4 +1,4 @@
-"""Rewards of tokens: where the outcome lands, what comes after."""
+"""Rewards of tokens: the outcome, returns and whitening."""
 
 import torch
 
@@ -7,12 +7,12 @@ from skyrl_core.advantages.tokens import returns_to_go, rewards_of_tokens, white
 MASK = torch.tensor([[1, 1, 0], [1, 0, 1], [0, 0, 0]]).bool()
 
 
-def test_the_outcome_is_earned_by_the_last_unmasked_token() -> None:
+def test_the_last_unmasked_token_gets_the_outcome() -> None:
     earned = rewards_of_tokens(torch.tensor([2.0, 3.0, 4.0]), None, MASK)
     assert earned.tolist() == [[0, 2, 0], [0, 0, 3], [0, 0, 0]]
 
 
-def test_what_tokens_earn_themselves_is_taken_off_the_outcome() -> None:
+def test_token_rewards_are_subtracted_from_the_outcome() -> None:
     own = torch.tensor([[-1.0, -1.0, 9.0], [-0.5, 9.0, 0.0], [9.0, 9.0, 9.0]])
     # the rewards hold the sum: 4 - 2, 3 - 0.5
     earned = rewards_of_tokens(torch.tensor([2.0, 2.5, 0.0]), own, MASK)

@@ -1,4 +1,4 @@
-"""The batch of an estimator refuses what would broadcast or spread without a word."""
+"""The batch of an estimator rejects tensors that would silently broadcast or propagate."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ GROUPS = torch.tensor([0, 0, 1])
         ({"rewards": torch.tensor([1.0, 0.0, float("inf")])}, "reward of sample 2 is inf"),
     ],
 )
-def test_a_wrong_batch_is_an_error_that_says_what_is_wrong(change: dict[str, torch.Tensor], message: str) -> None:
+def test_an_invalid_batch_is_an_error_with_the_reason(change: dict[str, torch.Tensor], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         AdvantageBatch(**{"rewards": REWARDS, "groups": GROUPS, **change})
 

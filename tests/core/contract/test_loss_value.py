@@ -1,4 +1,4 @@
-"""Evaluating a micro-batch: both forms, shares that add up, and micro-batches without tokens."""
+"""The value of a micro-batch: both forms, shares that add up, and micro-batches without tokens."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ class TokenForm(PolicyLoss):
 
 
 class ScalarForm(PolicyLoss):
-    """A mean over tokens that is NaN without any."""
+    """A mean over tokens that is NaN without a token."""
 
     @classmethod
     def needs(cls, params: Any) -> frozenset[Need]:
@@ -65,7 +65,7 @@ def test_token_form_by_hand() -> None:
 
 
 @pytest.mark.parametrize("form", [TokenForm, ScalarForm])
-def test_micro_batches_add_up_to_the_whole(form: type[PolicyLoss]) -> None:
+def test_micro_batches_add_up_to_the_full_batch(form: type[PolicyLoss]) -> None:
     log_probs = some_log_probs()
     whole = evaluate(form, log_probs, torch.arange(3)).total
     split = evaluate(form, log_probs, torch.tensor([2, 0])).total + evaluate(form, log_probs, torch.tensor([1])).total
@@ -97,7 +97,7 @@ def test_an_empty_micro_batch_of_a_token_loss_still_names_its_metrics() -> None:
 
 
 @pytest.mark.parametrize("form", [TokenForm, ScalarForm])
-def test_the_share_of_tokens_that_learn_is_exact_over_micro_batches(form: type[PolicyLoss]) -> None:
+def test_effective_tokens_are_exact_over_micro_batches(form: type[PolicyLoss]) -> None:
     log_probs = some_log_probs()
     parts = [
         evaluate(form, log_probs, rows).metrics["effective_tokens"]
@@ -108,7 +108,7 @@ def test_the_share_of_tokens_that_learn_is_exact_over_micro_batches(form: type[P
     assert merge(parts).result() == pytest.approx(float((gradient != 0).sum()) / 6)
 
 
-def test_prepared_rows_follow_the_micro_batch_and_statistics_stay_whole() -> None:
+def test_prepared_rows_follow_the_micro_batch_and_statistics_are_unchanged() -> None:
     prepared = {
         "mean": torch.tensor(2.0),
         "quantiles": torch.tensor([1.0, 2.0]),

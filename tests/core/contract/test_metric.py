@@ -1,4 +1,4 @@
-"""Metrics survive splitting: the merge of parts is the metric of the whole."""
+"""Metrics survive splitting: the merge of parts is the metric of the full batch."""
 
 import math
 
@@ -11,7 +11,7 @@ VALUES = torch.tensor([[1.0, 4.0, float("nan")], [-2.0, float("inf"), 7.0]])
 MASK = torch.tensor([[True, True, False], [True, False, True]])
 
 
-def test_each_kind_by_hand_without_what_is_masked() -> None:
+def test_each_kind_by_hand_ignores_masked_tokens() -> None:
     assert Metric.mean(VALUES, MASK).result() == 2.5
     assert Metric.max(VALUES, MASK).result() == 7.0
     assert Metric.min(VALUES, MASK).result() == -2.0
@@ -24,7 +24,7 @@ def test_the_mean_of_a_bool_is_a_fraction() -> None:
 
 
 @pytest.mark.parametrize("kind", ["mean", "max", "min"])
-def test_uneven_parts_merge_to_the_whole(kind: str) -> None:
+def test_uneven_parts_merge_to_the_full_batch(kind: str) -> None:
     values = torch.randn(5, 7, generator=torch.Generator().manual_seed(0))
     mask = torch.arange(7) < torch.tensor([7, 1, 0, 3, 5]).unsqueeze(-1)
     make = getattr(Metric, kind)
@@ -33,7 +33,7 @@ def test_uneven_parts_merge_to_the_whole(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["mean", "max", "min"])
-def test_a_part_without_tokens_changes_nothing_and_alone_is_nan(kind: str) -> None:
+def test_a_part_without_tokens_changes_nothing_and_is_nan_by_itself(kind: str) -> None:
     make = getattr(Metric, kind)
     nothing = make(torch.ones(2, 3), torch.zeros(2, 3, dtype=torch.bool))
     whole = make(VALUES, MASK)
@@ -52,6 +52,6 @@ def test_kinds_do_not_mix() -> None:
         merge([Metric.mean(VALUES, MASK), Metric.max(VALUES, MASK)])
 
 
-def test_nothing_cannot_be_merged() -> None:
+def test_no_metrics_cannot_be_merged() -> None:
     with pytest.raises(ValueError, match="cannot merge"):
         merge([])

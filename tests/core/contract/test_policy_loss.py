@@ -1,4 +1,4 @@
-"""The contract: what a loss may read, what it never sees, and the scalar that it gives without a trainer."""
+"""The contract: the inputs that a loss may read, and the scalar that it returns without a trainer."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ def batch_of(needs: set[Need], **inputs: Tensor) -> LossBatch:
 
 
 class Reinforce(PolicyLoss):
-    """-A log pi, and a term that only ``prepare`` can know."""
+    """-A log pi, and a term that only ``prepare`` can compute."""
 
     name = "reinforce"
     api_version = 1
@@ -57,7 +57,7 @@ def test_masked_slots_are_zero_before_the_loss_sees_them() -> None:
     assert batch.ref_log_probs[1, 1] == 0
 
 
-def test_gradient_flows_to_log_probs_and_entropy_alone() -> None:
+def test_gradient_flows_only_to_log_probs_and_entropy() -> None:
     given = {name: torch.zeros(2, 2, requires_grad=True) for name in ("old_log_probs", "ref_log_probs", "entropy")}
     batch = batch_of({Need(name) for name in given}, **given)
     assert batch.log_probs.requires_grad
@@ -78,12 +78,12 @@ def test_a_declared_input_that_was_not_given_is_an_error() -> None:
         batch_of({Need.OLD_LOG_PROBS})
 
 
-def test_a_shape_that_would_broadcast_is_refused() -> None:
+def test_a_shape_that_would_broadcast_is_rejected() -> None:
     with pytest.raises(ValueError, match=r"old_log_probs has shape \[2\], log_probs has \[2, 2\]"):
         batch_of({Need.OLD_LOG_PROBS}, old_log_probs=torch.zeros(2))
 
 
-def test_a_mask_of_numbers_is_refused() -> None:
+def test_a_mask_of_numbers_is_rejected() -> None:
     with pytest.raises(ValueError, match=r"pass mask\.bool\(\)"):
         LossBatch(log_probs=torch.zeros(1, 1), advantages=torch.zeros(1, 1), mask=torch.ones(1, 1))
 
@@ -97,7 +97,7 @@ def test_a_token_loss_gives_a_scalar_without_a_trainer() -> None:
     advantages = torch.tensor([[1.0, 1.0], [2.0, 0.0]], dtype=torch.float64)
     loss = Reinforce(Reinforce.Params()).compute_loss(log_probs, None, advantages, MASK.float())
     (gradient,) = torch.autograd.grad(loss, log_probs)
-    # largest |log pi| is 3: 3 · (1 + 2 + 2 · 3) / 3 tokens; its own gradient does not flow
+    # largest |log pi| is 3: 3 · (1 + 2 + 2 · 3) / 3 tokens; it carries no gradient
     assert loss.item() == 9.0
     assert gradient.tolist() == [[-1.0, -1.0], [-2.0, 0.0]]
 
@@ -110,7 +110,7 @@ def test_the_scalar_follows_the_reduction() -> None:
     assert by_sequence.item() == pytest.approx(3 * (1.5 + 6) / 2)
 
 
-def test_the_two_forms_are_told_apart() -> None:
+def test_the_two_forms_are_distinguished() -> None:
     assert is_scalar_form(ScalarLoss)
     assert not is_scalar_form(Reinforce)
 
@@ -121,7 +121,7 @@ def test_a_scalar_loss_need_not_call_the_base_constructor() -> None:
     assert loss.needs(loss.params) == {Need.OLD_LOG_PROBS}
 
 
-def test_a_loss_that_overrides_nothing_says_so() -> None:
+def test_a_loss_that_overrides_nothing_raises() -> None:
     class Nothing(PolicyLoss):
         pass
 

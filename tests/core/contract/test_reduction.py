@@ -56,7 +56,7 @@ def test_every_reduction_is_tested_here() -> None:
 
 @pytest.mark.parametrize("reduction", LOSS_REDUCTIONS)
 @pytest.mark.parametrize("parts", [[1, 1, 1, 1, 1, 1, 1, 1], [3, 5], [2, 2, 2, 2], [7, 1]])
-def test_micro_batches_add_up_to_the_whole_with_the_same_gradient(reduction: LossReduction, parts: list[int]) -> None:
+def test_micro_batches_add_up_to_the_batch_with_the_same_gradient(reduction: LossReduction, parts: list[int]) -> None:
     generator = torch.Generator().manual_seed(1)
     values = torch.randn(8, 9, generator=generator, dtype=F64).requires_grad_()
     mask = torch.rand(8, 9, generator=generator) < torch.tensor([1.0, 0.9, 0.1, 0.5, 0.0, 0.6, 1.0, 0.3]).unsqueeze(-1)
@@ -99,10 +99,10 @@ def test_masked_values_do_not_reach_the_sum_or_the_gradient_even_as_nan() -> Non
 def test_a_reduction_without_what_it_divides_by_is_an_error_that_names_it() -> None:
     with pytest.raises(ValueError, match="set max_length"):
         weights_of("sequence_sum_norm", max_length=None)
-    with pytest.raises(ValueError, match="give groups"):
+    with pytest.raises(ValueError, match="pass groups"):
         token_weights(MASK, "prompt_mean", count_batch(MASK))
 
 
-def test_an_unknown_reduction_is_an_error_that_lists_the_known() -> None:
+def test_an_unknown_reduction_is_an_error_that_lists_the_known_ones() -> None:
     with pytest.raises(ValueError, match="'mean'; known: token_mean, sequence_mean"):
         token_weights(MASK, "mean", count_batch(MASK))

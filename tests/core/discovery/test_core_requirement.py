@@ -50,7 +50,7 @@ def test_every_spelling_is_read(requirement):
         "",
     ],
 )
-def test_what_it_does_not_judge_is_met(requirement):
+def test_a_requirement_that_it_does_not_judge_counts_as_met(requirement):
     assert unmet_core_requirement([requirement], "1.0") == ""
 
 

@@ -13,7 +13,7 @@ from skyrl_core.discovery.installed import (
 
 
 @pytest.mark.parametrize("name", ["Foo.Bar", "foo-bar", "FOO__bar", "foo.-_bar"])
-def test_names_of_distributions_are_folded_as_pep_503_says(name):
+def test_distribution_names_are_normalized_as_in_pep_503(name):
     assert fold(name) == "foo-bar"
 
 

@@ -1,4 +1,4 @@
-"""Source files found and read without an import."""
+"""Finding and reading source files without an import."""
 
 import ast
 import hashlib
@@ -48,7 +48,7 @@ def test_a_module_is_found_without_importing_its_packages(site, module, file):
 @pytest.mark.parametrize(
     "module", ["no_such", "no_such.mod", "regular.no_such", "single.mod", "namespace", "sys", "", "..x", "__main__.x"]
 )
-def test_what_is_not_there_is_none(site, module):
+def test_a_missing_module_is_none(site, module):
     assert source_file(module) is None
 
 
@@ -106,7 +106,7 @@ def test_a_docstring_that_is_found_without_parsing_is_that_of_python(tmp_path, s
     assert docstring_line(file) == wanted.strip().partition("\n")[0].strip()
 
 
-def test_a_file_that_is_not_there_has_no_docstring(tmp_path):
+def test_a_missing_file_has_no_docstring(tmp_path):
     assert docstring_line(tmp_path / "no_such.py") == ""
 
 
@@ -133,12 +133,12 @@ def test_a_source_that_breaks_the_parser_has_no_docstring(tmp_path, source):
 
 
 def digest_of(**contents):
-    """The definition: names sorted, each followed by a zero byte and the SHA-256 of the content."""
+    """By the definition: names sorted, each followed by a zero byte and the SHA-256 of the content."""
     parts = [name.encode() + b"\0" + hashlib.sha256(content).digest() for name, content in sorted(contents.items())]
     return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
-def test_the_hash_of_a_package_covers_its_python_files_alone(site):
+def test_the_hash_of_a_package_covers_only_its_python_files(site):
     (site / "regular" / "data.json").write_text("{}")
     (site / "regular" / "__pycache__").mkdir()
     (site / "regular" / "__pycache__" / "x.pyc").write_bytes(b"x")
@@ -183,11 +183,11 @@ def test_a_package_that_is_a_link_to_itself_is_none(site):
     assert source_file("looped.mod") is None
 
 
-def test_a_module_outside_any_package_stands_for_itself(site):
+def test_for_a_module_outside_any_package_its_file_is_hashed(site):
     assert package_sha256("single") == digest_of(**{"single.py": REFUSE.encode()})
 
 
-def test_threads_take_turns_at_what_python_can_do_only_once_at_a_time(monkeypatch, tmp_path):
+def test_threads_take_turns_at_parsing(monkeypatch, tmp_path):
     # Two syntax trees that are built at once are, now and then, a SystemError in Python 3.11.
     files = [tmp_path / f"module_{number}.py" for number in range(20)]
     for file in files:

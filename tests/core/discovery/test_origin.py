@@ -64,12 +64,12 @@ def test_the_record_of_pip_is_read(foo, direct_url, origin, text):
         "9" * 5000,
     ],
 )
-def test_a_damaged_record_is_no_origin(foo, content):
+def test_a_damaged_record_has_no_origin(foo, content):
     (foo / "direct_url.json").write_text(content)
     assert origin_of("foo-dist") is None
 
 
-def test_a_record_that_is_not_utf8_is_no_origin(foo):
+def test_a_record_that_is_not_utf8_has_no_origin(foo):
     (foo / "direct_url.json").write_bytes(b'{"url": "caf\xe9"}')
     assert origin_of("foo-dist") is None
 

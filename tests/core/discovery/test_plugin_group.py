@@ -1,4 +1,4 @@
-"""Claims to names in throw-away distributions: what is listed, what is refused, what is imported."""
+"""Claims to names in temporary distributions: listing, rejecting and importing plugins."""
 
 import json
 import sys
@@ -91,7 +91,7 @@ def test_conflicts_are_listed_alike_under_every_hash_seed(distributions, run_sky
     assert {row["status"] for row in rows if row["name"] in ("foo", "bar")} == {"conflict"}
 
 
-def test_the_same_distribution_seen_through_a_symlink_is_no_conflict(distributions, things, tmp_path, monkeypatch):
+def test_the_same_distribution_seen_through_a_symlink_is_not_a_conflict(distributions, things, tmp_path, monkeypatch):
     distributions.add("foo-dist", {GROUP: {"foo": "json:loads"}})
     (tmp_path / "site64").symlink_to(distributions.path)
     monkeypatch.syspath_prepend(str(tmp_path / "site64"))
@@ -154,7 +154,7 @@ def test_what_python_cannot_read_breaks_all_plugins_of_its_distribution(distribu
     assert "uninstall foo-dist" in claims["foo"].reason
 
 
-def test_comments_and_other_groups_are_no_plugins(distributions, things):
+def test_comments_and_other_groups_are_not_plugins(distributions, things):
     info = distributions.add("foo-dist", {GROUP: {}})
     (info / "entry_points.txt").write_text(f"[{GROUP}]\n# note\n; no = te\nfoo = json:loads\n[other]\nx = y:z\n")
     assert [(claim.name, claim.status) for claim in things.claims()] == [("foo", "ok")]
@@ -186,7 +186,7 @@ def test_a_distribution_whose_name_must_not_be_in_a_command_is_a_broken_row(dist
     (info / "METADATA").write_text(f"Name: {name}\n")
     [claim] = things.claims()
     assert claim.status == "broken"
-    assert "cannot be the name of a distribution" in claim.reason
+    assert "is not a valid name for a distribution" in claim.reason
     assert "pip" not in claim.reason
 
 
@@ -205,22 +205,22 @@ def test_what_is_printed_during_an_import_goes_to_stderr(distributions, things, 
 
 
 @pytest.mark.parametrize("url", ["file:///home/me/foo", "https://example.org/foo.git"])
-def test_a_package_that_came_from_no_index_is_not_reinstalled_from_one(distributions, things, url):
+def test_a_package_that_never_came_from_an_index_is_not_reinstalled_from_one(distributions, things, url):
     info = distributions.add("foo-dist", {GROUP: {"foo": "no_such_package:Foo"}})
     (info / "direct_url.json").write_text(json.dumps({"url": url, "dir_info": {"editable": True}}))
     [claim] = things.claims()
-    assert f"it was installed from {url}: install it again from where it is now" in claim.reason
+    assert f"it was installed from {url}: reinstall it from its current location" in claim.reason
     assert "--force-reinstall" not in claim.reason
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"url": 1}', "[" * 100_000])
-def test_nonsense_about_its_origin_is_ignored(distributions, things, text):
+def test_an_invalid_origin_is_ignored(distributions, things, text):
     info = distributions.add("foo-dist", {GROUP: {"foo": "no_such_package:Foo"}})
     (info / "direct_url.json").write_text(text)
     assert "--force-reinstall foo-dist" in things.claims()[0].reason
 
 
-def test_a_missing_package_is_a_broken_row_that_says_how_to_repair_it(distributions, things):
+def test_a_missing_package_is_a_broken_row_with_a_repair_command(distributions, things):
     distributions.add("foo-dist", {GROUP: {"foo": "no_such_package.mod:Foo"}})
     [claim] = things.claims()
     assert claim.status == "broken"
@@ -257,7 +257,7 @@ def test_metadata_that_is_not_utf8_does_not_stop_the_listing(distributions, thin
         ("x = 1", "has no attribute 'Foo'"),
     ],
 )
-def test_a_selected_plugin_that_cannot_be_imported_says_what_where_and_why(distributions, things, source, why):
+def test_a_failed_import_reports_the_plugin_the_module_and_the_reason(distributions, things, source, why):
     distributions.add(
         "foo-dist",
         {GROUP: {"foo": "foo_bad.mod:Foo", "bar": "json:loads"}},
@@ -310,7 +310,7 @@ def test_an_unknown_name_in_the_allow_list_is_an_error_with_the_nearest_one(dist
         things.claims(PluginPolicy(allow=["fo-dist"]))
 
 
-def test_an_unknown_name_is_an_error_with_the_nearest_one_and_what_there_is(distributions, things):
+def test_an_unknown_name_is_an_error_with_the_nearest_one_and_all_available_ones(distributions, things):
     distributions.add("foo-dist", {GROUP: {"entropy": "json:loads", "broken": "x"}})
     with pytest.raises(UnknownPluginError) as caught:
         things.load("entropi")
@@ -322,7 +322,7 @@ def test_an_unknown_name_is_an_error_with_the_nearest_one_and_what_there_is(dist
 
 
 @pytest.mark.parametrize("reference", ["", ":", "foo-dist:", "foo-dist:bar", "json:loads", "other:foo"])
-def test_a_reference_that_fits_nothing_is_unknown(distributions, things, reference):
+def test_a_spec_that_matches_nothing_is_unknown(distributions, things, reference):
     distributions.add("foo-dist", {GROUP: {"foo": "json:loads"}})
     with pytest.raises(UnknownPluginError):
         things.find(reference)
@@ -372,7 +372,7 @@ class TestSummary:
         )
         assert {claim.name: claim.summary for claim in things.claims()} == {"foo": "x" * 199 + "…", "bar": "Short"}
 
-    def test_it_cannot_steer_the_terminal(self, distributions, things):
+    def test_it_cannot_control_the_terminal(self, distributions, things):
         source = '"""\x1b[31mred\x1b[0m \x1b]0;title\x07\u202eright\x9b to left\tend."""'
         distributions.add(
             "foo-dist",
@@ -410,13 +410,13 @@ class TestRegister:
         assert things.load("script:foo") is json.dumps
         assert things.load("foo-dist:foo") is json.loads
 
-    def test_another_one_of_the_same_name_is_refused(self, things):
+    def test_another_one_of_the_same_name_is_rejected(self, things):
         things.register("foo", json.dumps, source=json.dumps)
         things.register("foo", json.dumps, source=json.dumps)
         with pytest.raises(ValueError, match="json:dumps and json:loads"):
             things.register("foo", json.loads, source=json.loads)
 
     @pytest.mark.parametrize("name", ["", "Foo", "a b", "a:b"])
-    def test_a_malformed_name_is_refused(self, things, name):
+    def test_a_malformed_name_is_rejected(self, things, name):
         with pytest.raises(ValueError, match="lower-case"):
             things.register(name, json.dumps, source=json.dumps)

@@ -28,7 +28,7 @@ def test_control_characters_and_escape_sequences_are_dropped(text, shown):
         ("half \ud83d", r"half \ud83d"),
     ],
 )
-def test_they_are_shown_as_escapes_where_they_may_be_a_mistake(text, shown):
+def test_they_are_shown_as_escapes_on_request(text, shown):
     assert printable(text, escape=True) == shown
 
 

@@ -1,4 +1,4 @@
-"""Batches for the tests of losses: by hand from ratios, and random ones with ragged masks and holes."""
+"""Batches for the tests of losses: made from ratios, or random with ragged masks and holes."""
 
 import math
 from collections.abc import Callable
@@ -13,7 +13,7 @@ F64 = torch.float64
 
 
 class Token(NamedTuple):
-    """One unmasked token as an oracle sees it: plain floats."""
+    """One unmasked token as an oracle reads it: plain floats."""
 
     p: float  # log-prob under the policy
     o: float  # under the old policy
@@ -95,7 +95,7 @@ def extreme() -> Callable[..., LossBatch]:
 
 
 def tokens_of(batch: LossBatch, row: int) -> list[Token]:
-    """The unmasked tokens of a sequence; what the loss did not declare is NaN."""
+    """The unmasked tokens of a sequence; inputs that the loss did not declare are NaN."""
 
     def column(need: Need) -> list[float]:
         if need not in batch.needs:
@@ -128,7 +128,7 @@ def assert_sequences_match(ragged, extreme) -> Callable[..., None]:
 
 @pytest.fixture
 def assert_tokens_match(assert_sequences_match) -> Callable[..., None]:
-    """The same with an oracle of a token, whose loss depends on no other."""
+    """The same with an oracle per token, whose loss depends on no other token."""
 
     def check(loss: PolicyLoss, oracle: TokenOracle) -> None:
         def by_sequence(tokens: list[Token]) -> tuple[list[float], list[float]]:
@@ -142,7 +142,7 @@ def assert_tokens_match(assert_sequences_match) -> Callable[..., None]:
 
 @pytest.fixture
 def value_and_gradient(by_ratio) -> Callable[..., tuple[float, float]]:
-    """Of one token with this ratio to its anchors, whose log-probs are -1."""
+    """The value and gradient of one token with this ratio to its anchors, whose log-probs are -1."""
 
     def evaluate(loss: PolicyLoss, ratio: float, advantage: float) -> tuple[float, float]:
         batch = by_ratio(loss, [ratio], [advantage])

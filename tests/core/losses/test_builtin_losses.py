@@ -1,4 +1,4 @@
-"""What every built-in loss has in common."""
+"""Properties that every built-in loss must have."""
 
 import tomllib
 from pathlib import Path
@@ -92,7 +92,7 @@ def test_the_dtype_of_the_loss_is_that_of_the_log_probs(loss: PolicyLoss, ragged
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_its_parameters_can_be_had_without_its_class(name: str) -> None:
+def test_its_schema_loads_without_its_class(name: str) -> None:
     module, _, attribute = PROJECT["entry-points"]["skyrl.policy_loss_params"][name].partition(":")
     assert module in ("skyrl_core.losses.params", "skyrl_core.losses.sum_params")
     assert attribute == type(load_policy_loss(name)).Params.__name__

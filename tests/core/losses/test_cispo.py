@@ -53,7 +53,7 @@ def test_gradient_matches_the_formula_on_ragged_masks(ragged, anchor: str) -> No
         assert gradients[row, column].item() == pytest.approx(expected, abs=1e-12)
 
 
-def test_the_anchor_decides_what_is_needed() -> None:
+def test_the_anchor_determines_needs() -> None:
     assert CispoLoss.needs(CispoParams()) == {Need.OLD_LOG_PROBS}
     assert CispoLoss.needs(CispoParams(anchor="rollout")) == {Need.ROLLOUT_LOG_PROBS}
 
@@ -66,6 +66,6 @@ def test_clip_fractions_count_clamped_weights_of_either_sign(by_ratio) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"anchor": "ref"}, {"clip_low": 1.5}, {"clip_high": 0}])
-def test_refuses_parameters_out_of_range(wrong: dict[str, object]) -> None:
+def test_rejects_parameters_out_of_range(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         CispoParams(**wrong)

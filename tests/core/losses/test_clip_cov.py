@@ -1,4 +1,4 @@
-"""clip_cov: the clip, and no gradient at a few tokens of high covariance."""
+"""clip_cov: the clip, and no gradient for a few high-covariance tokens."""
 
 import math
 from dataclasses import replace
@@ -66,7 +66,7 @@ def test_the_bounds_of_the_covariance_are_those_given(by_ratio, covariance: floa
     assert loss.prepare(batch)["dropped"].tolist() == [[chosen, chosen]]
 
 
-def test_the_same_minibatch_draws_the_same_tokens_in_any_order_and_another_step_others() -> None:
+def test_the_choice_depends_on_the_minibatch_and_the_step_but_not_on_the_order() -> None:
     loss = loss_of(clip_cov_ratio=0.1, clip_cov_lb=-10.0, clip_cov_ub=10.0)
     batch = example_batch()
     order = torch.tensor([3, 1, 5, 0, 2, 4])
@@ -98,7 +98,7 @@ def test_without_a_candidate_it_is_ppo() -> None:
     assert not loss.prepare(loss_batch(loss, zero))["dropped"].any()
 
 
-def test_kept_fraction_counts_what_was_not_drawn(by_ratio) -> None:
+def test_kept_fraction_excludes_the_chosen_tokens(by_ratio) -> None:
     loss = loss_of(clip_cov_ratio=0.25, clip_cov_lb=-1.0, clip_cov_ub=1.0)
     batch = by_ratio(loss, [1.0, 1.1, 0.9, 1.05], [1.0, -1.0, 1.0, -1.0])
     batch.prepared = loss.prepare(batch)
@@ -108,6 +108,6 @@ def test_kept_fraction_counts_what_was_not_drawn(by_ratio) -> None:
 @pytest.mark.parametrize(
     "wrong", [{"clip_low": 1.5}, {"clip_high": 0}, {"clip_cov_ratio": 0}, {"clip_cov_lb": 5.0, "clip_cov_ub": 5.0}]
 )
-def test_refuses_parameters_out_of_range(wrong: dict[str, float]) -> None:
+def test_rejects_parameters_out_of_range(wrong: dict[str, float]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         ClipCovParams(**wrong)

@@ -40,7 +40,7 @@ def test_each_boundary(value_and_gradient, ratio: float, advantage: float, clipp
     assert gradient == pytest.approx(-advantage if clipped_to is None else 0.0, abs=1e-12)
 
 
-def test_by_hand_the_drift_pulls_back(value_and_gradient) -> None:
+def test_by_hand_the_drift_term_opposes_the_move(value_and_gradient) -> None:
     # A = 0, r = 3: 2 (3 - 1 - log 3) and 2 (3 - 1)
     value, gradient = value_and_gradient(CpgdLoss(CpgdParams(drift_coef=2.0)), 3.0, 0.0)
     assert (value, gradient) == pytest.approx((2 * (2 - math.log(3)), 4.0), abs=1e-12)
@@ -55,6 +55,6 @@ def test_terms_add_up_to_the_loss_and_clips_are_counted(by_ratio) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"clip_low": 1.0}, {"clip_high": 0}, {"drift_coef": -1}])
-def test_refuses_parameters_out_of_range(wrong: dict[str, float]) -> None:
+def test_rejects_parameters_out_of_range(wrong: dict[str, float]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         CpgdParams(**wrong)

@@ -1,4 +1,4 @@
-"""cross_entropy: -log pi, whatever the advantage."""
+"""cross_entropy: -log pi, regardless of the advantage."""
 
 import pytest
 

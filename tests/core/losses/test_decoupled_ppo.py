@@ -1,4 +1,4 @@
-"""decoupled_ppo: clipped around the old policy, weighted for the one that sampled."""
+"""decoupled_ppo: clipped around the old policy, weighted for the policy that sampled."""
 
 import math
 
@@ -62,6 +62,6 @@ def test_it_needs_both_policies() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"clip_low": 1.5}, {"clip_high": 0}, {"behave_cap": 1.0}])
-def test_refuses_parameters_out_of_range(wrong: dict[str, float]) -> None:
+def test_rejects_parameters_out_of_range(wrong: dict[str, float]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         DecoupledPpoParams(**wrong)

@@ -80,12 +80,12 @@ def test_each_boundary_of_binary_kl(pi: float, advantage: float, factor: float, 
     assert one_token(loss, pi, 0.5, -advantage)[0] != 0.0  # the other sign leads back
 
 
-def test_the_anchor_decides_what_is_needed() -> None:
+def test_the_anchor_determines_needs() -> None:
     assert DppoLoss.needs(DppoParams()) == {Need.ROLLOUT_LOG_PROBS}
     assert DppoLoss.needs(DppoParams(anchor="old")) == {Need.OLD_LOG_PROBS}
 
 
 @pytest.mark.parametrize("wrong", [{"kind": "tv"}, {"delta_low": 0}, {"delta_high": -1}, {"anchor": "ref"}])
-def test_refuses_parameters_out_of_range(wrong: dict[str, object]) -> None:
+def test_rejects_parameters_out_of_range(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         DppoParams(**wrong)

@@ -31,6 +31,6 @@ def test_terms_add_up_to_the_loss(ragged) -> None:
 
 
 @pytest.mark.parametrize("beta", [0, -0.1])
-def test_refuses_parameters_out_of_range(beta: float) -> None:
+def test_rejects_parameters_out_of_range(beta: float) -> None:
     with pytest.raises(ValidationError, match="beta"):
         DroParams(beta=beta)

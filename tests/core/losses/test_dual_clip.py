@@ -69,6 +69,6 @@ def test_metrics_by_hand(by_ratio) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"clip_ratio_c": 1.0}, {"clip_low": 0}, {"clip_low": 1.5}, {"clip_high": 0}])
-def test_refuses_parameters_out_of_range(wrong: dict[str, float]) -> None:
+def test_rejects_parameters_out_of_range(wrong: dict[str, float]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         DualClipParams(**wrong)

@@ -78,11 +78,11 @@ def test_a_broken_token_is_bounded_by_its_sequence_not_by_itself(by_ratio) -> No
     assert values.tolist() == [pytest.approx([-math.exp(-15)] * 2, rel=1e-12)]
 
 
-def test_the_default_reduction_is_the_paper_s() -> None:
+def test_the_default_reduction_is_that_of_the_paper() -> None:
     assert GmpoLoss.default_reduction == "sequence_mean"
 
 
 @pytest.mark.parametrize("wrong", [{"clip_low": 0}, {"clip_high": -0.1}])
-def test_refuses_parameters_out_of_range(wrong: dict[str, float]) -> None:
+def test_rejects_parameters_out_of_range(wrong: dict[str, float]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         GmpoParams(**wrong)

@@ -1,4 +1,4 @@
-"""gspo: one ratio for a sequence, clipped as a whole."""
+"""gspo: one clipped ratio per sequence."""
 
 import math
 
@@ -79,7 +79,7 @@ def test_levels_differ_where_advantages_differ_within_a_sequence(by_ratio) -> No
     assert gradients["sequence"].tolist() == [pytest.approx([-1.0, -1.0])]  # all the mean
 
 
-def test_the_default_reduction_is_the_paper_s() -> None:
+def test_the_default_reduction_is_that_of_the_paper() -> None:
     assert GspoLoss.default_reduction == "sequence_mean"
 
 

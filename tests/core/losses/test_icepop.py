@@ -39,11 +39,11 @@ def test_metrics_count_the_dropped_tokens(by_ratio) -> None:
     assert metrics["kept_fraction"].result() == 0.25
 
 
-def test_it_needs_the_rollout_engine_alone() -> None:
+def test_it_needs_only_the_rollout_log_probs() -> None:
     assert IcepopLoss.needs(IcepopParams()) == {Need.ROLLOUT_LOG_PROBS}
 
 
 @pytest.mark.parametrize("wrong", [{"ratio_low": 0}, {"ratio_low": 1.1}, {"ratio_high": 0.9}])
-def test_refuses_parameters_out_of_range(wrong: dict[str, float]) -> None:
+def test_rejects_parameters_out_of_range(wrong: dict[str, float]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         IcepopParams(**wrong)

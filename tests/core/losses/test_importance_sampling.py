@@ -18,7 +18,7 @@ def test_loss_and_gradient_match_the_formula(assert_tokens_match, anchor: str) -
     assert_tokens_match(ImportanceSamplingLoss(ImportanceSamplingParams(anchor=anchor)), oracle)
 
 
-def test_the_anchor_is_the_rollout_engine_by_default_and_decides_what_is_needed() -> None:
+def test_the_anchor_is_the_rollout_engine_by_default_and_determines_needs() -> None:
     assert ImportanceSamplingLoss.needs(ImportanceSamplingParams()) == {Need.ROLLOUT_LOG_PROBS}
     assert ImportanceSamplingLoss.needs(ImportanceSamplingParams(anchor="old")) == {Need.OLD_LOG_PROBS}
 

@@ -1,4 +1,4 @@
-"""kl_cov: a penalty at the tokens of highest covariance."""
+"""kl_cov: a penalty on the tokens of highest covariance."""
 
 import math
 
@@ -66,6 +66,6 @@ def test_micro_batches_add_up_to_the_minibatch() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"kl_cov_frac": 0}, {"kl_cov_frac": 1.1}, {"ppo_kl_coef": 0}])
-def test_refuses_parameters_out_of_range(wrong: dict[str, float]) -> None:
+def test_rejects_parameters_out_of_range(wrong: dict[str, float]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         KlCovParams(**wrong)

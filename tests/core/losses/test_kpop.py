@@ -56,7 +56,7 @@ def test_a_rare_token_may_have_a_ratio_that_a_frequent_one_may_not() -> None:
     assert rare.item() < 0.1 < frequent.item()
 
 
-def test_metrics_say_what_is_kept_and_how_far_the_farthest_is(by_ratio) -> None:
+def test_metrics_have_the_kept_fraction_and_the_largest_divergence(by_ratio) -> None:
     loss = KpopLoss(KpopParams())
     metrics = loss.token_losses(by_ratio(loss, [1.0, 1.0, 1.0, 2.5], [1.0, 1.0, -1.0, 1.0])).metrics
     assert metrics["kept_fraction"].result() == 0.75
@@ -66,11 +66,11 @@ def test_metrics_say_what_is_kept_and_how_far_the_farthest_is(by_ratio) -> None:
     )
 
 
-def test_it_needs_the_rollout_engine_alone() -> None:
+def test_it_needs_only_the_rollout_log_probs() -> None:
     assert KpopLoss.needs(KpopParams()) == {Need.ROLLOUT_LOG_PROBS}
 
 
 @pytest.mark.parametrize("phi", [0, -0.1])
-def test_refuses_parameters_out_of_range(phi: float) -> None:
+def test_rejects_parameters_out_of_range(phi: float) -> None:
     with pytest.raises(ValidationError, match="phi"):
         KpopParams(phi=phi)

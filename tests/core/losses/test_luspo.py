@@ -57,6 +57,6 @@ def test_the_default_bounds_are_those_of_the_paper(
 
 
 @pytest.mark.parametrize("wrong", [{"clip_low": 1.5}, {"clip_high": 0}])
-def test_refuses_parameters_out_of_range(wrong: dict[str, float]) -> None:
+def test_rejects_parameters_out_of_range(wrong: dict[str, float]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         LuspoParams(**wrong)

@@ -41,11 +41,11 @@ def test_the_gate_metric_is_the_kept_share_of_the_gradient(by_ratio) -> None:
     assert metrics["gate_mean"].result() == pytest.approx(0.5)
 
 
-def test_the_default_reduction_is_the_paper_s() -> None:
+def test_the_default_reduction_is_that_of_the_paper() -> None:
     assert SapoLoss.default_reduction == "sequence_mean"
 
 
 @pytest.mark.parametrize("wrong", [{"tau_pos": 0}, {"tau_neg": -1}])
-def test_refuses_parameters_out_of_range(wrong: dict[str, float]) -> None:
+def test_rejects_parameters_out_of_range(wrong: dict[str, float]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         SapoParams(**wrong)

@@ -1,4 +1,4 @@
-"""sum: the gradient and value of its parts, under their labels."""
+"""sum: the gradient and value of its terms, under their labels."""
 
 import pytest
 import torch
@@ -166,7 +166,7 @@ def test_weights_and_parameters_of_terms_take_schedules() -> None:
         ([{"loss": "sum", "params": {"terms": [{"loss": "nil"}]}}], "terms.0.params.terms.0.loss = 'nil': "),
     ],
 )
-def test_terms_are_checked_by_their_own_schemas(terms: object, says: str) -> None:
+def test_each_term_is_checked_by_the_schema_of_its_loss(terms: object, says: str) -> None:
     with pytest.raises(InvalidParamsError) as raised:
         validate_loss_params("sum", {"terms": terms})
     assert says in str(raised.value)
@@ -187,7 +187,7 @@ def test_its_identity_has_the_files_of_every_part() -> None:
     assert identity.record()["components"][1]["id"] == "skyrl-loss-clippedpg:clipped_pg@1"
 
 
-def test_a_part_that_cannot_be_loaded_ends_it_with_its_own_reason(distributions) -> None:
+def test_a_term_that_cannot_be_loaded_raises_with_its_reason(distributions) -> None:
     modules = {"torn_loss.py": "raise OSError('torn')\n"}
     distributions.add("torn-dist", {"skyrl.policy_losses": {"torn": "torn_loss:Loss"}}, modules=modules)
     with pytest.raises(PluginLoadError, match="torn"):

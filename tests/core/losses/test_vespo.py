@@ -1,4 +1,4 @@
-"""vespo: a smooth kernel of the whole sequence's importance weight."""
+"""vespo: a smooth kernel of the sequence's importance weight."""
 
 import math
 
@@ -52,7 +52,7 @@ def test_the_kernel_is_one_on_policy_and_fades_on_both_sides(value_and_gradient,
     assert far_above == 0.0
 
 
-def test_a_wild_exponent_does_not_overflow_float32() -> None:
+def test_an_extreme_exponent_does_not_overflow_float32() -> None:
     loss = VespoLoss(VespoParams(k_pos=200.0, lambda_pos=1e-9))
     log_probs = torch.full((1, 1), -1.0, requires_grad=True)
     mask = torch.ones(1, 1, dtype=torch.bool)
@@ -66,6 +66,6 @@ def test_it_needs_the_policy_that_sampled() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"k_pos": -1}, {"lambda_pos": 0}, {"k_neg": -1}, {"lambda_neg": 0}])
-def test_refuses_parameters_out_of_range(wrong: dict[str, float]) -> None:
+def test_rejects_parameters_out_of_range(wrong: dict[str, float]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         VespoParams(**wrong)

@@ -1,4 +1,4 @@
-"""Divergences of two coins, against the textbook formula."""
+"""Divergences over two outcomes, against the textbook formula."""
 
 import math
 

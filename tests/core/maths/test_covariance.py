@@ -1,4 +1,4 @@
-"""The covariance at each token, and the order by it."""
+"""The covariance at each token, and the order that it gives."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""KL estimators: their values, and which divergence each descends when it is a loss."""
+"""KL estimators: their values, and the divergence that each reduces as a loss."""
 
 import math
 from typing import get_args
@@ -87,13 +87,13 @@ def test_abs_as_a_loss_descends_neither() -> None:
         assert not torch.allclose(gradient, divergence_gradient(direction), atol=1e-2)
 
 
-def test_k1_is_refused_as_a_loss_with_the_reason() -> None:
+def test_k1_is_rejected_as_a_loss_with_the_reason() -> None:
     with pytest.raises(ValueError, match=r"gradient is zero in expectation.*'k2'"):
         kl_loss(torch.zeros(1, 1), torch.zeros(1, 1), "k1")
 
 
 @pytest.mark.parametrize("function", [kl_estimate, kl_loss])
-def test_an_unknown_estimator_is_an_error_that_lists_the_known(function) -> None:
+def test_an_unknown_estimator_is_an_error_that_lists_the_known_ones(function) -> None:
     with pytest.raises(ValueError, match="'k4'; known: k1, k2, k3, low_var_kl, abs"):
         function(torch.zeros(1, 1), torch.zeros(1, 1), "k4")
 

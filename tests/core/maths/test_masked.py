@@ -1,4 +1,4 @@
-"""Masked sums and means: what is masked never counts, not even as NaN."""
+"""Masked sums and means: masked values never count, not even NaN."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def test_sum_and_mean_by_hand() -> None:
     assert masked_mean(VALUES, MASK) == pytest.approx(8 / 3)
 
 
-def test_sequence_mean_divides_by_each_sequence_s_own_length() -> None:
+def test_sequence_mean_divides_by_the_length_of_each_sequence() -> None:
     assert sequence_mean(VALUES, MASK).tolist() == [1.5, 5.0]
 
 

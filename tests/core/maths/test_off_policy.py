@@ -1,4 +1,4 @@
-"""Off-policy corrections by hand: ratios of powers of two, so that every number can be checked in the head."""
+"""Off-policy corrections by hand: ratios of powers of two, so that every number can be checked by hand."""
 
 import math
 
@@ -56,7 +56,7 @@ def test_geometric_weights_do_not_grow_with_the_length() -> None:
         ("token", 0.6, 4.5, [0, 1]),  # the token of 1/2 drops its sequence
     ],
 )
-def test_a_band_drops_whole_sequences(band: str, low: float, high: float, kept: list[int]) -> None:
+def test_a_band_drops_entire_sequences(band: str, low: float, high: float, kept: list[int]) -> None:
     result = factors(band=band, band_low=low, band_high=high)
     assert [row[0] for row in result] == kept
     assert result[1][1] == 0
@@ -73,7 +73,7 @@ def test_no_gradient_and_no_overflow() -> None:
     assert not result.requires_grad
 
 
-def test_metrics_say_how_far_apart_the_policies_are_and_what_was_kept() -> None:
+def test_metrics_measure_the_mismatch_and_the_kept_share() -> None:
     rollout = torch.full(RATIOS.shape, -3.0)
     old = (rollout + RATIOS.log()).to(torch.float32)
     metrics = mismatch_metrics(torch.where(MASK, old, 0.0), rollout, MASK)

@@ -1,4 +1,4 @@
-"""What the losses share: bounded ratios, the clipped surrogate and its metrics."""
+"""Bounded ratios, the clipped surrogate and its metrics."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What pydantic's errors demand, in words."""
+"""The text of pydantic's errors."""
 
 from typing import Any
 
@@ -42,7 +42,7 @@ class Options(BaseModel, extra="forbid"):
         ({"more": 3}, "unknown parameter"),
     ],
 )
-def test_a_value_that_does_not_fit_has_its_rule(values: dict[str, Any], rule: str) -> None:
+def test_an_invalid_value_has_its_requirement(values: dict[str, Any], rule: str) -> None:
     with pytest.raises(ValidationError) as raised:
         Options.model_validate(values)
     assert [rule_of(detail) for detail in raised.value.errors()] == [rule]

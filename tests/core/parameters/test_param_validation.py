@@ -1,4 +1,4 @@
-"""Everything that is wrong with the values of a schema, each problem at its place."""
+"""All problems with the values of a schema, each with its path."""
 
 from collections.abc import Callable
 from typing import Any
@@ -30,7 +30,7 @@ def problems(schema: type[BaseModel], **values: Any) -> list[str]:
     return list(map(str, raised.value.problems))
 
 
-def test_values_that_fit_make_an_instance() -> None:
+def test_valid_values_make_an_instance() -> None:
     assert validate_params(Plain, {"level": 2}, "the schema") == Plain(level=2)
 
 
@@ -48,7 +48,7 @@ def test_a_problem_is_named_where_it_is(values: dict[str, Any], problem: str) ->
     assert problems(Plain, **values) == [problem]
 
 
-def test_a_schema_that_has_no_json_form_names_its_own_fields_alone() -> None:
+def test_a_schema_that_has_no_json_form_suggests_only_its_fields() -> None:
     found = problems(WithoutDocument, levle=1, inner={"wieght": 1})
     assert sorted(found) == [
         "inner.wieght = 1: unknown parameter",

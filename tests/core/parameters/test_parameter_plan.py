@@ -1,4 +1,4 @@
-"""Parameters over a run: checked by the field's own constraints at every knot, resolved at any step."""
+"""Parameters over a run: checked by the constraints of the field at every knot, resolved at any step."""
 
 import pytest
 from pydantic import BaseModel, Field
@@ -69,14 +69,14 @@ def test_every_problem_is_reported_once() -> None:
     assert [problem.partition(" = ")[0] for problem in found] == ["coef", "name", "cofe"]
 
 
-def test_a_number_that_would_be_a_fraction_between_knots_is_refused() -> None:
+def test_an_integer_that_would_be_a_fraction_between_knots_is_rejected() -> None:
     assert problems(count=falling(0, 4, steps=8))[0].startswith("count = 0.5: must be a whole number")
     assert plan(count=falling(0, 4, steps=2)).at(1).count == 2
     assert plan(count={"schedule": "piecewise", "points": [[0, 1], [5, 8]], "interpolation": "step"}).at(7).count == 8
 
 
 @pytest.mark.parametrize("field", ["name", "flag"])
-def test_what_is_no_number_takes_no_schedule(field: str) -> None:
+def test_only_a_number_takes_a_schedule(field: str) -> None:
     assert problems(**{field: falling(1, 0)})[0].startswith(field)
 
 

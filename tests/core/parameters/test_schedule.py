@@ -1,4 +1,4 @@
-"""Schedules: numbers by hand at and between knots, and what is refused."""
+"""Schedules: numbers by hand at and between knots, and invalid schedules."""
 
 import math
 
@@ -46,7 +46,7 @@ def test_a_constant_and_a_plain_number_are_the_same_at_every_step() -> None:
     assert number_at(parse_schedule({"schedule": "constant", "value": 0.5}), 7) == number_at(0.5, 7) == 0.5
 
 
-def test_the_checked_steps_show_a_number_that_is_whole_at_knots_only() -> None:
+def test_the_checked_steps_show_a_number_that_is_an_integer_only_at_knots() -> None:
     schedule = parse_schedule({"schedule": "linear", "start": 0, "end": 4, "steps": 8})
     assert checked_steps(schedule.knots) == (0, 1, 8)
     assert schedule.at(1) == 0.5
@@ -67,7 +67,7 @@ def test_the_checked_steps_show_a_number_that_is_whole_at_knots_only() -> None:
         ({"schedule": "piecewise", "points": [[5, 1], [5, 2]]}, "the steps of points must increase, got 5, 5"),
     ],
 )
-def test_what_is_no_schedule_says_why(wrong: dict[str, object], says: str) -> None:
+def test_an_invalid_schedule_is_reported_with_the_reason(wrong: dict[str, object], says: str) -> None:
     with pytest.raises(ValidationError) as raised:
         parse_schedule(wrong)
     assert says in schedule_fault(raised.value)
@@ -79,7 +79,7 @@ def test_a_mapping_is_a_schedule_by_its_key() -> None:
     assert not is_schedule(0.02)
 
 
-def test_in_words() -> None:
+def test_text_of_each_schedule() -> None:
     assert str(parse_schedule(LINEAR)) == "0.02 to 0 in 100 optimizer steps (linear)"
     assert str(parse_schedule({"schedule": "constant", "value": 2})) == "2"
     assert str(parse_schedule({"schedule": "piecewise", "points": [[0, 1], [9, 2]]})) == (

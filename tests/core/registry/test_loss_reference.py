@@ -1,4 +1,4 @@
-"""References that pin the semantics of a loss."""
+"""Specs that pin the semantics version of a loss."""
 
 import pytest
 
@@ -53,5 +53,5 @@ def test_a_version_is_a_whole_number(version: str) -> None:
 
 
 @pytest.mark.parametrize("reference", ["gspo", "gspo@1", "skyrl-core:gspo", "skyrl-core:gspo@2"])
-def test_the_name_in_a_reference(reference: str) -> None:
+def test_the_name_in_a_spec(reference: str) -> None:
     assert loss_name(reference) == "gspo"

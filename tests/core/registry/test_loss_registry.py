@@ -131,7 +131,7 @@ class TestInstalled:
         assert "stepz = 1: unknown parameter; did you mean 'steps'?" in message
 
     @pytest.mark.parametrize("value", [float("nan"), float("inf"), None, [], "x"])
-    def test_what_is_no_finite_number_is_refused(self, distributions, value):
+    def test_a_non_finite_or_non_number_value_is_rejected(self, distributions, value):
         install_foo(distributions)
         with pytest.raises(InvalidParamsError, match="coef"):
             validate_loss_params("foo", {"coef": value})
@@ -149,12 +149,12 @@ class TestInstalled:
             (("class FooLoss(PolicyLoss)", "class FooLoss"), "not a subclass of PolicyLoss"),
             (('name = "foo"', 'name = "bar"'), "name is 'bar': make it 'foo'"),
             (("    api_version = 1\n", ""), "add `api_version = 1`"),
-            (("Params = FooParams", ""), "name one class in both"),
+            (("Params = FooParams", ""), "name the same class in both"),
             (("Params = FooParams", "Params = dict"), "class"),
             (("    def token", "    def __init__(self, params): 1 / 0\n    def token"), "ZeroDivisionError"),
         ],
     )
-    def test_a_loss_that_is_not_what_its_entry_point_promises_is_refused(self, distributions, change, message):
+    def test_a_loss_that_breaks_the_promise_of_its_entry_point_is_rejected(self, distributions, change, message):
         source = LOSS.replace(*change)
         assert source != LOSS
         install_foo(distributions, loss=source)
@@ -174,17 +174,17 @@ class TestInstalled:
             load_policy_loss("foo")
 
     @pytest.mark.parametrize("params", ["foo_loss.params:no_such", "json:loads", "pathlib:Path"])
-    def test_a_schema_that_is_none_is_refused(self, distributions, params):
+    def test_an_invalid_schema_is_rejected(self, distributions, params):
         install_foo(distributions, params=params)
         with pytest.raises(PluginLoadError, match="schema"):
             validate_loss_params("foo", {})
 
-    def test_a_schema_of_another_class_is_refused(self, distributions):
+    def test_a_schema_that_differs_from_params_is_rejected(self, distributions):
         install_foo(distributions, params="foo_loss.params:OtherParams")
         with pytest.raises(PluginLoadError, match="OtherParams"):
             load_policy_loss("foo")
 
-    def test_a_loss_without_a_name_goes_by_that_of_its_entry_point(self, distributions):
+    def test_a_loss_without_a_name_gets_that_of_its_entry_point(self, distributions):
         install_foo(distributions, loss=LOSS.replace('name = "foo"', ""))
         assert load_policy_loss("foo").name == "foo"
 
@@ -229,14 +229,14 @@ class TestRegisteredLoss:
         assert rows["token"].summary == "Minus the log-prob."
         assert rows["token"].value == f"{__name__}:Token"
 
-    def test_its_own_schema_is_checked(self):
+    def test_its_schema_is_checked(self):
         register_policy_loss("token", Token)
         with pytest.raises(InvalidParamsError, match="coef = -1"):
             validate_loss_params("token", {"coef": -1})
         register_policy_loss("scalar", Scalar)
         assert validate_loss_params("scalar", {"anything": 1}).get("anything") == 1
 
-    def test_a_second_loss_of_the_name_is_refused_and_the_same_one_is_not(self):
+    def test_a_second_loss_of_the_name_is_rejected_and_the_same_one_is_not(self):
         register_policy_loss("token", Token)
         register_policy_loss("token", Token)
         with pytest.raises(ValueError, match=r"Token and .*Scalar"):
@@ -251,11 +251,11 @@ class TestRegisteredLoss:
     @pytest.mark.parametrize(
         "thing", [42, int, LossParams, Scalar(LossParams())], ids=["int", "type", "params", "instance"]
     )
-    def test_what_is_no_loss_is_refused(self, thing):
+    def test_anything_but_a_loss_is_rejected(self, thing):
         with pytest.raises(TypeError, match="PolicyLoss"):
             register_policy_loss("thing", thing)
 
-    def test_an_unknown_name_is_refused_with_the_nearest_registered_one(self):
+    def test_an_unknown_name_is_an_error_with_the_nearest_registered_one(self):
         register_policy_loss("my_own_loss", Scalar)
         with pytest.raises(UnknownPluginError, match="did you mean 'my_own_loss'"):
             load_policy_loss("my_own_los")
@@ -288,12 +288,12 @@ class TestEstimators:
         with pytest.raises(InvalidParamsError, match="did you mean 'norm_by_std'"):
             load_advantage_estimator("grpo", {"norm_by_sdt": False})
 
-    def test_what_is_no_estimator_is_refused(self, distributions):
+    def test_anything_but_an_estimator_is_rejected(self, distributions):
         distributions.add("foo-dist", {ESTIMATORS: {"foo": "json:loads"}})
         with pytest.raises(PluginLoadError, match="not a subclass of AdvantageEstimator"):
             load_advantage_estimator("foo")
 
-    def test_one_that_lacks_a_method_is_refused(self, distributions):
+    def test_one_that_lacks_a_method_is_rejected(self, distributions):
         source = "from skyrl_core import AdvantageEstimator\nclass Foo(AdvantageEstimator): pass\n"
         distributions.add("foo-dist", {ESTIMATORS: {"foo": "foo_est:Foo"}}, modules={"foo_est.py": source})
         with pytest.raises(PluginLoadError, match="abstract"):

@@ -1,4 +1,4 @@
-"""A loss over a run: rebuilt at the steps that change it, needs of all steps, state kept."""
+"""A loss over a run: rebuilt when it changes, with the needs of all steps, and with its state."""
 
 import pytest
 
@@ -42,7 +42,7 @@ def test_a_new_instance_has_the_state_of_the_old_one() -> None:
     assert scheduled.at(1).state_dict() == state
 
 
-def test_variants_stand_for_all_steps_and_numbers_are_named_by_path() -> None:
+def test_variants_cover_all_steps_and_numbers_are_named_by_path() -> None:
     scheduled = ResolvedLoss.find("entropy_reg", {"entropy_coef": FALLING}).scheduled()
     assert [loss.params.entropy_coef for loss in scheduled.variants()] == pytest.approx([0.02, 0.015, 0.0])
     assert scheduled.numbers(2) == {"entropy_coef": pytest.approx(0.01)}

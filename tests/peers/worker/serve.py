@@ -1,4 +1,4 @@
-"""Answers calls of one peer's own functions over a pipe: `python serve.py PEER`.
+"""Answers calls of one peer's functions over a pipe: `python serve.py PEER`.
 
 A message is its length, 8 bytes, and a dict in the format of torch.save. The process sees the peer's folder first on
 its path, and never our packages.

@@ -1,4 +1,4 @@
-"""SkyRL's own losses, estimators and reductions, called as SkyRL calls them. Only SkyRL's code computes here.
+"""The losses, estimators and reductions of SkyRL, called as SkyRL calls them. Only SkyRL's code computes here.
 
 `skyrl.backends/__init__` imports the Tinker API, which this Python or pydantic may refuse; an empty package in its
 place lets the modules below it be imported as they are.
@@ -24,7 +24,7 @@ def _algorithm(name, config):
 
 
 def scaled(advantages, mask, reduction, **arguments):
-    """The advantages with the weights of the reduction in them, as the trainer gives them to every loss."""
+    """The advantages with the weights of the reduction in them, as the trainer passes them to every loss."""
     settings = {"micro_batch_size": len(mask), "max_seq_len": 0} | arguments
     return MODULE.apply_loss_reduction_to_advantages_minibatch(advantages, mask, reduction, **settings)
 
@@ -51,7 +51,7 @@ def policy_loss(
 
 
 def defaults():
-    """Of the configuration that SkyRL fills in where the user says nothing."""
+    """The default configuration of SkyRL."""
     algorithm = AlgorithmConfig()
     return {
         "cispo": (algorithm.cispo.cispo_eps_clip_low, algorithm.cispo.cispo_eps_clip_high),

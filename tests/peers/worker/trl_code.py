@@ -1,4 +1,4 @@
-"""TRL's own `_compute_loss` and advantages, in real trainers of a tiny model. Only TRL's code computes here.
+"""`_compute_loss` and advantages of TRL, in real trainers of a tiny model. Only TRL's code computes here.
 
 The log-probs of the policy are given, instead of those of the tiny model: nothing else is overridden.
 """
@@ -18,7 +18,7 @@ WORDS = ["<pad>", "<eos>", "a", "b", "c", "d", "e", "f"]
 
 
 class _Given:
-    """A trainer whose policy gives every sampled token the log-prob that the test says."""
+    """A trainer whose policy gives every sampled token the log-prob of the test."""
 
     given = None
 
@@ -97,7 +97,7 @@ def policy_loss(log_probs, old_log_probs, advantages, mask, kind="grpo", config=
 
 
 def advantages(rewards, group_size, kind="grpo", config=None):
-    """Of the completions that the tiny model samples, which get these rewards."""
+    """The advantages of completions of the tiny model with these rewards."""
     settings = {"num_generations": group_size, **(config or {})}
     with _trainer(kind, len(rewards), settings, rewards.tolist()) as trainer:
         inputs = [{"prompt": "a b"} for _ in rewards]
@@ -111,6 +111,6 @@ def defaults():
 
 
 def constructed(config):
-    """Builds the trainer and nothing else: what is found here is found before the first generation."""
+    """Only builds the trainer: an error here comes before the first generation."""
     with _trainer("grpo", 2, config) as trainer:
         return trainer.loss_type

@@ -1,4 +1,4 @@
-"""verl's own losses, estimators and reductions, called as verl calls them. Only verl's code computes here."""
+"""The losses, estimators and reductions of verl, called as verl calls them. Only verl's code computes here."""
 
 import logging
 
@@ -48,7 +48,7 @@ def policy_loss(
 
 
 def defaults():
-    """Of the configuration that verl fills in where the user says nothing."""
+    """The default configuration of verl."""
     actor = _actor_config({})
     names = ("clip_ratio_c", "loss_agg_mode", "kl_loss_type", "clip_ratio_low", "clip_ratio_high")
     return {name: getattr(actor, name) for name in names} | {

@@ -35,7 +35,7 @@ def test_a_schedule_is_read_and_written_unchanged() -> None:
         ("x", "must be a number"),
         (FALLING | {"start": 5, "end": -0.1}, "must be >= 0, but its schedule is -0.1 at step 10"),
         (FALLING | {"schedule": "cosin"}, "no schedule is named 'cosin'; did you mean 'cosine'?"),
-        (FALLING | {"stop": 1}, "is no schedule: stop: unknown parameter"),
+        (FALLING | {"stop": 1}, "is not a valid schedule: stop: unknown parameter"),
     ],
 )
 def test_an_invalid_value_is_one_fault_of_the_option(value: object, rule: str) -> None:

@@ -6,7 +6,7 @@ import resource
 
 import pytest
 
-from skyrl_core.contract.metric import TRAINERS_OWN
+from skyrl_core.contract.metric import RESERVED_METRIC_NAMES
 from skyrl_train.tracking.atomic_file import RunFolderError
 from skyrl_train.tracking.metrics_jsonl import _OWN_KEYS, Jsonl
 from skyrl_train.tracking.tracker import RunInfo, TrackerError
@@ -85,7 +85,7 @@ def test_a_line_that_lacks_only_its_newline_is_repaired(tmp_path):
 
 
 def test_a_loss_cannot_use_the_reserved_keys():
-    assert _OWN_KEYS <= TRAINERS_OWN
+    assert _OWN_KEYS <= RESERVED_METRIC_NAMES
 
 
 def test_a_metric_with_a_reserved_key_is_refused(tmp_path):

@@ -1,1 +1,1 @@
-"""Advantage estimators: from the rewards of a step to an advantage for each sample."""
+"""Advantage estimators: they turn the rewards of a step into advantages."""

@@ -1,4 +1,4 @@
-"""Statistics of the samples that share a prompt. Groups may have any size, and any number may be unused."""
+"""Statistics of the samples that share a prompt. Groups have any size; numbers may be unused."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Group-relative advantages: the reward minus the mean of its group, divided by the group's standard deviation."""
+"""Group-relative advantages: the reward minus the group's mean, over the group's standard deviation."""
 
 import torch
 from torch import Tensor
@@ -14,9 +14,8 @@ class Grpo(AdvantageEstimator):
     GRPO, arXiv 2402.03300, section 4.1.2. Without the division (``norm_by_std=False``) it is the centring of Dr.GRPO,
     arXiv 2503.20783, which does not favour prompts whose rewards hardly differ.
 
-    A group of one has advantage 0: without another sample nothing says whether the reward is better or worse than
-    expected, so there is nothing to learn. Trainers that take mean 0 and std 1 there return the raw reward, which is
-    REINFORCE without a baseline for these samples alone.
+    A group of one has advantage 0: its reward has nothing to be compared with. Trainers that use mean 0 and std 1 there
+    return the raw reward, which is REINFORCE without a baseline for only these samples.
     """
 
     name = "grpo"

@@ -13,7 +13,7 @@ class Maxrl(AdvantageEstimator):
 
     MaxRL, arXiv 2602.02710: its expectation is the gradient of the log-likelihood of success, up to the order that the
     group size allows, instead of that of the success rate, so that a rare success on a hard prompt counts for more.
-    Rewards are 0 or 1 in the paper; anything that is not negative keeps its meaning.
+    Rewards are 0 or 1 in the paper; any other non-negative rewards work too.
     """
 
     name = "maxrl"
@@ -28,8 +28,8 @@ class Maxrl(AdvantageEstimator):
         if (batch.rewards < 0).any():
             index = int((batch.rewards < 0).nonzero()[0])
             raise ValueError(
-                f"advantage estimator 'maxrl' divides by the mean reward, which must not be able to cancel: reward of "
-                f"sample {index} is {float(batch.rewards[index]):g}; give rewards of 0 and more, or use dr_grpo"
+                f"advantage estimator 'maxrl' divides by the mean reward and takes no negative rewards: the reward of "
+                f"sample {index} is {float(batch.rewards[index]):g}; use rewards of at least 0, or dr_grpo"
             )
         means = group_sums(batch.rewards, batch.groups) / group_sizes(batch.groups)
         advantages = centred(batch.rewards, batch.groups) / torch.where(means > 0, means, 1.0)

@@ -11,8 +11,8 @@ from skyrl_core.advantages.params import OpoParams
 class Opo(AdvantageEstimator):
     """A_i = R_i - (sum of l_j R_j) / (sum of l_j) over the samples j of the same prompt, l_j the length in tokens.
 
-    OPO, arXiv 2505.23585: the baseline of least gradient variance, if the squared gradient of a sample is taken to
-    grow like its length. A group of one, or without a token, has advantage 0.
+    OPO, arXiv 2505.23585: the baseline of least gradient variance, assuming that the squared gradient of a sample
+    grows with its length. A group of one, or without a token, has advantage 0.
     """
 
     name = "opo"
@@ -25,7 +25,7 @@ class Opo(AdvantageEstimator):
             ValueError: the batch has no mask, so that lengths are unknown.
         """
         if batch.mask is None:
-            raise ValueError("advantage estimator 'opo' weighs samples by their length: give AdvantageBatch a mask")
+            raise ValueError("advantage estimator 'opo' weighs samples by their length: pass a mask to AdvantageBatch")
         lengths = batch.mask.sum(-1).to(torch.float64)
         totals = group_sums(lengths, batch.groups)
         rewards = batch.rewards.to(torch.float64)

@@ -15,38 +15,38 @@ class GrpoParams(LossParams):
 
 
 class RlooParams(LossParams):
-    """Parameters of ``rloo``: there are none."""
+    """``rloo`` has no parameters."""
 
 
 class DrGrpoParams(LossParams):
-    """Parameters of ``dr_grpo``: there are none."""
+    """``dr_grpo`` has no parameters."""
 
 
 class ReinforcePpParams(LossParams):
     """Parameters of ``reinforce_pp``."""
 
     baseline: bool = Field(
-        default=False, description="First subtract the mean reward of the group (REINFORCE++-baseline)."
+        default=False, description="Subtract the mean reward of the group first (REINFORCE++-baseline)."
     )
     epsilon: float = Field(default=1e-8, gt=0, description="Added to the standard deviation before dividing.")
 
 
 class OpoParams(LossParams):
-    """Parameters of ``opo``: there are none."""
+    """``opo`` has no parameters."""
 
 
 class MaxrlParams(LossParams):
-    """Parameters of ``maxrl``: there are none."""
+    """``maxrl`` has no parameters."""
 
 
 class PassAtKParams(LossParams):
-    """Parameters of ``pass_at_k``: there are none."""
+    """``pass_at_k`` has no parameters."""
 
 
 class GaeParams(LossParams):
     """Parameters of ``gae``."""
 
-    gamma: float = Field(default=1.0, gt=0, le=1, description="Discount of each token.")
-    lam: float = Field(default=0.95, ge=0, le=1, description="Lambda: 0 trusts the value model, 1 the return alone.")
+    gamma: float = Field(default=1.0, gt=0, le=1, description="Discount per token.")
+    lam: float = Field(default=0.95, ge=0, le=1, description="Lambda: 0 trusts the value model, 1 only the return.")
     whiten: bool = Field(default=True, description="Give the advantages of all tokens mean 0 and variance 1.")
     epsilon: float = Field(default=1e-8, gt=0, description="Added to the standard deviation before dividing.")

@@ -12,8 +12,8 @@ class PassAtK(AdvantageEstimator):
     """A_i = max of R_j over all j - max of R_j over j != i, of the same prompt; k is the size of the group.
 
     arXiv 2503.19595: the gradient of the expected best reward of k samples, with the best of the others as baseline.
-    Only a single best sample has an advantage, by which it exceeds the second best; with a tie for the best nobody
-    has. A group of one has no others, hence advantage 0.
+    Only a unique best sample has an advantage: its margin over the second best. If several tie for the best, none has
+    one. A group of one has no others, hence advantage 0.
     """
 
     name = "pass_at_k"
@@ -27,6 +27,6 @@ class PassAtK(AdvantageEstimator):
         best = lowest.scatter_reduce(0, groups, rewards, "amax")[groups]
         is_best = rewards == best
         below = lowest.scatter_reduce(0, groups, torch.where(is_best, -torch.inf, rewards), "amax")[groups]
-        alone = torch.bincount(groups, weights=is_best.to(torch.float64))[groups] == 1
-        earns = is_best & alone & (group_sizes(groups) > 1)
+        is_unique = torch.bincount(groups, weights=is_best.to(torch.float64))[groups] == 1
+        earns = is_best & is_unique & (group_sizes(groups) > 1)
         return torch.where(earns, rewards - below, 0.0)

@@ -1,4 +1,4 @@
-"""REINFORCE++ advantages: returns normalised by the mean and standard deviation of the whole batch."""
+"""REINFORCE++ advantages: returns normalised by the mean and standard deviation of the entire batch."""
 
 import torch
 from torch import Tensor
@@ -12,10 +12,10 @@ from skyrl_core.advantages.tokens import returns_to_go, rewards_of_tokens, white
 class ReinforcePp(AdvantageEstimator):
     """A_t = (G_t - mean) / (std + epsilon) over all tokens of the batch; std is that of the population.
 
-    REINFORCE++, arXiv 2501.03262: one baseline for all prompts instead of one for each. G_t is what token t and those
-    after it earn: the reward of its sample, unless single tokens have rewards of their own, such as a KL penalty. With
-    ``baseline`` the mean reward of the group is first taken off (REINFORCE++-baseline), so that the prompts may differ
-    in difficulty. Equal returns have advantage 0.
+    REINFORCE++, arXiv 2501.03262: one baseline for all prompts instead of one for each. G_t is the return from
+    token t on: the reward of its sample, unless individual tokens have rewards, such as a KL penalty. With ``baseline``
+    the mean reward of the group is subtracted first (REINFORCE++-baseline), so that prompts may differ in difficulty.
+    Equal returns have advantage 0.
     """
 
     name = "reinforce_pp"

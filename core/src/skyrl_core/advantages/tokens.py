@@ -1,21 +1,21 @@
-"""Rewards and advantages of single tokens. Shapes: N samples, T response tokens; masked tokens are 0."""
+"""Rewards and advantages of tokens. Shapes: N samples, T response tokens; masked tokens are 0."""
 
 import torch
 from torch import Tensor
 
 
 def rewards_of_tokens(rewards: Tensor, token_rewards: Tensor | None, mask: Tensor) -> Tensor:
-    """What each token earns: its own part, and at the last token the outcome. [N], [N, T], bool -> float64 [N, T]."""
-    own = torch.zeros(mask.shape, dtype=torch.float64) if token_rewards is None else token_rewards.to(torch.float64)
-    own = torch.where(mask, own, 0.0)
-    outcome = rewards.to(torch.float64) - own.sum(-1)
+    """The reward of each token; the last token also gets the outcome. [N], [N, T], bool -> float64 [N, T]."""
+    parts = torch.zeros(mask.shape, dtype=torch.float64) if token_rewards is None else token_rewards.to(torch.float64)
+    parts = torch.where(mask, parts, 0.0)
+    outcome = rewards.to(torch.float64) - parts.sum(-1)
     positions = torch.arange(mask.shape[1]).expand_as(mask)
     last = torch.where(mask, positions, -1).amax(-1, keepdim=True) if mask.shape[1] else positions
-    return own + torch.where(mask & (positions == last), outcome.unsqueeze(-1), 0.0)
+    return parts + torch.where(mask & (positions == last), outcome.unsqueeze(-1), 0.0)
 
 
 def returns_to_go(earned: Tensor) -> Tensor:
-    """What each token and all after it earn: float [N, T] -> [N, T]."""
+    """The sum of the rewards of each token and all later ones: float [N, T] -> [N, T]."""
     return earned.flip(-1).cumsum(-1).flip(-1)
 
 

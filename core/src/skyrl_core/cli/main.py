@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import cast
 
-from skyrl_core.discovery.claim import poison
+from skyrl_core.discovery.claim import broken_entry_points
 from skyrl_core.discovery.plugin_group import COMMANDS, Claim, PluginGroup
 from skyrl_core.errors import PluginLoadError, SkyrlError, UnknownPluginError
 
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except (TypeError, ValueError) as error:
-        if not (cause := poison()):
+        if not (cause := broken_entry_points()):
             raise
         print(f"error: {error}\n{cause}", file=sys.stderr)
         return PluginLoadError.exit_code

@@ -1,4 +1,4 @@
-"""What a policy loss and an advantage estimator are, and how per-token values become one scalar.
+"""The contracts of policy losses and advantage estimators, and the reduction of token values.
 
 Decisions:
 

@@ -1,4 +1,4 @@
-"""What an advantage estimator is: rewards of a whole step in, advantages out."""
+"""The contract of an advantage estimator: all rewards of a step in, advantages out."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from skyrl_core.parameters.loss_params import LossParams, OpenLossParams
 
 @dataclass(frozen=True)
 class AdvantageBatch:
-    """The samples of one step, of all ranks: N samples, G groups.
+    """The samples of one step from all ranks: N samples in G groups.
 
     Raises:
         ValueError: a shape or dtype is wrong, a group number is negative, or a reward is not finite.
@@ -20,13 +20,13 @@ class AdvantageBatch:
 
     rewards: Tensor  # float [N]
     groups: Tensor  # int64 [N], 0..G-1: samples of the same prompt share a number
-    mask: Tensor | None = None  # bool [N, T], True where the policy chose the token
-    token_rewards: Tensor | None = None  # float [N, T], the part of rewards that single tokens earned; the rest is the
-    # outcome, which the last token earns
-    values: Tensor | None = None  # float [N, T], of a value model: the return that it expects before each token
+    mask: Tensor | None = None  # bool [N, T], True where the policy generated the token
+    token_rewards: Tensor | None = None  # float [N, T], the part of the rewards that belongs to individual
+    # tokens; the rest is the outcome, credited to the last token
+    values: Tensor | None = None  # float [N, T], the return that a value model expects before each token
 
     def __post_init__(self) -> None:
-        """Check what an estimator would otherwise broadcast or spread without a word."""
+        """Reject shapes, dtypes and values that an estimator would silently broadcast or propagate."""
         if self.rewards.ndim != 1 or not self.rewards.is_floating_point():
             raise ValueError(f"rewards must be float [N], got {self.rewards.dtype} {list(self.rewards.shape)}")
         if self.groups.shape != self.rewards.shape or self.groups.dtype != torch.int64:
@@ -49,17 +49,17 @@ class AdvantageBatch:
 
 
 class AdvantageEstimator(ABC):
-    """Turns rewards into advantages. Sees the samples of all ranks, so that groups are whole."""
+    """Turns rewards into advantages. Sees the samples of all ranks, so that groups are complete."""
 
     name: ClassVar[str] = ""
     """Equals the entry-point name."""
     Params: ClassVar[type[LossParams]] = OpenLossParams
     needs_values: ClassVar[bool] = False
-    """Whether it reads ``values``, so that a value model has to be trained beside the policy."""
+    """Whether it reads ``values``, which requires training a value model alongside the policy."""
 
     def __init__(self, params: LossParams) -> None:
         self.params: Any = params
 
     @abstractmethod
     def estimate(self, batch: AdvantageBatch) -> Tensor:
-        """Advantages of the samples, float [N], in the dtype of the rewards; or of every token, float [N, T]."""
+        """Advantages in the dtype of the rewards, per sample, float [N], or per token, float [N, T]."""

@@ -1,4 +1,4 @@
-"""Evaluates any loss on one micro-batch: its weighted share of the objective, its terms and its metrics."""
+"""The value of any loss on one micro-batch: its weighted share of the objective, terms and metrics."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,28 +18,28 @@ class LossOutput:
     """One micro-batch's part of the objective. The parts of a minibatch add up; metrics merge."""
 
     total: Tensor  # scalar; carries gradient
-    terms: Mapping[str, Tensor] = field(default_factory=dict)  # detached scalars, for the log
+    terms: Mapping[str, Tensor] = field(default_factory=dict)  # detached scalars, for logging
     metrics: Mapping[str, Metric] = field(default_factory=dict)
 
 
 def evaluate_loss(loss: PolicyLoss, batch: LossBatch, weights: Tensor, token_share: Tensor | float) -> LossOutput:
     """The loss of one micro-batch.
 
-    A micro-batch without a valid token contributes exactly zero, with a zero gradient to ``batch.log_probs``: every
-    rank can run the same number of backward passes.
+    A micro-batch without a valid token contributes exactly zero, with a zero gradient to ``batch.log_probs``, so that
+    every rank can run the same number of backward passes.
 
     Args:
-        loss: in either form.
-        batch: the micro-batch, with what the loss declares.
+        loss: in token or scalar form.
+        batch: the micro-batch, with the inputs that the loss declares.
         weights: float [B, T] from ``token_weights``, for the token form.
         token_share: valid tokens of this micro-batch / of the minibatch of all ranks, for the scalar form.
 
     Raises:
-        ConformanceError: the loss returned anything but one value for each token.
+        ConformanceError: the loss did not return one value per token.
     """
     if is_scalar_form(type(loss)):
         total = _scalar_share(loss, batch, token_share)
-        return LossOutput(total=total, metrics=_learning(total, batch))
+        return LossOutput(total=total, metrics=_effective_tokens(total, batch))
     output = loss.token_losses(batch)
     _check_shapes(loss, output, batch.mask)
     total = weighted_sum(output.values, weights, batch.mask)
@@ -48,21 +48,21 @@ def evaluate_loss(loss: PolicyLoss, batch: LossBatch, weights: Tensor, token_sha
     return LossOutput(
         total=total,
         terms={name: term.detach() for name, term in terms.items()},
-        metrics={**output.metrics, **norms, **_learning(total, batch)},
+        metrics={**output.metrics, **norms, **_effective_tokens(total, batch)},
     )
 
 
 def _check_shapes(loss: PolicyLoss, output: TokenLosses, mask: Tensor) -> None:
     for what, values in {"values": output.values, **output.terms}.items():
-        if values.shape != mask.shape:  # it would broadcast, or fail far from here
+        if values.shape != mask.shape:  # it would broadcast, or fail later with an unrelated error
             raise ConformanceError(
                 f"the loss {loss.name or type(loss).__name__} returned {what} of shape {list(values.shape)} for a "
-                f"batch of {list(mask.shape)}: it must return one for each token"
+                f"batch of {list(mask.shape)}: return one value per token"
             )
 
 
-def _learning(total: Tensor, batch: LossBatch) -> dict[str, Metric]:
-    """``effective_tokens``: the share of tokens that learn, because the loss has a gradient to their log-prob."""
+def _effective_tokens(total: Tensor, batch: LossBatch) -> dict[str, Metric]:
+    """``effective_tokens``: the fraction of tokens whose log-prob gets a non-zero gradient."""
     if not total.requires_grad or not batch.log_probs.requires_grad:
         return {}
     (gradient,) = torch.autograd.grad(
@@ -72,9 +72,9 @@ def _learning(total: Tensor, batch: LossBatch) -> dict[str, Metric]:
 
 
 def _gradient_norm(term: Tensor, batch: LossBatch, token_share: Tensor | float) -> Metric:
-    """How hard a term pulls: the norm of its gradient to the log-probs and the entropy of all tokens.
+    """The norm of a term's gradient with respect to the log-probs and the entropy of all tokens.
 
-    Not to the parameters of the model, which would cost a backward pass through the model for each term.
+    The gradient with respect to the model's parameters would take one backward pass through the model per term.
     """
     leaves = [tensor for tensor in batch.differentiable if tensor.requires_grad]
     if not term.requires_grad or not leaves:
@@ -84,14 +84,14 @@ def _gradient_norm(term: Tensor, batch: LossBatch, token_share: Tensor | float) 
 
 
 def _scalar_share(loss: PolicyLoss, batch: LossBatch, token_share: Tensor | float) -> Tensor:
-    # Without a token, a mean over tokens is 0 / 0. The token form needs no such care: what is masked never counts.
+    # Without a token, a mean over tokens is 0 / 0. The token form needs no guard: masked values never count.
     if not batch.mask.any():
         return batch.log_probs.sum() * 0.0
     return scalar_loss(loss, batch) * token_share
 
 
 def scalar_loss(loss: PolicyLoss, batch: LossBatch) -> Tensor:
-    """Call the scalar form: the four documented arguments by position, every other declared input by keyword."""
+    """Call the scalar form: the four documented arguments by position, other declared inputs by keyword."""
     old_log_probs = batch.old_log_probs if Need.OLD_LOG_PROBS in batch.needs else None
     others: dict[str, Any] = {
         need.value: getattr(batch, need.value) for need in sorted(batch.needs - {Need.OLD_LOG_PROBS})
@@ -100,10 +100,10 @@ def scalar_loss(loss: PolicyLoss, batch: LossBatch) -> Tensor:
 
 
 def rows_of(prepared: Mapping[str, Tensor], rows: Tensor, minibatch_size: int, width: int) -> dict[str, Tensor]:
-    """The part of what ``prepare`` returned that belongs to a micro-batch.
+    """A micro-batch's part of the tensors that ``prepare`` returned.
 
     A tensor with one row for each sequence of the minibatch is cut to these rows, and to ``width`` columns if it has
-    columns; any other tensor is passed on whole.
+    columns; any other tensor is passed unchanged.
     """
     part = {}
     for name, tensor in prepared.items():

@@ -10,16 +10,18 @@ from torch import Tensor
 
 Kind = Literal["mean", "max", "min", "norm"]
 
-TRAINERS_OWN = frozenset({"step", "time", "kind", "final", "tokens", "tokens_per_second", "grad_norm", "learning_rate"})
-"""Names of what a trainer logs itself beside the metrics of a loss."""
+RESERVED_METRIC_NAMES = frozenset(
+    {"step", "time", "kind", "final", "tokens", "tokens_per_second", "grad_norm", "learning_rate"}
+)
+"""Names that the trainer logs in addition to the metrics of a loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
     """A mean as total and count, an extreme, or a norm. Both tensors are detached scalars.
 
-    The trainer adds totals and counts, or takes the extreme of extremes, over micro-batches and ranks: a loss must
-    never average by itself.
+    The trainer adds totals and counts, or takes the extreme of extremes, over micro-batches and ranks, so a
+    loss must never average metrics itself.
     """
 
     kind: Kind
@@ -44,15 +46,15 @@ class Metric:
 
     @classmethod
     def norm(cls, values: Tensor, share: Tensor | float) -> "Metric":
-        """Euclidean norm of values, of which this micro-batch has a part; its tokens are this share of all tokens.
+        """Euclidean norm of values split over micro-batches; ``share`` is this one's share of all tokens.
 
-        Of several optimizer steps it is the root mean square of their norms.
+        Merged over several optimizer steps, it is the root mean square of their norms.
         """
         total = values.detach().to(torch.float32).square().sum()
         return cls(kind="norm", total=total, count=torch.as_tensor(share, device=total.device))
 
     def result(self) -> float:
-        """The statistic; NaN where nothing was counted. Synchronises with the device: call it when logging."""
+        """The statistic; NaN if nothing was counted. Synchronises with the device: call it when logging."""
         if not self.count:
             return float("nan")
         if self.kind == "norm":
@@ -64,12 +66,12 @@ def merge(metrics: Iterable[Metric]) -> Metric:
     """The statistic of the union of disjoint batches.
 
     Raises:
-        ValueError: there is none, or their kinds differ.
+        ValueError: there are no metrics, or their kinds differ.
     """
     parts = list(metrics)
     kinds = {part.kind for part in parts}
     if len(kinds) != 1:
-        raise ValueError(f"cannot merge metrics of kinds {sorted(kinds)}: give one metric name one kind")
+        raise ValueError(f"cannot merge metrics of kinds {sorted(kinds)}: use one kind per metric name")
     totals, counts = torch.stack([part.total for part in parts]), torch.stack([part.count for part in parts])
     kind = kinds.pop()
     total = totals.amax() if kind == "max" else totals.amin() if kind == "min" else totals.sum()
@@ -78,5 +80,5 @@ def merge(metrics: Iterable[Metric]) -> Metric:
 
 def _filled(values: Tensor, mask: Tensor, fill: float) -> Tensor:
     filled = torch.where(mask, values.detach().to(torch.float32), fill)
-    # amax of an empty tensor is an error; one neutral element more never changes an extreme.
+    # amax of an empty tensor is an error; an extra neutral element never changes an extreme.
     return torch.cat([filled.flatten(), filled.new_full((1,), fill)])

@@ -1,4 +1,4 @@
-"""What a policy loss is: the contract between a loss and whoever trains with it.
+"""The contract between a policy loss and a trainer.
 
 Shapes: B sequences, T response tokens, right padded. Index t of every per-token tensor describes response token t.
 """
@@ -22,7 +22,7 @@ LOSS_API_VERSION = 1
 
 
 class Need(StrEnum):
-    """An input that costs something to compute; a loss gets it only if it declares it."""
+    """An input that takes extra computation; a loss gets it only if it declares it."""
 
     OLD_LOG_PROBS = "old_log_probs"
     """float [B, T], under the policy before this batch's first update."""
@@ -37,9 +37,9 @@ class Need(StrEnum):
 
 
 class LossBatch:
-    """One micro-batch as a loss sees it: floats where the mask is True, zeros elsewhere.
+    """One micro-batch as a loss sees it: values where the mask is True, zeros elsewhere.
 
-    Reading an input that the loss did not declare in ``needs`` is an error. ``prepared`` holds what the loss's own
+    Reading an input that the loss did not declare in ``needs`` is an error. ``prepared`` holds what the loss's
     ``prepare`` returned for the minibatch.
     """
 
@@ -59,29 +59,29 @@ class LossBatch:
         Args:
             log_probs: float [B, T] of the sampled tokens under the policy in training; carries gradient.
             advantages: float [B, T].
-            mask: bool [B, T], True where the policy chose the token.
-            inputs: what was computed; only what ``needs`` names can be read.
-            needs: what the loss declared.
+            mask: bool [B, T], True where the policy generated the token.
+            inputs: the computed inputs; the loss can read only those in ``needs``.
+            needs: the inputs that the loss declared.
             prepared: tensors from ``PolicyLoss.prepare``.
             step: the number of the optimizer step.
 
         Raises:
             ValueError: a shape differs from that of log_probs, or the mask is not bool.
-            MissingInputError: a declared input was not given.
+            MissingInputError: a declared input is missing.
         """
         if mask.dtype != torch.bool:
             raise ValueError(f"mask must be a bool tensor, got {mask.dtype}: pass mask.bool()")
         given = {need: value for need, value in (inputs or {}).items() if value is not None}
         tensors = {"advantages": advantages, "mask": mask} | {n.value: t for n, t in given.items() if n != Need.GROUPS}
         for name, tensor in tensors.items():
-            # [B] against [B, T] would broadcast without a word.
+            # [B] against [B, T] would broadcast silently.
             if tensor.shape != log_probs.shape:
                 raise ValueError(f"{name} has shape {list(tensor.shape)}, log_probs has {list(log_probs.shape)}")
         for need in sorted(needs - given.keys()):
             raise MissingInputError(need.value)
         self.mask = mask
         self.log_probs = torch.where(mask, log_probs, 0.0)
-        # Only the policy in training learns: log_probs and its entropy carry gradient, all else is detached.
+        # Only the policy in training learns: log_probs and entropy carry gradient, everything else is detached.
         self.advantages = torch.where(mask, advantages.detach(), 0.0)
         self.needs = needs
         self.prepared: Mapping[str, Tensor] = prepared or {}
@@ -111,12 +111,12 @@ class LossBatch:
 
     @property
     def differentiable(self) -> tuple[Tensor, ...]:
-        """What carries gradient to the model: the log-probs, and the entropy where it was computed."""
+        """The tensors that carry gradient to the model: the log-probs, and the entropy if it was computed."""
         entropy = self._inputs.get(Need.ENTROPY)
         return (self.log_probs,) if entropy is None else (self.log_probs, entropy)
 
     def view(self, needs: frozenset[Need], prepared: Mapping[str, Tensor]) -> "LossBatch":
-        """The same micro-batch for a part of a composed loss, which has needs and prepared tensors of its own."""
+        """The same micro-batch for one part of a composed loss, with that part's needs and prepared tensors."""
         part = copy(self)
         part.needs, part.prepared = needs, prepared
         return part
@@ -136,10 +136,10 @@ def _filled(need: Need, tensor: Tensor, mask: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenLosses:
-    """What a loss returns: the loss of every token, not masked, not weighted, not reduced."""
+    """The result of a loss: one loss per token, not masked, not weighted, not reduced."""
 
     values: Tensor  # float [B, T]; carries gradient
-    terms: Mapping[str, Tensor] = field(default_factory=dict)  # float [B, T] parts of values, for the log only
+    terms: Mapping[str, Tensor] = field(default_factory=dict)  # float [B, T] parts of values, for logging only
     metrics: Mapping[str, Metric] = field(default_factory=dict)
 
 
@@ -147,8 +147,8 @@ class PolicyLoss(ABC):
     """A policy loss: pure maths on tensors, minimised. It never sees the model and owns no parameters.
 
     A subclass declares ``name``, ``Params``, ``api_version``, ``semantics_version`` and ``reference`` and overrides
-    ``token_losses``. A subclass may instead override ``compute_loss`` alone (the scalar form): it trains too, and its
-    scalar is weighted by its share of the valid tokens, which is exact for token means.
+    ``token_losses``. A subclass may instead override only ``compute_loss`` (the scalar form): the trainer
+    weights its scalar by the micro-batch's share of the valid tokens, which is exact for token means.
     """
 
     name: ClassVar[str] = ""
@@ -157,60 +157,60 @@ class PolicyLoss(ABC):
     api_version: ClassVar[int]
     """The version of this contract that the loss is written for. Declared in the class itself, never inherited."""
     semantics_version: ClassVar[int]
-    """Goes up when the numbers change."""
+    """Increases when the loss computes different numbers."""
     reference: ClassVar[str] = ""
     """Paper and equation."""
     default_reduction: ClassVar[LossReduction] = "token_mean"
-    """The paper's own reduction; ``trainer.algorithm.loss_reduction`` overrides it."""
+    """The paper's reduction; ``trainer.algorithm.loss_reduction`` overrides it."""
     ignores_advantages: ClassVar[bool] = False
-    """A supervised loss says so; of any other, the conformance rules demand that the advantage steers the gradient."""
+    """True for a supervised loss; for any other, the conformance rules require that advantages affect the gradient."""
 
     params: Any = OpenLossParams()
-    """An instance of ``Params``; empty for a class whose own ``__init__`` keeps its parameters elsewhere."""
+    """An instance of ``Params``; empty if the class overrides ``__init__`` and keeps its parameters elsewhere."""
 
     def __init__(self, params: LossParams) -> None:
         self.params = params
 
     @classmethod
     def needs(cls, params: Any) -> frozenset[Need]:  # noqa: ARG003 - subclasses decide by their parameters
-        """The inputs that the loss reads under these parameters; the trainer computes exactly these."""
+        """The inputs that the loss reads with these parameters; the trainer computes exactly these."""
         return frozenset({Need.OLD_LOG_PROBS})
 
     def prepare(self, minibatch: LossBatch) -> dict[str, Tensor]:  # noqa: ARG002 - most losses need nothing
-        """Once per optimizer step, before its micro-batches: statistics of the minibatch of all ranks, detached.
+        """Detached statistics of the minibatch of all ranks, computed once per optimizer step.
 
-        What it returns is ``batch.prepared`` in every ``token_losses`` call of the step.
+        It runs before the micro-batches; the result is ``batch.prepared`` in every ``token_losses`` call of the step.
         """
         return {}
 
     @property
     def adapts(self) -> bool:
-        """Whether ``after_step`` does anything: if not, the metrics of single optimizer steps need not be merged."""
+        """Whether the class overrides ``after_step``; if not, metrics need not be merged after each step."""
         return type(self).after_step is not PolicyLoss.after_step
 
     def after_step(self, metrics: Mapping[str, float]) -> None:  # noqa: B027 - most losses do nothing here
-        """Once after each optimizer step: what the loss logged, merged over the micro-batches of all ranks.
+        """Adapt to what the loss logged in an optimizer step, merged over all micro-batches and ranks.
 
-        For a loss that adapts a coefficient. ``metrics`` has every metric and every term under its name, the same
-        numbers on all ranks. What changes here belongs in ``state_dict``.
+        Called once after each optimizer step, for losses that adapt a coefficient. ``metrics`` has every metric and
+        every term under its name, the same numbers on all ranks. Anything changed here belongs in ``state_dict``.
         """
 
     def state_dict(self) -> dict[str, float]:
-        """What ``after_step`` has changed: numbers that JSON keeps exactly. They are saved with every checkpoint."""
+        """The numbers that ``after_step`` has changed, saved exactly, as JSON, with every checkpoint."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Go on from what ``state_dict`` returned, also after a schedule has changed the parameters.
+        """Resume from what ``state_dict`` returned, also after a schedule has changed the parameters.
 
         Raises:
-            ValueError: the state is that of another loss.
+            ValueError: the state belongs to another loss.
         """
         if state:
             raise ValueError(f"{type(self).__name__} keeps no state, but was given {', '.join(sorted(state))}")
 
     @classmethod
     def components(cls, params: Any) -> tuple[tuple[str, Mapping[str, Any]], ...]:  # noqa: ARG003 - for composed losses
-        """The losses that this one is composed of, each as reference and parameters: they belong to its identity."""
+        """The spec and parameters of each loss that this one combines; they are part of its identity."""
         return ()
 
     def token_losses(self, batch: LossBatch) -> TokenLosses:
@@ -232,11 +232,11 @@ class PolicyLoss(ABC):
         groups: Tensor | None = None,
         step: int = 0,
     ) -> Tensor:
-        """The scalar loss of one whole batch, for use without the trainer: [B, T] each, float32 or float64.
+        """The scalar loss of one complete batch, for use without the trainer: [B, T] each, float32 or float64.
 
         Raises:
             ValueError: shapes or dtypes do not fit.
-            MissingInputError: the loss declares an input that was not given.
+            MissingInputError: the caller did not pass an input that the loss declares.
         """
         mask = masks.bool()
         batch = LossBatch(
@@ -267,5 +267,5 @@ class PolicyLoss(ABC):
 
 
 def is_scalar_form(loss: type[PolicyLoss]) -> bool:
-    """Whether the class overrides ``compute_loss`` alone, so that only a reduced scalar can be had from it."""
+    """Whether the class overrides only ``compute_loss``, so that it can return nothing but a scalar."""
     return loss.token_losses is PolicyLoss.token_losses

@@ -1,7 +1,7 @@
-"""Turns per-token values into one scalar. The only place that masks, weights and averages.
+"""The reduction of per-token values to one scalar: the only place that masks, weights and averages.
 
 Shapes: B sequences, T response tokens. The weights of a batch sum to 1 over all micro-batches and ranks (for the
-``*_sum`` reductions: to the mean length), so that partial sums simply add up.
+``*_sum`` reductions: to the mean length), so that partial sums add up.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ LOSS_REDUCTIONS: tuple[str, ...] = get_args(LossReduction)
 
 @dataclass(frozen=True, kw_only=True)
 class BatchCounts:
-    """What the denominators are made of, counted over the whole minibatch of all ranks."""
+    """The counts behind the denominators, over the entire minibatch of all ranks."""
 
     tokens: Tensor  # scalar float: unmasked tokens
     sequences: Tensor  # scalar float: sequences with at least one unmasked token
@@ -30,7 +30,7 @@ class BatchCounts:
 
 
 def count_batch(mask: Tensor, groups: Tensor | None = None, *, num_groups: int | None = None) -> BatchCounts:
-    """Counts of this batch alone: mask bool [B, T], groups int64 [B] in 0..num_groups-1.
+    """The counts of one batch: mask bool [B, T], groups int64 [B] in 0..num_groups-1.
 
     Counts of several batches add up, field by field, if all use the same ``num_groups``.
     """
@@ -55,15 +55,15 @@ def token_weights(
 
     ``token_mean``: 1 / tokens. ``sequence_mean``: 1 / (length · sequences). ``sequence_sum``: 1 / sequences.
     ``sequence_sum_norm``: 1 / (sequences · max_length), Dr.GRPO (arXiv 2503.20783). ``prompt_mean``: 1 / (tokens of the
-    group · groups), DAPO (arXiv 2503.14476) read per prompt. Sequences without a token count nowhere.
+    group · groups), DAPO (arXiv 2503.14476) read per prompt. Sequences without a token do not count.
 
     Args:
-        counts: of the whole minibatch, all micro-batches and ranks included.
+        counts: of the entire minibatch, including all micro-batches and ranks.
         groups: int64 [B], for ``prompt_mean``.
         max_length: L, for ``sequence_sum_norm``.
 
     Raises:
-        ValueError: the reduction is unknown, or what it divides by is missing.
+        ValueError: the reduction is unknown, or an input that it needs is missing.
     """
     per_sequence = _sequence_weights(mask, reduction, counts, groups, max_length)
     return torch.where(mask, per_sequence.unsqueeze(-1), 0.0).to(dtype)
@@ -86,12 +86,12 @@ def _sequence_weights(
         return per_sequence.expand_as(lengths) / max_length
     if reduction == "prompt_mean":
         if groups is None:
-            raise ValueError("loss_reduction 'prompt_mean' averages within groups: give groups [B]")
+            raise ValueError("loss_reduction 'prompt_mean' averages within groups: pass groups [B]")
         return 1 / (counts.group_tokens[groups].clamp(min=1) * counts.groups.clamp(min=1))
     raise ValueError(f"unknown loss_reduction {reduction!r}; known: {', '.join(LOSS_REDUCTIONS)}")
 
 
 def weighted_sum(values: Tensor, weights: Tensor, mask: Tensor) -> Tensor:
-    """Scalar sum of values · weights where mask is True; all [B, T]. Masked values never count, not even NaN."""
+    """Scalar sum of values · weights where mask is True; all [B, T]. Masked NaNs do not count."""
     # where, not values * mask: 0 * NaN is NaN.
     return (torch.where(mask, values, 0.0) * weights).sum()

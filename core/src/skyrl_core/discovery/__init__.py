@@ -1,9 +1,9 @@
-"""Plugins found in installed metadata, without importing any of them. Imports no torch.
+"""Finds plugins in installed metadata, without importing any plugin. Imports no torch.
 
 Decisions:
 
 - Metadata is read through importlib-metadata, never through the standard library's copy: the behaviour is the same on
-  every Python, it has `Distribution.origin`, which Python has only from 3.13 on, and it is imported in half the time.
+  every Python, it has `Distribution.origin`, which Python has only since 3.13, and it imports in half the time.
   Two metadata libraries in one process would raise two sets of exceptions.
 - Entry points and headers are parsed here, line by line. `Distribution.entry_points` raises on a damaged file that a
   listing must show as a row, and `Distribution.metadata` drops every header after a malformed one.
@@ -11,7 +11,7 @@ Decisions:
   `packaging.utils` takes 10 to 20 ms, up to a third of the time of a listing.
 - A plugin's description is the first line of its module's docstring, read as text. Listing 300 losses therefore
   imports none of them, and a broken one cannot break the list.
-- Two distributions that claim one name are both shown, and the bare name is refused. Picking one would make a run
+- Two distributions that claim one name are both shown, and the bare name is rejected. Picking one would make a run
   depend on the order of installation.
 """
 

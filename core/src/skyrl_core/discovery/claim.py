@@ -1,4 +1,4 @@
-"""One distribution's claim to the name of a plugin, and what is wrong with it."""
+"""A distribution's claim to a plugin name, and the defects that make it unusable."""
 
 import re
 import sys
@@ -22,7 +22,7 @@ _VALUE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
 class Claim(NamedTuple):
-    """One distribution's claim to one name."""
+    """A distribution's claim to a plugin name."""
 
     name: str
     value: str
@@ -31,7 +31,7 @@ class Claim(NamedTuple):
     version: str
     status: Status
     reason: str
-    """Why the status is not ok; empty when it is."""
+    """Why the status is not ok; empty if it is ok."""
     summary: str
 
     @property
@@ -44,20 +44,20 @@ class Claim(NamedTuple):
 
     @property
     def competes(self) -> bool:
-        """Whether it keeps others from having the name.
+        """Whether it conflicts with other claims to the name.
 
-        A well-formed claim counts although its code is missing: repairing an install must not change what a name means.
+        A well-formed claim counts even if its code is missing: repairing an install must not change what a name means.
         """
         well_formed = is_name(self.name) and (is_value(self.value) or self.distribution == SCRIPT)
         return well_formed and self.status != "denied" and self.distribution != UNNAMED
 
     @property
     def origin(self) -> Origin | None:
-        """Where its distribution was installed from; None if that is a package index, this process, or unknown."""
+        """Where its distribution was installed from; None for an index, this process, or if unknown."""
         return None if self.distribution == SCRIPT else origin_of(self.distribution)
 
     def record(self) -> dict[str, Any]:
-        """Every field, and the origin, as JSON has them."""
+        """Every field and the origin, as JSON values."""
         origin = self.origin
         return self._asdict() | {"origin": origin._asdict() if origin else None}
 
@@ -71,12 +71,12 @@ def owner(claim: Claim) -> str:
 
 
 def qualified(claim: Claim) -> str:
-    """The reference that means this claim alone: ``distribution:name``."""
+    """The spec that means only this claim: ``distribution:name``."""
     return f"{claim.distribution}:{claim.name}"
 
 
 def is_name(text: str) -> bool:
-    """Whether a plugin can go by this name."""
+    """Whether this is a valid plugin name."""
     return _NAME.fullmatch(text) is not None
 
 
@@ -86,7 +86,7 @@ def is_value(text: str) -> bool:
 
 
 def defect(distribution: InstalledDistribution, declaration: Declaration) -> str:
-    """What makes a declaration unusable, and what to do about it; empty when nothing does. Imports nothing."""
+    """Why a declaration is unusable, and how to fix it; empty if it is usable. Imports nothing."""
     name, value = declaration.name, declaration.value
     if distribution.problem:
         return distribution.problem
@@ -104,24 +104,24 @@ def defect(distribution: InstalledDistribution, declaration: Declaration) -> str
 
 
 def repair(name: str) -> str:
-    """What to do about the damaged install of a distribution."""
-    return poison() or _reinstall(name)
+    """How to repair the damaged install of a distribution."""
+    return broken_entry_points() or _reinstall(name)
 
 
-def poison() -> str:
-    """What keeps every import that looks for plugins from working, and what to do; empty when nothing does."""
+def broken_entry_points() -> str:
+    """Why every import that reads entry points fails, and how to fix it; empty if none does."""
     folders = unreadable_entry_points()
     if not folders:
         return ""
     return (
         f"repair or delete {' and '.join(folders)}: Python cannot read the entry_points.txt there, which is not UTF-8 "
-        f"or has a line without `=`, and so whatever looks for plugins fails, `import torch` for one"
+        f"or has a line without `=`, so everything that reads entry points fails, including `import torch`"
     )
 
 
 def _reinstall(name: str) -> str:
     pip = f"{sys.executable} -m pip"
-    # An index may have a stranger's package under the name of one that never came from there.
+    # If it never came from an index, the index may have an unrelated package under its name.
     if origin := origin_of(name):
-        return f"it was installed from {origin}: install it again from where it is now, or {pip} uninstall {name}"
+        return f"it was installed from {origin}: reinstall it from its current location, or {pip} uninstall {name}"
     return f"{pip} install --force-reinstall {name}"

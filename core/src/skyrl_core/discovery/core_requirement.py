@@ -1,17 +1,17 @@
-"""Whether a distribution's requirement on skyrl-core is met, which an install with --no-deps does not check.
+"""Checks requirements on skyrl-core, which `pip install --no-deps` does not.
 
-Judges version bounds only; a requirement with a marker, an address or bad syntax counts as met, and pip checks it.
+Judges version bounds only; a requirement with a marker, a URL or bad syntax counts as met, and pip checks it.
 """
 
 import re
 from collections.abc import Iterable
 
-# packaging.requirements would parse this too, but its import takes 20 ms, a third of the time of a listing.
+# packaging.requirements would parse this too, but importing it takes 20 ms, a third of a listing's time.
 _REQUIREMENT = re.compile(r"\s*skyrl[-_.]+core\s*(?:\[[^\]]*\])?\s*\(?(?P<bounds>[^;@()\[\]]*)\)?\s*", re.IGNORECASE)
 
 
 def unmet_core_requirement(requirements: Iterable[str], installed: str) -> str:
-    """The bounds on skyrl-core that the installed version does not meet, such as ``>=0.2``; empty when all are met."""
+    """The bounds on skyrl-core that the installed version does not meet, such as ``>=0.2``; or empty."""
     for requirement in requirements:
         match = _REQUIREMENT.fullmatch(requirement)
         if match and not _is_met(match["bounds"], installed):

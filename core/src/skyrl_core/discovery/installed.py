@@ -1,6 +1,6 @@
-"""What the installed distributions declare for skyrl, read from their metadata as text: nothing is imported.
+"""The skyrl declarations of installed distributions, read from metadata as text without any import.
 
-Metadata is written by strangers. What comes out of here is short, printable, and never an exception.
+Metadata is untrusted: whatever it contains, results are short and printable, and nothing raises.
 """
 
 import os
@@ -18,20 +18,20 @@ from skyrl_core.discovery.printable_text import printable, shortened
 
 UNNAMED = "?"
 SCRIPT = "script"
-"""Stands for the distribution of a plugin that was registered in this process."""
+"""The distribution name of plugins that are registered in this process."""
 
 MAX_DECLARATIONS = 500
-"""A distribution that declares more is broken, and one row says so: nobody writes so many, and a listing must end."""
+"""A distribution that declares more is listed as one broken row: no real package does, and a listing must end."""
 MAX_DISTRIBUTION_NAME = 128
 MAX_NAME = 64
 MAX_VALUE = 200
 _MAX_LINE = 2000
-# As PyPI takes them. A command that a message suggests holds the name, so it must hold nothing for the shell to read.
+# The rule of PyPI. Messages suggest commands that contain the name, so it must not contain shell syntax.
 _DISTRIBUTION_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 
 class Declaration(NamedTuple):
-    """One line of an ``entry_points.txt``, as it stands there."""
+    """One line of an ``entry_points.txt``, as written there."""
 
     group: str
     name: str
@@ -48,11 +48,11 @@ class InstalledDistribution(NamedTuple):
     folder: str
     declarations: tuple[Declaration, ...]
     problem: str
-    """Why its metadata cannot be trusted; empty when it can."""
+    """Why its metadata cannot be trusted; empty if it can."""
 
 
 def fold(name: str) -> str:
-    """The form in which names of distributions are compared (PEP 503)."""
+    """The normalized name of a distribution, for comparisons (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
@@ -68,13 +68,13 @@ def is_installed(distribution: str) -> bool:
 def unreadable_entry_points() -> list[str]:
     """The dist-info folders whose entry points Python cannot parse.
 
-    Whatever asks it for plugins fails on them, whoever they belong to: ``import torch`` and pydantic do.
+    Everything that reads entry points fails on these, whichever package they belong to, even ``import torch``.
     """
     return [printable(_info(each)) for each in metadata.Distribution.discover() if not _is_readable(each)]
 
 
 def installed_distributions() -> tuple[InstalledDistribution, ...]:
-    """Every distribution that declares a plugin. One scan per process, and one more after each install or uninstall."""
+    """Every distribution that declares a plugin, scanned once and after each install or uninstall."""
     return _scan(_path_state())
 
 
@@ -85,7 +85,7 @@ def _path_state() -> tuple[tuple[str, int], ...]:
         try:
             state.append((folder, os.stat(folder or os.curdir).st_mtime_ns))
         except OSError:
-            continue  # the import system also ignores what is not there
+            continue  # the import system also ignores missing folders
     return tuple(state)
 
 
@@ -104,8 +104,8 @@ def _scan(path_state: tuple[tuple[str, int], ...]) -> tuple[InstalledDistributio
             unnamed.append(this)
             continue
         first = found.setdefault(fold(this.name), this)
-        # Elsewhere on the path the first one wins, as it does for imports (a venv over system packages, lib and lib64).
-        # In one folder nothing decides: an upgrade was interrupted.
+        # In different folders the first one wins, as for imports (a venv over system packages, lib and lib64).
+        # Two in one folder are left from an interrupted upgrade, and nothing tells which one is right.
         if first.folder == this.folder and (first.version, first.declarations) != (this.version, this.declarations):
             copies = " and ".join(sorted(f"{each.name} {each.version or '(no version)'}" for each in (first, this)))
             problem = f"{copies} are both in {this.folder} (an interrupted upgrade?): uninstall both, install one"
@@ -131,12 +131,12 @@ def _describe(distribution: metadata.Distribution, declarations: tuple[Declarati
 
 def _problem(distribution: metadata.Distribution, name: str, text: str, declared: int) -> str:
     if name == UNNAMED:
-        lack = "names no distribution in its METADATA" if text else "has no METADATA"
+        lack = "has no name in its METADATA" if text else "has no METADATA"
         where = printable(_info(distribution))
-        return f"{where} {lack} (an interrupted install or uninstall?): delete that folder, and install it again"
+        return f"{where} {lack} (an interrupted install or uninstall?): delete that folder and reinstall the package"
     if not _is_distribution_name(name):
         shown = shortened(name, MAX_NAME)
-        return f"{shown!r} cannot be the name of a distribution that brings plugins: ask its author for another name"
+        return f"{shown!r} is not a valid name for a distribution with plugins: ask its author to rename it"
     if declared > MAX_DECLARATIONS:
         return f"it declares more than {MAX_DECLARATIONS} plugins: ask its author for fewer"
     if not _is_readable(distribution):
@@ -152,14 +152,14 @@ def _is_distribution_name(name: str) -> bool:
 
 
 def _info(distribution: metadata.Distribution) -> str:
-    # There is no public name for the folder that a distribution was read from.
+    # The folder that a distribution was read from has no public attribute.
     return str(getattr(distribution, "_path", distribution.locate_file("")))
 
 
 def _is_readable(distribution: metadata.Distribution) -> bool:
     try:
         return distribution.entry_points is not None
-    except Exception:  # noqa: BLE001 - what it raises is no part of its interface
+    except Exception:  # noqa: BLE001 - the exceptions that it raises are not documented
         return False
 
 
@@ -167,8 +167,8 @@ def _read(distribution: metadata.Distribution, file: str) -> str:
     try:
         return distribution.read_text(file) or ""
     except UnicodeDecodeError as error:
-        return error.object.decode(errors="replace")  # what can be read still counts; the rest is no valid name
-    except Exception:  # noqa: BLE001 - no metadata on the machine, be it in a damaged zip, may stop a listing
+        return error.object.decode(errors="replace")  # readable lines still count; the rest is not a valid name
+    except Exception:  # noqa: BLE001 - no metadata may stop a listing, not even a damaged zip
         return ""
 
 

@@ -1,4 +1,4 @@
-"""The source of a module, found and read without importing it or the packages that it is in."""
+"""Finds and reads the source of a module without importing it or its parent packages."""
 
 import ast
 import os
@@ -15,16 +15,16 @@ MAX_SOURCE_BYTES = 256 * 1024
 """A larger file is not read for its docstring."""
 
 HEAD_BYTES = 4096
-"""What is read of a file whose docstring is plain."""
+"""How much of a file is read to find a plain docstring."""
 
-# Python 3.11 counts the depth of a syntax tree for all threads together, and so do its filters of warnings.
+# In Python 3.11 all threads share the depth counter of syntax trees; they also share the warning filters.
 _ONE_AT_A_TIME = Lock()
 
 
 def top_level_spec(module: str) -> ModuleSpec | None:
-    """The spec of the top-level package of a dotted name; None where it cannot be found.
+    """The spec of the top-level package of a dotted name; None if it cannot be found.
 
-    The spec of the dotted name itself would import its parents.
+    Finding the spec of the dotted name itself would import its parents.
     """
     try:
         return find_spec(module.partition(".")[0])
@@ -33,14 +33,14 @@ def top_level_spec(module: str) -> ModuleSpec | None:
 
 
 def source_file(module: str) -> Path | None:
-    """The ``.py`` file of a module; None where there is none on disk (missing, compiled, in a zip)."""
+    """The ``.py`` file of a module; None if there is none on disk (missing, compiled, in a zip)."""
     chain = _package_folders(module)
     if chain is None:
         return None
     name = module.rpartition(".")[2]
     for folder in chain[-1]:
         for file in (folder / "__init__.py", folder.parent / f"{name}.py"):
-            if os.path.isfile(file):  # Path.is_file raises where a folder may not be read
+            if os.path.isfile(file):  # Path.is_file raises if a folder may not be read
                 return file
     spec = top_level_spec(module)
     single = Path(spec.origin or "") if spec and "." not in module else Path()
@@ -48,7 +48,7 @@ def source_file(module: str) -> Path | None:
 
 
 def docstring_line(file: Path) -> str:
-    """First line of the module docstring; empty where there is none that can be read."""
+    """First line of the module docstring; empty if it has none or cannot be read."""
     if plain := _plain_docstring_line(file):
         return plain
     tree = _parse(file)
@@ -57,7 +57,7 @@ def docstring_line(file: Path) -> str:
 
 
 def class_constants(file: Path, name: str) -> dict[str, object]:
-    """The literals that a top-level class assigns in its body, by name: what can be said of it without importing it.
+    """The literals that a top-level class assigns in its body, by name, read without an import.
 
     Numbers, booleans, None, and text without control characters.
     """
@@ -74,17 +74,17 @@ def class_constants(file: Path, name: str) -> dict[str, object]:
 
 
 def package_sha256(module: str) -> str:
-    """SHA-256 over the relative paths and contents of all ``.py`` files of the package that holds the module.
+    """SHA-256 over the relative paths and contents of all ``.py`` files of the module's package.
 
-    The package is the outermost one with an ``__init__.py``, so that two distributions that share a namespace do not
-    mix; a module outside any package stands for itself.
+    The package is the outermost one with an ``__init__.py``, so that distributions that share a namespace stay
+    separate; for a module outside any package, its file is hashed.
 
     Raises:
         FileNotFoundError: the source is not on disk.
     """
     folder = next((f for level in _package_folders(module) or () for f in level if (f / "__init__.py").is_file()), None)
     if folder is not None:
-        # Not every match is a file: Emacs marks one that is being edited by a symbolic link to nowhere.
+        # Not every match is a file: Emacs marks a file that is being edited with a dangling symlink.
         files = (file for file in folder.rglob("*.py") if file.is_file())
         return files_sha256({file.relative_to(folder).as_posix(): file for file in files})
     file = source_file(module)
@@ -95,7 +95,7 @@ def package_sha256(module: str) -> str:
 
 def files_sha256(files: dict[str, Path]) -> str:
     """SHA-256 over files: names sorted, each followed by the SHA-256 of its content."""
-    import hashlib  # loads OpenSSL, which a listing need not pay for
+    import hashlib  # loads OpenSSL, which a listing does not need
 
     digest = hashlib.sha256()
     for name in sorted(files):
@@ -104,7 +104,7 @@ def files_sha256(files: dict[str, Path]) -> str:
 
 
 def _package_folders(module: str) -> list[list[Path]] | None:
-    """Where each level of a dotted name may be, from the top-level package down; None if that is missing."""
+    """The candidate folders of each level of a dotted name; None if the top-level package is missing."""
     spec = top_level_spec(module)
     if spec is None:
         return None
@@ -115,10 +115,10 @@ def _package_folders(module: str) -> list[list[Path]] | None:
 
 
 def _plain_docstring_line(file: Path) -> str:
-    """As most files have it, found without parsing them; empty where the docstring, if there is one, is less plain.
+    """The first docstring line, found without parsing the file; empty if the docstring is not plain.
 
-    Plain is a literal in three double quotes at the very beginning, of nothing but itself, without backslashes and
-    carriage returns, whose first line is ASCII.
+    Most are plain: a literal in three double quotes at the very beginning, followed by a line break, without
+    backslashes and carriage returns, whose first line is ASCII.
     """
     try:
         with file.open("rb") as stream:
@@ -126,10 +126,10 @@ def _plain_docstring_line(file: Path) -> str:
     except (OSError, ValueError):
         return ""
     _, _, rest = head.partition(b'"""')
-    docstring, closed, behind = rest.partition(b'"""')
-    alone = head.startswith(b'"""') and closed and behind[:1] == b"\n" and not set(docstring) & set(b"\\\r")
+    docstring, closed, after = rest.partition(b'"""')
+    plain = head.startswith(b'"""') and closed and after[:1] == b"\n" and not set(docstring) & set(b"\\\r")
     first = docstring.partition(b"\n")[0]
-    return first.decode().strip() if alone and first.isascii() and b"\0" not in head else ""
+    return first.decode().strip() if plain and first.isascii() and b"\0" not in head else ""
 
 
 def _parse(file: Path) -> ast.Module | None:
@@ -141,12 +141,12 @@ def _parse(file: Path) -> ast.Module | None:
 
 
 @lru_cache(maxsize=256)
-def _parsed(file: Path, changed: int, size: int) -> ast.Module | None:  # noqa: ARG001 - another time, another tree
+def _parsed(file: Path, changed: int, size: int) -> ast.Module | None:  # noqa: ARG001 - a part of the cache key
     if size > MAX_SOURCE_BYTES:
         return None
     try:
         with _ONE_AT_A_TIME, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an invalid escape in somebody's source is not news of ours
+            warnings.simplefilter("ignore")  # warnings about a plugin's source do not belong in a listing
             return ast.parse(file.read_bytes())
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
-        return None  # whatever is wrong with the file is said when the plugin is loaded
+        return None  # loading the plugin reports the fault

@@ -1,4 +1,4 @@
-"""Where a distribution was installed from: a folder, a commit or an address, as pip records it (PEP 610)."""
+"""Where a distribution was installed from: a folder, a commit or a URL, as pip records it (PEP 610)."""
 
 from typing import Any, NamedTuple
 
@@ -13,18 +13,18 @@ class Origin(NamedTuple):
 
     url: str
     editable: bool
-    """Whether the files of that folder are imported, so that an edit takes effect without another install."""
+    """Whether imports use the files of that folder, so that edits take effect without reinstalling."""
     vcs: str
     """Such as ``git``; empty for a folder or a file."""
     commit: str
 
     def __str__(self) -> str:
-        """As pip takes it."""
+        """As a requirement for pip."""
         return f"{self.vcs}+{self.url}@{self.commit}" if self.vcs else self.url
 
 
 def origin_of(distribution: str) -> Origin | None:
-    """Where a distribution was installed from; None if that is an index, unknown, or the distribution is missing."""
+    """Where a distribution was installed from; None for an index, if unknown, or if it is missing."""
     try:
         found: Any = importlib_metadata.distribution(distribution).origin
         vcs = getattr(found, "vcs_info", None)
@@ -34,5 +34,5 @@ def origin_of(distribution: str) -> Origin | None:
             vcs=shortened(vcs.vcs, MAX_NAME) if vcs else "",
             commit=shortened(vcs.commit_id, MAX_NAME) if vcs else "",
         )
-    except Exception:  # noqa: BLE001 - any content of direct_url.json; no metadata may stop a command
+    except Exception:  # noqa: BLE001 - direct_url.json may contain anything and must not stop a command
         return None

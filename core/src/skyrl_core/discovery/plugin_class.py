@@ -1,4 +1,4 @@
-"""From a claim to a class that is what it promises, and to an instance. Imports no torch."""
+"""Loads the class that a claim names, checks it and makes instances. Imports no torch."""
 
 import reprlib
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from skyrl_core.discovery.printable_text import shortened
 from skyrl_core.errors import PluginLoadError
 
 Plugin = TypeVar("Plugin", bound=Callable[..., Any])
-"""A class or a function, which a decorator gives back as it is."""
+"""A class or a function, which a decorator returns unchanged."""
 
 Base = TypeVar("Base")
 
@@ -34,7 +34,7 @@ def load_class(group: PluginGroup, claim: Claim, base: type[Base]) -> type[Base]
     """Import the class that a claim names.
 
     Raises:
-        PluginLoadError: its import fails, or it is no subclass of base.
+        PluginLoadError: its import fails, or it is not a subclass of base.
     """
     plugin = group.load_claim(claim)
     if isinstance(plugin, type) and issubclass(plugin, base):
@@ -43,7 +43,7 @@ def load_class(group: PluginGroup, claim: Claim, base: type[Base]) -> type[Base]
 
 
 def construct(subject: str, plugin: Callable[[Any], Base], params: Any) -> Base:
-    """Make an instance; ``subject`` is what the message calls the plugin.
+    """Make an instance; ``subject`` names the plugin in the message.
 
     Raises:
         PluginLoadError: its constructor fails.
@@ -56,5 +56,5 @@ def construct(subject: str, plugin: Callable[[Any], Base], params: Any) -> Base:
 
 
 def _shown(plugin: object) -> str:
-    # A plugin may be anything, and its repr may be long, steer the terminal, or fail.
+    # A plugin may be anything: its repr may be long, contain control characters, or fail.
     return shortened(reprlib.repr(plugin), MAX_SHOWN)

@@ -44,9 +44,9 @@ GROUPS = (
     COMMANDS,
     OBSERVERS,
 )
-"""Every group of plugins."""
+"""Every plugin group."""
 PARAMS_GROUPS = (POLICY_LOSS_PARAMS, ADVANTAGE_ESTIMATOR_PARAMS)
-"""Schemas of plugins, which have no rows of their own."""
+"""Groups of parameter schemas, which get no rows in a listing."""
 
 
 class _Registered(NamedTuple):
@@ -58,11 +58,11 @@ class _Registered(NamedTuple):
 class PluginGroup:
     """The plugins of one entry-point group, and those registered in this process.
 
-    A reference to a plugin is its name, or ``distribution:name`` where two distributions claim the name.
+    A spec is the name of a plugin, or ``distribution:name`` if two distributions claim the name.
     """
 
     def __init__(self, group: str, kind: str, *, params_group: str = "") -> None:
-        """``kind`` is what messages call a plugin; ``params_group`` is the sibling group of schemas, if any."""
+        """``kind`` is what messages call a plugin; ``params_group`` is the group of its schemas, if any."""
         self.group = group
         self.kind = kind
         self.params_group = params_group
@@ -72,7 +72,7 @@ class PluginGroup:
         """Add a plugin of this process. ``source`` is the class or function that the user wrote.
 
         Raises:
-            ValueError: the name is malformed, or taken by another source.
+            ValueError: the name is malformed, or registered for another source.
         """
         if not is_name(name):
             raise ValueError(f"{name!r} cannot be the name of a {self.kind}: {NAME_RULE}")
@@ -98,19 +98,19 @@ class PluginGroup:
                 competing[row.name].append(row)
         return [_marked(row, competing[row.name]) if row.competes else row for row in rows]
 
-    def find(self, reference: str, policy: PluginPolicy = ALLOW_ALL, *, rows: Sequence[Claim] | None = None) -> Claim:
-        """The one usable claim that a reference means, of these ``rows`` if they were read already. Imports nothing.
+    def find(self, spec: str, policy: PluginPolicy = ALLOW_ALL, *, rows: Sequence[Claim] | None = None) -> Claim:
+        """The usable claim that a spec means, among ``rows`` if they were already read. Imports nothing.
 
         Raises:
             UnknownPluginError: nothing has this name, or the policy allows a distribution that is not installed.
-            PluginConflictError: two distributions claim the name, or policy or version rules the plugin out.
+            PluginConflictError: two distributions claim the name, or the policy or a version excludes the plugin.
             PluginLoadError: its metadata or its package is broken.
         """
-        distribution, _, name = reference.rpartition(":")
+        distribution, _, name = spec.rpartition(":")
         rows = self.rows(policy) if rows is None else rows
         matches = [row for row in rows if row.name == name and fold(distribution) in ("", fold(row.distribution))]
         if not matches:
-            raise self._unknown(reference, rows)
+            raise self._unknown(spec, rows)
         competing = [row for row in matches if row.competes]
         if len(competing) > 1:
             raise PluginConflictError(
@@ -124,32 +124,32 @@ class PluginGroup:
             raise PluginConflictError(f"{self.kind} {claim} cannot be used: {claim.reason}")
         return claim
 
-    def load(self, reference: str, policy: PluginPolicy = ALLOW_ALL) -> object:
-        """Import the plugin that a reference means, and no other. Raises as ``find`` and ``load_claim``."""
-        return self.load_claim(self.find(reference, policy))
+    def load(self, spec: str, policy: PluginPolicy = ALLOW_ALL) -> object:
+        """Import the plugin that a spec means, and no other. Raises as ``find`` and ``load_claim``."""
+        return self.load_claim(self.find(spec, policy))
 
     def load_claim(self, claim: Claim) -> object:
         """Import what a claim from ``find`` names.
 
         Raises:
-            PluginLoadError: its import fails in whatever way, ``sys.exit`` included.
+            PluginLoadError: its import fails in any way, including ``sys.exit``.
         """
         if self.is_registered(claim):
             return self._registered[claim.name].plugin
         try:
-            with redirect_stdout(sys.stderr):  # what it prints must not mix with the output that a program reads
+            with redirect_stdout(sys.stderr):  # its prints must not mix with output for programs
                 return getattr(import_module(claim.module), claim.attribute)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # plugins call sys.exit at import
             raise PluginLoadError(
-                f"{self.kind} {claim} could not be imported from {claim.value}\n  {_in_a_line(error)}\n"
+                f"{self.kind} {claim} could not be imported from {claim.value}\n  {_one_line(error)}\n"
                 f"see the traceback: {sys.executable} -c 'import {claim.module}'\n"
                 f"repair it: {repair(claim.distribution)}"
             ) from error
 
     def schema(self, claim: Claim) -> object:
-        """The parameter schema of a plugin, imported without it; None if it declares none. Raises as ``load_claim``."""
+        """The schema of a plugin, imported without it; None if it declares none. Raises as ``load_claim``."""
         if self.is_registered(claim):
             return getattr(self._registered[claim.name].plugin, "Params", None)
         schemas = PluginGroup(self.params_group, f"parameter schema of {self.kind}")
@@ -160,7 +160,7 @@ class PluginGroup:
         return None
 
     def is_registered(self, claim: Claim) -> bool:
-        """Whether the claim is that of a plugin of this process."""
+        """Whether the claim belongs to a plugin registered in this process."""
         return claim.name in self._registered and self._registered[claim.name].claim == claim
 
     def source(self, name: str) -> object:
@@ -168,14 +168,14 @@ class PluginGroup:
         return self._registered[name].source
 
     def rows(self, policy: PluginPolicy = ALLOW_ALL) -> list[Claim]:
-        """The claims without the mark of a conflict, for ``find``; otherwise as ``claims``."""
+        """As ``claims``, but conflicts are not marked; for ``find``."""
         policy.check()
         distributions = installed_distributions()
         core = next((each.version for each in distributions if fold(each.name) == "skyrl-core"), "")
         rows = [registered.claim for registered in self._registered.values()]
         for distribution in distributions:
             mine = [declaration for declaration in distribution.declarations if declaration.group == self.group]
-            by_name = {declaration.name: declaration for declaration in reversed(mine)}  # twice the same name: one row
+            by_name = {declaration.name: declaration for declaration in reversed(mine)}  # one row per name
             rows += [self._claim(distribution, declaration, policy, core) for declaration in by_name.values()]
         return sorted(rows, key=lambda row: (row.name, fold(row.distribution), row.value))
 
@@ -198,7 +198,7 @@ class PluginGroup:
             return "broken", reason
         if core and (bounds := unmet_core_requirement(distribution.requirements, core)):
             upgrade = f"{sys.executable} -m pip install --upgrade {distribution.name} skyrl-core"
-            return "incompatible", f"it requires skyrl-core{bounds}, installed is {core}: {upgrade}"
+            return "incompatible", f"it requires skyrl-core{bounds}, but {core} is installed: {upgrade}"
         if not self.params_group:
             return "ok", ""
         wanted = (self.params_group, declaration.name)
@@ -209,13 +209,13 @@ class PluginGroup:
             return "broken", f"in {self.params_group}: {reason}"
         return "ok", ""
 
-    def _unknown(self, reference: str, rows: Sequence[Claim]) -> UnknownPluginError:
+    def _unknown(self, spec: str, rows: Sequence[Claim]) -> UnknownPluginError:
         usable = [row for row in rows if row.status in ("ok", "untyped")]
-        known = [qualified(row) if ":" in reference else row.name for row in usable]
+        known = [qualified(row) if ":" in spec else row.name for row in usable]
         return UnknownPluginError(
-            f"no {self.kind} is named {reference!r}{did_you_mean(reference, known)}\n"
+            f"no {self.kind} is named {spec!r}{did_you_mean(spec, known)}\n"
             f"available: {', '.join(dict.fromkeys(known)) or 'none'}\n"
-            f"to add the package that it is in: {sys.executable} -m pip install PACKAGE"
+            f"to install the package that provides it: {sys.executable} -m pip install PACKAGE"
         )
 
 
@@ -231,8 +231,8 @@ def _owners(claims: Iterable[Claim]) -> str:
     return " and ".join(map(owner, claims))
 
 
-def _in_a_line(error: BaseException) -> str:
-    from traceback import format_exception_only  # unlike str(), it survives an exception that cannot be printed
+def _one_line(error: BaseException) -> str:
+    from traceback import format_exception_only  # unlike str(), it survives an exception whose str() fails
 
     text = "".join(format_exception_only(error)).strip()
     if isinstance(error, SyntaxError):  # the lines before the last one show where it is

@@ -8,7 +8,7 @@ _JOINERS = "\u200c\u200d"
 
 
 def printable(text: str, *, escape: bool = False, lines: bool = False) -> str:
-    """The text without escape sequences and control characters, so that it cannot steer a terminal.
+    """The text without escape sequences and control characters, so that it cannot control a terminal.
 
     Args:
         text: from anywhere.
@@ -28,7 +28,7 @@ def printable(text: str, *, escape: bool = False, lines: bool = False) -> str:
 
 
 def shortened(text: str, cells: int, *, escape: bool = False) -> str:
-    """The printable text, cut with an ellipsis to so many terminal cells, so that it cannot push a table off screen."""
+    """The printable text, cut with an ellipsis to fit this many terminal cells, as in a table."""
     text = printable(text[:_MAX_CHARACTERS], escape=escape)
     if display_width(text) <= cells:
         return text

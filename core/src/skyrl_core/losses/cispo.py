@@ -1,13 +1,13 @@
 """CISPO: clips the importance weight, not the update, so that every token keeps a gradient.
 
 Loss of a token: -sg(clamp(r, 1 - clip_low, 1 + clip_high)) A log pi, with r = exp(log pi - log anchor) and sg the
-stop-gradient. Its value is not an objective; only its gradient means something. Reference: MiniMax-M1, arXiv
+stop-gradient. Its value is not an objective; only its gradient is meaningful. Reference: MiniMax-M1, arXiv
 2506.13585, eqs. 4 and 5.
 
-Here clip_low and clip_high are the offsets from 1 of the paper, as in SkyRL, verl, slime, NeMo-RL and AReaL. In TRL,
+Here clip_low and clip_high are the paper's offsets from 1, as in SkyRL, verl, slime, NeMo-RL and AReaL. In TRL,
 Liger and Tinker the numbers are the bounds themselves: their upper bound 5 is clip_high = 4. The paper sets no lower
-bound (clip_low = 1 here: a ratio is never below 0) and publishes no number for the upper one; the default interval
-[0, 5] is SkyRL's. PPO's 0.2 is no sensible value: it would clamp the weight of almost every token that has changed.
+bound (clip_low = 1 here: a ratio is never below 0) and publishes no value for the upper one; the default interval
+[0, 5] is SkyRL's. PPO's 0.2 is not a sensible value: it would clamp the weight of almost every token that has changed.
 """
 
 from typing import Any
@@ -36,7 +36,7 @@ class CispoLoss(PolicyLoss):
 
     @classmethod
     def needs(cls, params: Any) -> frozenset[Need]:
-        """The log-probs of the anchor alone."""
+        """Only the log-probs of the anchor."""
         return frozenset({Need.OLD_LOG_PROBS if params.anchor == "old" else Need.ROLLOUT_LOG_PROBS})
 
     def token_losses(self, batch: LossBatch) -> TokenLosses:

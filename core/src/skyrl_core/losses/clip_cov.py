@@ -1,13 +1,13 @@
-"""Clip-Cov: PPO's clip, and no gradient at a few tokens of high covariance, which would lower the entropy most.
+"""Clip-Cov: PPO's clip, and no gradient for a few high-covariance tokens that lower the entropy most.
 
 Loss of a token: -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A), and 0 at the chosen tokens. Candidates are the
-tokens that the clip leaves alone and whose covariance (log pi - mean) (A - mean) lies between clip_cov_lb and
-clip_cov_ub; of these, clip_cov_ratio times the number of all tokens are drawn at random. Reference: Clip-Cov, arXiv
-2505.22617, with the defaults and the at least one token of the authors' code.
+unclipped tokens whose covariance (log pi - mean) (A - mean) lies between clip_cov_lb and
+clip_cov_ub; of these, clip_cov_ratio times the number of all tokens are chosen at random. Reference: Clip-Cov, arXiv
+2505.22617, with the defaults and the minimum of one token of the authors' code.
 
-Means, number and draw are of the whole minibatch of all ranks, made once in ``prepare``. The draw is seeded by the
-number of the optimizer step: the same minibatch at the same step gives the same tokens, in whatever order the
-sequences come.
+Means, number and choice cover the entire minibatch of all ranks and are computed once in ``prepare``. The random choice
+is seeded with the optimizer step: the same minibatch at the same step gives the same tokens, in any order of the
+sequences.
 """
 
 import torch
@@ -50,13 +50,12 @@ class ClipCovLoss(PolicyLoss):
         among = candidates(ratio, covariance, minibatch.advantages, minibatch.mask, params)
         ordered = by_covariance(covariance, minibatch.log_probs, among)
         generator = torch.Generator().manual_seed(minibatch.step)
-        drawn = torch.randperm(len(ordered), generator=generator)[
-            : share_of_tokens(params.clip_cov_ratio, minibatch.mask)
-        ]
-        return {"dropped": at_indices(ordered[drawn.to(ordered.device)], minibatch.mask)}
+        count = share_of_tokens(params.clip_cov_ratio, minibatch.mask)
+        chosen = torch.randperm(len(ordered), generator=generator)[:count]
+        return {"dropped": at_indices(ordered[chosen.to(ordered.device)], minibatch.mask)}
 
     def token_losses(self, batch: LossBatch) -> TokenLosses:
-        """Loss and metrics of every token; ``kept_fraction`` leaves out the chosen tokens, not the clipped ones."""
+        """Loss and metrics of every token; ``kept_fraction`` excludes the chosen tokens, not the clipped ones."""
         bounds = {"clip_low": self.params.clip_low, "clip_high": self.params.clip_high}
         dropped = batch.prepared["dropped"]
         log_ratio = bounded(batch.log_probs - batch.old_log_probs)

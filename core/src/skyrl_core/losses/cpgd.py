@@ -2,7 +2,7 @@
 
 With d = log pi - log pi_old the loss of a token is
 -min(d A, clip(d, log(1 - clip_low), log(1 + clip_high)) A) + drift_coef KL(pi_old || pi). The gradient of the first
-term is that of -A log pi, without a ratio that could amplify it, and is removed where PPO's clip removes it. The
+term is that of -A log pi, without a ratio that could amplify it, and is zero where PPO's clip makes it zero. The
 divergence is estimated at the token by k3, (r - 1) - d, with r = exp(d), whose gradient is (r - 1) grad log pi.
 Reference: arXiv 2505.12504; the default coefficient is that of the authors' code, which also clips the drift's
 gradient.

@@ -1,8 +1,8 @@
 """Cross entropy: imitates the sampled tokens, whatever their advantage.
 
 Loss of a token: -log pi, supervised fine-tuning on the responses of the rollout. It reads no advantage: filter the
-samples (rejection sampling) or add it to another loss. Reference: STaR, arXiv 2203.14465, fine-tunes a model so on
-those of its own answers that are right; averaged over all tokens (loss_reduction ``token_mean``).
+samples (rejection sampling) or add it to another loss. Reference: STaR, arXiv 2203.14465, which fine-tunes
+a model on its correct answers; averaged over all tokens (loss_reduction ``token_mean``).
 """
 
 from typing import Any
@@ -30,10 +30,10 @@ class CrossEntropyLoss(PolicyLoss):
 
     @classmethod
     def needs(cls, params: Any) -> frozenset[Need]:  # noqa: ARG003 - the same for all parameters
-        """Nothing: no other policy occurs."""
+        """Nothing: the loss uses no other policy."""
         return frozenset()
 
     def token_losses(self, batch: LossBatch) -> TokenLosses:
-        """Loss of every token; ``nll_mean`` is its mean over tokens whatever the reduction, in nats."""
+        """Loss of every token; ``nll_mean`` is the mean over all tokens in nats, regardless of the reduction."""
         values = cross_entropy(batch.log_probs)
         return TokenLosses(values=values, metrics={"nll_mean": Metric.mean(values, batch.mask)})

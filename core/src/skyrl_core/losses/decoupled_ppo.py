@@ -1,7 +1,7 @@
 """Decoupled PPO: the clip is around one policy, the samples come from another.
 
 Loss of a token: -w min(r A, clip(r, 1 - clip_low, 1 + clip_high) A), with r = pi / pi_old around the proximal policy
-pi_old, that of the trainer before the update, and w = pi_old / mu, mu the rollout engine's policy, which sampled.
+pi_old, the trainer's policy before the update, and w = pi_old / mu, mu the rollout engine's policy.
 Tokens with w > behave_cap are dropped, as in AReaL (``behav_imp_weight_cap``), not truncated to it. Reference: AReaL,
 arXiv 2505.24298; J. Hilton et al., arXiv 2110.00641.
 """

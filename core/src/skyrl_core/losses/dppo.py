@@ -1,10 +1,10 @@
 """DPPO: a trust region in probability instead of in the ratio.
 
-Loss of a token: -r A, gradient through r = pi / anchor, and 0 where the update would lead further out of the trust
+Loss of a token: -r A, gradient through r = pi / anchor, and 0 where the update would move further out of the trust
 region: where A > 0, pi > anchor and the divergence exceeds delta_high, or A < 0, pi < anchor and it exceeds delta_low.
-The divergence is estimated at the sampled token alone. ``binary_tv``: |pi - anchor|. ``binary_kl``:
+The divergence is estimated from the sampled token only. ``binary_tv``: |pi - anchor|. ``binary_kl``:
 KL(anchor || pi) of the sampled token against all others. A ratio clip stops rare tokens after a tiny change of
-probability and lets frequent ones move far; this does not. Reference: arXiv 2602.04879; the anchor is there the
+probability and lets frequent ones move far; this does not. Reference: arXiv 2602.04879; there the anchor is the
 policy that sampled, and the ratio is not truncated.
 """
 
@@ -40,7 +40,7 @@ class DppoLoss(PolicyLoss):
 
     @classmethod
     def needs(cls, params: Any) -> frozenset[Need]:
-        """The log-probs of the anchor alone."""
+        """Only the log-probs of the anchor."""
         return frozenset({Need.OLD_LOG_PROBS if params.anchor == "old" else Need.ROLLOUT_LOG_PROBS})
 
     def token_losses(self, batch: LossBatch) -> TokenLosses:

@@ -1,8 +1,8 @@
-"""DRO: the policy gradient with a quadratic pull of the log-prob towards the old policy; no ratio, no clip.
+"""DRO: the policy gradient with a quadratic pull towards the old policy; no ratio, no clip.
 
-Loss of a token: -(A log pi - (beta / 2) (log pi - log pi_old)^2). The log-prob is drawn to log pi_old + A / beta.
-Reference: Kimi k1.5, arXiv 2501.12599, eq. 3; DRO, arXiv 2405.19107. Both take the response as one action and square
-the log-ratio of the whole sequence; here each token is an action, as the trainers that offer this loss have it, so
+Loss of a token: -(A log pi - (beta / 2) (log pi - log pi_old)^2). The log-prob is pulled to log pi_old + A / beta.
+Reference: Kimi k1.5, arXiv 2501.12599, eq. 3; DRO, arXiv 2405.19107. Both treat the response as one action and
+square the log-ratio of the entire sequence; here each token is an action, as in the trainers that offer this loss, so
 that the pull does not grow with the square of the length.
 """
 

@@ -1,7 +1,7 @@
 """PPO with separate clip bounds and a second clip for tokens with a negative advantage.
 
 Loss of a token: L = -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A), and where A < 0: min(L, -c A). PPO leaves the
-loss of a bad token that became likelier unbounded; c bounds it. ``clip_ratio_c: null`` is PPO; clip_high > clip_low is
+loss unbounded when a bad token becomes likelier; c bounds it. ``clip_ratio_c: null`` is PPO; clip_high > clip_low is
 the clip-higher of DAPO, arXiv 2503.14476. Reference: arXiv 1912.09729, eq. 5; PPO: arXiv 1707.06347, eq. 7.
 """
 

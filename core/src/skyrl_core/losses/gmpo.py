@@ -3,11 +3,11 @@
 With d = log pi - log pi_old, each token's d is clipped on one side, by the sign of its advantage:
 d' = min(d, clip_high) where A >= 0, max(d, -clip_low) where A < 0. With s = exp(mean of d' over the sequence's tokens)
 the loss of a sequence is -s A, averaged over sequences (loss_reduction ``sequence_mean``, the default of this loss).
-Where A differs within a sequence, each token has -s times its own A, which averages to -s times the mean of A.
+Where A differs within a sequence, each token has -s times its A, which averages to -s times the mean of A.
 
 The bounds are offsets of the *logarithm*: 0.4 allows ratios from exp(-0.4) = 0.67 to exp(0.4) = 1.49. Reference:
-arXiv 2507.20673; the defaults are the paper's. Means are taken by the trainer over the whole minibatch, so that the
-number of micro-batches changes nothing.
+arXiv 2507.20673; the defaults are the paper's. The trainer averages over the entire minibatch, so the number of
+micro-batches has no effect.
 """
 
 import torch
@@ -35,7 +35,7 @@ class GmpoLoss(PolicyLoss):
     default_reduction = "sequence_mean"
 
     def token_losses(self, batch: LossBatch) -> TokenLosses:
-        """Loss and metrics of every token; the clip fractions count tokens whose own gradient the clip removes."""
+        """Loss and metrics of every token; the clip fractions count tokens whose gradient the clip removes."""
         params: GmpoParams = self.params
         log_ratio = batch.log_probs - batch.old_log_probs
         ratio = geometric_mean_ratio(log_ratio, batch.advantages, batch.mask, params)

@@ -1,11 +1,11 @@
-"""GSPO: PPO's clip on the ratio of the whole sequence.
+"""GSPO: PPO's clip on the ratio of the entire sequence.
 
 With log s = mean over the sequence's tokens of (log pi - log pi_old), the loss of a token is
 -min(s A, clip(s, 1 - clip_low, 1 + clip_high) A), averaged over the tokens of each sequence and then over sequences
 (loss_reduction ``sequence_mean``, the default of this loss).
 
 ``level`` decides where the gradient goes. ``sequence``: through s (arXiv 2507.18071, eqs. 5 and 7). ``token``: to
-each token alone, s_t = sg(s) pi_t / sg(pi_t) (GSPO-token, eqs. 13 and 14). Where the advantage is the same for all
+each token separately, s_t = sg(s) pi_t / sg(pi_t) (GSPO-token, eqs. 13 and 14). Where the advantage is the same for all
 tokens of a sequence and the reduction is ``sequence_mean``, both have the same gradient.
 
 The default clip bounds are the paper's. A sequence ratio is a mean and moves far less than a token's: PPO's 0.2 would
@@ -28,7 +28,7 @@ def sequence_ratio(
     log_ratio = sequence_mean(log_probs - old_log_probs, mask).unsqueeze(-1)
     if level == "sequence":
         return bounded(log_ratio).exp().expand_as(log_probs)
-    # The brackets are exactly zero: the value stays that of the sequence, to the last bit.
+    # The difference in brackets is exactly zero, so the value is the sequence's to the last bit.
     return bounded(log_ratio.detach() + (log_probs - log_probs.detach())).exp()
 
 

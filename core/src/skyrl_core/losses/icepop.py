@@ -2,8 +2,8 @@
 
 Loss of a token: -r A, gradient through r = pi / mu, mu the rollout engine's policy, where
 ratio_low <= r <= ratio_high, and 0 elsewhere: dropped, not clipped, whatever the sign of A. Reference: Ring-1T, arXiv
-2510.18855, whose mask this is, with its defaults, and INTELLECT-3, arXiv 2512.16144, eq. 1, which has it in this form:
-on the one ratio pi / mu, without PPO's clip, averaged over all tokens (loss_reduction ``token_mean``). A narrow band
+2510.18855, for the mask and the defaults, and INTELLECT-3, arXiv 2512.16144, eq. 1, for this form: on the single ratio
+pi / mu, without PPO's clip, averaged over all tokens (loss_reduction ``token_mean``). A narrow band
 1 - clip_low, 1 + clip_high is known as ``rollout_is``.
 """
 

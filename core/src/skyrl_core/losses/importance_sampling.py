@@ -1,7 +1,7 @@
-"""The importance-weighted policy gradient: no clip, and by default the ratio to the policy that sampled.
+"""The importance-weighted policy gradient: no clip, by default with the ratio to the rollout policy.
 
 Loss of a token: -r A, r = exp(log pi - log anchor), gradient through r. With the rollout engine's log-probs as anchor
-it corrects at once for stale samples and for the numerical difference between engine and trainer; with
+it corrects for stale samples and also for the numerical difference between rollout engine and trainer; with
 ``anchor: old`` it is ``standard``. Reference: the off-policy policy gradient, arXiv 1205.4839, token by token.
 """
 
@@ -24,7 +24,7 @@ class ImportanceSamplingLoss(PolicyLoss):
 
     @classmethod
     def needs(cls, params: Any) -> frozenset[Need]:
-        """The log-probs of the anchor alone."""
+        """Only the log-probs of the anchor."""
         return frozenset({Need.OLD_LOG_PROBS if params.anchor == "old" else Need.ROLLOUT_LOG_PROBS})
 
     def token_losses(self, batch: LossBatch) -> TokenLosses:

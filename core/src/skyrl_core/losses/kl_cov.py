@@ -1,11 +1,11 @@
-"""KL-Cov: the policy gradient without a clip, and a penalty at the tokens of highest covariance.
+"""KL-Cov: the policy gradient without a clip, and a penalty on the tokens of highest covariance.
 
 Loss of a token: -r A, and at the fraction kl_cov_frac of all tokens with the highest covariance
 (log pi - mean) (A - mean): -r A + ppo_kl_coef |log pi - log pi_old|. Reference: KL-Cov, arXiv 2505.22617, with the
 penalty as the authors' code estimates it: the absolute log-ratio. In the first update after a rollout it is 0, with
 no gradient. The default fraction is the paper's smaller one, for large models; it uses 2e-3 for 7B.
 
-Means and choice are of the whole minibatch of all ranks, made once in ``prepare``.
+Means and choice cover the entire minibatch of all ranks and are computed once in ``prepare``.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""KPop: the importance-weighted policy gradient, dropped where the binary KL to the rollout engine is large.
+"""KPop: the importance-weighted policy gradient; tokens with a large binary KL are dropped.
 
 Loss of a token: -r A, gradient through r = pi / mu, mu the rollout engine's policy, where
 max(KL(pi || mu), KL(mu || pi)) <= phi, and 0 elsewhere, whatever the sign of A. Both divergences are of the sampled

@@ -8,7 +8,7 @@ from skyrl_core import LossParams
 
 
 class StandardParams(LossParams):
-    """Parameters of ``standard``: there are none."""
+    """``standard`` has no parameters."""
 
 
 class DualClipParams(LossParams):
@@ -31,7 +31,7 @@ class CispoParams(LossParams):
         default=4.0, gt=0, description="The ratio is clamped above 1 + clip_high: an offset from 1, not the bound."
     )
     anchor: Literal["old", "rollout"] = Field(
-        default="old", description="Whose log-probs divide: of the policy before the update, or of the rollout engine."
+        default="old", description="Denominator of the ratio: the policy before the update, or the rollout engine's."
     )
 
 
@@ -42,12 +42,12 @@ class GspoParams(LossParams):
     clip_high: float = Field(default=4e-4, gt=0, description="The sequence ratio is clipped above 1 + clip_high.")
     level: Literal["token", "sequence"] = Field(
         default="token",
-        description="Where the gradient goes: token by token (GSPO-token) or through the ratio of the sequence (GSPO).",
+        description="Send the gradient to each token separately (GSPO-token) or through the sequence ratio (GSPO).",
     )
 
 
 class ReinforceParams(LossParams):
-    """Parameters of ``reinforce``: there are none."""
+    """``reinforce`` has no parameters."""
 
 
 class ImportanceSamplingParams(LossParams):
@@ -55,7 +55,7 @@ class ImportanceSamplingParams(LossParams):
 
     anchor: Literal["old", "rollout"] = Field(
         default="rollout",
-        description="Whose log-probs divide: of the policy before the update, or of the rollout engine.",
+        description="Denominator of the ratio: the policy before the update, or the rollout engine's.",
     )
 
 
@@ -90,7 +90,7 @@ class ClipCovParams(LossParams):
     clip_low: float = Field(default=0.2, gt=0, le=1, description="The ratio is clipped below 1 - clip_low.")
     clip_high: float = Field(default=0.2, gt=0, description="The ratio is clipped above 1 + clip_high.")
     clip_cov_ratio: float = Field(
-        default=2e-4, gt=0, le=1, description="Share of all tokens of the minibatch that loses its gradient."
+        default=2e-4, gt=0, le=1, description="Share of the minibatch's tokens that get no gradient."
     )
     clip_cov_lb: float = Field(default=1.0, description="Only tokens with a covariance above this are chosen.")
     clip_cov_ub: float = Field(default=5.0, description="Only tokens with a covariance below this are chosen.")
@@ -109,9 +109,9 @@ class KlCovParams(LossParams):
     """Parameters of ``kl_cov``."""
 
     kl_cov_frac: float = Field(
-        default=2e-4, gt=0, le=1, description="Share of all tokens of the minibatch that is penalised."
+        default=2e-4, gt=0, le=1, description="Share of the minibatch's tokens that are penalised."
     )
-    ppo_kl_coef: float = Field(default=1.0, gt=0, description="Weight of the penalty on their log-ratio.")
+    ppo_kl_coef: float = Field(default=1.0, gt=0, description="Weight of the penalty on the chosen tokens.")
 
 
 class DppoParams(LossParams):
@@ -130,7 +130,8 @@ class DppoParams(LossParams):
         default=0.2, gt=0, description="A token with A > 0 is dropped if it is likelier by more than this divergence."
     )
     anchor: Literal["old", "rollout"] = Field(
-        default="rollout", description="The centre: the policy before the update, or the rollout engine's."
+        default="rollout",
+        description="Centre of the trust region: the policy before the update, or the rollout engine's.",
     )
 
 
@@ -178,9 +179,9 @@ class DecoupledPpoParams(LossParams):
     behave_cap: float | None = Field(
         default=5.0,
         gt=1,
-        description="Tokens whose weight old policy / rollout engine exceeds this are dropped; null keeps all.",
+        description="Tokens whose weight (old policy / rollout policy) exceeds this are dropped; null keeps all.",
     )
 
 
 class CrossEntropyParams(LossParams):
-    """Parameters of ``cross_entropy``: there are none."""
+    """``cross_entropy`` has no parameters."""

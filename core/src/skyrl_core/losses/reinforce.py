@@ -1,7 +1,7 @@
 """REINFORCE: the policy gradient itself, for one optimizer step per rollout.
 
 Loss of a token: -A log pi. Its value is not an objective; its gradient is the policy gradient only for tokens that the
-policy itself has just sampled: nothing corrects for older ones. Reference: R. J. Williams, Machine Learning 8 (1992);
+current policy sampled: nothing corrects for older ones. Reference: R. J. Williams, Machine Learning 8 (1992);
 for language models GPG, arXiv 2504.02546, which averages over all tokens (loss_reduction ``token_mean``).
 """
 
@@ -29,7 +29,7 @@ class ReinforceLoss(PolicyLoss):
 
     @classmethod
     def needs(cls, params: Any) -> frozenset[Need]:  # noqa: ARG003 - the same for all parameters
-        """Nothing: no other policy occurs."""
+        """Nothing: the loss uses no other policy."""
         return frozenset()
 
     def token_losses(self, batch: LossBatch) -> TokenLosses:

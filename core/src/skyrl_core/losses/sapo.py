@@ -34,7 +34,7 @@ class SapoLoss(PolicyLoss):
         """Loss and metrics of every token; ``gate_mean`` is the mean share of its gradient that a token keeps."""
         log_ratio = bounded(batch.log_probs - batch.old_log_probs)
         ratio = log_ratio.exp()
-        # Filled from log_probs, not from Python floats: float64 in gives float64 out.
+        # full_like keeps the dtype: float64 in gives float64 out.
         warm, cold = (torch.full_like(batch.log_probs, tau) for tau in (self.params.tau_pos, self.params.tau_neg))
         temperature = torch.where(batch.advantages > 0, warm, cold)
         sigmoid = torch.sigmoid(temperature * (ratio - 1))

@@ -1,6 +1,6 @@
 """Policy gradient with an importance ratio and no clip.
 
-Loss of a token: -r A, with r = exp(log pi - log pi_old). One optimizer step per rollout makes r = 1, and its gradient
+Loss of a token: -r A, with r = exp(log pi - log pi_old). With one optimizer step per rollout, r = 1 and the gradient is
 that of REINFORCE. Reference: PPO, arXiv 1707.06347, eq. 6, there called L^CPI.
 """
 

@@ -1,9 +1,9 @@
 """A weighted sum of any installed losses.
 
 Loss of a token: sum over k of w_k l_k, with l_k the loss of the token under term k. All terms share one reduction,
-``token_mean`` unless the config says otherwise, whatever their own defaults are. A term of scalar form counts with its
-scalar for each token, so that under ``token_mean`` it has its exact share. Value and gradient norm of each term are
-logged under its label: the name of its loss, numbered where a loss occurs more than once.
+``token_mean`` unless the config sets another, regardless of their defaults. A term in scalar form contributes its
+scalar at every token, so under ``token_mean`` its share is exact. Value and gradient norm of each term are
+logged under its label: the name of its loss, numbered if a loss occurs more than once.
 """
 
 import json
@@ -43,7 +43,7 @@ class SumLoss(PolicyLoss):
 
     @classmethod
     def needs(cls, params: Any) -> frozenset[Need]:
-        """What any of the terms reads."""
+        """The inputs that any term reads."""
         return frozenset().union(*(_needs_of_term(term) for term in params.terms))
 
     @classmethod
@@ -52,9 +52,9 @@ class SumLoss(PolicyLoss):
         return tuple((term.loss, term.params) for term in params.terms)
 
     def prepare(self, minibatch: LossBatch) -> dict[str, Tensor]:
-        """What each term prepares, under its label."""
+        """The tensors that each term prepares, under its label."""
         prepared = {label: part.prepare(minibatch.view(_needs(part), {})) for label, part in self.parts.items()}
-        return {f"{label}/{name}": tensor for label, own in prepared.items() for name, tensor in own.items()}
+        return {f"{label}/{name}": tensor for label, part in prepared.items() for name, tensor in part.items()}
 
     def token_losses(self, batch: LossBatch) -> TokenLosses:
         """The weighted sum, each weighted term, and the metrics of all terms under their labels."""
@@ -71,11 +71,11 @@ class SumLoss(PolicyLoss):
 
     @property
     def adapts(self) -> bool:
-        """Whether a term does."""
+        """Whether any term adapts."""
         return any(part.adapts for part in self.parts.values())
 
     def after_step(self, metrics: Mapping[str, float]) -> None:
-        """Each term gets its own metrics, under its own names."""
+        """Pass each term its metrics, without the label."""
         for label, part in self.parts.items():
             part.after_step(_under(label, metrics))
 
@@ -85,10 +85,10 @@ class SumLoss(PolicyLoss):
         return {f"{label}/{name}": value for label, state in states.items() for name, value in state.items()}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Each term gets its own.
+        """Load the state of each term.
 
         Raises:
-            ValueError: the state is that of other terms.
+            ValueError: the state belongs to other terms.
         """
         others = [name for name in state if name.partition("/")[0] not in self.parts]
         if others:
@@ -102,7 +102,7 @@ def _load(term: Any) -> PolicyLoss:
 
 
 def _needs_of_term(term: Any) -> frozenset[Need]:
-    # What is installed stays while a process runs; what is registered in it may not, and has no distribution.
+    # An installed loss stays the same while a process runs; a registered one may change, and has no distribution.
     installed = ":" in term.loss
     return _needs_of_installed(term.loss, json.dumps(term.params)) if installed else _needs(_load(term))
 

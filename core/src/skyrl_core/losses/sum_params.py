@@ -1,4 +1,4 @@
-"""The parameters of ``sum``: each term's own are checked by the schema of its loss. Imports no torch."""
+"""The parameters of ``sum``, checked per term by the schema of its loss. Imports no torch."""
 
 from typing import Any
 
@@ -18,13 +18,13 @@ class SumTerm(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
     loss: str = Field(description="Any installed loss, as in policy_loss_type.")
-    weight: float = Field(default=1.0, description="Its factor; may be negative, or a schedule.")
-    params: dict[str, Any] = Field(default_factory=dict, description="Its parameters, as in a block of its own.")
+    weight: float = Field(default=1.0, description="Factor of the term; may be negative, or a schedule.")
+    params: dict[str, Any] = Field(default_factory=dict, description="Parameters of the loss, as in its config block.")
 
     @model_validator(mode="before")
     @classmethod
     def _checked_params(cls, values: Any, info: ValidationInfo) -> Any:
-        """With the defaults of the loss filled in, and its distribution in the reference."""
+        """The term with the loss's defaults, and with the distribution in its spec."""
         if not isinstance(values, dict) or not isinstance(values.get("loss"), str):
             return values
         policy: PluginPolicy = (info.context or {}).get("policy", ALLOW_ALL)
@@ -38,10 +38,10 @@ class SumTerm(BaseModel):
         except SkyrlError as error:
             unusable = ParamProblem("loss", values["loss"], str(error))
             raise as_validation_error(cls, [(("loss",), unusable)]) from error
-        # From here on the name means this one distribution, whatever else is allowed where the loss is built.
+        # From here on the name means this one distribution, whatever the policy allows when the loss is built.
         pin = values["loss"].partition("@")[1:]
-        reference = values["loss"] if LOSSES.is_registered(loss.claim) else qualified(loss.claim) + "".join(pin)
-        return values | {"loss": reference, "params": checked.model_dump(mode="json")}
+        spec = values["loss"] if LOSSES.is_registered(loss.claim) else qualified(loss.claim) + "".join(pin)
+        return values | {"loss": spec, "params": checked.model_dump(mode="json")}
 
 
 class SumParams(LossParams):
@@ -50,12 +50,12 @@ class SumParams(LossParams):
     terms: tuple[SumTerm, ...] = Field(
         default=(SumTerm(loss="dual_clip"),),
         min_length=1,
-        description="The losses that are added: a list of {loss, weight, params}.",
+        description="The losses to add: a list of {loss, weight, params}.",
     )
 
     @field_validator("terms")
     @classmethod
     def _some_weight(cls, terms: tuple[SumTerm, ...]) -> tuple[SumTerm, ...]:
         if all(term.weight == 0 for term in terms):
-            raise ValueError("every weight is 0: nothing would be learned")
+            raise ValueError("every weight is 0, so nothing would be learned: give a term another weight")
         return terms

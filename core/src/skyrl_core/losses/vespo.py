@@ -1,12 +1,12 @@
-"""VESPO: REINFORCE, each sequence weighted by a smooth kernel of its whole importance weight.
+"""VESPO: REINFORCE with each sequence weighted by a smooth kernel of its importance weight.
 
 With W = exp(sum over the sequence's tokens of (log pi - log mu)), mu the policy that sampled, the loss of a token is
 -sg(W^k exp(lambda (1 - W))) A log pi, with k_pos, lambda_pos where A >= 0 and k_neg, lambda_neg where A < 0; sg is the
 stop-gradient. The kernel is 1 at W = 1 and falls to 0 on both sides. W is not normalised by the length. Its value is
-not an objective; only its gradient means something. Reference: arXiv 2602.10693, with the defaults of its authors,
+not an objective; only its gradient is meaningful. Reference: arXiv 2602.10693, with the defaults of its authors,
 averaged over all tokens.
 
-mu is here the rollout engine's policy: W then holds both staleness and the difference between engine and trainer.
+Here mu is the rollout engine's policy, so W covers staleness and the difference between rollout engine and trainer.
 """
 
 from typing import Any
@@ -24,7 +24,7 @@ def kernel(log_weight: Tensor, advantages: Tensor, params: VespoParams) -> Tenso
     decay = 1 - log_weight.exp()
     good = params.k_pos * log_weight + params.lambda_pos * decay
     bad = params.k_neg * log_weight + params.lambda_neg * decay
-    # The peak, at W = k / lambda, is a few units for sensible parameters and overflows for wild ones.
+    # The peak, at W = k / lambda, is a few units for sensible parameters and overflows for extreme ones.
     return torch.where(advantages >= 0, good, bad).clamp(max=LOG_RATIO_LIMIT).exp()
 
 

@@ -1,4 +1,4 @@
-"""Functions on tensors that loss authors share: ratios, clips, KL estimates, masked means, off-policy weights.
+"""Tensor functions for loss authors: ratios, clips, KL estimates, masked means, off-policy weights.
 
 Shapes: B sequences, T response tokens, right padded.
 """

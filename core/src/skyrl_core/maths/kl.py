@@ -1,4 +1,4 @@
-"""KL divergence to a reference policy, estimated from the sampled tokens alone.
+"""KL divergence to a reference policy, estimated from sampled tokens.
 
 With x = log pi - log ref at a token that pi sampled, each of k1, k2 and k3 estimates KL(pi || ref); abs does not. As a
 *loss* they differ, because differentiating an estimate is not estimating a derivative (arXiv 2506.09477):
@@ -21,7 +21,7 @@ from torch import Tensor
 from skyrl_core.parameters.algorithm_options import KlEstimator
 
 # k3 grows like exp(-x): 4.9e8 at x = -20, infinite in float32 at -88. Only this side is bounded; beyond it the value
-# stays and the gradient is zero.
+# is constant and the gradient zero.
 _K3_MIN = -20.0
 
 
@@ -34,7 +34,7 @@ def kl_estimate(log_probs: Tensor, ref_log_probs: Tensor, estimator: KlEstimator
         estimator: "k1", "k2", "k3", also called "low_var_kl", or "abs".
 
     Raises:
-        ValueError: there is no such estimator.
+        ValueError: the estimator is unknown.
     """
     if estimator not in _ESTIMATORS:
         raise ValueError(f"unknown KL estimator {estimator!r}; known: {', '.join(_ESTIMATORS)}")
@@ -45,7 +45,7 @@ def kl_loss(log_probs: Tensor, ref_log_probs: Tensor, estimator: KlEstimator) ->
     """The KL term of a loss at every token: float [B, T], [B, T] -> [B, T]. ``k2`` has the gradient of the reverse KL.
 
     Raises:
-        ValueError: there is no such estimator, or it is k1, whose gradient as a loss is zero in expectation.
+        ValueError: the estimator is unknown, or is k1, whose gradient as a loss is zero in expectation.
     """
     if estimator == "k1":
         raise ValueError(

@@ -1,6 +1,6 @@
 """Sums and means over the tokens where a mask is True. Shapes: B sequences, T response tokens.
 
-What is masked never counts, not even as NaN, and gets no gradient; without any token the result is zero, not NaN.
+Masked values never count, not even NaN, and get no gradient. Without any token the result is zero, not NaN.
 """
 
 import torch
@@ -8,13 +8,13 @@ from torch import Tensor
 
 
 def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
-    """Scalar sum of values where mask is True. float and bool of any one shape."""
+    """Scalar sum of values where mask is True. float and bool of the same shape."""
     # where, not values * mask: 0 * NaN is NaN.
     return torch.where(mask, values, 0.0).sum()
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Scalar mean of values where mask is True. float and bool of any one shape."""
+    """Scalar mean of values where mask is True. float and bool of the same shape."""
     return masked_sum(values, mask) / mask.sum().clamp(min=1)
 
 

@@ -1,16 +1,16 @@
-"""Off-policy correction: for samples that another policy drew than the one whose gradient is taken.
+"""Off-policy correction: weights for samples that another policy than the trained one generated.
 
-With w_t = pi_old(t) / mu(t), mu the policy that the rollout engine sampled from, each token's loss is multiplied by a
-weight without gradient. mu differs from pi_old by numerics (another kernel, another precision) and by staleness.
+With w_t = pi_old(t) / mu(t), where mu is the policy that the rollout engine sampled from, each token's loss is
+multiplied by a weight without gradient. mu differs from pi_old in numerics (kernels, precision) and in staleness.
 
 - ``token``: w_t. Truncated at ``high`` it is TIS (https://fengyao.notion.site/off-policy-rl); with ``outside: mask`` it
   is IcePop (arXiv 2510.18855). Biased, of low variance.
 - ``sequence``: the product of w_t over the sequence, the unbiased weight; its variance grows with the length.
 - ``geometric``: the geometric mean of w_t over the sequence, length-normalised, biased.
 
-Weights outside [low, high] become the nearest bound (``truncate``) or 0 (``mask``). Apart from weights, a ``band``
-drops whole sequences: those whose product or geometric mean of w_t, or any single w_t (``token``), lies outside
-[band_low, band_high]. What is dropped still counts in the denominators of the reduction, so that rejecting tokens
+Weights outside [low, high] become the nearest bound (``truncate``) or 0 (``mask``). Independently, a ``band`` drops
+entire sequences: those whose product or geometric mean of w_t, or any single w_t (``token``), lies outside
+[band_low, band_high]. Dropped tokens still count in the denominators of the reduction, so that dropping
 never raises the weight of the others.
 """
 
@@ -20,14 +20,12 @@ from torch import Tensor
 from skyrl_core.contract.metric import Metric
 from skyrl_core.maths.kl import kl_estimate
 from skyrl_core.maths.masked import sequence_mean
+from skyrl_core.maths.ratio import bounded
 from skyrl_core.parameters.algorithm_options import OffPolicyOptions
-
-# As the ratio of the losses: exp(20) = 4.9e8 says no more than exp(21).
-_LIMIT = 20.0
 
 
 class OffPolicyCorrection(OffPolicyOptions):
-    """Which weights, and which sequences are dropped."""
+    """The options of a correction, and the weights that they give to tokens."""
 
     @property
     def active(self) -> bool:
@@ -35,7 +33,7 @@ class OffPolicyCorrection(OffPolicyOptions):
         return self.weight != "none" or self.band != "none"
 
     def factors(self, old_log_probs: Tensor, rollout_log_probs: Tensor, mask: Tensor) -> Tensor:
-        """The weight of each token, without gradient: float [B, T], [B, T], bool [B, T] -> [B, T]; 0 where masked."""
+        """The weight of each token, without gradient: float, float, bool [B, T] -> [B, T]; 0 where masked."""
         log_ratio = torch.where(mask, old_log_probs - rollout_log_probs, 0.0).detach()
         factors = torch.ones_like(log_ratio)
         if self.weight != "none":
@@ -55,29 +53,29 @@ class OffPolicyCorrection(OffPolicyOptions):
 
 
 def _per_token(log_ratio: Tensor, mask: Tensor, level: str) -> Tensor:
-    """The ratio that counts for each token: its own, or that of its sequence."""
+    """The ratio used for each token: the token's or its sequence's."""
     if level == "sequence":
         log_ratio = log_ratio.sum(-1, keepdim=True).expand_as(mask)
     elif level == "geometric":
         log_ratio = sequence_mean(log_ratio, mask).unsqueeze(-1).expand_as(mask)
-    return log_ratio.clamp(-_LIMIT, _LIMIT).exp()
+    return bounded(log_ratio).exp()
 
 
 def mismatch_metrics(old_log_probs: Tensor, rollout_log_probs: Tensor, mask: Tensor) -> dict[str, Metric]:
-    """How far trainer and rollout engine are apart on the same tokens. float [B, T], [B, T], bool [B, T].
+    """How much trainer and rollout engine differ on the same tokens. float [B, T], [B, T], bool [B, T].
 
-    ``mismatch_kl`` estimates KL(engine || trainer) in nats (k3); ``mismatch_ratio_max`` is the largest
-    pi_old / mu.
+    ``mismatch_kl`` estimates KL(rollout engine || trainer) in nats (k3); ``mismatch_ratio_max`` is the largest pi_old /
+    mu.
     """
     log_ratio = torch.where(mask, old_log_probs - rollout_log_probs, 0.0).detach()
     return {
         "mismatch_kl": Metric.mean(kl_estimate(rollout_log_probs.detach(), old_log_probs.detach(), "k3"), mask),
-        "mismatch_ratio_max": Metric.max(log_ratio.clamp(-_LIMIT, _LIMIT).exp(), mask),
+        "mismatch_ratio_max": Metric.max(bounded(log_ratio).exp(), mask),
     }
 
 
 def correction_metrics(factors: Tensor, mask: Tensor) -> dict[str, Metric]:
-    """What a correction did: mean, largest weight, and the share of tokens that it keeps. float, bool [B, T]."""
+    """Mean weight, largest weight and the share of tokens that a correction keeps. float, bool [B, T]."""
     return {
         "correction_mean": Metric.mean(factors, mask),
         "correction_max": Metric.max(factors, mask),

@@ -1,4 +1,4 @@
-"""The importance ratio: bounded, clipped, and what is logged about it. Shapes: B sequences, T response tokens."""
+"""The importance ratio: its bound, its clip and its metrics. Shapes: B sequences, T response tokens."""
 
 import math
 
@@ -12,10 +12,10 @@ LOG_RATIO_LIMIT = 20.0
 
 
 def bounded(log_ratio: Tensor) -> Tensor:
-    """A log-ratio within ±20, with zero gradient outside: any shape."""
-    # exp overflows float32 at 88.7, its square at 44. exp(20) = 4.9e8 is far above any ratio that still says something
-    # about the old policy, and thousands of such tokens can be summed. Outside, the gradient is cut instead of kept
-    # at exp(20): one broken token must not drown the batch in the gradient norm.
+    """The log-ratio clamped to ±20, with zero gradient outside; any shape."""
+    # exp overflows float32 at 88.7, its square at 44. exp(20) = 4.9e8 is far above any ratio that is still
+    # informative, and thousands of such tokens can be summed. Outside, the gradient is zero instead of staying at
+    # exp(20): one broken token must not dominate the gradient norm of the batch.
     return log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
 
 
@@ -29,10 +29,10 @@ def clipped_surrogate(ratio: Tensor, advantages: Tensor, *, clip_low: float | No
 
 
 def ratio_metrics(ratio: Tensor, log_ratio: Tensor, mask: Tensor) -> dict[str, Metric]:
-    """Mean and maximum of the ratio that a loss uses, and KL(old || policy) of its tokens (k3). All [B, T].
+    """Mean and maximum of the ratio of a loss, and KL(old || policy) of its tokens (k3). All [B, T].
 
     Args:
-        ratio: that the loss uses, of the token or of its sequence.
+        ratio: the ratio that the loss uses, the token's or its sequence's.
         log_ratio: log policy - log old of the token itself.
         mask: bool.
     """

@@ -1,6 +1,6 @@
 """Parameter schemas, their validation, and schedules. Imports no torch.
 
-Decision: schemas live in modules without torch and have entry-point groups of their own (`skyrl.policy_loss_params`,
+Decision: schemas live in torch-free modules with separate entry-point groups (`skyrl.policy_loss_params`,
 `skyrl.advantage_estimator_params`), so that a wrong parameter is reported before torch is imported.
 """
 

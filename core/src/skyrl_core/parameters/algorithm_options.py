@@ -1,4 +1,4 @@
-"""The options of the maths around a loss, shared by configurations and the maths. Imports no torch."""
+"""The options of reductions, KL and off-policy correction, for config and maths. Imports no torch."""
 
 from typing import Annotated, Literal
 
@@ -10,21 +10,21 @@ NonNegative = Annotated[float, Field(ge=0)]
 
 
 class OffPolicyOptions(BaseModel):
-    """Corrections for differences between rollout and trainer log-probs; ``off_policy`` has the formulas."""
+    """Weights for the gap between rollout engine and trainer; ``maths.off_policy`` has the formulas."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     weight: Literal["none", "token", "sequence", "geometric"] = Field(
-        default="none", description="Weight of a token: its ratio, or its sequence's product or geometric mean."
+        default="none", description="Weight of a token: its ratio, or the product or geometric mean over its sequence."
     )
     outside: Literal["truncate", "mask"] = Field(
-        default="truncate", description="Weights outside low and high: truncate sets the bound, mask sets 0."
+        default="truncate", description="Replace weights outside [low, high] by the nearest bound, or by 0."
     )
-    low: NonNegative = Field(default=0.0, description="Smallest weight.")
-    high: PositiveFloat = Field(default=2.0, description="Largest weight.")
+    low: NonNegative = Field(default=0.0, description="Lower bound of the weight.")
+    high: PositiveFloat = Field(default=2.0, description="Upper bound of the weight.")
     band: Literal["none", "token", "geometric", "product"] = Field(
         default="none",
-        description="Drop sequences with a ratio outside the band: of any token, their geometric mean or product.",
+        description="Drop sequences whose ratio is outside the band: any token's, the geometric mean, or the product.",
     )
     band_low: NonNegative = Field(default=0.5, description="Lower end of the band.")
     band_high: PositiveFloat = Field(default=2.0, description="Upper end of the band.")

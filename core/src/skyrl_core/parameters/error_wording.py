@@ -1,4 +1,4 @@
-"""What an error of pydantic demands, in the words of a configuration: `must be >= 0`. Imports no torch."""
+"""The text of validation errors in terms of a configuration, such as `must be >= 0`. Imports no torch."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ _TYPES = {
 }
 _TYPE_ENDINGS = ("type", "parsing", "parsing_size", "from_float", "attributes_type")
 
-_WORDS = (
+_REPLACEMENTS = (
     ("Input should be", "must be"),
     ("greater than or equal to", ">="),
     ("less than or equal to", "<="),
@@ -30,7 +30,7 @@ _RULES: "dict[str, Callable[[ErrorDetails], str]]" = {
     "literal_error": lambda detail: f"must be {detail['ctx']['expected'].replace(chr(39), '')}",
     "too_long": lambda detail: f"must have {detail['ctx']['max_length']} values, not {detail['ctx']['actual_length']}",
     "too_short": lambda detail: f"must have at least {_counted(detail['ctx'])}",
-    # In a list the place of a value that is not there; else the name of a field.
+    # The location ends with a missing index of a list, or with the name of a field.
     "missing": lambda detail: "has too few values" if isinstance(detail["loc"][-1], int) else "is required",
     "extra_forbidden": lambda _: "unknown parameter",
     "value_error": lambda detail: str(detail["ctx"]["error"]),
@@ -41,14 +41,14 @@ _RULES: "dict[str, Callable[[ErrorDetails], str]]" = {
 
 
 def rule_of(detail: "ErrorDetails") -> str:
-    """What must hold for the value of this error, after `KEY = VALUE: `."""
+    """The requirement that the value breaks, to follow `KEY = VALUE: ` in a message."""
     kind, rule = detail["type"], detail["msg"]
     if kind in _RULES:
         return _RULES[kind](detail)
     name, _, ending = kind.partition("_")
     if ending in _TYPE_ENDINGS and name in _TYPES:
         return _TYPES[name]
-    for theirs, ours in _WORDS:
+    for theirs, ours in _REPLACEMENTS:
         rule = rule.replace(theirs, ours)
     return rule
 

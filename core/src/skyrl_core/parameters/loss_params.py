@@ -1,4 +1,4 @@
-"""The parameters of a loss: pydantic models that refuse what they do not know. Imports no torch."""
+"""Base classes of parameter schemas: pydantic models that reject unknown keys. Imports no torch."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class LossParams(BaseModel):
-    """Base class of every parameter schema. Unknown keys, infinities and NaN are errors; instances are frozen.
+    """Base class of parameter schemas. Unknown keys, infinities and NaN are errors; instances are frozen.
 
     A subclass lists its parameters as fields with ranges and descriptions::
 
@@ -20,13 +20,13 @@ class LossParams(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
     def get(self, name: str, default: Any = None) -> Any:
-        """The parameter of this name, or the default where there is none: the form that scalar losses use."""
+        """The parameter of this name, or the default if there is none; for losses in scalar form."""
         if name in type(self).model_fields:
             return getattr(self, name)
         return (self.model_extra or {}).get(name, default)
 
 
 class OpenLossParams(LossParams):
-    """The schema of a loss that declares none: takes any key, checks nothing. Such a loss is listed as ``untyped``."""
+    """The schema of a loss without one: accepts any key. Such a loss is listed as ``untyped``."""
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)

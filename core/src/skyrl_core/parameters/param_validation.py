@@ -1,4 +1,4 @@
-"""Values against a parameter schema: everything that is wrong with them at once. Imports no torch."""
+"""Validation against a parameter schema, which reports all problems at once. Imports no torch."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
@@ -12,30 +12,30 @@ from skyrl_core.parameters.error_wording import rule_of
 Schema = TypeVar("Schema", bound=BaseModel)
 Path = tuple[str | int, ...]
 
-_FOUND = "param_problem"
-"""The type of pydantic's errors that carry a problem of ours."""
+_PARAM_PROBLEM = "param_problem"
+"""The type of pydantic errors that carry a ``ParamProblem``."""
 
 
 def validate_params(schema: type[Schema], values: Mapping[str, Any], subject: str, context: Any = None) -> Schema:
-    """An instance of the schema. ``subject`` is whose parameters they are, for the message.
+    """An instance of the schema.
 
-    ``context`` goes to the schema's validators.
+    ``subject`` names the owner of the parameters in the message; ``context`` goes to the schema's validators.
 
     Raises:
-        InvalidParamsError: values do not fit; ``problems`` has all of them.
+        InvalidParamsError: values are invalid; ``problems`` lists every problem.
     """
     try:
         return schema.model_validate(values, context=context)
     except ValidationError as error:
-        problems = [_problem(item, schema) for item in error.errors(include_url=False) if not _follows(item)]
-        raise InvalidParamsError(f"{subject}: the parameters do not fit", problems) from error
+        problems = [_problem(item, schema) for item in error.errors(include_url=False) if not _is_consequence(item)]
+        raise InvalidParamsError(f"{subject}: invalid parameters", problems) from error
 
 
 def as_validation_error(schema: type[BaseModel], problems: Iterable[tuple[Path, ParamProblem]]) -> ValidationError:
-    """Problems that a validator of the schema found, for it to raise; each with the path of what it is about."""
+    """The pydantic error for problems that a validator found, each with the path of its value."""
     details = [
         InitErrorDetails(
-            type=PydanticCustomError(_FOUND, "{rule}", {"rule": problem.rule, "nearest": problem.nearest}),
+            type=PydanticCustomError(_PARAM_PROBLEM, "{rule}", {"rule": problem.rule, "nearest": problem.nearest}),
             loc=path,
             input=problem.value,
         )
@@ -44,14 +44,14 @@ def as_validation_error(schema: type[BaseModel], problems: Iterable[tuple[Path, 
     return ValidationError.from_exception_data(schema.__name__, details)
 
 
-def _follows(item: ErrorDetails) -> bool:
-    """Whether a list is too short only because values in it do not fit, which are problems of their own."""
+def _is_consequence(item: ErrorDetails) -> bool:
+    """Whether a list is too short only because pydantic left out invalid values, reported separately."""
     return item["type"] == "too_short" and len(item["input"]) >= item["ctx"]["min_length"]
 
 
 def _problem(item: ErrorDetails, schema: type[BaseModel]) -> ParamProblem:
     path = ".".join(map(str, item["loc"]))
-    if item["type"] == _FOUND:
+    if item["type"] == _PARAM_PROBLEM:
         return ParamProblem(path, item["input"], item["ctx"]["rule"], item["ctx"]["nearest"])
     if item["type"] == "extra_forbidden":
         match = nearest(str(item["loc"][-1]), _known_names(schema, item["loc"][:-1]))
@@ -60,7 +60,7 @@ def _problem(item: ErrorDetails, schema: type[BaseModel]) -> ParamProblem:
 
 
 def _known_names(schema: type[BaseModel], path: Path) -> list[str]:
-    """The fields of the schema, or of the model that it has at the path."""
+    """The fields of the schema, or of the model nested at the path."""
     if not path:
         return list(schema.model_fields)
     try:

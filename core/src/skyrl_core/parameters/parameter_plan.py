@@ -15,27 +15,27 @@ Values = Mapping[str, Any]
 
 
 class ParamPlan(Generic[Schema]):
-    """Parameters that were checked at every knot of their schedules.
+    """Parameters that are checked at every knot of their schedules.
 
-    Where the schema expects a number, a value may be a schedule, at any depth: a mapping with the key ``schedule``.
+    Any number, at any depth, may be given as a schedule: a mapping with the key ``schedule``.
     """
 
     def __init__(
         self, schema: type[Schema], values: Values, subject: str, context: Any = None, *, scheduled: bool = True
     ) -> None:
-        """``subject`` is whose parameters they are, for the message; ``context`` goes to the schema's validators.
+        """``subject`` names the owner in messages; ``context`` goes to the schema's validators.
 
         Raises:
-            InvalidParamsError: values do not fit, at the start or at some step; ``problems`` has all of them.
+            InvalidParamsError: values are invalid, at the start or at some step; ``problems`` lists every problem.
         """
         self._validate: Callable[[Values], Schema] = lambda tree: validate_params(schema, tree, subject, context)
         self._values = values
         self.schedules = _schedules(values, subject) if scheduled else {}
-        """By the path of the parameter that each stands for."""
+        """Each schedule by the path of its parameter."""
         self.steps: tuple[int, ...] = tuple(
             sorted({0, *(step for each in self.schedules.values() for step in checked_steps(each.knots))})
         )
-        """The steps that stand for all: what holds at each of them holds at every step."""
+        """Representative steps: a bound that holds at each of these holds at every step."""
         self._known: dict[tuple[float, ...], Schema] = {}
         self._check(subject)
 
@@ -46,11 +46,11 @@ class ParamPlan(Generic[Schema]):
         return self._validate(_replaced(self._values, numbers)) if known is None else known
 
     def numbers(self, step: int) -> dict[Path, float]:
-        """What each schedule says at optimizer step ``step``."""
+        """The number of each schedule at optimizer step ``step``."""
         return {path: schedule.at(step) for path, schedule in self.schedules.items()}
 
     def document(self) -> dict[str, Any]:
-        """The parameters as JSON values, defaults filled in, schedules as mappings: makes an equal plan."""
+        """The parameters as JSON values, with defaults and schedules; enough to make an equal plan."""
         document = self.at(0).model_dump(mode="json")
         schedules = {path: each.model_dump(mode="json") for path, each in self.schedules.items()}
         written: dict[str, Any] = _replaced(document, schedules)
@@ -68,7 +68,7 @@ class ParamPlan(Generic[Schema]):
                         problem = problem._replace(rule=f"{problem.rule} at step {step} of its schedule")
                     problems.setdefault(problem.path, problem)
         if problems:
-            raise InvalidParamsError(f"{subject}: the parameters do not fit", list(problems.values()))
+            raise InvalidParamsError(f"{subject}: invalid parameters", list(problems.values()))
 
 
 def dotted(path: Path) -> str:
@@ -85,7 +85,7 @@ def _schedules(values: Values, subject: str) -> dict[Path, Schedule]:
         except ValidationError as error:
             problems.append(ParamProblem(dotted(path), value, schedule_fault(error)))
     if problems:
-        raise InvalidParamsError(f"{subject}: the parameters do not fit", problems)
+        raise InvalidParamsError(f"{subject}: invalid parameters", problems)
     return found
 
 

@@ -4,8 +4,8 @@ Written as a mapping where a number is expected; steps are counted from 0::
 
     {schedule: constant, value: 0.01}
     {schedule: linear, start: 0.02, end: 0.0, steps: 100}       # end from step 100 on
-    {schedule: cosine, start: 0.02, end: 0.0, steps: 100}       # the half wave from start to end
-    {schedule: piecewise, points: [[0, 0.02], [50, 0.01]]}      # linear between points, interpolation: step holds each
+    {schedule: cosine, start: 0.02, end: 0.0, steps: 100}       # half a cosine wave from start to end
+    {schedule: piecewise, points: [[0, 0.02], [50, 0.01]]}      # or interpolation: step, which holds each
 """
 
 import math
@@ -31,7 +31,7 @@ KEY = "schedule"
 
 
 class _Base(BaseModel):
-    """What all schedules have in common."""
+    """The settings of all schedules."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -44,7 +44,7 @@ class Constant(_Base):
 
     @property
     def knots(self) -> tuple[int, ...]:
-        """The steps between which nothing but interpolation happens."""
+        """The steps between which the schedule only interpolates."""
         return (0,)
 
     def at(self, step: int) -> float:  # noqa: ARG002 - the same at every step
@@ -63,7 +63,7 @@ class _Ramp(_Base):
 
     @property
     def knots(self) -> tuple[int, ...]:
-        """The steps between which nothing but interpolation happens."""
+        """The steps between which the schedule only interpolates."""
         return (0, self.steps)
 
     def at(self, step: int) -> float:
@@ -96,7 +96,7 @@ class Cosine(_Ramp):
 
 
 class Piecewise(_Base):
-    """Through points (step, number); before the first and after the last the number stays."""
+    """Through points (step, number); constant before the first and after the last."""
 
     schedule: Literal["piecewise"] = "piecewise"
     points: tuple[tuple[NonNegativeInt, float], ...] = Field(min_length=1)
@@ -110,7 +110,7 @@ class Piecewise(_Base):
 
     @property
     def knots(self) -> tuple[int, ...]:
-        """The steps between which nothing but interpolation happens."""
+        """The steps between which the schedule only interpolates."""
         return tuple(step for step, _ in self.points)
 
     def at(self, step: int) -> float:
@@ -134,7 +134,7 @@ _ADAPTER: TypeAdapter[Schedule] = TypeAdapter(Annotated[Schedule, Field(discrimi
 
 
 def is_schedule(value: object) -> bool:
-    """Whether a value of a configuration stands for a schedule."""
+    """Whether a value of a configuration describes a schedule."""
     return isinstance(value, Mapping) and KEY in value
 
 
@@ -142,35 +142,35 @@ def parse_schedule(value: Any) -> Schedule:
     """The schedule that a mapping describes.
 
     Raises:
-        pydantic.ValidationError: it describes none; has everything that is wrong.
+        pydantic.ValidationError: it is not a valid schedule.
     """
     return _ADAPTER.validate_python(value)
 
 
 def schedule_fault(error: ValidationError) -> str:
-    """What is wrong with a schedule that ``parse_schedule`` refused, in one line."""
+    """The reason why ``parse_schedule`` rejected a schedule, in one line."""
     item = error.errors(include_url=False)[0]
     if item["type"] == "union_tag_invalid":
         kind = str(item["input"][KEY])
         return f"no schedule is named {kind!r}{did_you_mean(kind, _KINDS)} (known: {', '.join(_KINDS)})"
     inside = ".".join(map(str, item["loc"][1:]))
-    return f"is no schedule: {f'{inside}: ' if inside else ''}{rule_of(item)}"
+    return f"is not a valid schedule: {f'{inside}: ' if inside else ''}{rule_of(item)}"
 
 
 def checked_steps(knots: tuple[int, ...]) -> tuple[int, ...]:
-    """The steps at which a bound holds if it holds at all: the knots, and one step after each but the last.
+    """The steps at which to check a bound: the knots, and the step after each knot but the last.
 
-    Between knots a schedule is monotone, so that an interval needs the knots alone; the step after shows a number that
-    is whole at the knots only.
+    Between knots a schedule is monotone, so the knots are enough for an interval. The step after a knot reveals a
+    number that is an integer only at the knots.
     """
     return tuple(sorted({*knots, *(step + 1 for step in knots[:-1])}))
 
 
 def number_at(value: "float | Schedule", step: int) -> float:
-    """A number, or what a schedule says at optimizer step ``step``."""
+    """A number, or the number of a schedule at optimizer step ``step``."""
     return float(value) if isinstance(value, float | int) else value.at(step)
 
 
 def _between(start: float, end: float, share: float) -> float:
-    # The ends exactly: start + (end - start) need not be end in floating point.
+    # Exact at both ends: start + (end - start) may differ from end in floating point.
     return start if share == 0 else end if share == 1 else start + (end - start) * share

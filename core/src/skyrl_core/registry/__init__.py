@@ -1,7 +1,7 @@
-"""Losses and estimators by name, installed or registered in this process. Imports no torch until a name is used.
+"""Losses and estimators by name, installed or registered. Imports no torch until a name is used.
 
 Decision: a loss is rebuilt when a schedule changes one of its parameters. A class may read its parameters in its
-constructor, as the scalar form does, so changing them in place would go unnoticed. State from `after_step` moves to
+constructor, as the scalar form does, so a change in place would go unnoticed. State from `after_step` moves to
 the new instance.
 """
 

@@ -1,6 +1,6 @@
-"""Advantage estimators by name, installed or registered in this process: validated instances of them.
+"""Loads advantage estimators by name, installed or registered in this process.
 
-A reference is a name, or ``distribution:name`` where two distributions claim the name. Importing this imports no torch.
+A spec is a name, or ``distribution:name`` if two distributions claim the name. Importing this module imports no torch.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def register_advantage_estimator(name: str, cls: Plugin) -> Plugin: ...
 @overload
 def register_advantage_estimator(name: str) -> Callable[[Plugin], Plugin]: ...
 def register_advantage_estimator(name: str, cls: Any = None) -> Any:
-    """Give an advantage estimator of this process a name; a call or a decorator.
+    """Register an advantage estimator of this process under a name; a call or a decorator.
 
     Args:
         name: lower-case letters, digits and _.
@@ -46,14 +46,14 @@ def register_advantage_estimator(name: str, cls: Any = None) -> Any:
     from skyrl_core.contract.advantage_estimator import AdvantageEstimator
     from skyrl_core.registry.function_plugins import estimator_of_function
 
-    base: Any = AdvantageEstimator  # mypy takes no abstract class where a class is an argument
+    base: Any = AdvantageEstimator  # mypy rejects an abstract class as an argument
     estimator = class_or_function(cls, base) or estimator_of_function(name, cls)
     ESTIMATORS.register(name, estimator, source=cls)
     return cls
 
 
 class ResolvedEstimator(ResolvedPlugin["AdvantageEstimator"]):
-    """What a run carries of its advantage estimator."""
+    """A resolved advantage estimator: claim, parameters and class."""
 
     group = ESTIMATORS
 
@@ -64,14 +64,14 @@ class ResolvedEstimator(ResolvedPlugin["AdvantageEstimator"]):
 
 
 def load_advantage_estimator(
-    reference: str, params: Mapping[str, Any] | LossParams | None = None, policy: PluginPolicy = ALLOW_ALL
+    spec: str, params: Mapping[str, Any] | LossParams | None = None, policy: PluginPolicy = ALLOW_ALL
 ) -> AdvantageEstimator:
-    """An advantage estimator, ready to use. None takes the default parameters.
+    """An advantage estimator, ready to use. ``params=None`` takes the defaults.
 
     Raises:
-        InvalidParamsError: parameters do not fit.
-        UnknownPluginError, PluginConflictError, PluginLoadError: as ``ESTIMATORS.load``, or it is no
+        InvalidParamsError: parameters are invalid.
+        UnknownPluginError, PluginConflictError, PluginLoadError: as ``ESTIMATORS.load``, or it is not an
             AdvantageEstimator, or its constructor fails.
     """
-    estimator = ResolvedEstimator.find(reference, params, policy)
+    estimator = ResolvedEstimator.find(spec, params, policy)
     return estimator.build(estimator.class_plan.at(0))

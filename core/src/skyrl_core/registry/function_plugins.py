@@ -1,4 +1,4 @@
-"""A loss or an advantage estimator that is a bare function: the class that is made around it."""
+"""Classes made from losses and advantage estimators that are plain functions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def estimator_of_function(name: str, function: Callable[..., Tensor]) -> type[Ad
 
 
 def _subclass(base: type[Any], function: Callable[..., Tensor], **members: Any) -> type[Any]:
-    # Under the function's own name and module, so that messages lead to what the user wrote.
+    # With the function's name and module, so that messages point to the user's code.
     names = ("__module__", "__qualname__", "__doc__")
     members |= {key: value for key in names if (value := getattr(function, key, None)) is not None}
     return type(getattr(function, "__name__", base.__name__), (base,), members)

@@ -1,4 +1,4 @@
-"""Which loss exactly was used: what a run writes down, so that another one can be compared with it."""
+"""The identity of a loss, which a run records so that other runs can be compared with it."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,25 +9,25 @@ from skyrl_core.errors import PluginLoadError
 
 
 class LossIdentity(NamedTuple):
-    """What a run writes down about its loss. Two runs with equal identities computed the same loss."""
+    """The record of a loss. Two runs with equal identities computed the same loss."""
 
     distribution: str
     """``script`` for a loss that was registered in this process."""
     name: str
     version: str
     semantics_version: int | None
-    """None where the loss declares none."""
+    """None if the loss declares none."""
     value: str
     """``module:Class``."""
     files_sha256: str
-    """Over the Python files of its package, or over the script; empty where it was typed into a prompt."""
+    """Of the Python files of its package, or of the script; empty if it was typed at a prompt."""
     params: dict[str, Any]
-    """Resolved, with defaults, as JSON values; schedules as they were given."""
+    """Resolved, with defaults, as JSON values; schedules as given."""
     components: "tuple[LossIdentity, ...]" = ()
-    """The losses that it is composed of, with the parameters of the first step."""
+    """The losses that it combines, with the parameters of the first step."""
 
     def record(self) -> dict[str, Any]:
-        """For run.json and checkpoints: every field as JSON has it, and the identity as text under ``id``."""
+        """Every field as JSON values, and the identity as text under ``id``, for run.json and checkpoints."""
         return {"id": str(self), **self._asdict(), "components": [part.record() for part in self.components]}
 
     def __str__(self) -> str:
@@ -36,7 +36,7 @@ class LossIdentity(NamedTuple):
 
 
 def package_files_sha256(claim: Claim) -> str:
-    """SHA-256 over the Python files of the package that the loss is in.
+    """SHA-256 over the Python files of the package that contains the loss.
 
     Raises:
         PluginLoadError: they cannot be read.
@@ -48,8 +48,8 @@ def package_files_sha256(claim: Claim) -> str:
 
 
 def script_sha256(source: Any) -> str:
-    """SHA-256 over the file that a class or function is written in; empty where it was typed into a prompt."""
-    import inspect  # costs milliseconds, which a listing need not pay
+    """SHA-256 over the file that defines a class or function; empty if it was typed at a prompt."""
+    import inspect  # takes milliseconds that a listing does not need
 
     try:
         file = inspect.getsourcefile(source)

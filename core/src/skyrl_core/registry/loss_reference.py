@@ -1,7 +1,7 @@
-"""The policy losses by name: a reference may also say which semantics it means. Imports no torch.
+"""The group of policy losses, found by specs that may pin a semantics version. Imports no torch.
 
-A reference is ``name``, ``distribution:name`` where two distributions claim the name, and either with ``@2``: only if
-the installed loss has semantics version 2, so that a config never trains with other numbers than it was written for.
+A spec is ``name``, or ``distribution:name`` if two distributions claim the name. Either may end with ``@2``, which
+requires semantics version 2, so that a config never trains with a loss whose numbers have changed.
 """
 
 import sys
@@ -25,22 +25,22 @@ class LossGroup(PluginGroup):
     def __init__(self) -> None:
         super().__init__(POLICY_LOSSES, "policy loss", params_group=POLICY_LOSS_PARAMS)
 
-    def find(self, reference: str, policy: PluginPolicy = ALLOW_ALL, *, rows: Sequence[Claim] | None = None) -> Claim:
-        """As ``PluginGroup.find``; a conflict also where the installed loss has other semantics than is asked for."""
-        name, pinned, version = reference.partition("@")
+    def find(self, spec: str, policy: PluginPolicy = ALLOW_ALL, *, rows: Sequence[Claim] | None = None) -> Claim:
+        """As ``PluginGroup.find``; another semantics version than the spec pins is a conflict too."""
+        name, pinned, version = spec.partition("@")
         claim = super().find(name, policy, rows=rows)
         if not pinned:
             return claim
         if not version.isdecimal():
             raise UnknownPluginError(
-                f"policy loss {reference!r}: what follows @ is a semantics version, a whole number, such as {name}@1"
+                f"policy loss {spec!r}: after @ must come a semantics version, a whole number, such as {name}@1"
             )
         found = self._semantics(claim)
         if found != int(version):
             has = "declares no semantics_version" if found is None else f"has semantics version {found}"
             raise PluginConflictError(
-                f"policy loss {claim} {has}, not {version}: its numbers are not those of {reference!r}. Install "
-                f"the version that has them (`{sys.executable} -m pip index versions {claim.distribution}`), or write "
+                f"policy loss {claim} {has}, not {version}: its numbers differ from those of {spec!r}. Install "
+                f"a version that has them (`{sys.executable} -m pip index versions {claim.distribution}`), or write "
                 f"{name}{'' if found is None else f'@{found}'}"
             )
         return claim
@@ -55,6 +55,6 @@ class LossGroup(PluginGroup):
 LOSSES = LossGroup()
 
 
-def loss_name(reference: str) -> str:
-    """The entry-point name in a reference: also the name of its block of parameters."""
-    return reference.partition("@")[0].rpartition(":")[2]
+def loss_name(spec: str) -> str:
+    """The entry-point name in a spec, which also names the block of its parameters."""
+    return spec.partition("@")[0].rpartition(":")[2]

@@ -1,7 +1,7 @@
-"""Losses by name, installed or registered in this process: validated instances of them.
+"""Loads policy losses by name, installed or registered in this process.
 
-A reference is a name, ``distribution:name`` where two distributions claim the name, and either with ``@2`` to demand a
-semantics version. Importing this imports no torch.
+A spec is a name, or ``distribution:name`` if two distributions claim the name; either may end with ``@2`` to require a
+semantics version. Importing this module imports no torch.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def register_policy_loss(name: str, cls: Plugin) -> Plugin: ...
 @overload
 def register_policy_loss(name: str) -> Callable[[Plugin], Plugin]: ...
 def register_policy_loss(name: str, cls: Any = None) -> Any:
-    """Give a loss of this process a name; a call or a decorator.
+    """Register a loss of this process under a name; a call or a decorator.
 
     Args:
         name: lower-case letters, digits and _.
@@ -53,45 +53,45 @@ def policy_losses(policy: PluginPolicy = ALLOW_ALL) -> list[Claim]:
     return LOSSES.claims(policy)
 
 
-def validate_loss_params(reference: str, values: Mapping[str, Any], policy: PluginPolicy = ALLOW_ALL) -> LossParams:
+def validate_loss_params(spec: str, values: Mapping[str, Any], policy: PluginPolicy = ALLOW_ALL) -> LossParams:
     """The parameters of a loss at the first step, checked at every knot of their schedules.
 
-    Imports no torch where the loss declares a schema. An untyped loss that is installed gets OpenLossParams, which
-    takes anything: what its class says of its parameters is known only when it is loaded.
+    Imports no torch if the loss declares a schema. An installed untyped loss gets OpenLossParams, which accepts
+    anything: a schema that only its class declares is unknown until it is loaded.
 
     Raises:
-        InvalidParamsError: values do not fit; ``problems`` has all of them.
+        InvalidParamsError: values are invalid; ``problems`` lists every problem.
         UnknownPluginError, PluginConflictError, PluginLoadError: as ``PluginGroup.load``.
     """
-    return _resolved(reference, values, policy).plan.at(0)
+    return _resolved(spec, values, policy).plan.at(0)
 
 
 def load_policy_loss(
-    reference: str, params: Mapping[str, Any] | LossParams | None = None, policy: PluginPolicy = ALLOW_ALL
+    spec: str, params: Mapping[str, Any] | LossParams | None = None, policy: PluginPolicy = ALLOW_ALL
 ) -> PolicyLoss:
-    """A loss, ready to use: that of the first step, where parameters are schedules. None takes the defaults.
+    """A loss, ready to use, with schedules at their first step. ``params=None`` takes the defaults.
 
     Raises:
-        InvalidParamsError: parameters do not fit; those of a typed loss are checked before it is imported.
+        InvalidParamsError: parameters are invalid; those of a typed loss are checked before it is imported.
         UnknownPluginError, PluginConflictError, PluginLoadError: as ``LOSSES.find``; its class is not what its entry
             point promises, or its constructor fails.
     """
-    return _resolved(reference, params, policy).scheduled().loss
+    return _resolved(spec, params, policy).scheduled().loss
 
 
 def describe_loss(
-    reference: str, params: Mapping[str, Any] | LossParams | None = None, policy: PluginPolicy = ALLOW_ALL
+    spec: str, params: Mapping[str, Any] | LossParams | None = None, policy: PluginPolicy = ALLOW_ALL
 ) -> LossIdentity:
-    """Which loss exactly a reference means, with these parameters. Imports the loss; reads its package's files.
+    """The identity of a loss with these parameters. Imports the loss and reads its package's files.
 
     Raises:
         InvalidParamsError, UnknownPluginError, PluginConflictError: as ``load_policy_loss``.
         PluginLoadError: likewise, or its files cannot be read.
     """
-    return _resolved(reference, params, policy).identity
+    return _resolved(spec, params, policy).identity
 
 
-def _resolved(reference: str, values: Mapping[str, Any] | LossParams | None, policy: PluginPolicy) -> ResolvedLoss:
-    from skyrl_core.registry.resolved_loss import ResolvedLoss  # with pydantic, which a listing need not import
+def _resolved(spec: str, values: Mapping[str, Any] | LossParams | None, policy: PluginPolicy) -> ResolvedLoss:
+    from skyrl_core.registry.resolved_loss import ResolvedLoss  # it imports pydantic, which a listing does not need
 
-    return ResolvedLoss.find(reference, values, policy)
+    return ResolvedLoss.find(spec, values, policy)

@@ -1,4 +1,4 @@
-"""A policy loss that was resolved: its claim, parameters, class and identity in one object. Imports no torch."""
+"""A resolved policy loss: its claim, parameters, class and identity in one object. Imports no torch."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ class ResolvedLoss(ResolvedPlugin["PolicyLoss"]):
         """An instance with parameters of ``class_plan``."""
         instance = super().build(params)
         if not instance.name:
-            vars(instance)["name"] = self.claim.name  # a loss without a name of its own goes by its entry point's
+            vars(instance)["name"] = self.claim.name  # a loss without a name gets that of its entry point
         return instance
 
     @cached_property
     def identity(self) -> LossIdentity:
-        """Which loss exactly this is, with its parameters. Imports the loss; reads its package's files."""
+        """The identity of the loss with its parameters. Imports the loss and reads its package's files."""
         claim, loss = self.claim, self.plugin
         registered, plan = LOSSES.is_registered(claim), self.class_plan
         return LossIdentity(
@@ -64,7 +64,7 @@ class ResolvedLoss(ResolvedPlugin["PolicyLoss"]):
         if self.schema not in (None, loss.Params):
             raise PluginLoadError(
                 f"policy loss {self.claim}: its entry point in {POLICY_LOSS_PARAMS} names {self.schema!r}, but "
-                f"{self.claim.attribute}.Params is {loss.Params!r}: name one class in both"
+                f"{self.claim.attribute}.Params is {loss.Params!r}: name the same class in both"
             )
         return loss
 
@@ -73,20 +73,20 @@ def _check_contract(loss: type[PolicyLoss], claim: Claim) -> None:
     from skyrl_core.contract.policy_loss import LOSS_API_VERSION, is_scalar_form
 
     where = f"policy loss {claim}: {claim.attribute}"
-    # An inherited version would be that of whatever base class is installed, and so always right.
+    # An inherited version would be that of the installed base class, and so always match.
     version = vars(loss).get("api_version")
     if not is_scalar_form(loss):
         if loss.name not in ("", claim.name):
-            raise PluginLoadError(f"{where}.name is {loss.name!r}: make it {claim.name!r}, the name that it goes by")
+            raise PluginLoadError(f"{where}.name is {loss.name!r}: make it {claim.name!r}, the name of its entry point")
         if version is None:
             raise PluginLoadError(
-                f"{where} does not say which version of the contract it is written for: "
+                f"{where} does not declare the contract version that it is written for: "
                 f"add `api_version = {LOSS_API_VERSION}` to the class itself"
             )
     if not (isinstance(loss.Params, type) and issubclass(loss.Params, LossParams)):
         raise PluginLoadError(f"{where}.Params is {loss.Params!r}: make it a subclass of skyrl_core.LossParams")
     if version not in (None, LOSS_API_VERSION):
         raise PluginConflictError(
-            f"{where} is written for version {version!r} of the loss contract, the installed skyrl-core has version "
-            f"{LOSS_API_VERSION}: install versions of {claim.distribution} and skyrl-core that agree"
+            f"{where} is written for version {version!r} of the loss contract, but the installed skyrl-core has "
+            f"version {LOSS_API_VERSION}: install compatible versions of {claim.distribution} and skyrl-core"
         )

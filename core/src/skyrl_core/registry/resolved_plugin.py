@@ -1,4 +1,4 @@
-"""A plugin that was resolved: found once, its parameters validated once, then carried. Imports no torch."""
+"""A resolved plugin: found once, its parameters validated once, then passed on. Imports no torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Values = Mapping[str, Any] | LossParams | None
 
 
 class ResolvedPlugin(Generic[Base]):
-    """The claim, parameters and class of a plugin. Each is computed when it is first read, and then kept.
+    """The claim, parameters and class of a plugin. Each is computed on first read and then kept.
 
     Every attribute raises PluginLoadError for a schema or class that cannot be imported or is not what its entry point
     promises, and those that validate raise InvalidParamsError with all problems.
@@ -28,17 +28,17 @@ class ResolvedPlugin(Generic[Base]):
     takes_schedules: ClassVar[bool] = False
 
     def __init__(self, claim: Claim, values: Values = None, policy: PluginPolicy = ALLOW_ALL) -> None:
-        """``claim`` comes from ``group.find``; ``values`` are the parameters as given, None takes the defaults."""
+        """``claim`` comes from ``group.find``; ``values`` are the given parameters, None the defaults."""
         self.claim, self._values, self._policy = claim, dict(values or {}), policy
 
     @classmethod
-    def find(cls, reference: str, values: Values = None, policy: PluginPolicy = ALLOW_ALL) -> Self:
-        """The plugin that a reference means. Raises as ``PluginGroup.find``; imports nothing."""
-        return cls(cls.group.find(reference, policy), values, policy)
+    def find(cls, spec: str, values: Values = None, policy: PluginPolicy = ALLOW_ALL) -> Self:
+        """The plugin that a spec names. Raises as ``PluginGroup.find``; imports nothing."""
+        return cls(cls.group.find(spec, policy), values, policy)
 
     @cached_property
     def schema(self) -> type[LossParams] | None:
-        """The parameter schema, imported without the plugin; None if only its class knows it."""
+        """The parameter schema, imported without the plugin; None if only its class may declare one."""
         schema = self.group.schema(self.claim)
         if schema is None or (isinstance(schema, type) and issubclass(schema, LossParams)):
             return schema
@@ -47,7 +47,7 @@ class ResolvedPlugin(Generic[Base]):
 
     @cached_property
     def plan(self) -> ParamPlan[LossParams]:
-        """The parameters over a run, validated without the plugin; without a schema, any values."""
+        """The parameters over a run, validated without importing the plugin; unchecked without a schema."""
         return self._planned(self.schema or OpenLossParams)
 
     @cached_property
@@ -62,7 +62,7 @@ class ResolvedPlugin(Generic[Base]):
 
     @cached_property
     def class_plan(self) -> ParamPlan[LossParams]:
-        """``plan``, or one against the schema of the class where that is another."""
+        """``plan``, or a plan for the schema of the class if that is a different one."""
         plugin: Any = self.plugin
         return self.plan if plugin.Params is self.schema else self._planned(plugin.Params)
 

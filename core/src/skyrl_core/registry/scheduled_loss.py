@@ -1,4 +1,4 @@
-"""A loss over a run: rebuilt when a schedule changes its parameters, with the state that it has."""
+"""A loss over a run: rebuilt with its state when a schedule changes its parameters."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,12 +11,12 @@ class ScheduledLoss:
     """The loss of each optimizer step."""
 
     def __init__(self, plan: ParamPlan[Any], build: Callable[[Any], PolicyLoss]) -> None:
-        """``build`` makes the loss of parameters of the plan."""
+        """``build`` makes the loss from parameters of the plan."""
         self._plan = plan
         self._build = build
         self._numbers = plan.numbers(0)
         self.loss = build(plan.at(0))
-        """At the step that was asked for last."""
+        """The loss of the latest step passed to ``at``."""
 
     @classmethod
     def fixed(cls, loss: PolicyLoss) -> "ScheduledLoss":
@@ -26,11 +26,11 @@ class ScheduledLoss:
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What the loss reads at any step: a weight that a schedule raises from 0 needs its input one day."""
+        """The inputs that the loss reads at any step: a schedule may raise the weight of a term from 0."""
         return frozenset().union(*(frozenset(self.loss.needs(self._plan.at(step))) for step in self._plan.steps))
 
     def at(self, step: int) -> PolicyLoss:
-        """The loss of optimizer step ``step``: a new instance where a number has changed, with the same state."""
+        """The loss of optimizer step ``step``: a new instance with the same state if a number has changed."""
         numbers = self._plan.numbers(step)
         if numbers != self._numbers:
             state = self.loss.state_dict()
@@ -39,7 +39,7 @@ class ScheduledLoss:
         return self.loss
 
     def variants(self) -> list[PolicyLoss]:
-        """The loss at each step that stands for all, for whoever checks it before the run."""
+        """The loss at each representative step, for checks before the run."""
         return [self._build(self._plan.at(step)) for step in self._plan.steps]
 
     def numbers(self, step: int) -> Mapping[str, float]:

@@ -1,4 +1,4 @@
-"""Stands in for ray, which verl and SkyRL import beside their losses. No function that the tests run calls it."""
+"""A stand-in for ray, which verl and SkyRL import with their losses. No function that the tests run calls it."""
 
 
 class ObjectRef:
@@ -6,7 +6,7 @@ class ObjectRef:
 
 
 def remote(*arguments, **options):
-    """The decorator of actors that are never started: gives back the class."""
+    """The decorator of actors that are never started: returns the class."""
     return arguments[0] if arguments and not options else lambda actor: actor
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from skyrl_core.conformance.batches import ExampleBatch
 from skyrl_core.conformance.loss_call import call_loss, describe, ready_batch
 from skyrl_core.conformance.rule import Rule, Violation
-from skyrl_core.contract.metric import TRAINERS_OWN, Metric
+from skyrl_core.contract.metric import RESERVED_METRIC_NAMES, Metric
 from skyrl_core.contract.policy_loss import PolicyLoss, TokenLosses, is_scalar_form
 
 _PER_TOKEN = "return the unreduced loss of every token: the trainer masks, weights and sums"
@@ -41,7 +41,7 @@ def _check_log(output: TokenLosses, mask: Tensor) -> None:
     for name, metric in output.metrics.items():
         if not isinstance(metric, Metric):
             raise Violation(f"metrics[{name!r}] is {describe(metric)}", remedy="use Metric.mean(values, batch.mask)")
-        if name in TRAINERS_OWN:
+        if name in RESERVED_METRIC_NAMES:
             raise Violation(f"the trainer already logs a metric {name!r}", remedy="rename the metric of the loss")
 
 
