@@ -62,7 +62,7 @@ def test_the_bonus_of_the_second_is_found_not_to_be_an_entropy() -> None:
     assert "change the exact entropy by +0.000175 (per unit of learning rate) for four tokens" in str(failure.failure)
     assert "but by -3.85e-05 for one token with 0.2 and forty with 0.02" in str(failure.failure)
     assert failure.remedy == (
-        "exp(lp) * lp is one term of the entropy, not an estimate of it: sampling counts its probability twice. "
+        "exp(lp) * lp is one term of the entropy, not an estimate: sampling counts its probability twice. "
         "Declare Need.ENTROPY and subtract coef * batch.entropy, which is exact and carries gradient"
     )
 

@@ -71,7 +71,7 @@ def _why_unavailable(name: str) -> str:
     if iskeyword(name):
         return f"{name} is a Python keyword"
     if name in TRAINER_OPTIONS:
-        return f"trainer.algorithm.{name} is an option, so the parameters of the loss cannot be there"
+        return f"trainer.algorithm.{name} is an option, so it cannot hold the parameters of a loss"
     for base in BASE_CLASSES & {names.loss_class, names.params_class}:
         return f"one of its classes would have the same name as its base class, {base}"
     for group in _GROUPS:

@@ -51,7 +51,7 @@ def _entropy_change(loss: PolicyLoss, log_policy: Tensor) -> float:
 SAMPLED_ENTROPY = Rule(
     name="sampled_entropy",
     explanation="a bonus computed from sampled log-probs moves the entropy in the same direction for every policy",
-    remedy="exp(lp) * lp is one term of the entropy, not an estimate of it: sampling counts its probability twice. "
+    remedy="exp(lp) * lp is one term of the entropy, not an estimate: sampling counts its probability twice. "
     "Declare Need.ENTROPY and subtract coef * batch.entropy, which is exact and carries gradient",
     counterexample="- coef * -(log_probs.exp() * log_probs), averaged over the sampled tokens, as an entropy bonus",
     check=check_sampled_entropy,
