@@ -8,7 +8,6 @@ from skyrl_core.discovery import Claim
 from skyrl_core.registry import ResolvedEstimator, ResolvedLoss
 from skyrl_train.config.problem import Problem
 from skyrl_train.config.schema import RunConfig
-from skyrl_train.config.yaml_text import write_yaml
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +38,3 @@ class ResolvedRun:
             if plugin.params:
                 algorithm[plugin.claim.name] = plugin.params
         return values
-
-    def to_yaml(self) -> str:
-        """`as_dict` as YAML; equal runs give equal bytes."""
-        return write_yaml(self.as_dict())

@@ -61,17 +61,8 @@ def parse_arguments(argv: Sequence[str], prog: str) -> TrainArguments:
         raise SkyrlError("--skip-damaged selects the checkpoint to resume from; it needs --resume")
     if parsed.json and not parsed.dry_run:
         raise SkyrlError("--json prints the plan as JSON; it needs --dry-run")
-    return TrainArguments(
-        config_files=tuple(parsed.config),
-        overrides=(*parsed.overrides, *unknown),
-        loss=parsed.loss,
-        resume=parsed.resume,
-        accept_loss_change=parsed.accept_loss_change,
-        skip_damaged=parsed.skip_damaged,
-        num_processes=parsed.num_processes,
-        dry_run=parsed.dry_run,
-        json=parsed.json,
-    )
+    lists = {"config_files": tuple(parsed.config_files), "overrides": (*parsed.overrides, *unknown)}
+    return TrainArguments(**vars(parsed) | lists)
 
 
 def _parser(prog: str) -> _Parser:
@@ -84,7 +75,7 @@ def _parser(prog: str) -> _Parser:
     )
     add = parser.add_argument
     files = "a YAML file; may be repeated, later files override earlier ones"
-    add("--config", type=Path, action="append", default=[], metavar="FILE", help=files)
+    add("--config", dest="config_files", type=Path, action="append", default=[], metavar="FILE", help=files)
     add("--loss", metavar="NAME", help="the policy loss: trainer.algorithm.policy_loss_type")
     add(OPTION, type=int, default=1, metavar="N", help="train with N processes on this machine, one for each GPU")
     add("--dry-run", action="store_true", help="check the configuration, print the plan and exit")

@@ -101,8 +101,8 @@ def _with_task(claim: Claim, environment: type[Environment], params: Mapping[str
         raise UnknownPluginError(f"environment {claim} has no tasks: write {claim.name!r} without {':' + task!r}")
     if task and params.get("task", task) != task:
         problem = ParamProblem("task", params["task"], f"differs from the task {task!r} of the reference: remove it")
-        raise InvalidParamsError(f"environment {claim}: the parameters do not fit", [problem])
+        raise InvalidParamsError(f"environment {claim}: invalid parameters", [problem])
     if takes_task and not task and "task" not in params:
         problem = ParamProblem("task", None, f"is required: write {claim.name}:TASK")
-        raise InvalidParamsError(f"environment {claim}: the parameters do not fit", [problem])
+        raise InvalidParamsError(f"environment {claim}: invalid parameters", [problem])
     return {**params, "task": task} if task else params

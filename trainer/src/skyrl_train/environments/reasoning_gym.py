@@ -106,7 +106,7 @@ class ReasoningGym(Environment):
         self, path: str, value: Any, rule: str, *, nearest: str | None = None, cause: Exception | None = None
     ) -> None:
         problem = ParamProblem(path, value, rule, nearest)
-        raise InvalidParamsError("environment 'reasoning_gym': the parameters do not fit", [problem]) from cause
+        raise InvalidParamsError("environment 'reasoning_gym': invalid parameters", [problem]) from cause
 
 
 def _split_of(question: str) -> Split:
