@@ -62,6 +62,7 @@ def parse_arguments(argv: Sequence[str], prog: str) -> TrainArguments:
     if parsed.json and not parsed.dry_run:
         raise SkyrlError("--json prints the plan as JSON; it needs --dry-run")
     lists = {"config_files": tuple(parsed.config_files), "overrides": (*parsed.overrides, *unknown)}
+    del parsed.local_rank
     return TrainArguments(**vars(parsed) | lists)
 
 
