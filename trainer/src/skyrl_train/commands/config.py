@@ -1,4 +1,4 @@
-"""`skyrl config`: prints every option of a run with its type, default, range and description."""
+"""Print every option of a run: type, default, range and description."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""`skyrl eval`: measures pass@1 and pass@k of a model or a run, with confidence intervals."""
+"""Measure a model or a run on held-out problems: pass@1 and pass@k with confidence intervals."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""`skyrl export`: writes the model of a run as a folder that transformers and vLLM load."""
+"""Write the model of a run as a folder that transformers and vLLM load."""
 
 import argparse
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""`skyrl report`: writes report.html for a run that is finished, in progress or killed."""
+"""Write report.html for a run that is finished, in progress or killed."""
 
 import argparse
 import webbrowser

@@ -1,4 +1,4 @@
-"""`skyrl serve`: starts a vLLM server with the settings that a run needs."""
+"""Start a vLLM server with the settings that a run needs."""
 
 import argparse
 import shlex

@@ -1,4 +1,4 @@
-"""`skyrl train`: checks a configuration, then prints its plan or trains."""
+"""Check a configuration, then print its plan or train."""
 
 from collections.abc import Sequence
 
