@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 HIDDEN = 1024
 TEMPERATURE = 0.7
-MEMORY_GOAL, TIME_GOAL, FLOOR_GOAL = 1 / 12, 0.8, 1.3
+MEMORY_GOAL, TIME_GOAL, FLOOR_GOAL = 1 / 12, 1.1, 1.3
 KINDS = {
     "materialised": "materialised logits",
     "ours": "token_statistics",
