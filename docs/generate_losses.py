@@ -16,15 +16,21 @@ from typing import Any
 
 import torch
 
+from skyrl_core import (
+    Claim,
+    Need,
+    PolicyLoss,
+    Probe,
+    Signature,
+    TokenLosses,
+    load_policy_loss,
+    measure_signature,
+    policy_losses,
+)
 from skyrl_core.cli.parameter_table import as_markdown, as_yaml, parameters
 from skyrl_core.cli.signature import describe_curve, ratio_label
-from skyrl_core.conformance.batches import example_batch
-from skyrl_core.conformance.trial import loss_batch
-from skyrl_core.contract.policy_loss import Need, PolicyLoss, TokenLosses
-from skyrl_core.discovery.plugin_group import Claim
-from skyrl_core.registry.loss_registry import load_policy_loss, policy_losses
-from skyrl_core.signature import ADVANTAGES, Probe, Scale, Signature, measure_signature
-from skyrl_core.signature.svg_chart import svg
+from skyrl_core.signature import ADVANTAGES, Scale, svg
+from skyrl_core.testing import example_batch, loss_batch
 
 FOLDER = Path(__file__).parent
 DISTRIBUTIONS = ("skyrl-core", "skyrl-loss-clippedpg", "skyrl-loss-entropyreg")

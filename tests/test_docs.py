@@ -2,7 +2,7 @@
 
 Fences that run, in the order of the document and in one folder that holds copies of configs/ and examples/:
 
-- ```` ```python ````: one namespace for the whole document; ```` ```python no-run ```` is only compiled.
+- ```` ```python ````: one namespace for each document; ```` ```python no-run ```` is only compiled.
 - ```` ```bash run ````: must end with exit code 0.
 - ```` ```console run ````: runs the lines that start with `$ `; the other lines must be in the output, in this order,
   whatever the spacing. A line `...` stands for any lines.
@@ -152,7 +152,7 @@ def broken_links(markdown: str, path: Path) -> list[str]:
 
 
 def missing_paths(markdown: str, path: Path) -> list[str]:
-    """Paths in `code spans` that exist neither in the repository nor beside the document."""
+    """Paths in `code spans` that exist neither in the repository nor next to the document."""
     spans = [span for span in CODE_SPAN.findall(prose(markdown)) if REPOSITORY_PATH.fullmatch(span)]
     return [span for span in spans if not (ROOT / span).exists() and not (path.parent / span).exists()]
 
