@@ -197,11 +197,21 @@ class EnvironmentConfig(Section):
     """The environment that rewards the answers."""
 
     name: str = Field(
-        default="arithmetic", description="The environment, `NAME` or `NAME:TASK`, of rows that name none."
+        default="arithmetic",
+        description="The environment of rows that name none: `NAME`, `NAME:TASK`, or a function `(completion, row)` as "
+        "`file.py:function` or `package.module:function`.",
     )
     params: dict[str, Any] = Field(default_factory=dict, description="Parameters, checked by the environment's schema.")
     deadline: PositiveFloat = Field(default=10.0, description="Seconds allowed for one reward.")
     workers: PositiveInt = Field(default=1, description="Processes that compute rewards, per rank.")
+    weights: dict[str, float] = Field(
+        default_factory=dict,
+        description="Weights of the rewards of an environment that returns several by name; 1 for those without one.",
+    )
+    solved_at: float | None = Field(
+        default=None,
+        description="Reward from which an answer counts as solved, for accuracy and pass@k; null asks the environment.",
+    )
 
 
 class EvaluationConfig(Section):

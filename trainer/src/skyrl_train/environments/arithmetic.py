@@ -26,6 +26,7 @@ class Arithmetic(Environment):
     """Endless word problems; 1.0 for a finished response that ends in ``#### <answer>``, else 0.0."""
 
     name = "arithmetic"
+    solved_at = 1.0
     Params: ClassVar[type[EnvironmentParams]] = ArithmeticParams
 
     def rows(self, split: Split, *, seed: int) -> Iterator[Row]:

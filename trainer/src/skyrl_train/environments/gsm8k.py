@@ -29,6 +29,7 @@ class Gsm8k(Environment):
     """
 
     name = "gsm8k"
+    solved_at = 1.0
     Params: ClassVar[type[EnvironmentParams]] = Gsm8kParams
 
     def __init__(self, params: EnvironmentParams) -> None:

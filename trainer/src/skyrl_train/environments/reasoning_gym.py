@@ -32,6 +32,7 @@ class ReasoningGym(Environment):
     """Endless puzzles; the reward is the task's score of the text in ``<answer>``, between 0 and 1."""
 
     name = "reasoning_gym"
+    solved_at = 1.0
     Params: ClassVar[type[EnvironmentParams]] = ReasoningGymParams
 
     def __init__(self, params: EnvironmentParams) -> None:

@@ -161,13 +161,16 @@ def _answer_table(number: int, answer: AnswerPair) -> Table:
     table.add_row(f"Question {number}", _shown(answer.question))
     table.add_row("Expected", _shown(answer.expected))
     if answer.before is not None:
-        table.add_row(*_marked("Before", answer.before, bool(answer.before_correct)))
-    table.add_row(*_marked("After", answer.after, answer.after_correct))
+        table.add_row(*_marked("Before", answer.before, answer.before_correct, answer.before_reward))
+    table.add_row(*_marked("After", answer.after, answer.after_correct, answer.after_reward))
     return table
 
 
-def _marked(when: str, text: str, correct: bool) -> tuple[Text, Text]:
-    mark = ("right", "green") if correct else ("wrong", "red")
+def _marked(when: str, text: str, correct: bool | None, reward: float | None) -> tuple[Text, Text]:
+    if correct is None:
+        mark = ("no verdict" if reward is None else f"reward {reward:.3g}", "bold")
+    else:
+        mark = ("right", "green") if correct else ("wrong", "red")
     return Text.assemble(f"{when}, ", mark), _shown(text)
 
 

@@ -26,7 +26,8 @@ class MetricEntry:
 GLOSSARY: tuple[MetricEntry, ...] = (
     MetricEntry(
         "accuracy",
-        "Mean share of correct samples per held-out problem, which is pass@1. Higher is better.",
+        "Mean share of correct samples per held-out problem, which is pass@1. Higher is better. Logged if "
+        "the environment says which rewards solve a problem.",
         "percent",
         "Accuracy",
     ),
@@ -38,8 +39,14 @@ GLOSSARY: tuple[MetricEntry, ...] = (
     ),
     MetricEntry("reward/mean", "Mean reward of the samples. Higher is better.", label="reward"),
     MetricEntry("reward/std", "Standard deviation of the rewards."),
+    MetricEntry("reward/*/mean", "Mean of one of several rewards, before its weight in environment.weights."),
     MetricEntry(
-        "reward_errors", "Number of samples whose reward raised an error or timed out. Their reward is 0.", "count"
+        "reward_errors", "Number of samples whose reward raised an error or timed out. They are left out.", "count"
+    ),
+    MetricEntry(
+        "no_verdict",
+        "Number of samples that are left out: their reward is None, raised an error or timed out.",
+        "count",
     ),
     MetricEntry("loss/total", "The scalar that the optimizer minimises, after the reduction.", label="loss"),
     MetricEntry("loss/*", "One term of the loss, with its coefficient."),

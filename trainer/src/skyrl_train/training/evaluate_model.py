@@ -32,7 +32,10 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Assessment:
-    """The measures of one model, each with its 95 % interval, all between 0 and 1."""
+    """The measures of one model, each with its 95 % interval, all between 0 and 1.
+
+    None if an environment does not say which rewards solve a problem.
+    """
 
     evaluation: Evaluation
     prompts: int
@@ -72,7 +75,9 @@ def _evaluate(target: str, run: ResolvedRun, ranks: Ranks) -> Evaluation:
     settings = config.environment
     environments = load_environments(config, run.environment, source.environments)
     with ExitStack() as stack:
-        scorer = stack.enter_context(Scorer(environments, workers=settings.workers, deadline=settings.deadline))
+        scorer = stack.enter_context(
+            Scorer(environments, workers=settings.workers, deadline=settings.deadline, weights=settings.weights)
+        )
         engine = _engine(model, tokenizer, run, ranks)
         stack.callback(engine.close)
         evaluator = Evaluator(config, source=source, tokenizer=tokenizer, engine=engine, scorer=scorer, ranks=ranks)
@@ -102,6 +107,8 @@ def _model(target: str, config: RunConfig) -> PreTrainedModel:
 
 def _intervals(evaluation: Evaluation, config: RunConfig) -> dict[str, Interval]:
     metrics, prompts = evaluation.metrics, len(evaluation.answers)
+    if "accuracy" not in metrics:
+        return {}
     samples = config.evaluation.samples_per_prompt
     if samples == 1:
         return {"pass@1": wilson(metrics["accuracy"], prompts)}
