@@ -163,7 +163,7 @@ def reward_metrics(scores: Sequence[tuple[int, Score]]) -> dict[str, float]:
     for group, score in scores:
         if score.reward is not None:
             by_group.setdefault(group, []).append(score.reward)
-    rewards = torch.tensor([reward for rewards in by_group.values() for reward in rewards])
+    rewards = torch.tensor([reward for _, rewards in sorted(by_group.items()) for reward in rewards])
     errors = [score.error for _, score in scores if score.error]
     if not len(rewards):
         raise SkyrlError(no_verdict_message("sample of this step", errors))
