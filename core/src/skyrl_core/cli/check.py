@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skyrl_core.cli.assignments import params_of
+from skyrl_core.cli.colour import paint
 from skyrl_core.cli.json_output import print_json
 from skyrl_core.cli.table import indented, terminal_width
 from skyrl_core.errors import ConformanceError, PluginLoadError, SkyrlError
@@ -110,7 +111,9 @@ def _lines(report: Report) -> list[str]:
 
 
 def _status(result: RuleResult) -> str:
-    return "waive" if result.waived is not None else "ok   " if result.passed else "FAIL "
+    if result.waived is not None:
+        return paint("waive", "yellow")
+    return f"{paint('ok', 'green')}   " if result.passed else f"{paint('FAIL', 'red')} "
 
 
 def _details(result: RuleResult) -> list[str]:
@@ -124,12 +127,12 @@ def _details(result: RuleResult) -> list[str]:
 def _verdict(report: Report) -> str:
     total = len(report.results) + len(report.skipped)
     if not report.passed:
-        return f"breaks {len(report.failures)} of {total} rules"
+        return f"{paint('breaks', 'red')} {len(report.failures)} of {total} rules"
     if report.waived:
-        return (
-            f"keeps {total - len(report.waived)} of {total} rules; waived: {', '.join(r.rule for r in report.waived)}"
-        )
-    return f"keeps all {total} rules" if not report.skipped else f"keeps {len(report.results)} of {total} rules"
+        waived = ", ".join(rule.rule for rule in report.waived)
+        return f"{paint('keeps', 'green')} {total - len(report.waived)} of {total} rules; waived: {waived}"
+    count = f"all {total}" if not report.skipped else f"{len(report.results)} of {total}"
+    return f"{paint('keeps', 'green')} {count} rules"
 
 
 def _content(report: Report) -> dict[str, Any]:
