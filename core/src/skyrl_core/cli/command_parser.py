@@ -29,7 +29,7 @@ class CommandParser(argparse.ArgumentParser):
         self.examples = tuple(examples)
         self.color = False  # Python 3.14 would add its colours to ours
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse, or answer the shell that asks for completions.
 
         An unknown option is reported by the subcommand that it was given to, which knows the options that it has.
@@ -40,7 +40,7 @@ class CommandParser(argparse.ArgumentParser):
             self.error(self.unknown_message(unknown))
         return namespace, rest
 
-    def parse_intermixed_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
+    def parse_intermixed_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse, or answer the shell that asks for completions."""
         self.complete()  # before argparse hides the positional arguments
         return super().parse_intermixed_args(args, namespace)

@@ -3,9 +3,10 @@
 import io
 import os
 import sys
+from contextlib import suppress
 from typing import TextIO
 
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 
 PLAIN_WIDTH = 100
 
@@ -33,6 +34,25 @@ class Terminal(Console):
             width=None if self.live else PLAIN_WIDTH,
             highlight=False,
         )
+
+    def is_stdout(self) -> bool:
+        """Whether this writes to the standard output of the process, which libraries print to as well."""
+        try:
+            return self.file.fileno() == 1
+        except (AttributeError, OSError, ValueError):
+            return False
+
+    @property
+    def size(self) -> ConsoleDimensions:
+        """The size of this terminal: while output is captured, rich would find no terminal to ask."""
+        if self.live and "COLUMNS" not in os.environ:
+            with suppress(AttributeError, OSError, ValueError):
+                return ConsoleDimensions(*os.get_terminal_size(self.file.fileno()))
+        return super().size
+
+    @size.setter
+    def size(self, new_size: tuple[int, int]) -> None:
+        Console.size.fset(self, new_size)  # type: ignore[attr-defined]
 
     def on_broken_pipe(self) -> None:
         """Handles an exited reader, as in ``skyrl train | head``: stops printing and lets the caller decide.

@@ -1,0 +1,95 @@
+"""The screen of this process: one live display, below everything else that is printed."""
+
+import sys
+from collections.abc import Callable
+from typing import TextIO
+
+from rich.console import RenderableType
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.text import Text
+
+from skyrl_core.discovery import printable
+from skyrl_train.tracking.output_capture import OutputCapture
+from skyrl_train.tracking.terminal import Terminal
+
+Render = Callable[[], RenderableType]
+
+
+class Screen:
+    """A terminal with a live display, or a plain stream without one."""
+
+    current: "Screen | None" = None
+    """The screen that shows what is being loaded, until the run takes it."""
+
+    def __init__(self, file: TextIO | None = None) -> None:
+        self.terminal = Terminal(file)
+        self.status = ""
+        self._render: Render = self._loading
+        self._live: Live | None = None
+        self._capture: OutputCapture | None = None
+
+    @property
+    def live(self) -> bool:
+        """Whether there is a live display."""
+        return self._live is not None
+
+    def show(self, render: Render) -> None:
+        """Show this, four times a second, from now on. Does nothing on a plain stream."""
+        self._render = render
+        if self._live is not None or not self.terminal.live:
+            return
+        if self.terminal.is_stdout():
+            self._capture = OutputCapture(self._captured)
+            self.terminal.file = self._capture.terminal
+        self._live = Live(
+            console=self.terminal,
+            get_renderable=lambda: self._render(),
+            refresh_per_second=4,
+            redirect_stdout=self._capture is None,
+            redirect_stderr=self._capture is None,
+        )
+        self._live.start(refresh=True)
+
+    def print(self, text: RenderableType, style: str = "", *, soft_wrap: bool = False) -> None:
+        """Print above the live display."""
+        self.terminal.print(text, style=style, soft_wrap=soft_wrap)
+
+    def close(self, *, keep: bool = True) -> None:
+        """Give the terminal and its cursor back; ``keep`` leaves the last state of the live display."""
+        if Screen.current is self:
+            Screen.current = None
+        live, self._live = self._live, None
+        capture, self._capture = self._capture, None
+        if capture is not None:
+            capture.close()
+        if live is not None:
+            live.transient = not keep
+            live.stop()
+        if capture is not None:
+            self.terminal.file = sys.stdout
+            capture.terminal.close()
+
+    def _captured(self, line: str) -> None:
+        self.terminal.print(Text.from_ansi(line), soft_wrap=True)
+
+    def _loading(self) -> RenderableType:
+        return Spinner("dots", Text(self.status, overflow="ellipsis", no_wrap=True))
+
+
+def show_loading(what: str) -> None:
+    """Show what is being loaded, from the first second on; one line for each on a plain stream."""
+    if Screen.current is None:
+        Screen.current = Screen()
+    screen = Screen.current
+    screen.status = printable(f"loading {what} ...", escape=True)
+    if screen.terminal.live:
+        screen.show(screen._loading)
+    else:
+        screen.print(Text(screen.status), soft_wrap=True)
+
+
+def stop_loading() -> None:
+    """Remove the display, if no run has taken it."""
+    if Screen.current is not None:
+        Screen.current.close(keep=False)
