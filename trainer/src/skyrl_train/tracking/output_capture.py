@@ -28,9 +28,7 @@ class OutputCapture:
     def __init__(self, line: Callable[[str], None]) -> None:
         """``line`` is called in a thread for each line, without its end."""
         self._line = line
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(AttributeError, OSError, ValueError):
-                stream.flush()
+        _flush()
         self._saved = {number: os.dup(number) for number in (1, 2) if _is_terminal(number)}
         self.terminal: TextIO = os.fdopen(
             os.dup(1), "w", encoding=sys.stdout.encoding, errors="backslashreplace", newline=""
@@ -51,11 +49,16 @@ class OutputCapture:
         self._thread = threading.Thread(target=self._forward, name="skyrl-output", daemon=True)
         self._thread.start()
 
+    def write(self, text: str) -> None:
+        """Print after everything that was printed before."""
+        _flush()
+        data = text.encode(errors="backslashreplace")
+        while data:
+            data = data[os.write(1, data) :]
+
     def close(self) -> None:
         """Give the terminal back, after the lines that are on their way."""
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(AttributeError, OSError, ValueError):
-                stream.flush()
+        _flush()
         for number, saved in self._saved.items():
             os.dup2(saved, number)
             os.close(saved)
@@ -88,6 +91,12 @@ class OutputCapture:
         text = line.decode(errors="backslashreplace").rstrip("\r")
         with suppress(OSError, ValueError):  # the terminal was closed
             self._line(text.rpartition("\r")[2])  # what a terminal would show of a line that rewrites itself
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError, ValueError):
+            stream.flush()
 
 
 def _is_terminal(number: int) -> bool:

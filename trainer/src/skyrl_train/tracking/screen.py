@@ -1,5 +1,6 @@
 """The screen of this process: one live display, below everything else that is printed."""
 
+import io
 import sys
 from collections.abc import Callable
 from typing import TextIO
@@ -52,8 +53,13 @@ class Screen:
         self._live.start(refresh=True)
 
     def print(self, text: RenderableType, style: str = "", *, soft_wrap: bool = False) -> None:
-        """Print above the live display."""
-        self.terminal.print(text, style=style, soft_wrap=soft_wrap)
+        """Print above the live display, after everything that was printed before."""
+        if self._capture is None:
+            self.terminal.print(text, style=style, soft_wrap=soft_wrap)
+            return
+        rendered = io.StringIO()
+        self.terminal.twin(rendered).print(text, style=style, soft_wrap=soft_wrap)
+        self._capture.write(rendered.getvalue())
 
     def close(self, *, keep: bool = True) -> None:
         """Give the terminal and its cursor back; ``keep`` leaves the last state of the live display."""

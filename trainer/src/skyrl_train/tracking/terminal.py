@@ -4,7 +4,7 @@ import io
 import os
 import sys
 from contextlib import suppress
-from typing import TextIO
+from typing import Any, TextIO, cast
 
 from rich.console import Console, ConsoleDimensions
 
@@ -32,6 +32,18 @@ class Terminal(Console):
             force_interactive=self.live,
             color_system="auto" if self.live else None,
             width=None if self.live else PLAIN_WIDTH,
+            highlight=False,
+        )
+
+    def twin(self, file: TextIO) -> Console:
+        """A console without a live display that writes to another stream what this one would write."""
+        return Console(
+            file=file,
+            force_terminal=True,
+            force_jupyter=False,
+            color_system=cast(Any, self.color_system),
+            no_color=self.no_color,
+            width=self.width,
             highlight=False,
         )
 
