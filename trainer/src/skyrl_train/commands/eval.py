@@ -12,7 +12,7 @@ from rich.table import Table
 
 from skyrl_core.cli import CommandParser
 from skyrl_core.errors import SkyrlError
-from skyrl_train.config.completion import complete_override
+from skyrl_train.config.override_completion import complete_override
 from skyrl_train.config.load_config import resolve_run, run_folder_of
 from skyrl_train.config.problem import raise_problems
 from skyrl_train.config.resolved import ResolvedRun

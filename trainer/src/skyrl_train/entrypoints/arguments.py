@@ -10,7 +10,7 @@ from typing import NoReturn
 from skyrl_core.cli import CommandParser, complete_loss
 from skyrl_core.discovery import printable
 from skyrl_core.errors import SkyrlError, nearest
-from skyrl_train.config.completion import complete_override
+from skyrl_train.config.override_completion import complete_override
 from skyrl_train.ranks.launch import OPTION
 
 DESCRIPTION = "Train a language model with any installed policy loss."
@@ -22,7 +22,7 @@ trainer.algorithm.LOSS.PARAMETER=0.02. The value is YAML; overrides take precede
 """
 EXAMPLES = (
     "skyrl train --loss gspo --dry-run",
-    "skyrl train --loss gspo trainer.steps=50 trainer.algorithm.gspo.clip_high=0.0005",
+    "skyrl train --loss gspo trainer.steps=50 trainer.optimizer.learning_rate=1e-5",
     "skyrl train --config run.yaml --num-processes 4",
     "skyrl train --resume runs/gspo-20260101-120000 trainer.steps=200",
 )

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from skyrl_train.config.completion import complete_key, complete_override
+from skyrl_train.config.override_completion import complete_key, complete_override
 
 
 def test_keys_are_completed_with_their_descriptions():
@@ -32,5 +32,5 @@ def test_values_are_completed_where_they_are_known():
 
 
 def test_completion_imports_no_torch():
-    code = "from skyrl_train.config.completion import *; complete_override('trainer.algorithm.gspo.'); import sys; "
+    code = "from skyrl_train.config.override_completion import *; complete_override('trainer.algorithm.gspo.'); import sys; "
     subprocess.run([sys.executable, "-c", f"{code}assert 'torch' not in sys.modules"], check=True)
