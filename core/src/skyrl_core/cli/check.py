@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from skyrl_core.contract.policy_loss import PolicyLoss
 
 SCHEMA_VERSION = 1
+INDENT = " " * 7
 
 
 def run(arguments: Namespace) -> int:
@@ -106,8 +107,10 @@ def _loss_of_class(target: str, params: Mapping[str, Any]) -> PolicyLoss:
 def _lines(report: Report) -> list[str]:
     lines = []
     for result in report.results:
-        lines += [f"{_status(result)}  {result.rule}: {result.explanation}", *_details(result)]
-    return [*lines, *(f"-     {rule}: not checked until the rules above hold" for rule in report.skipped)]
+        first, *rest = indented(f"{result.rule}: {result.explanation}", terminal_width(), INDENT)
+        lines += [f"{_status(result)}  {first.strip()}", *rest, *_details(result)]
+    skipped = [f"-      {rule}: not checked until the rules above hold" for rule in report.skipped]
+    return [*lines, *(paint(line, "dim") for line in skipped)]
 
 
 def _status(result: RuleResult) -> str:
@@ -121,7 +124,7 @@ def _details(result: RuleResult) -> list[str]:
     details += [("input:  ", f"{name} = {values}") for name, values in result.input.items()]
     details += [("fix:    ", result.remedy), *(("note:   ", note) for note in result.notes)]
     width = terminal_width()
-    return [line for label, text in details if text for line in indented(label + text, width, " " * 7)]
+    return [line for label, text in details if text for line in indented(label + text, width, INDENT)]
 
 
 def _verdict(report: Report) -> str:

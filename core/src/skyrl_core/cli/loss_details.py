@@ -70,7 +70,9 @@ def _page(claim: Claim, facts: Mapping[str, Any], file: str, schema: type[LossPa
     label = max(map(len, about)) + 2
     lines = [paint(claim.name, "bold"), *indented(claim.summary, width, "  "), ""]
     about["status"] = painted(status_cell(claim))
-    lines += [f"  {paint(f'{key:<{label}}', 'dim')}{value}" for key, value in about.items()]
+    for key, value in about.items():
+        first, *rest = indented(value, width, " " * (label + 2)) or [""]
+        lines += [f"  {paint(f'{key:<{label}}', 'dim')}{first.strip()}", *rest]
     rows = parameters(schema)
     if not rows:
         return [

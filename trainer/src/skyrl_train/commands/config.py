@@ -10,9 +10,9 @@ from typing import Any
 from skyrl_core.cli import CommandParser
 from skyrl_core.discovery import printable
 from skyrl_core.errors import SkyrlError, nearest
-from skyrl_train.config.override_completion import complete_key
 from skyrl_train.config.option_reference import find_options, write_commented_yaml, write_markdown, write_table
 from skyrl_train.config.options import all_options, all_sections
+from skyrl_train.config.override_completion import complete_key
 from skyrl_train.config.schema import RunConfig
 
 EXAMPLES = (

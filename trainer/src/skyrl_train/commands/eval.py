@@ -12,8 +12,8 @@ from rich.table import Table
 
 from skyrl_core.cli import CommandParser
 from skyrl_core.errors import SkyrlError
-from skyrl_train.config.override_completion import complete_override
 from skyrl_train.config.load_config import resolve_run, run_folder_of
+from skyrl_train.config.override_completion import complete_override
 from skyrl_train.config.problem import raise_problems
 from skyrl_train.config.resolved import ResolvedRun
 from skyrl_train.environments.load_environment import load_environment

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from skyrl_core.cli import CommandParser
-from skyrl_train.config.override_completion import complete_override
 from skyrl_train.config.load_config import resolve_run
+from skyrl_train.config.override_completion import complete_override
 from skyrl_train.environments.load_environment import load_environment
 
 EXAMPLES = (
