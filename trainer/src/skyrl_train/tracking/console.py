@@ -72,6 +72,7 @@ class Console:
         if self._screen.live:
             for task in self._bar.task_ids:
                 self._bar.update(task, completed=step)
+            self._screen.refresh()
         elif step == self._total or step % math.ceil(self._total / PLAIN_LINES) == 0:
             times = (f"{format_duration(self._pace.elapsed())} elapsed", self._pace.remaining())
             self._print("  ".join([f"step {step}/{self._total}", *_pairs(metrics), *(time for time in times if time)]))
@@ -86,6 +87,7 @@ class Console:
     def message(self, text: str) -> None:
         self._pace.ready()
         self._screen.status = "evaluating, or in the first step ..."
+        self._screen.refresh()
         self._print(printable(text, escape=True, lines=True))
 
     def finish(self, summary: RunSummary) -> None:

@@ -11,6 +11,7 @@ from rich.spinner import Spinner
 from rich.text import Text
 
 from skyrl_core.discovery import printable
+from skyrl_train.tracking.notebook_display import NotebookDisplay, in_notebook
 from skyrl_train.tracking.output_capture import OutputCapture
 from skyrl_train.tracking.terminal import Terminal
 
@@ -29,15 +30,19 @@ class Screen:
         self._render: Render = self._loading
         self._live: Live | None = None
         self._capture: OutputCapture | None = None
+        self._notebook: NotebookDisplay | None = None
+        self._shows_in_notebook = file is None and in_notebook()
 
     @property
     def live(self) -> bool:
         """Whether there is a live display."""
-        return self._live is not None
+        return self._live is not None or self._notebook is not None
 
     def show(self, render: Render) -> None:
         """Show this, four times a second, from now on. Does nothing on a plain stream."""
         self._render = render
+        if self._shows_in_notebook and self._notebook is None:
+            self._notebook = NotebookDisplay(render())
         if self._live is not None or not self.terminal.live:
             return
         if self.terminal.is_stdout():
@@ -51,6 +56,11 @@ class Screen:
             redirect_stderr=self._capture is None,
         )
         self._live.start(refresh=True)
+
+    def refresh(self) -> None:
+        """Show the latest state in a notebook; a terminal is refreshed by a thread."""
+        if self._notebook is not None:
+            self._notebook.update(self._render())
 
     def print(self, text: RenderableType, style: str = "", *, soft_wrap: bool = False) -> None:
         """Print above the live display, after everything that was printed before."""
@@ -67,6 +77,9 @@ class Screen:
             Screen.current = None
         live, self._live = self._live, None
         capture, self._capture = self._capture, None
+        if self._notebook is not None:
+            self._notebook.update(self._render() if keep else "", last=True)
+            self._notebook, self._shows_in_notebook = None, False
         if capture is not None:
             capture.close()
         if live is not None:
@@ -89,8 +102,9 @@ def show_loading(what: str) -> None:
         Screen.current = Screen()
     screen = Screen.current
     screen.status = printable(f"loading {what} ...", escape=True)
-    if screen.terminal.live:
+    if screen.terminal.live or screen._shows_in_notebook:
         screen.show(screen._loading)
+        screen.refresh()
     else:
         screen.print(Text(screen.status), soft_wrap=True)
 
