@@ -2,6 +2,7 @@
 
 import sys
 import time
+from importlib import import_module
 from io import StringIO
 from typing import Any
 
@@ -24,9 +25,8 @@ class NotebookDisplay:
     """Shows a renderable below the cell, as HTML with colours or as plain text."""
 
     def __init__(self, renderable: RenderableType) -> None:
-        from IPython.display import display
-
-        self._handle: Any = display(_bundle(renderable), raw=True, display_id=True)
+        display: Any = import_module("IPython.display").display  # untyped
+        self._handle = display(_bundle(renderable), raw=True, display_id=True)
         self._updated = time.monotonic()
 
     def update(self, renderable: RenderableType, *, last: bool = False) -> None:

@@ -13,6 +13,7 @@ from rich.text import Text
 from skyrl_core.discovery import printable
 from skyrl_train.tracking.notebook_display import NotebookDisplay, in_notebook
 from skyrl_train.tracking.output_capture import OutputCapture
+from skyrl_train.tracking.relayed_display import RelayedDisplay
 from skyrl_train.tracking.terminal import Terminal
 
 Render = Callable[[], RenderableType]
@@ -30,20 +31,24 @@ class Screen:
         self._render: Render = self._loading
         self._live: Live | None = None
         self._capture: OutputCapture | None = None
+        self._relayed: RelayedDisplay | None = None
         self._notebook: NotebookDisplay | None = None
         self._shows_in_notebook = file is None and in_notebook()
 
     @property
     def live(self) -> bool:
         """Whether there is a live display."""
-        return self._live is not None or self._notebook is not None
+        return self._live is not None or self._relayed is not None or self._notebook is not None
 
     def show(self, render: Render) -> None:
         """Show this, four times a second, from now on. Does nothing on a plain stream."""
         self._render = render
         if self._shows_in_notebook and self._notebook is None:
             self._notebook = NotebookDisplay(render())
-        if self._live is not None or not self.terminal.live:
+        if self.live or not self.terminal.live:
+            return
+        if self.terminal.is_relayed:
+            self._relayed = RelayedDisplay(lambda: self._ansi(self._render()))
             return
         if self.terminal.is_stdout():
             self._capture = OutputCapture(self._captured)
@@ -67,9 +72,7 @@ class Screen:
         if self._capture is None:
             self.terminal.print(text, style=style, soft_wrap=soft_wrap)
             return
-        rendered = io.StringIO()
-        self.terminal.twin(rendered).print(text, style=style, soft_wrap=soft_wrap)
-        self._capture.write(rendered.getvalue())
+        self._capture.write(self._ansi(text, style, soft_wrap=soft_wrap))
 
     def close(self, *, keep: bool = True) -> None:
         """Give the terminal and its cursor back; ``keep`` leaves the last state of the live display."""
@@ -77,6 +80,11 @@ class Screen:
             Screen.current = None
         live, self._live = self._live, None
         capture, self._capture = self._capture, None
+        if self._relayed is not None:
+            self._relayed.close()
+            self._relayed = None
+            if keep:
+                self.terminal.print(self._render())
         if self._notebook is not None:
             self._notebook.update(self._render() if keep else "", last=True)
             self._notebook, self._shows_in_notebook = None, False
@@ -88,6 +96,11 @@ class Screen:
         if capture is not None:
             self.terminal.file = sys.stdout
             capture.terminal.close()
+
+    def _ansi(self, text: RenderableType, style: str = "", *, soft_wrap: bool = False) -> str:
+        rendered = io.StringIO()
+        self.terminal.twin(rendered).print(text, style=style, soft_wrap=soft_wrap)
+        return rendered.getvalue()
 
     def _captured(self, line: str) -> None:
         self.terminal.print(Text.from_ansi(line), soft_wrap=True)

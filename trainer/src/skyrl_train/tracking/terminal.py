@@ -8,6 +8,8 @@ from typing import Any, TextIO, cast
 
 from rich.console import Console, ConsoleDimensions
 
+from skyrl_train.tracking.relayed_display import TERMINAL
+
 PLAIN_WIDTH = 100
 
 
@@ -21,7 +23,10 @@ class Terminal(Console):
 
     def __init__(self, file: TextIO | None = None) -> None:
         stream = file or sys.stdout or _nowhere()
-        self.live = stream.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown")
+        # Standard output is a pipe to the command that started several processes, which shows it on this terminal.
+        path = os.environ.get(TERMINAL) if file is None else None
+        self._relayed = open(path, "rb") if path else None  # noqa: SIM115 - open as long as the console
+        self.live = (stream.isatty() or self.is_relayed) and os.environ.get("TERM", "") not in ("dumb", "unknown")
         if isinstance(stream, io.TextIOWrapper):
             # A character that the stream cannot encode must not end the training.
             stream.reconfigure(errors="backslashreplace")
@@ -34,6 +39,11 @@ class Terminal(Console):
             width=None if self.live else PLAIN_WIDTH,
             highlight=False,
         )
+
+    @property
+    def is_relayed(self) -> bool:
+        """Whether another process shows the live display."""
+        return self._relayed is not None
 
     def twin(self, file: TextIO) -> Console:
         """A console without a live display that writes to another stream what this one would write."""
@@ -59,7 +69,7 @@ class Terminal(Console):
         """The size of this terminal: while output is captured, rich would find no terminal to ask."""
         if self.live and "COLUMNS" not in os.environ:
             with suppress(AttributeError, OSError, ValueError):
-                return ConsoleDimensions(*os.get_terminal_size(self.file.fileno()))
+                return ConsoleDimensions(*os.get_terminal_size((self._relayed or self.file).fileno()))
         return super().size
 
     @size.setter
