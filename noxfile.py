@@ -93,6 +93,12 @@ def generated_docs(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none", requires=["workspace"])
+def screens(session: nox.Session) -> None:
+    """Generate the pictures of the terminal in docs/screens/."""
+    _run(session, "python", "-m", "docs.generate_screens", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["workspace"])
 def ranks(session: nox.Session) -> None:
     """Run the tests that start several processes."""
     _run(session, "pytest", "-m", "ranks", *session.posargs)

@@ -227,3 +227,19 @@ def test_the_outcome_of_training_is_the_exit_code(tmp_path, outcome, code, messa
     )
     done = run(script, RANK="1", LOCAL_RANK="1", WORLD_SIZE="2")
     assert (done.returncode, done.stderr) == (code, message)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--loss", "gspo", "--dry-run"], "The configuration is valid"),
+        (["config", "trainer.steps"], "trainer.steps"),
+        (["confg"], "no command is named 'confg'; did you mean 'config'?"),
+        (["--los", "gspo"], "unknown option --los; did you mean --loss?"),
+    ],
+)
+def test_the_trainer_runs_as_a_module(arguments, expected):
+    command = [sys.executable, "-m", "skyrl_train", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert expected in done.stdout + done.stderr
+    assert done.returncode == (0 if done.stdout else 2)

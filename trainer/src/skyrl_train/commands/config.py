@@ -1,18 +1,25 @@
 """Print every option of a run: type, default, range and description."""
+# PYTHON_ARGCOMPLETE_OK
 
-import argparse
 import json
 import shutil
 import sys
 from collections.abc import Sequence
 from typing import Any
 
+from skyrl_core.cli import CommandParser
 from skyrl_core.discovery import printable
 from skyrl_core.errors import SkyrlError, nearest
 from skyrl_train.config.option_reference import find_options, write_commented_yaml, write_markdown, write_table
 from skyrl_train.config.options import all_options, all_sections
+from skyrl_train.config.override_completion import complete_key
 from skyrl_train.config.schema import RunConfig
 
+EXAMPLES = (
+    "skyrl config",
+    "skyrl config trainer.optimizer       # one section",
+    "skyrl config --yaml > run.yaml       # a configuration file with every default",
+)
 LOSS_HINT = """
 The parameters of a loss or an estimator go into the block trainer.algorithm.<loss> or trainer.algorithm.<estimator>;
 `skyrl losses schema NAME` lists those of a loss.
@@ -42,15 +49,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="skyrl config", description="Print every option of a run.")
-    parser.add_argument(
+def _parser() -> CommandParser:
+    parser = CommandParser(prog="skyrl config", description="Print every option of a run.", examples=EXAMPLES)
+    prefix = parser.add_argument(
         "prefix",
         nargs="?",
         default="",
         metavar="KEY_PREFIX",
         help="print only these options, such as trainer.optimizer",
     )
+    prefix.completer = complete_key  # type: ignore[attr-defined] # argcomplete reads it
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print a JSON Schema")
     form.add_argument(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from math import ceil
 from typing import Any
 
-from skyrl_core.cli import terminal_width
+from skyrl_core.cli import Style, paint, terminal_width
 from skyrl_core.discovery import Claim, printable
 from skyrl_train.config.number import describe_number
 from skyrl_train.config.resolved import ResolvedRun
@@ -30,7 +30,8 @@ def write_plan(run: ResolvedRun) -> str:
         lines += ["", *_wrapped("missing", str(problem))]
     for note in run.notes:
         lines += ["", *_wrapped("note", note)]
-    return "\n".join(printable(line, escape=True) for line in lines) + "\n"
+    first, *rest = [printable(line, escape=True) for line in lines]
+    return "\n".join([paint(first, "red" if run.missing else "green"), *map(_coloured, rest)]) + "\n"
 
 
 def write_plan_json(run: ResolvedRun) -> str:
@@ -50,6 +51,14 @@ def write_plan_json(run: ResolvedRun) -> str:
         "notes": list(run.notes),
     }
     return json.dumps(plan, indent=2) + "\n"
+
+
+def _coloured(line: str) -> str:
+    label, value = line[:LABEL_WIDTH], line[LABEL_WIDTH:]
+    if not label.strip():
+        return line
+    style: dict[str, Style] = {"missing": "red", "note": "yellow"}
+    return f"{paint(label, style.get(label.strip(), 'cyan'))}{value}"
 
 
 def _wrapped(label: str, value: str) -> list[str]:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from skyrl_core.cli import error_line
 from skyrl_core.errors import SkyrlError
 from skyrl_train.config.load_config import resolve_run
 from skyrl_train.config.problem import raise_problems
@@ -23,6 +24,7 @@ from skyrl_train.machine.gc_pause import many_imports
 from skyrl_train.ranks.exit_process import exit_process
 from skyrl_train.ranks.launch import is_launched, launch
 from skyrl_train.ranks.stopping import Interrupted
+from skyrl_train.tracking.screen import show_loading, stop_loading
 from skyrl_train.tracking.stderr import say
 
 INTERRUPTED = 130
@@ -83,7 +85,7 @@ def _checked(argv: Sequence[str], prog: str) -> tuple[ResolvedRun, TrainArgument
         if _local_rank() != 0:
             time.sleep(HEAD_START)
         # A rank that no launcher has ended by now has an error that the first rank does not have.
-        _report(f"error: {error}", every_rank=_local_rank() != 0)
+        _report(error_line(error), every_rank=_local_rank() != 0)
         raise SystemExit(error.exit_code) from error
     return run, arguments
 
@@ -96,12 +98,17 @@ def _dry_run(run: ResolvedRun, *, as_json: bool) -> int:
 
 def _train(run: ResolvedRun) -> int:
     try:
+        if _rank() == 0:
+            show_loading(f"PyTorch, transformers and DeepSpeed, to train {run.config.model} with {run.loss.claim.name}")
         with many_imports("skyrl_train.training.build"):
             from skyrl_train.training.build import run_training
         return run_training(run)
     except SkyrlError as error:
-        _report(f"error: {error}", every_rank=True)
+        stop_loading()
+        _report(error_line(error), every_rank=True)
         raise SystemExit(error.exit_code) from error
+    finally:
+        stop_loading()
 
 
 def _report(message: str, *, every_rank: bool) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from skyrl_train.ranks import exit_message as exit_message
+from skyrl_train.ranks.launch_screen import LaunchScreen
 
 MAIN = "skyrl_train.entrypoints.main_base"
 OPTION = "--num-processes"
@@ -37,7 +38,8 @@ def launch(argv: Sequence[str], processes: int) -> int:
     with tempfile.TemporaryDirectory(prefix="skyrl-") as folder:
         message = Path(folder, "exit_message")
         message.touch()
-        code = _run(launch_command(argv, processes), {exit_message.FILE: str(message)})
+        with LaunchScreen(Path(folder), processes) as screen:
+            code = _run(launch_command(argv, processes), {exit_message.FILE: str(message)} | screen.environment)
         last = exit_message.read_exit_message(message)
     if last is None or code == 0:
         return code
