@@ -113,7 +113,7 @@ def metrics_page() -> str:
     """Every metric of the glossary, by the chart of the report that shows it."""
     parts = [
         "# Metrics",
-        "What a run logs, by chart of the report. [Tracking](../tracking.md#metrics) explains names with `*`.",
+        "The metrics of a run, by chart of the report. [Tracking](../tracking.md#metrics) explains names with `*`.",
     ]
     rows = [(describe(entry.pattern).chart, entry) for entry in GLOSSARY]
     charts = dict.fromkeys(chart for chart, _ in rows)
@@ -135,8 +135,8 @@ def errors_page() -> str:
     parts += ["Every error below is a `skyrl_core.SkyrlError`: a command prints its message, without a traceback, and"]
     parts[-1] += " ends with its exit code. [Troubleshooting](../troubleshooting.md) has the most common messages."
     for code, errors in groupby(found, key=lambda error: error[1]):
-        rows = [f"| `{name}` | `{module}` | {summary} |" for name, _, module, summary in errors]
-        table = "\n".join(["| error | defined in | meaning |", "|---|---|---|", *rows])
+        rows = [f"| `{name}` | {summary} | `{module}` |" for name, _, module, summary in errors]
+        table = "\n".join(["| error | meaning | defined in |", "|---|---|---|", *rows])
         parts += [f"## Exit code {code}", CODES.get(code, "") and f"{CODES[code].capitalize()}.", table]
     others = [f"- {code}: {meaning}" for code, meaning in CODES.items() if code not in {error[1] for error in found}]
     parts += ["## Other exit codes", "\n".join(others)]
