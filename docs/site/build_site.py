@@ -5,6 +5,7 @@ docs/README.md is the home page and the only list of pages: its sections are the
 """
 
 import argparse
+import importlib
 import re
 import shutil
 import subprocess
@@ -14,6 +15,8 @@ from pathlib import Path, PurePosixPath
 
 from pages import HOME, ROOT, Section, linked_source, repository_pages, rewrite_links, sections, site_path, source_page
 from reference import FACES, reference_pages
+
+from skyrl_core import policy_losses
 
 HERE = Path(__file__).parent
 OPTIONS = re.compile(r"<!-- options: .*? -->[\s\S]*<!-- end of options -->")
@@ -41,18 +44,29 @@ def write_sources(folder: Path) -> None:
     """Write the pages, the pictures and the settings of Sphinx into a folder."""
     wanted: set[PurePosixPath] = set()
     reference = {f"reference/{name}.md": text for name, text in reference_pages().items()}
+    losses = losses_pages()
     for page in repository_pages():
-        text, sources = rewrite_links((ROOT / page).read_text(encoding="utf-8"), page)
+        text, sources = rewrite_links(losses.get(page) or (ROOT / page).read_text(encoding="utf-8"), page)
         _write(folder, site_path(page), _adapted(page, text, reference))
         wanted |= sources
     for path in sorted(wanted):
         _write(folder, linked_source(path), ORPHAN + source_page(path))
     for name, text in reference.items():
         _write(folder, PurePosixPath(name), text)
-    shutil.copytree(ROOT / "docs/signatures", folder / "signatures")
+    for path, text in losses.items():
+        if path.suffix == ".svg":
+            _write(folder, site_path(path), text)
     (folder / "_static").mkdir()
     shutil.copy(HERE / "style.css", folder / "_static")
     shutil.copy(HERE / "conf.py", folder)
+
+
+def losses_pages() -> dict[PurePosixPath, str]:
+    """docs/losses.md and its pictures with every installed loss, also those of other distributions."""
+    sys.path.insert(0, str(ROOT / "docs"))
+    script = importlib.import_module("generate_losses")
+    script.DISTRIBUTIONS = {claim.distribution for claim in policy_losses() if claim.status == "ok"}
+    return {PurePosixPath(path.relative_to(ROOT).as_posix()): text for path, text in script.generated().items()}
 
 
 def _adapted(page: PurePosixPath, text: str, reference: Mapping[str, str]) -> str:

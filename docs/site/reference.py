@@ -90,7 +90,7 @@ def loss_parameters_page() -> str:
     """Every parameter of every installed loss, as a key of the configuration."""
     about = "[Losses](../losses.md) has formulas, pictures and papers. Every number can be a schedule."
     parts = ["# Parameters of losses", about]
-    for claim in sorted(policy_losses(), key=lambda claim: claim.name):
+    for claim in sorted((each for each in policy_losses() if each.status == "ok"), key=lambda each: each.name):
         loss = ResolvedLoss(claim)
         parts += [f"## {claim.name}", f"{_escaped(claim.summary)} From {claim.distribution} {claim.version}."]
         rows = parameters(loss.schema or loss.plugin.Params)
