@@ -178,6 +178,16 @@ def test_no_file_of_the_site_loads_anything_from_elsewhere(site, html) -> None:
 
 
 @pytest.mark.site
+def test_a_folder_that_is_no_site_is_not_replaced(tmp_path) -> None:
+    (tmp_path / "thesis.tex").write_text("important")
+    command = [sys.executable, str(SITE_CODE / "build_site.py"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "is no earlier site" in done.stderr
+    assert (tmp_path / "thesis.tex").exists()
+
+
+@pytest.mark.site
 @pytest.mark.parametrize(
     ("page", "text"),
     [

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
@@ -29,14 +30,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Build the documentation site.")
     parser.add_argument("folder", type=Path, help="folder of the site, which is replaced")
     folder: Path = parser.parse_args().folder.resolve()
-    source, output = folder.with_name(f"{folder.name}-source"), folder
-    for path in (source, output):
-        shutil.rmtree(path, ignore_errors=True)
-    write_sources(source)
-    command = [sys.executable, "-m", "sphinx", "--builder", "html", "--fail-on-warning", "--keep-going", "--quiet"]
-    code = subprocess.run([*command, "-d", str(source / ".doctrees"), str(source), str(output)], check=False).returncode
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "searchindex.js").exists():
+        parser.error(f"{folder} is not empty and is no earlier site: name another folder")
+    shutil.rmtree(folder, ignore_errors=True)
+    with tempfile.TemporaryDirectory() as source:
+        write_sources(Path(source))
+        command = [sys.executable, "-m", "sphinx", "--builder", "html", "--fail-on-warning", "--keep-going", "--quiet"]
+        command += ["-d", str(Path(source, ".doctrees")), source, str(folder)]
+        code = subprocess.run(command, check=False).returncode
     if code == 0:
-        sys.stdout.write(f"open {output / 'index.html'}\n")
+        sys.stdout.write(f"open {folder / 'index.html'}\n")
     return code
 
 
