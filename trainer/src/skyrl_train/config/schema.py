@@ -22,7 +22,7 @@ DecayRate = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OffPolicyConfig(OffPolicyOptions, Section):
-    """Weights for the difference between rollout engine and trainer; docs/algorithms.md has the formulas."""
+    """Weights for the difference between rollout engine and trainer; docs/ALGORITHMS.md has the formulas."""
 
 
 class AlgorithmConfig(Section):
