@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from skyrl_core.conformance import check_policy_loss
 from skyrl_core.errors import SkyrlError
 from skyrl_train.checkpoints import checkpoint_folder, resume
 from skyrl_train.checkpoints import rank_conversion as conversion
@@ -54,6 +53,7 @@ from skyrl_train.trainer_engine.reference_model import BaseModel, Reference
 from skyrl_train.trainer_engine.zero import ZeroEngine, import_deepspeed
 from skyrl_train.training.build_rollout_engine import build_rollout_engine
 from skyrl_train.training.loop import Trainer, TrainerComponents
+from skyrl_train.training.loss_check import LossCheck, check_loss
 
 PROBE_SEQUENCES, PROBE_TOKENS = 2, 64
 """The probe that compares rollout engine and trainer: how many of the first prompts, and how many tokens of each."""
@@ -87,7 +87,7 @@ def _run(run: ResolvedRun, own: Session) -> None:
 
 def _build(run: ResolvedRun, own: Session, stack: ExitStack, *, threads: int | str) -> Trainer:
     config, ranks = run.config, own.ranks
-    objective = _objective(run)
+    objective, checked = _objective(run)
     advantages = _advantages(run, ranks)
     check_run(ranks, run)
     resumed = resume.choose(run, ranks)
@@ -122,7 +122,9 @@ def _build(run: ResolvedRun, own: Session, stack: ExitStack, *, threads: int | s
     size = _micro_batch_size(config, engine.policy)
     sync = _weight_sync(config, rollout_engine, engine, source, tokenizer, ranks)
     collector = RolloutCollector(config, source=source, **shared)
-    journal.message(_describe(run, ranks, threads))
+    journal.message(f"{run.loss.identity} {checked.summary}; {_place(config, ranks, threads)}")
+    for note in checked.notes:
+        journal.message(f"note: {note}")
     return Trainer(
         TrainerComponents(
             config=config,
@@ -155,14 +157,13 @@ def _export(
     return BackgroundExport(engine, tokenizer, ranks, model_name=config.model, message=journal.message)
 
 
-def _objective(run: ResolvedRun) -> Objective:
-    """The objective, after checking each variant of the loss for conformance."""
+def _objective(run: ResolvedRun) -> tuple[Objective, LossCheck]:
+    """The objective, and the result of checking each variant of the loss for conformance."""
     loss = run.loss.scheduled()
-    for variant in loss.variants():
-        check_policy_loss(variant).raise_for_failures()
+    checked = check_loss(loss, run.loss.claim, run.config.trainer.algorithm.policy_loss_type)
     objective = Objective.of(run.config, loss)
     objective.check()
-    return objective
+    return objective, checked
 
 
 def _advantages(run: ResolvedRun, ranks: Ranks) -> AdvantagePass:
@@ -287,9 +288,9 @@ def _weight_sync(
     return WeightSync(rollout_engine, engine, ranks, probe=probe, tolerance=tolerance)
 
 
-def _describe(run: ResolvedRun, ranks: Ranks, threads: int | str) -> str:
-    trainer = run.config.trainer
+def _place(config: RunConfig, ranks: Ranks, threads: int | str) -> str:
+    """How and where the run trains, in a few words."""
     place = f"{ranks.world_size} x {ranks.device.type}"
     if ranks.device.type == "cpu":
         place += f" ({threads} thread{'s' if threads != 1 else ''} each)"
-    return f"{run.loss.identity} passes the conformance rules; ZeRO-{trainer.deepspeed.zero_stage} on {place}"
+    return f"ZeRO-{config.trainer.deepspeed.zero_stage} on {place}"
