@@ -174,7 +174,7 @@ def test_a_loss_that_returns_one_number_cannot_be_weighted_by_token(settings) ->
 
 def test_a_loss_that_returns_one_number_takes_no_reduction_and_one_that_returns_tokens_does() -> None:
     config = RunConfig.model_validate({"trainer": {"algorithm": {"loss_reduction": "sequence_mean"}}})
-    with pytest.raises(InvalidParamsError, match="loss_reduction = sequence_mean: .* has no effect"):
+    with pytest.raises(InvalidParamsError, match=r"loss_reduction = sequence_mean: .* has no effect"):
         Objective.of(config, ScheduledLoss.fixed(Scalar(Scalar.params))).check()
     Objective.of(RunConfig(), ScheduledLoss.fixed(Scalar(Scalar.params))).check()
     Objective.of(config, ResolvedLoss.find("standard").scheduled()).check()

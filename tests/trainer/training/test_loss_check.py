@@ -1,4 +1,4 @@
-"""What the start line of a run says about its loss: the rules that ran, their notes, and parameters that are ignored."""
+"""The start line of a run: the rules that ran and their notes; parameters that a loss ignores are errors."""
 
 import pytest
 
@@ -43,7 +43,7 @@ def test_an_installed_loss_names_the_true_number_of_rules_and_the_command():
     result = checked("dual_clip")
     assert result.summary == f"passes the {QUICK} quick rules (all: `skyrl losses check dual_clip`)"
     assert result.notes == ()
-    assert QUICK == len(check_policy_loss(ResolvedLoss.find("dual_clip").scheduled().loss).results)
+    assert len(check_policy_loss(ResolvedLoss.find("dual_clip").scheduled().loss).results) == QUICK
 
 
 def test_a_registered_loss_that_is_inexact_under_micro_batches_has_a_note_and_python_as_the_command():
