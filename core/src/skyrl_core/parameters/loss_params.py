@@ -30,7 +30,7 @@ class LossParams(BaseModel):
 class _Names(set[str]):
     """Names that do not take part in the comparison of two instances."""
 
-    __hash__ = None  # type: ignore[assignment]  # a mutable set has no hash
+    __hash__ = None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Names)
@@ -44,26 +44,26 @@ class OpenLossParams(LossParams):
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
-    _read: _Names = PrivateAttr(default_factory=_Names)
+    _reads: _Names = PrivateAttr(default_factory=_Names)
 
     def get(self, name: str, default: Any = None) -> Any:
         """The parameter of this name, or the default if there is none."""
-        self._read.add(name)
+        self._reads.add(name)
         return super().get(name, default)
 
     @property
     def read_names(self) -> frozenset[str]:
         """The names that were read so far, given or not."""
-        return frozenset(self._read)
+        return frozenset(self._reads)
 
     def model_dump(self, **options: Any) -> dict[str, Any]:
         """All parameters; counts as reading each of them."""
-        self._read.update(self.__pydantic_extra__ or ())
+        self._reads.update(self.__pydantic_extra__ or ())
         return super().model_dump(**options)
 
     def __iter__(self) -> Generator[tuple[str, Any], None, None]:
         for name, value in super().__iter__():
-            self._read.add(name)
+            self._reads.add(name)
             yield name, value
 
     if not TYPE_CHECKING:  # otherwise mypy would accept any attribute
@@ -71,5 +71,5 @@ class OpenLossParams(LossParams):
         def __getattr__(self, name: str) -> Any:
             """A parameter as an attribute; pydantic keeps those without a field apart."""
             if not name.startswith("_"):
-                self._read.add(name)
+                self._reads.add(name)
             return super().__getattr__(name)

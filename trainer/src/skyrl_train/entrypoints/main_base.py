@@ -54,7 +54,8 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
         elif parsed.num_processes > 1 and not is_launched():
             code = launch(arguments, parsed.num_processes)
         else:
-            code = _train(run)
+            _train(run)
+            code = 0
     except Interrupted as stop:
         raise SystemExit(stop.exit_code) from None  # the run has printed how to resume
     except KeyboardInterrupt:
@@ -94,11 +95,11 @@ def _dry_run(run: ResolvedRun, *, as_json: bool) -> int:
     return 0
 
 
-def _train(run: ResolvedRun) -> int:
+def _train(run: ResolvedRun) -> None:
     try:
         with many_imports("skyrl_train.training.build"):
             from skyrl_train.training.build import run_training
-        return run_training(run)
+        run_training(run)
     except SkyrlError as error:
         _report(f"error: {error}", every_rank=True)
         raise SystemExit(error.exit_code) from error

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -59,8 +60,8 @@ PROBE_SEQUENCES, PROBE_TOKENS = 2, 64
 """The probe that compares rollout engine and trainer: how many of the first prompts, and how many tokens of each."""
 
 
-def run_training(run: ResolvedRun) -> int:
-    """Train to the end. Returns the exit code.
+def run_training(run: ResolvedRun, on_start: Callable[[Path], None] = lambda _: None) -> Path:
+    """Train to the end. Returns the run folder; ``on_start`` receives it once it exists.
 
     Raises:
         SkyrlError: the run cannot start or continue; everything that was saved is kept.
@@ -68,12 +69,11 @@ def run_training(run: ResolvedRun) -> int:
         SystemExit: on one of several ranks instead of an error that is already printed.
     """
     quiet()
-    with session() as own:
-        _run(run, own)
-    return 0
+    with session(on_start) as own:
+        return _run(run, own)
 
 
-def _run(run: ResolvedRun, own: Session) -> None:
+def _run(run: ResolvedRun, own: Session) -> Path:
     with ExitStack() as stack:
         threads = run.config.trainer.threads
         if own.ranks.device.type == "cpu":
@@ -82,7 +82,9 @@ def _run(run: ResolvedRun, own: Session) -> None:
             keep_freed_memory()
         random_state.seed(run.config.seed)
         with own.reports_failure():
-            _build(run, own, stack, threads=threads).train()
+            trainer = _build(run, own, stack, threads=threads)
+            trainer.train()
+        return trainer.components.journal.folder
 
 
 def _build(run: ResolvedRun, own: Session, stack: ExitStack, *, threads: int | str) -> Trainer:
@@ -98,11 +100,7 @@ def _build(run: ResolvedRun, own: Session, stack: ExitStack, *, threads: int | s
     named = source.environments | (held_out.environments if held_out else frozenset())
     environments = load_environments(config, run.environment, named)
     check_data(ranks, {"train": source, "evaluation": held_out})
-    # Before the model is loaded, so that a folder in use or a missing API key is reported at once.
-    found = resumed.path if resumed is not None else None
-    journal = stack.enter_context(open_journal(run, ranks, progress, found))
-    own.watchdog.record = journal
-    check_same_folder(journal.folder, ranks)
+    journal = _start_journal(run, own, stack, progress, resumed)
     settings = config.environment
     scorer = stack.enter_context(Scorer(environments, workers=settings.workers, deadline=settings.deadline))
     converts = resumed is not None and resumed.converts
@@ -122,9 +120,8 @@ def _build(run: ResolvedRun, own: Session, stack: ExitStack, *, threads: int | s
     size = _micro_batch_size(config, engine.policy)
     sync = _weight_sync(config, rollout_engine, engine, source, tokenizer, ranks)
     collector = RolloutCollector(config, source=source, **shared)
-    journal.message(f"{run.loss.identity} {checked.summary}; {_place(config, ranks, threads)}")
-    for note in checked.notes:
-        journal.message(f"note: {note}")
+    for line in checked.lines(run, ranks, threads):
+        journal.message(line)
     return Trainer(
         TrainerComponents(
             config=config,
@@ -147,6 +144,18 @@ def _build(run: ResolvedRun, own: Session, stack: ExitStack, *, threads: int | s
         ),
         progress,
     )
+
+
+def _start_journal(
+    run: ResolvedRun, own: Session, stack: ExitStack, progress: Progress, resumed: Resumption | None
+) -> Journal:
+    # Before the model is loaded, so that a folder in use or a missing API key is reported at once.
+    found = resumed.path if resumed is not None else None
+    journal = stack.enter_context(open_journal(run, own.ranks, progress, found))
+    own.watchdog.record = journal
+    own.on_start(journal.folder)
+    check_same_folder(journal.folder, own.ranks)
+    return journal
 
 
 def _export(
@@ -286,11 +295,3 @@ def _weight_sync(
     prompts = [encode_prompt(row, tokenizer, limit)[:PROBE_TOKENS] for row in rows]
     probe = [ids for ids in prompts if len(ids) > 1]
     return WeightSync(rollout_engine, engine, ranks, probe=probe, tolerance=tolerance)
-
-
-def _place(config: RunConfig, ranks: Ranks, threads: int | str) -> str:
-    """How and where the run trains, in a few words."""
-    place = f"{ranks.world_size} x {ranks.device.type}"
-    if ranks.device.type == "cpu":
-        place += f" ({threads} thread{'s' if threads != 1 else ''} each)"
-    return f"ZeRO-{config.trainer.deepspeed.zero_stage} on {place}"

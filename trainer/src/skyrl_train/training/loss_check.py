@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from skyrl_core.conformance import check_policy_loss
 from skyrl_core.discovery import Claim
 from skyrl_core.registry import LOSSES, ScheduledLoss
+from skyrl_train.config.resolved import ResolvedRun
+from skyrl_train.config.schema import RunConfig
+from skyrl_train.ranks.ranks import Ranks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,6 +16,11 @@ class LossCheck:
 
     summary: str  # the predicate of a sentence whose subject is the loss
     notes: tuple[str, ...] = ()
+
+    def lines(self, run: ResolvedRun, ranks: Ranks, threads: int | str) -> list[str]:
+        """The start line of a run, and a line for each note."""
+        start = f"{run.loss.identity} {self.summary}; {_place(run.config, ranks, threads)}"
+        return [start, *(f"note: {note}" for note in self.notes)]
 
 
 def check_loss(loss: ScheduledLoss, claim: Claim, spec: str) -> LossCheck:
@@ -42,3 +50,11 @@ def _command(claim: Claim, spec: str) -> str:
     if LOSSES.is_registered(claim):
         return f"`check_policy_loss(load_policy_loss({spec!r}), thorough=True)`"
     return f"`skyrl losses check {spec}`"
+
+
+def _place(config: RunConfig, ranks: Ranks, threads: int | str) -> str:
+    """How and where the run trains, in a few words."""
+    place = f"{ranks.world_size} x {ranks.device.type}"
+    if ranks.device.type == "cpu":
+        place += f" ({threads} thread{'s' if threads != 1 else ''} each)"
+    return f"ZeRO-{config.trainer.deepspeed.zero_stage} on {place}"
