@@ -82,6 +82,11 @@ class PluginGroup:
         summary = shortened((getattr(source, "__doc__", None) or "").strip().partition("\n")[0], MAX_VALUE)
         self._registered[name] = Registered(Claim(name, value, SCRIPT, "", status, reason, summary), plugin, source)
 
+    @property
+    def registered(self) -> list[Claim]:
+        """The plugins registered in this process."""
+        return [each.claim for each in self._registered.values()]
+
     def name_of(self, plugin: object) -> str | None:
         """The spec of a registered class or function, or of an installed class; None if it is neither."""
         for name, registered in self._registered.items():
@@ -181,7 +186,7 @@ class PluginGroup:
         policy.check()
         distributions = installed_distributions()
         core = next((each.version for each in distributions if fold(each.name) == "skyrl-core"), "")
-        rows = [registered.claim for registered in self._registered.values()]
+        rows = self.registered
         for distribution in distributions:
             mine = [declaration for declaration in distribution.declarations if declaration.group == self.group]
             by_name = {declaration.name: declaration for declaration in reversed(mine)}  # one row per name

@@ -18,6 +18,7 @@ from skyrl_train.config.problem import raise_problems
 from skyrl_train.config.resolved import ResolvedRun
 from skyrl_train.entrypoints.arguments import TrainArguments, parse_arguments
 from skyrl_train.entrypoints.dry_run import write_plan, write_plan_json
+from skyrl_train.entrypoints.launch_check import check_launchable
 from skyrl_train.environments.load_environment import load_environment
 from skyrl_train.machine.gc_pause import many_imports
 from skyrl_train.ranks.exit_process import exit_process
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
         if parsed.dry_run:
             code = _dry_run(run, as_json=parsed.json)
         elif parsed.num_processes > 1 and not is_launched():
-            code = launch(arguments, parsed.num_processes)
+            code = _launch(run, arguments, parsed.num_processes)
         else:
             _train(run)
             code = 0
@@ -93,6 +94,15 @@ def _dry_run(run: ResolvedRun, *, as_json: bool) -> int:
     if _rank() == 0:
         sys.stdout.write(write_plan_json(run) if as_json else write_plan(run))
     return 0
+
+
+def _launch(run: ResolvedRun, argv: Sequence[str], processes: int) -> int:
+    try:
+        check_launchable(run, processes)
+    except SkyrlError as error:
+        _report(f"error: {error}", every_rank=False)
+        raise SystemExit(error.exit_code) from error
+    return launch(argv, processes)
 
 
 def _train(run: ResolvedRun) -> None:

@@ -9,7 +9,6 @@ import gc
 import logging
 import os
 import random
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +24,8 @@ def restored_interpreter() -> Iterator[None]:
     handlers, levels = list(root.handlers), _levels()
     try:
         with warnings.catch_warnings():
+            # tqdm asks for widgets when a notebook imports it, but the trainer shows no bar of tqdm.
+            warnings.filterwarnings("ignore", message="IProgress not found")
             yield
     finally:
         random.setstate(numbers)
@@ -69,12 +70,3 @@ def restored_libraries() -> Iterator[None]:
 def _levels() -> dict[logging.Logger, int]:
     loggers = [each for each in logging.root.manager.loggerDict.values() if isinstance(each, logging.Logger)]
     return {logger: logger.level for logger in (logging.root, *loggers)}
-
-
-def is_notebook() -> bool:
-    """Whether this process is the kernel of a notebook, which shows HTML."""
-    if "IPython" not in sys.modules:
-        return False
-    from IPython import get_ipython  # type: ignore[import-not-found,unused-ignore]  # not a dependency
-
-    return getattr(get_ipython(), "kernel", None) is not None

@@ -1,6 +1,5 @@
 """`TrainingRun`: what a finished, interrupted or failed run reports, read from its folder."""
 
-import base64
 import webbrowser
 from collections.abc import Mapping
 from html import escape
@@ -28,9 +27,8 @@ class Report:
         return str(self.path)
 
     def _repr_html_(self) -> str:
-        page = base64.b64encode(self.path.read_bytes()).decode()
-        source = f"data:text/html;charset=utf-8;base64,{page}"
-        return f'<iframe src="{source}" width="100%" height="{REPORT_HEIGHT}" style="border:0"></iframe>'
+        page = escape(self.path.read_text(encoding="utf-8"))
+        return f'<iframe srcdoc="{page}" width="100%" height="{REPORT_HEIGHT}" style="border:0"></iframe>'
 
 
 class TrainingRun:
