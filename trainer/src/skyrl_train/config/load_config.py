@@ -12,7 +12,7 @@ from skyrl_train.config.problem import Problem, raise_problems
 from skyrl_train.config.resolved import ResolvedRun
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.config.sources import COMMAND_LINE, KEYWORDS, Sources, read_sources
-from skyrl_train.config.validation import validate
+from skyrl_train.config.validation import Fault, validate
 
 LOSS_KEY = ("trainer", "algorithm", "policy_loss_type")
 
@@ -53,9 +53,7 @@ def resolve_run(  # noqa: PLR0913 - one for each part of a command line or of a 
     _apply_loss(sources, loss, COMMAND_LINE if settings is None else KEYWORDS)
     _check_resume(sources, resume)
     config, faults = validate(sources.values)
-    problems = sources.problems + [
-        Problem(key=".".join(f.keys), value=f.value, rule=f.rule, origin=sources.origin(f.keys)) for f in faults
-    ]
+    problems = [*sources.problems, *_faulty_values(sources, faults)]
     faulty = frozenset(problem.key for problem in problems)
     problems += _broken_rules(config, sources, faulty)
     plugins = PluginCheck(config, sources, faulty, load_environment)
@@ -111,6 +109,10 @@ def _check_resume(sources: Sources, resume: str | None) -> None:
         return
     rule = f"contradicts --resume {resume}: a run is resumed in its folder; to continue in another, copy the folder"
     sources.problems.append(Problem(key="run_folder", value=given, rule=rule, origin=COMMAND_LINE, error=SkyrlError))
+
+
+def _faulty_values(sources: Sources, faults: Sequence[Fault]) -> list[Problem]:
+    return [Problem(key=".".join(f.keys), value=f.value, rule=f.rule, origin=sources.origin(f.keys)) for f in faults]
 
 
 def _broken_rules(config: RunConfig, sources: Sources, faulty: frozenset[str]) -> list[Problem]:

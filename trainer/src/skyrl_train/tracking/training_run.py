@@ -91,7 +91,7 @@ class TrainingRun:
 
     @property
     def checkpoint(self) -> Path | None:
-        """The latest checkpoint; `skyrl export` makes a model of it."""
+        """The latest checkpoint, from which `skyrl export` makes a model."""
         path = self.record.get("checkpoint")
         return Path(path) if path else None
 

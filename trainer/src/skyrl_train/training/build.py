@@ -53,8 +53,8 @@ from skyrl_train.trainer_engine import random_state
 from skyrl_train.trainer_engine.reference_model import BaseModel, Reference
 from skyrl_train.trainer_engine.zero import ZeroEngine, import_deepspeed
 from skyrl_train.training.build_rollout_engine import build_rollout_engine
+from skyrl_train.training.checked_loss import LossCheck, check_loss
 from skyrl_train.training.loop import Trainer, TrainerComponents
-from skyrl_train.training.loss_check import LossCheck, check_loss
 
 PROBE_SEQUENCES, PROBE_TOKENS = 2, 64
 """The probe that compares rollout engine and trainer: how many of the first prompts, and how many tokens of each."""

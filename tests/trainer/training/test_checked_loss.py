@@ -6,7 +6,7 @@ from skyrl_core import LossParams, PolicyLoss, TokenLosses, check_policy_loss, r
 from skyrl_core.conformance import RULES
 from skyrl_core.errors import ConformanceError, InvalidParamsError
 from skyrl_core.registry import LOSSES, ResolvedLoss
-from skyrl_train.training.loss_check import check_loss
+from skyrl_train.training.checked_loss import check_loss
 
 QUICK = sum(rule.quick for rule in RULES)
 
