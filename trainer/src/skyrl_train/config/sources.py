@@ -1,6 +1,7 @@
 """Merges files and overrides into one mapping that records the origin of every value."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from skyrl_train.config.problem import Problem
 from skyrl_train.config.yaml_text import Keys, parse_yaml
 
 COMMAND_LINE = "command line"
+KEYWORDS = "keyword arguments"
+"""The origin of options that Python code passes to ``train``."""
 QUICKSTART = Path(__file__).with_name("quickstart.yaml")
 QUICKSTART_DEFAULT = "quickstart default"
 MAX_BYTES = 10_000_000
@@ -42,6 +45,11 @@ class Sources:
             raise InvalidParamsError(f"{path}: the top level must be options (`name: value`), not a {kind}")
         origins = {keys: origin or f"{path}:{line}" for keys, line in document.lines.items()}
         self._merge(self.values, document.value, (), origins)
+
+    def add_values(self, values: Mapping[str, Any], origin: str) -> None:
+        """Merge options given as Python values. A key may be dotted, and a value may be a path or a NumPy number."""
+        plain = _nested(values)
+        self._merge(self.values, plain, (), dict.fromkeys(_all_keys(plain), origin))
 
     def add_override(self, text: str) -> None:
         """Set `a.b=value`; the value is YAML. A leading `+` or `++`, as in Hydra, is accepted and ignored.
@@ -102,6 +110,48 @@ class Sources:
         self._origins[keys] = origin
 
 
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values as plain data, with dotted keys expanded to sections; later keys override earlier ones."""
+    nested: dict[str, Any] = {}
+    for name, value in values.items():
+        *sections, last = str(name).split(".")
+        target = nested
+        for section in sections:
+            if not isinstance(target.get(section), dict):
+                target[section] = {}
+            target = target[section]
+        plain = _plain(value)
+        both = isinstance(plain, dict) and isinstance(target.get(last), dict)
+        target[last] = _deep_merged(target[last], plain) if both else plain
+    return nested
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return _nested(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    is_scalar = hasattr(value, "dtype") and getattr(value, "ndim", None) == 0  # NumPy and torch
+    return value.item() if is_scalar else value
+
+
+def _deep_merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(first)
+    for name, value in second.items():
+        both = isinstance(value, dict) and isinstance(merged.get(name), dict)
+        merged[name] = _deep_merged(merged[name], value) if both else value
+    return merged
+
+
+def _all_keys(values: Mapping[str, Any], at: Keys = ()) -> Iterator[Keys]:
+    for name, value in values.items():
+        yield (*at, name)
+        if isinstance(value, dict):
+            yield from _all_keys(value, (*at, name))
+
+
 def _override_rule(text: str, has_value: bool, keys: Keys, value: str) -> str | None:
     """The rule that the form of an override breaks, or None."""
     if text.startswith("~"):
@@ -142,11 +192,19 @@ def _files_like(path: Path) -> str:
     return f"; did you mean {folder / match}?" if match else ""
 
 
-def read_sources(files: Sequence[Path], overrides: Sequence[str], *, quickstart: bool = False) -> Sources:
-    """Merge files and then overrides, in order, on top of the quickstart settings if requested."""
+def read_sources(
+    files: Sequence[Path],
+    overrides: Sequence[str],
+    *,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    quickstart: bool = False,
+) -> Sources:
+    """Merge files, settings by origin, and overrides, in order, on top of the quickstart settings if requested."""
     sources = Sources(quickstart=quickstart)
     for file in files:
         sources.add_file(file)
+    for origin, values in (settings or {}).items():
+        sources.add_values(values, origin)
     for override in overrides:
         sources.add_override(override)
     return sources

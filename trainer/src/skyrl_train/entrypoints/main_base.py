@@ -19,6 +19,7 @@ from skyrl_train.config.problem import raise_problems
 from skyrl_train.config.resolved import ResolvedRun
 from skyrl_train.entrypoints.arguments import TrainArguments, parse_arguments
 from skyrl_train.entrypoints.dry_run import write_plan, write_plan_json
+from skyrl_train.entrypoints.launch_check import check_launchable
 from skyrl_train.environments.load_environment import load_environment
 from skyrl_train.machine.gc_pause import many_imports
 from skyrl_train.ranks.exit_process import exit_process
@@ -54,9 +55,10 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
         if parsed.dry_run:
             code = _dry_run(run, as_json=parsed.json)
         elif parsed.num_processes > 1 and not is_launched():
-            code = launch(arguments, parsed.num_processes)
+            code = _launch(run, arguments, parsed.num_processes)
         else:
-            code = _train(run)
+            _train(run)
+            code = 0
     except Interrupted as stop:
         raise SystemExit(stop.exit_code) from None  # the run has printed how to resume
     except KeyboardInterrupt:
@@ -96,13 +98,22 @@ def _dry_run(run: ResolvedRun, *, as_json: bool) -> int:
     return 0
 
 
-def _train(run: ResolvedRun) -> int:
+def _launch(run: ResolvedRun, argv: Sequence[str], processes: int) -> int:
+    try:
+        check_launchable(run, processes)
+    except SkyrlError as error:
+        _report(f"error: {error}", every_rank=False)
+        raise SystemExit(error.exit_code) from error
+    return launch(argv, processes)
+
+
+def _train(run: ResolvedRun) -> None:
     try:
         if _rank() == 0:
             show_loading(f"PyTorch, transformers and DeepSpeed, to train {run.config.model} with {run.loss.claim.name}")
         with many_imports("skyrl_train.training.build"):
             from skyrl_train.training.build import run_training
-        return run_training(run)
+        run_training(run)
     except SkyrlError as error:
         stop_loading()
         _report(error_line(error), every_rank=True)

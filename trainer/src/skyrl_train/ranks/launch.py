@@ -88,10 +88,16 @@ def _forward(number: int, launcher: "subprocess.Popen[bytes]") -> None:
             os.killpg(launcher.pid, number)
 
 
+def calling_script() -> str | None:
+    """The script that called ``main``, which is launched itself; None for ``skyrl train``, a notebook and a prompt."""
+    script, has_file = sys.argv[0], getattr(sys.modules["__main__"], "__file__", None) is not None
+    return script if has_file and script.endswith(".py") and not script.endswith("main_base.py") else None
+
+
 def launch_command(argv: Sequence[str], processes: int) -> list[str]:
     """accelerate's command line for the script that called ``main``, or for the module behind ``skyrl train``."""
-    script = sys.argv[0]
-    program = [script] if script.endswith(".py") and not script.endswith("main_base.py") else ["-m", MAIN]
+    script = calling_script()
+    program = ["-m", MAIN] if script is None else [script]
     settings = {
         "--num_processes": str(processes),
         "--num_machines": "1",

@@ -12,6 +12,7 @@ import numpy as np
 
 from skyrl_core.errors import SkyrlError
 from skyrl_train.observers.observers import Observers
+from skyrl_train.ranks.resume_command import accepting_loss_change
 from skyrl_train.step.evaluation import Answer, Evaluation
 from skyrl_train.step.rollout import Rollout
 from skyrl_train.tracking.background_writer import BackgroundWriter
@@ -215,7 +216,8 @@ class Journal:
 
     @property
     def _command(self) -> str | None:
-        return f"{self._resume_command} --accept-loss-change" if self.accepts_loss_change else self._resume_command
+        command = self._resume_command
+        return accepting_loss_change(command) if command and self.accepts_loss_change else command
 
     def _summary(self, outcome: Outcome, reason: str | None) -> RunSummary:
         resumable = outcome != "finished" and self.last_checkpoint is not None

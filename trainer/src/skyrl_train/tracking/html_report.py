@@ -173,7 +173,12 @@ def _comparison(run: Mapping[str, Any], history: History) -> dict[str, Any] | No
     after: Metrics = run.get("after") or latest
     if not before and not after:
         return None
-    rows = [
+    return {"rows": comparison_rows(before, after), "step": run.get("last_step") if run.get("after") else latest_step}
+
+
+def comparison_rows(before: Metrics, after: Metrics) -> list[tuple[str, str, str, str]]:
+    """A row of label, before, after and change for each metric of two evaluations."""
+    return [
         (
             describe(name).label,
             format_metric(name, before),
@@ -182,7 +187,6 @@ def _comparison(run: Mapping[str, Any], history: History) -> dict[str, Any] | No
         )
         for name in in_order({**before, **after})
     ]
-    return {"rows": rows, "step": run.get("last_step") if run.get("after") else latest_step}
 
 
 def _last_samples(folder: Path) -> tuple[int, Sequence[Mapping[str, Any]]]:
