@@ -36,6 +36,7 @@ class Row:
     ground_truth: str
     environment: str  # the reference of the environment that rewards it, NAME or NAME:TASK
     extra: Mapping[str, Any] = field(default_factory=dict)  # the other columns of the row
+    place: str = field(default="", compare=False)  # FILE:LINE, or FILE, row NUMBER; empty for a generated row
 
     @property
     def uid(self) -> str:
@@ -84,6 +85,10 @@ class Environment(ABC):
     def generates_problems(self) -> bool:
         """Whether the class overrides ``rows``; if not, a run needs data files."""
         return type(self).rows is not Environment.rows
+
+    def check_row(self, row: Row) -> str | None:  # noqa: ARG002 - for those that check
+        """The reason why no answer to this row could be rewarded, or None; called for each row before training."""
+        return None
 
     def warm_up(self) -> None:  # noqa: B027 - most environments have nothing to prepare
         """Prepare a worker process, for example by slow imports; called once, before the first deadline."""
