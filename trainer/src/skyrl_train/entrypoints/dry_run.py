@@ -48,6 +48,7 @@ def write_plan_json(run: ResolvedRun) -> str:
             "params": run.loss.params,
         },
         "missing": [str(problem) for problem in run.missing],
+        "data": list(run.data),
         "notes": list(run.notes),
     }
     return json.dumps(plan, indent=2) + "\n"
@@ -88,6 +89,8 @@ def _data(run: ResolvedRun) -> Iterator[tuple[str, str]]:
     generated = "problems that the environment generates"
     train = ", ".join(data.train_sources) or (unset if "data.train" in lacking else generated)
     yield "data", f"{train}, {order}, seed {run.config.seed}"
+    for line in run.data:
+        yield "", line
     yield (
         "rollout",
         (
