@@ -44,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     what = f"{settings.prompts} problems x {settings.samples_per_prompt}"
     with console.status(f"sampling answers to {what} ..."):
         assessment = assess(arguments.target, run)
+    for note in assessment.notes:
+        console.print(note, markup=False, highlight=False)
     if arguments.json:
         print(json.dumps(_content(arguments.target, run, assessment), indent=2))
     else:
@@ -121,6 +123,8 @@ def _print(target: str, run: ResolvedRun, assessment: "Assessment") -> None:
     for name, value in assessment.measures.items():
         low, high = assessment.intervals[name]
         table.add_row(name, f"{value:.1%}", f"{low:.1%} to {high:.1%}")
-    table.add_row("reward", f"{metrics['reward/mean']:.4f}", "")
-    table.add_row("length", f"{metrics['response_length/mean']:.1f}", "")
+    for name in run.config.data.evaluation_sets or ("",):
+        prefix = f"{name}/" if name else ""
+        table.add_row(f"{prefix}reward", f"{metrics[f'{prefix}reward/mean']:.4f}", "")
+        table.add_row(f"{prefix}length", f"{metrics[f'{prefix}response_length/mean']:.1f}", "")
     Console().print(table)

@@ -29,6 +29,7 @@ class ResolvedRun:
     accept_loss_change: bool = False
     skip_damaged: bool = False  # resume from the newest intact checkpoint
     missing: tuple[Problem, ...] = ()  # what training needs and this machine lacks; empty if training can start
+    data: tuple[str, ...] = ()  # what the dry run found in the data
     notes: tuple[str, ...] = ()  # what is allowed but probably not intended
 
     def as_dict(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pydantic import (
 )
 
 from skyrl_core.parameters import KlEstimator, LossReduction, NonNegative, OffPolicyOptions
+from skyrl_train.config.data_schema import DataConfig
 from skyrl_train.config.number import Number, Scheduled
 from skyrl_train.config.section import Section
 from skyrl_train.config.vllm_schema import Fraction, ServerConfig, VllmConfig
@@ -178,19 +179,6 @@ class RolloutConfig(Section):
     )
     vllm: VllmConfig = Field(default_factory=VllmConfig, description="The rollout engine vllm.")
     server: ServerConfig = Field(default_factory=ServerConfig, description="The rollout engine vllm_server.")
-
-
-class DataConfig(Section):
-    """Where prompts come from; null uses problems that the environment generates."""
-
-    train: str | None = Field(default=None, description="Training rows: a .jsonl or .parquet file, or a hub dataset.")
-    evaluation: str | None = Field(default=None, description="Held-out rows, from the same kinds of source.")
-    train_split: str = Field(default="train", description="Split of a hub dataset for training.")
-    evaluation_split: str = Field(default="test", description="Split of a hub dataset for evaluation.")
-    prompt_column: str = Field(default="prompt", description="Column with the prompt: text or chat messages.")
-    ground_truth_column: str = Field(default="ground_truth", description="Column with the expected answer.")
-    environment_column: str = Field(default="environment", description="Column, if any, with the row's environment.")
-    shuffle: bool = Field(default=True, description="Shuffle the rows each epoch; the order depends on the seed.")
 
 
 class EnvironmentConfig(Section):

@@ -9,6 +9,7 @@ from typing import Any
 
 from skyrl_core.cli import Style, paint, terminal_width
 from skyrl_core.discovery import Claim, printable
+from skyrl_train.config.data_schema import DataConfig
 from skyrl_train.config.number import describe_number
 from skyrl_train.config.resolved import ResolvedRun
 from skyrl_train.config.schema import AlgorithmConfig, TrainerConfig
@@ -48,6 +49,7 @@ def write_plan_json(run: ResolvedRun) -> str:
             "params": run.loss.params,
         },
         "missing": [str(problem) for problem in run.missing],
+        "data": list(run.data),
         "notes": list(run.notes),
     }
     return json.dumps(plan, indent=2) + "\n"
@@ -93,8 +95,11 @@ def _data(run: ResolvedRun) -> Iterator[tuple[str, str]]:
     order = "shuffled" if data.shuffle else "in order"
     lacking = {problem.key for problem in run.missing}
     unset = "an unset source (see `missing`)"
-    train = data.train or (unset if "data.train" in lacking else "problems that the environment generates")
+    generated = "problems that the environment generates"
+    train = ", ".join(data.train_sources) or (unset if "data.train" in lacking else generated)
     yield "data", f"{train}, {order}, seed {run.config.seed}"
+    for line in run.data:
+        yield "", line
     yield (
         "rollout",
         (
@@ -106,7 +111,7 @@ def _data(run: ResolvedRun) -> Iterator[tuple[str, str]]:
     if not evaluation.prompts:
         yield "evaluation", "none"
         return
-    held_out = data.evaluation or (unset if "data.evaluation" in lacking else "generated problems")
+    held_out = _held_out(data) or (unset if "data.evaluation" in lacking else "generated problems")
     when = f", every {_count(evaluation.every, 'step')}" if evaluation.every else ""
     yield (
         "evaluation",
@@ -115,6 +120,11 @@ def _data(run: ResolvedRun) -> Iterator[tuple[str, str]]:
             f"{held_out}, temperature {evaluation.temperature:g}, before and after{when}"
         ),
     )
+
+
+def _held_out(data: DataConfig) -> str:
+    sets = data.evaluation_sets.items()
+    return "; ".join(f"{name}: {', '.join(sources)}" if name else ", ".join(sources) for name, sources in sets)
 
 
 def _algorithm(run: ResolvedRun) -> Iterator[tuple[str, str]]:

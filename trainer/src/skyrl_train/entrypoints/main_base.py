@@ -18,6 +18,7 @@ from skyrl_train.config.load_config import resolve_run
 from skyrl_train.config.problem import raise_problems
 from skyrl_train.config.resolved import ResolvedRun
 from skyrl_train.entrypoints.arguments import TrainArguments, parse_arguments
+from skyrl_train.entrypoints.data_check import with_checked_data
 from skyrl_train.entrypoints.dry_run import write_plan, write_plan_json
 from skyrl_train.entrypoints.launch_check import check_launchable
 from skyrl_train.environments.load_environment import load_environment
@@ -94,6 +95,7 @@ def _checked(argv: Sequence[str], prog: str) -> tuple[ResolvedRun, TrainArgument
 
 def _dry_run(run: ResolvedRun, *, as_json: bool) -> int:
     if _rank() == 0:
+        run = with_checked_data(run)
         sys.stdout.write(write_plan_json(run) if as_json else write_plan(run))
     return 0
 

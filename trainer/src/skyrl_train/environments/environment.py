@@ -42,6 +42,7 @@ class Row:
     ground_truth: str
     environment: str  # the reference of the environment that rewards it, NAME or NAME:TASK
     extra: Mapping[str, Any] = field(default_factory=dict)  # the other columns of the row
+    place: str = field(default="", compare=False)  # FILE:LINE, or FILE, row NUMBER; empty for a generated row
 
     @property
     def uid(self) -> str:
@@ -98,6 +99,10 @@ class Environment(ABC):
     def is_async(self) -> bool:
         """Whether ``reward`` is awaited."""
         return inspect.iscoroutinefunction(self.reward)
+
+    def check_row(self, row: Row) -> str | None:  # noqa: ARG002 - for those that check
+        """The reason why no answer to this row could be rewarded, or None; called for each row before training."""
+        return None
 
     def warm_up(self) -> None:  # noqa: B027 - most environments have nothing to prepare
         """Prepare a worker process, for example by slow imports; called once, before the first deadline."""

@@ -53,6 +53,16 @@ class Gsm8k(Environment):
                 "environment.params.latex to false"
             ) from error
 
+    def check_row(self, row: Row) -> str | None:
+        """The rule that the ground truth breaks: it must be a number, unless ``latex`` is on."""
+        expected = stated_after_marker(row.ground_truth) or row.ground_truth
+        if self.params.latex or parse_answer(expected) is not None:
+            return None
+        return (
+            f"the ground truth {expected!r} is not a number: correct the row, or set environment.params.latex "
+            "to true for LaTeX answers"
+        )
+
     def reward(self, completion: Completion, row: Row) -> float:
         """1.0 or 0.0; 0.0 for a number that the token limit may have cut off.
 
@@ -61,11 +71,8 @@ class Gsm8k(Environment):
         """
         expected = stated_after_marker(row.ground_truth) or row.ground_truth
         gold = parse_answer(expected)
-        if gold is None and not self.params.latex:
-            raise ValueError(
-                f"the ground truth {expected!r} is not a number: correct the row, or set environment.params.latex "
-                "to true for LaTeX answers"
-            )
+        if gold is None and (problem := self.check_row(row)):
+            raise ValueError(problem)
         stated, answer = self._answer(completion.text)
         if gold is not None and answer is not None:
             may_be_cut = answer.at_end and not completion.finished and not completion.text[-1:].isspace()

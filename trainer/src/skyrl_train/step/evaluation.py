@@ -74,7 +74,7 @@ class Evaluator:
         limit = self._config.rollout.max_prompt_tokens
         requests, indices = [], []
         for index in own:
-            prompt_ids = encode_prompt(self._rows[index], self._tokenizer, limit)
+            prompt_ids = encode_prompt(self._rows[index], self._tokenizer, limit, self._config.data.chat_template_args)
             for sample in range(settings.samples_per_prompt):
                 seed = sampling_seed(self._config.seed, 0, index, sample, stream="evaluation")
                 requests.append(SampleRequest(prompt_ids=prompt_ids, seed=seed))

@@ -78,7 +78,8 @@ class RolloutCollector:
         groups = [
             g for g, owner in enumerate(owners) if owner == self._ranks.rank for _ in range(trainer.samples_per_prompt)
         ]
-        encoded = {g: encode_prompt(rows[g], self._tokenizer, rollout.max_prompt_tokens) for g in set(groups)}
+        limit, template_args = rollout.max_prompt_tokens, self._config.data.chat_template_args
+        encoded = {g: encode_prompt(rows[g], self._tokenizer, limit, template_args) for g in set(groups)}
         requests = [
             SampleRequest(
                 prompt_ids=encoded[g],

@@ -12,7 +12,14 @@ from rich.text import Text
 
 from skyrl_core.discovery import printable
 from skyrl_train.tracking.answer_text import answer_text
-from skyrl_train.tracking.metric_glossary import describe, format_change, format_duration, format_metric, in_order
+from skyrl_train.tracking.metric_glossary import (
+    by_evaluation_set,
+    describe,
+    format_change,
+    format_duration,
+    format_metric,
+    in_order,
+)
 from skyrl_train.tracking.pace import Pace
 from skyrl_train.tracking.screen import Screen
 from skyrl_train.tracking.tracker import AnswerPair, RunInfo, RunSummary
@@ -79,9 +86,13 @@ class Console:
 
     def log_evaluation(self, step: int, metrics: Mapping[str, float], final: bool) -> None:
         self._pace.evaluated(step)
-        values = [f"{describe(name).label} {format_metric(name, metrics)}" for name in in_order(metrics)]
         when = "after training" if final else f"after step {step}" if step else "before training"
-        items = [f"evaluation {when}: {values[0]}" if values else f"evaluation {when}", *values[1:]]
+        for set_name, part in (by_evaluation_set(metrics) or {"": {}}).items():
+            self._print_evaluation(f"evaluation {set_name} {when}" if set_name else f"evaluation {when}", part)
+
+    def _print_evaluation(self, title: str, metrics: Mapping[str, float]) -> None:
+        values = [f"{describe(name).label} {format_metric(name, metrics)}" for name in in_order(metrics)]
+        items = [f"{title}: {values[0]}" if values else title, *values[1:]]
         self._print("\n".join(_folded(items, self._width)) if self._screen.live else "  ".join(items), style="cyan")
 
     def message(self, text: str) -> None:
@@ -137,7 +148,9 @@ def _folded(items: list[str], width: int) -> list[str]:
 def _closing(summary: RunSummary) -> list[RenderableType]:
     parts: list[RenderableType] = [Text()]
     if summary.before or summary.after:
-        parts += [_comparison(summary.before or {}, summary.after or {}), Text()]
+        before, after = by_evaluation_set(summary.before or {}), by_evaluation_set(summary.after or {})
+        for name in {**before, **after}:
+            parts += [_comparison(name, before.get(name, {}), after.get(name, {})), Text()]
     for number, answer in enumerate(summary.answers[:SHOWN_ANSWERS], start=1):
         parts += [_answer_table(number, answer), Text()]
     headline = {
@@ -156,8 +169,9 @@ def _closing(summary: RunSummary) -> list[RenderableType]:
     return parts + [Text(f"{name + ':':<12}{value}") for name, value in facts.items() if value]
 
 
-def _comparison(before: Mapping[str, float], after: Mapping[str, float]) -> Table:
-    table = Table("Held-out problems", box=None, pad_edge=False, header_style="bold")
+def _comparison(set_name: str, before: Mapping[str, float], after: Mapping[str, float]) -> Table:
+    title = f"Held-out problems, {set_name}" if set_name else "Held-out problems"
+    table = Table(title, box=None, pad_edge=False, header_style="bold")
     for column in ("before", "after", "change"):
         table.add_column(column, justify="right")
     for name in in_order({**before, **after}):

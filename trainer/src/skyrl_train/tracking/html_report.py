@@ -15,6 +15,7 @@ from skyrl_train.tracking.chart import Series, line_chart
 from skyrl_train.tracking.history import History, Metrics, read_history
 from skyrl_train.tracking.metric_glossary import (
     describe,
+    evaluation_set,
     format_change,
     format_duration,
     format_metric,
@@ -185,7 +186,7 @@ def comparison_rows(before: Metrics, after: Metrics) -> list[tuple[str, str, str
             format_metric(name, after),
             format_change(name, before.get(name), after.get(name)),
         )
-        for name in in_order({**before, **after})
+        for name in sorted(in_order({**before, **after}), key=lambda name: evaluation_set(name)[0])
     ]
 
 

@@ -18,9 +18,9 @@ from skyrl_train.checkpoints.model_export import DTYPES
 from skyrl_train.checkpoints.resume import Resumption
 from skyrl_train.config.resolved import ResolvedRun
 from skyrl_train.config.schema import RunConfig
-from skyrl_train.data.prompt_source import PromptSource, build_source
+from skyrl_train.data.prompt_source import PromptSource
 from skyrl_train.data.prompt_tokens import encode_prompt
-from skyrl_train.environments.load_environment import load_environments
+from skyrl_train.data.run_data import load_run_data
 from skyrl_train.machine.library_output import quiet
 from skyrl_train.machine.malloc import keep_freed_memory
 from skyrl_train.machine.threads import ThreadGuard, choose_threads
@@ -43,7 +43,7 @@ from skyrl_train.rewards.scorer import Scorer
 from skyrl_train.rollout.rollout_engine import RolloutEngine
 from skyrl_train.step.advantages import AdvantagePass
 from skyrl_train.step.batching import MicroBatchSize
-from skyrl_train.step.evaluation import Evaluator
+from skyrl_train.step.evaluation_sets import EvaluationSets
 from skyrl_train.step.objective import Objective
 from skyrl_train.step.prefetch import Prefetcher
 from skyrl_train.step.rollout import RolloutCollector
@@ -95,15 +95,16 @@ def _build(run: ResolvedRun, own: Session, stack: ExitStack, *, threads: int | s
     resumed = resume.choose(run, ranks)
     progress = _progress(run, objective, resumed, ranks)
     tokenizer = load_tokenizer(config.model)
-    source = build_source(config, "train", run.environment)
-    held_out = build_source(config, "evaluation", run.environment) if config.evaluation.prompts else None
-    named = source.environments | (held_out.environments if held_out else frozenset())
-    environments = load_environments(config, run.environment, named)
-    check_data(ranks, {"train": source, "evaluation": held_out})
+    data = load_run_data(config, run.environment, tokenizer, ranks)
+    source = data.train
+    assert source is not None  # it is loaded unless `trains` is False
+    check_data(ranks, data.sources())
     journal = _start_journal(run, own, stack, progress, resumed)
+    for note in data.notes:
+        journal.message(note)
     settings = config.environment
     scorer = stack.enter_context(
-        Scorer(environments, workers=settings.workers, deadline=settings.deadline, weights=settings.weights)
+        Scorer(data.environments, workers=settings.workers, deadline=settings.deadline, weights=settings.weights)
     )
     converts = resumed is not None and resumed.converts
     engine, reference = _policy_and_reference(config, objective, ranks, loads_converted=converts)
@@ -135,7 +136,7 @@ def _build(run: ResolvedRun, own: Session, stack: ExitStack, *, threads: int | s
             collector=collector,
             prefetcher=Prefetcher(collector, sync.weights, journal.message),
             advantages=advantages,
-            evaluator=Evaluator(config, source=held_out, **shared) if held_out else None,
+            evaluator=EvaluationSets(config, data.evaluation, **shared) if data.evaluation else None,
             reference=reference,
             journal=journal,
             stop=own.stop,
@@ -294,6 +295,7 @@ def _weight_sync(
     rows = source.take(0, PROBE_SEQUENCES) if wanted else ()
     limit = config.rollout.max_prompt_tokens
     tolerance = config.rollout.probe_tolerance or TOLERANCE[config.trainer.deepspeed.precision]
-    prompts = [encode_prompt(row, tokenizer, limit)[:PROBE_TOKENS] for row in rows]
+    args = config.data.chat_template_args
+    prompts = [encode_prompt(row, tokenizer, limit, args)[:PROBE_TOKENS] for row in rows]
     probe = [ids for ids in prompts if len(ids) > 1]
     return WeightSync(rollout_engine, engine, ranks, probe=probe, tolerance=tolerance)
