@@ -18,12 +18,16 @@ from skyrl_train.config.problem import raise_problems
 from skyrl_train.config.resolved import ResolvedRun
 from skyrl_train.entrypoints.arguments import TrainArguments, parse_arguments
 from skyrl_train.entrypoints.dry_run import write_plan, write_plan_json
+from skyrl_train.entrypoints.machine_plan import plan_machine
 from skyrl_train.environments.load_environment import load_environment
 from skyrl_train.machine.gc_pause import many_imports
 from skyrl_train.ranks.exit_process import exit_process
 from skyrl_train.ranks.launch import is_launched, launch
 from skyrl_train.ranks.stopping import Interrupted
 from skyrl_train.tracking.stderr import say
+
+CANNOT_START = 7
+"""The exit code of a dry run if training would not start on this machine."""
 
 INTERRUPTED = 130
 """The shell's exit code for a program that was ended by Ctrl-C."""
@@ -50,7 +54,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
     try:
         run, parsed = _checked(arguments, prog or os.path.basename(sys.argv[0]) or "skyrl train")
         if parsed.dry_run:
-            code = _dry_run(run, as_json=parsed.json)
+            code = _dry_run(run, parsed.num_processes, as_json=parsed.json)
         elif parsed.num_processes > 1 and not is_launched():
             code = launch(arguments, parsed.num_processes)
         else:
@@ -88,10 +92,11 @@ def _checked(argv: Sequence[str], prog: str) -> tuple[ResolvedRun, TrainArgument
     return run, arguments
 
 
-def _dry_run(run: ResolvedRun, *, as_json: bool) -> int:
+def _dry_run(run: ResolvedRun, processes: int, *, as_json: bool) -> int:
+    machine = plan_machine(run, processes)
     if _rank() == 0:
-        sys.stdout.write(write_plan_json(run) if as_json else write_plan(run))
-    return 0
+        sys.stdout.write(write_plan_json(run, machine) if as_json else write_plan(run, machine))
+    return CANNOT_START if machine.missing else 0
 
 
 def _train(run: ResolvedRun) -> int:
