@@ -12,6 +12,7 @@ from skyrl_train.config.schema import RunConfig
 from skyrl_train.entrypoints.model_shape import ModelShape, Shapes, UnknownShape, shape_of
 from skyrl_train.entrypoints.rank_plan import RankPlan
 from skyrl_train.machine.memory_limits import gpu_memory, main_memory
+from skyrl_train.rollout.rollout_engine import longest_response
 
 Place = Literal["device", "host"]
 Phase = Literal["always", "rollout", "update", "optimizer step"]
@@ -209,7 +210,7 @@ class _Budget:
             yield Component(name="KV cache", bytes=cache, phase=phase)
 
     def _longest(self) -> int:
-        wanted = self._config.rollout.max_prompt_tokens + self._config.rollout.max_new_tokens
+        wanted = self._config.rollout.max_prompt_tokens + longest_response(self._config)
         return min(wanted, self._shape.positions or wanted)
 
     def _update(self) -> Iterator[Component]:
