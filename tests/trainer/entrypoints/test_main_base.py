@@ -108,8 +108,39 @@ def test_the_plan_shows_the_arithmetic_of_a_step():
 
 def test_the_plan_lists_what_this_machine_lacks():
     done = without_torch("rollout.engine=vllm", "--dry-run")
-    assert done.returncode == 0
+    assert done.returncode == 7
     assert "rollout.engine = vllm: needs vLLM, which is not installed: pip install" in " ".join(done.stdout.split())
+
+
+def test_the_plan_of_several_processes_shows_idle_ranks_and_memory(tmp_path):
+    arguments = ["--loss=dual_clip", "trainer.prompts_per_step=4", "--dry-run", "--num-processes=3"]
+    done = without_torch(*arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    # Two prompts of a minibatch for three ranks.
+    lines = done.stdout.splitlines()
+    assert "ranks         8, 8, 0 sequences, by rank, for each optimizer step" in lines
+    assert (
+        "idle          ranks wait 33% of an optimizer step for the fullest one; rank 2 never gets a sample"
+        in done.stdout
+    )
+    # Weights 4 x 845,952 bytes, gradients a third of that, 12 bytes of optimizer for a third of the parameters.
+    assert "weights 3.23 MiB, gradients 1.08 MiB, optimizer 3.23 MiB, checkpoint copy" in done.stdout
+    plan = json.loads(without_torch(*arguments, "--json").stdout)
+    assert plan["ranks"]["sequences_per_optimizer_step"] == [8, 8, 0]
+    assert plan["memory"]["parameters"] == 845_952
+    assert plan["memory"]["verdict"] == "fits"
+    assert {part["name"] for part in plan["memory"]["components"]} >= {"weights", "gradients", "optimizer"}
+
+
+def test_a_model_that_does_not_fit_ends_the_dry_run_with_7(tmp_path):
+    size = {"hidden_size": 65536, "intermediate_size": 10**6, "num_hidden_layers": 1000, "vocab_size": 10**6}
+    heads = {"model_type": "llama", "num_attention_heads": 512, "num_key_value_heads": 512}
+    (tmp_path / "config.json").write_text(json.dumps(size | heads))
+    done = without_torch(f"model={tmp_path}", "--loss=dual_clip", "--dry-run")
+    assert done.returncode == 7
+    assert "training would not start on this machine" in done.stdout
+    assert "memory: the rank needs" in done.stdout
+    assert "or choose a smaller model" in " ".join(done.stdout.split())
 
 
 def test_the_plan_reports_an_unset_source_of_prompts():

@@ -21,6 +21,7 @@ from skyrl_train.entrypoints.arguments import TrainArguments, parse_arguments
 from skyrl_train.entrypoints.data_check import with_checked_data
 from skyrl_train.entrypoints.dry_run import write_plan, write_plan_json
 from skyrl_train.entrypoints.launch_check import check_launchable
+from skyrl_train.entrypoints.machine_plan import plan_machine
 from skyrl_train.environments.load_environment import load_environment
 from skyrl_train.machine.gc_pause import many_imports
 from skyrl_train.ranks.exit_process import exit_process
@@ -28,6 +29,9 @@ from skyrl_train.ranks.launch import is_launched, launch
 from skyrl_train.ranks.stopping import Interrupted
 from skyrl_train.tracking.screen import show_loading, stop_loading
 from skyrl_train.tracking.stderr import say
+
+CANNOT_START = 7
+"""The exit code of a dry run if training would not start on this machine."""
 
 INTERRUPTED = 130
 """The shell's exit code for a program that was ended by Ctrl-C."""
@@ -54,7 +58,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
     try:
         run, parsed = _checked(arguments, prog or os.path.basename(sys.argv[0]) or "skyrl train")
         if parsed.dry_run:
-            code = _dry_run(run, as_json=parsed.json)
+            code = _dry_run(run, parsed.num_processes, as_json=parsed.json)
         elif parsed.num_processes > 1 and not is_launched():
             code = _launch(run, arguments, parsed.num_processes)
         else:
@@ -93,11 +97,13 @@ def _checked(argv: Sequence[str], prog: str) -> tuple[ResolvedRun, TrainArgument
     return run, arguments
 
 
-def _dry_run(run: ResolvedRun, *, as_json: bool) -> int:
+def _dry_run(run: ResolvedRun, processes: int, *, as_json: bool) -> int:
     if _rank() == 0:
         run = with_checked_data(run)
-        sys.stdout.write(write_plan_json(run) if as_json else write_plan(run))
-    return 0
+    machine = plan_machine(run, processes)
+    if _rank() == 0:
+        sys.stdout.write(write_plan_json(run, machine) if as_json else write_plan(run, machine))
+    return CANNOT_START if machine.missing else 0
 
 
 def _launch(run: ResolvedRun, argv: Sequence[str], processes: int) -> int:

@@ -79,7 +79,7 @@ class Evaluator:
                 seed = sampling_seed(self._config.seed, 0, index, sample, stream="evaluation")
                 requests.append(SampleRequest(prompt_ids=prompt_ids, seed=seed))
                 indices.append(index)
-        sampling = Sampling(max_new_tokens=self._config.rollout.max_new_tokens, temperature=settings.temperature)
+        sampling = Sampling.for_evaluation(self._config)
         samples = self._sampler.sample(requests, [self._rows[index] for index in indices], sampling)
         outcomes = [
             _Outcome(index, completion.text, len(completion.token_ids), score)

@@ -87,7 +87,7 @@ class RolloutCollector:
             )
             for index, g in enumerate(groups)
         ]
-        sampling = Sampling(max_new_tokens=rollout.max_new_tokens, temperature=temperature, top_p=rollout.top_p)
+        sampling = Sampling.for_training(self._config, temperature)
         samples = self._sampler.sample(requests, [rows[g] for g in groups], sampling)
         return PendingRollout(rows=rows, groups=groups, requests=requests, samples=samples)
 

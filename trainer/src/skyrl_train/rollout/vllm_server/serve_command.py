@@ -23,7 +23,7 @@ DEFAULTS = {
 def server_command(config: RunConfig, model: str, *, host: str, port: int, extra: Sequence[str] = ()) -> list[str]:
     """The command for a model (folder or hub name); ``extra`` arguments of vLLM override the others."""
     rollout = config.rollout
-    length = longest_sequence(rollout, model)
+    length = longest_sequence(config, model)
     values = {
         "model": model,
         "served-model-name": config.model,
