@@ -7,12 +7,14 @@ from skyrl_core.errors import SkyrlError
 from skyrl_train.config.machine_check import find_missing
 from skyrl_train.config.option_conflicts import check_rules, find_oddities
 from skyrl_train.config.plugin_check import EnvironmentLoader, PluginCheck
+from skyrl_train.config.presets import source_name
 from skyrl_train.config.problem import Problem, raise_problems
 from skyrl_train.config.resolved import ResolvedRun
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.config.sources import COMMAND_LINE, Sources, read_sources
 from skyrl_train.config.validation import validate
 
+TINY = RunConfig.model_fields["model"].default
 LOSS_KEY = ("trainer", "algorithm", "policy_loss_type")
 
 
@@ -30,8 +32,8 @@ def resolve_run(
 
     Args:
         load_environment: the function of that name in skyrl_train.environments.
-        files: YAML files; later ones override earlier ones. Without any: on resume the file of that run, else the
-            defaults, which are the quickstart's if no override names a model.
+        files: YAML files or names of presets; later ones override earlier ones. Without any: on resume the file of
+            that run, else the defaults, which are the quickstart's if no override names another model than `tiny`.
         overrides: `a.b=value`; they override the files.
         loss: the same as an override of trainer.algorithm.policy_loss_type.
         resume: a run folder or a checkpoint in one; empty takes `run_folder` of the configuration.
@@ -66,7 +68,7 @@ def resolve_run(
         trackers=tuple(plugins.trackers),
         observers=tuple(plugins.observers),
         quickstart=sources.quickstart,
-        files=tuple(map(str, files)),
+        files=tuple(map(source_name, files)),
         overrides=(*([f"--loss {loss}"] if loss else []), *overrides),
         resume=None if resume is None else _resume_path(resume, config),
         accept_loss_change=accept_loss_change,
@@ -77,9 +79,9 @@ def resolve_run(
 
 
 def _read(files: Sequence[Path], overrides: Sequence[str]) -> Sources:
-    """Files and overrides, on top of the quickstart settings if neither a file nor a model is given."""
+    """Files and overrides, on top of the quickstart settings if neither a file nor another model is given."""
     sources = read_sources(files, overrides)
-    if files or "model" in sources.values:
+    if files or sources.values.get("model", TINY) != TINY:
         return sources
     # The defaults of the schema suit a real model; the tiny model learns nothing with them.
     return read_sources(files, overrides, quickstart=True)
