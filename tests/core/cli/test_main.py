@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from skyrl_core.cli.main import TRAINER_COMMANDS, main
-from skyrl_core.discovery import plugin_group
 from skyrl_core.discovery.installed import installed_distributions
 from skyrl_core.errors import ConformanceError, InvalidParamsError, PluginConflictError, PluginLoadError
 
@@ -89,8 +88,10 @@ def test_only_the_trainer_provides_the_commands_that_are_said_to_be_its_own():
 @pytest.fixture
 def without_trainer(monkeypatch):
     """Its distribution hidden, as in an environment that has the core and a loss."""
-    others = tuple(each for each in installed_distributions() if each.name != "skyrl-train")
-    monkeypatch.setattr(plugin_group, "installed_distributions", lambda: others)
+    absent = ("skyrl-train", "skyrl-loss-clippedpg")
+    others = tuple(each for each in installed_distributions() if each.name not in absent)
+    for module in ("discovery.plugin_group", "discovery.install_command", "cli.main"):
+        monkeypatch.setattr(sys.modules[f"skyrl_core.{module}"], "installed_distributions", lambda: others)
 
 
 @pytest.mark.parametrize("command", TRAINER_COMMANDS)
@@ -99,6 +100,7 @@ def test_a_command_of_the_trainer_names_the_package_and_how_to_install_it(withou
     assert capsys.readouterr().err == (
         f"error: `skyrl {command}` needs the package skyrl-train, which is not installed\n"
         f"install it: {sys.executable} -m pip install skyrl-train\n"
+        f"or with the extra of the loss: {sys.executable} -m pip install 'skyrl-loss-entropyreg[train]'\n"
     )
 
 

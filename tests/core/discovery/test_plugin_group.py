@@ -478,3 +478,16 @@ class TestRegister:
     def test_a_malformed_name_is_rejected(self, things, name):
         with pytest.raises(ValueError, match="lower-case"):
             things.register(name, json.dumps, source=json.dumps)
+
+
+def test_a_plugin_without_an_optional_package_names_the_extra_that_adds_it(distributions, things):
+    distributions.add(
+        "foo-dist",
+        {GROUP: {"foo": "foo_pkg:Foo"}},
+        modules={"foo_pkg.py": "import no_such_module_here.inner\n"},
+        requires=["other>=1", "no-such-module.here>=2; extra == 'speed'"],
+    )
+    with pytest.raises(PluginLoadError) as caught:
+        things.load("foo")
+    command = f"install no_such_module_here, which it needs: {sys.executable} -m pip install 'foo-dist[speed]'"
+    assert str(caught.value).splitlines()[-1] == command

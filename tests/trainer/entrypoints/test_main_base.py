@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from skyrl_train.config import sources
 from skyrl_train.entrypoints import main_base
 
 QUICKSTART = Path(__file__).parents[3] / "configs" / "quickstart.yaml"
@@ -82,15 +81,20 @@ def test_an_error_is_printed_without_traceback_and_without_torch(arguments, code
 
 
 def test_the_bare_command_is_the_quickstart_and_its_plan_says_so():
-    assert QUICKSTART.read_text() == sources.QUICKSTART.read_text()
     bare, file = (without_torch("--loss", "entropy_reg", *more, "--dry-run") for more in ([], ["--config", QUICKSTART]))
     assert bare.stdout.splitlines()[1:3] == [
         "from          --loss entropy_reg",
-        "defaults      quickstart settings for the tiny model: neither --config nor a model is given",
+        "defaults      quickstart settings for the tiny model: neither --config nor another model is given",
     ]
     assert file.stdout.splitlines()[2] == "defaults      as listed by `skyrl config`"
     assert bare.stdout.splitlines()[3:] == file.stdout.splitlines()[3:]
     assert json.loads(without_torch("--dry-run", "--json").stdout)["defaults"] == "quickstart"
+
+
+def test_the_plan_says_that_another_model_changes_the_defaults():
+    plan = without_torch("model=Qwen/Qwen2.5-0.5B-Instruct", "--dry-run").stdout
+    assert "for a real model, as listed by `skyrl config`; the quickstart settings suit only `tiny`" in plan
+    assert "AdamW, learning rate 1e-06, constant" in plan
 
 
 def test_the_plan_shows_the_arithmetic_of_a_step():

@@ -10,7 +10,9 @@ from typing import cast
 from skyrl_core.cli.colour import error_line, paint
 from skyrl_core.cli.table import indented, terminal_width
 from skyrl_core.discovery.claim import broken_entry_points
-from skyrl_core.discovery.plugin_group import COMMANDS, Claim, PluginGroup
+from skyrl_core.discovery.install_command import pip_install, requirement_with
+from skyrl_core.discovery.installed import installed_distributions
+from skyrl_core.discovery.plugin_group import COMMANDS, POLICY_LOSSES, Claim, PluginGroup
 from skyrl_core.errors import PluginLoadError, SkyrlError, UnknownPluginError, nearest
 
 INTERRUPTED = 130
@@ -111,7 +113,7 @@ def _find(command: str) -> Callable[[Sequence[str]], int]:
             raise
         raise UnknownPluginError(
             f"`skyrl {command}` needs the package skyrl-train, which is not installed\n"
-            f"install it: {sys.executable} -m pip install skyrl-train"
+            f"install it: {pip_install('skyrl-train')}{_or_as_extra()}"
         ) from None
 
 
@@ -157,7 +159,17 @@ def _absent(present: set[str]) -> list[str]:
     """Return how to install the commands of the trainer; nothing if one is installed."""
     if not present.isdisjoint(TRAINER_COMMANDS):
         return []
-    return ["", f"To add {', '.join(TRAINER_COMMANDS)}: {sys.executable} -m pip install skyrl-train"]
+    return ["", f"To add {', '.join(TRAINER_COMMANDS)}: {pip_install('skyrl-train')}"]
+
+
+def _or_as_extra() -> str:
+    """The line that installs the trainer as an extra of an installed loss; empty if no loss has such an extra."""
+    for distribution in installed_distributions():
+        declares_loss = any(each.group == POLICY_LOSSES for each in distribution.declarations)
+        requirement = requirement_with("skyrl-train", distribution.name) if declares_loss else None
+        if requirement:
+            return f"\nor with the extra of the loss: {pip_install(requirement)}"
+    return ""
 
 
 def _about(claim: Claim) -> str:

@@ -12,6 +12,7 @@ from skyrl_core.discovery.claim import NAME_RULE, Status, defect, is_name, is_va
 from skyrl_core.discovery.claim import Claim as Claim
 from skyrl_core.discovery.claim import qualified as qualified
 from skyrl_core.discovery.core_requirement import unmet_core_requirement
+from skyrl_core.discovery.install_command import command_for_loss, pip_install, requirement_with
 from skyrl_core.discovery.installed import (
     MAX_VALUE,
     SCRIPT,
@@ -159,7 +160,7 @@ class PluginGroup:
             raise PluginLoadError(
                 f"{self.kind} {claim} could not be imported from {claim.value}\n  {_one_line(error)}\n"
                 f"see the traceback: {sys.executable} -c 'import {claim.module}'\n"
-                f"repair it: {repair(claim.distribution)}"
+                f"{_how_to_repair(claim, error)}"
             ) from error
 
     def schema(self, claim: Claim) -> object:
@@ -228,9 +229,12 @@ class PluginGroup:
         known = [qualified(row) if ":" in spec else row.name for row in usable]
         return UnknownPluginError(
             f"no {self.kind} is named {spec!r}{did_you_mean(spec, known)}\n"
-            f"available: {', '.join(dict.fromkeys(known)) or 'none'}\n"
-            f"to install the package that provides it: {sys.executable} -m pip install PACKAGE"
+            f"available: {', '.join(dict.fromkeys(known)) or 'none'}\n{self._how_to_install(spec, known)}"
         )
+
+    def _how_to_install(self, spec: str, known: Sequence[str]) -> str:
+        command = command_for_loss(spec, known) if self.group == POLICY_LOSSES else None
+        return command or f"to install the package that provides it: {sys.executable} -m pip install PACKAGE"
 
 
 def _marked(row: Claim, competing: Sequence[Claim]) -> Claim:
@@ -239,6 +243,14 @@ def _marked(row: Claim, competing: Sequence[Claim]) -> Claim:
         return row
     reason = f"{_owners(others)} claims it too; use {qualified(row)!r} or uninstall one of them"
     return row._replace(status="conflict", reason=reason)
+
+
+def _how_to_repair(claim: Claim, error: BaseException) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        package = error.name.partition(".")[0]
+        if needed := requirement_with(package, claim.distribution):
+            return f"install {package}, which it needs: {pip_install(needed)}"
+    return f"repair it: {repair(claim.distribution)}"
 
 
 def _owners(claims: Iterable[Claim]) -> str:

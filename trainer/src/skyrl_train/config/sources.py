@@ -7,13 +7,14 @@ from typing import Any
 
 from skyrl_core.discovery import printable
 from skyrl_core.errors import InvalidParamsError, SkyrlError, nearest
+from skyrl_train.config.presets import FOLDER, find_preset, is_preset_name, preset_hint, source_name
 from skyrl_train.config.problem import Problem
 from skyrl_train.config.yaml_text import Keys, parse_yaml
 
 COMMAND_LINE = "command line"
 KEYWORDS = "keyword arguments"
 """The origin of options that Python code passes to ``train``."""
-QUICKSTART = Path(__file__).with_name("quickstart.yaml")
+QUICKSTART = FOLDER / "quickstart.yaml"
 QUICKSTART_DEFAULT = "quickstart default"
 MAX_BYTES = 10_000_000
 
@@ -31,19 +32,20 @@ class Sources:
             self.add_file(QUICKSTART, origin=QUICKSTART_DEFAULT)
 
     def add_file(self, path: Path, *, origin: str | None = None) -> None:
-        """Merge a YAML file; errors name ``origin`` instead of the file and line if it is given.
+        """Merge a YAML file or a preset; errors name ``origin`` instead of the file and line if it is given.
 
         Raises:
             SkyrlError: it cannot be read.
             InvalidParamsError: it is not UTF-8, not YAML, empty, or not a mapping.
         """
-        document = parse_yaml(_read(path), str(path))
+        preset, place = find_preset(path), source_name(path)
+        document = parse_yaml(_read(preset.file if preset else path), place)
         if document.value is None:
             raise InvalidParamsError(f"{path}: the file is empty; `skyrl config --yaml` prints one with every option")
         if not isinstance(document.value, dict):
             kind = "list" if isinstance(document.value, list) else "single value"
             raise InvalidParamsError(f"{path}: the top level must be options (`name: value`), not a {kind}")
-        origins = {keys: origin or f"{path}:{line}" for keys, line in document.lines.items()}
+        origins = {keys: origin or f"{place}:{line}" for keys, line in document.lines.items()}
         self._merge(self.values, document.value, (), origins)
 
     def add_values(self, values: Mapping[str, Any], origin: str) -> None:
@@ -170,7 +172,7 @@ def _read(path: Path) -> str:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise SkyrlError(f"{printable(str(path), escape=True)}: no such file{_files_like(path)}") from None
+        raise SkyrlError(f"{printable(str(path), escape=True)}: {_why_missing(path)}") from None
     except IsADirectoryError:
         raise SkyrlError(f"{path}: this is a folder; name a YAML file in it") from None
     except OSError as error:
@@ -182,6 +184,12 @@ def _read(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise InvalidParamsError(f"{path}:{line}: not UTF-8 text (byte 0x{data[error.start]:02x})") from None
+
+
+def _why_missing(path: Path) -> str:
+    if is_preset_name(path):
+        return f"neither a file nor a preset has this name{preset_hint(path) or _files_like(path)}"
+    return f"no such file{_files_like(path) or preset_hint(path)}"
 
 
 def _files_like(path: Path) -> str:

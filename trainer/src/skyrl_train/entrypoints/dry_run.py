@@ -76,9 +76,11 @@ def _rows(run: ResolvedRun, machine: MachinePlan) -> Iterator[tuple[str, str]]:
     sources = (*run.files, *run.overrides)
     yield "from", ", ".join(sources) or "defaults only"
     if run.quickstart:
-        yield "defaults", "quickstart settings for the tiny model: neither --config nor a model is given"
-    else:
+        yield "defaults", "quickstart settings for the tiny model: neither --config nor another model is given"
+    elif run.files:
         yield "defaults", "as listed by `skyrl config`"
+    else:
+        yield "defaults", "for a real model, as listed by `skyrl config`; the quickstart settings suit only `tiny`"
     if run.resume is not None:
         accepts = ", accepting a changed loss" if run.accept_loss_change else ""
         skips = ", from the newest intact checkpoint" if run.skip_damaged else ""

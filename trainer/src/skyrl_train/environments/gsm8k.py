@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from skyrl_core.errors import PluginLoadError
+from skyrl_train.config.extras import install_extra
 from skyrl_train.environments.environment import Completion, Environment, EnvironmentParams, Row
 from skyrl_train.environments.final_answer import Number, last_number, parse_answer, stated_after_marker
 
@@ -49,7 +50,7 @@ class Gsm8k(Environment):
             import math_verify  # noqa: F401 - imported for its effect on the next import
         except ImportError as error:
             raise PluginLoadError(
-                "environment gsm8k: latex = true needs math-verify: pip install 'skyrl-train[math]', or set "
+                f"environment gsm8k: latex = true needs math-verify: {install_extra('math-verify')}, or set "
                 "environment.params.latex to false"
             ) from error
 

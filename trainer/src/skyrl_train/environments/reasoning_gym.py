@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from skyrl_core.errors import InvalidParamsError, ParamProblem, PluginLoadError, SkyrlError, nearest
+from skyrl_train.config.extras import install_extra
 from skyrl_train.environments.environment import Completion, Environment, EnvironmentParams, Row, Split
 
 INSTRUCTION = "Give the final answer between <answer> and </answer>."
@@ -130,7 +131,7 @@ def _library() -> ModuleType:
         import reasoning_gym
     except ImportError as error:
         raise PluginLoadError(
-            "environment reasoning_gym needs the package reasoning-gym: pip install 'skyrl-train[reasoning-gym]'"
+            f"environment reasoning_gym needs the package reasoning-gym: {install_extra('reasoning-gym')}"
         ) from error
     library: ModuleType = reasoning_gym
     return library
