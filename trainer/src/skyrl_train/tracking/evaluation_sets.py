@@ -1,0 +1,20 @@
+"""Named evaluation sets: their metrics are logged as ``evaluation/NAME/METRIC``, next to those of the unnamed set."""
+
+import re
+from collections.abc import Mapping
+
+from skyrl_train.tracking.history import Metrics
+
+UNNAMED = ""
+"""The set whose metrics have no prefix."""
+
+_NAMED = re.compile(r"evaluation/(?P<set>[^/]+)/(?P<metric>.+)", re.DOTALL)
+
+
+def split_by_set(metrics: Mapping[str, float | None]) -> dict[str, Metrics]:
+    """The metrics of one evaluation by set, with plain names such as ``accuracy``; the unnamed set is first."""
+    sets: dict[str, Metrics] = {}
+    for name, value in metrics.items():
+        match = _NAMED.fullmatch(name)
+        sets.setdefault(match["set"] if match else UNNAMED, {})[match["metric"] if match else name] = value
+    return {name: sets[name] for name in sorted(sets, key=lambda name: name != UNNAMED)}
