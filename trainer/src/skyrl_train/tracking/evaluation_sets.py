@@ -18,3 +18,8 @@ def split_by_set(metrics: Mapping[str, float | None]) -> dict[str, Metrics]:
         match = _NAMED.fullmatch(name)
         sets.setdefault(match["set"] if match else UNNAMED, {})[match["metric"] if match else name] = value
     return {name: sets[name] for name in sorted(sets, key=lambda name: name != UNNAMED)}
+
+
+def with_prefix(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics of an evaluation as a tracker shows them next to those of training: ``evaluation/accuracy``."""
+    return {name if _NAMED.fullmatch(name) else f"evaluation/{name}": value for name, value in metrics.items()}
