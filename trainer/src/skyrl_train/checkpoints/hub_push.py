@@ -5,6 +5,7 @@ from pathlib import Path
 
 import huggingface_hub
 from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 from skyrl_core.errors import SkyrlError
 
@@ -19,7 +20,7 @@ def check_push(repository: str) -> None:
         SkyrlError: the name of the repository is not valid, or there is no token.
     """
     try:
-        huggingface_hub.utils.validate_repo_id(repository)
+        validate_repo_id(repository)
     except HFValidationError as error:
         raise SkyrlError(f"--push {repository} is not the name of a repository: give OWNER/NAME. {error}") from error
     if huggingface_hub.get_token() is None:
@@ -54,7 +55,7 @@ def push(folder: Path, repository: str, *, source: Path, public: bool) -> str:
         )
     except Exception as error:  # the HTTP library of the client, and with it its errors, depends on the version
         words = ["skyrl", "export", str(source), str(folder), "--push", repository, *(["--public"] if public else [])]
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise SkyrlError(
             f"the model is exported to {folder}, but could not be pushed to {repository} at {hub.endpoint}: {reason}. "
             f"To retry, run `{shlex.join(words)}`; it uses the exported folder."
