@@ -74,7 +74,7 @@ def types(session: nox.Session) -> None:
 @nox.session(venv_backend="none", requires=["workspace"])
 def tests(session: nox.Session) -> None:
     """Run the tests, except those that start several processes, build packages or run documents."""
-    others = ("crash", "docs", "packages", "peers", "ranks", "site", "vllm")
+    others = ("browser", "crash", "docs", "packages", "peers", "ranks", "site", "vllm")
     chosen = " and ".join(f"not {marker}" for marker in others)
     _run(session, "pytest", *BY_FILE, "-m", chosen, *session.posargs)
 
@@ -144,6 +144,13 @@ def triton(session: nox.Session) -> None:
     folder = _folder_for_each(session, "tests/trainer/policy/requirements/*.txt") / "triton"
     tests = "tests/trainer/policy/log_probs/test_triton_kernels.py"
     _run(session, "pytest", tests, *session.posargs, PYTHONPATH=str(folder), TRITON_INTERPRET="1")
+
+
+@nox.session(reuse_venv=True, requires=["workspace"])
+def browser(session: nox.Session) -> None:
+    """Look at the report in Chromium, which must be installed; .ci/run does not call it."""
+    folder = _folder_for_each(session, "tests/trainer/tracking/requirements/*.txt") / "browser"
+    _run(session, "pytest", "-m", "browser", "tests/trainer", *session.posargs, PYTHONPATH=str(folder))
 
 
 @nox.session(venv_backend="none", requires=["workspace"])

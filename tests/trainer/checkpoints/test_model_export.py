@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+from tests.trainer.fixtures.local_hub import LocalHub
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from skyrl_core.errors import SkyrlError
@@ -62,6 +63,27 @@ def test_the_exported_folder_is_complete_and_records_its_origin(runs, capsys):
     assert (origin["step"], origin["loss"]["id"]) == (1, "skyrl-core:dual_clip@1")
     ids = torch.tensor([AutoTokenizer.from_pretrained(folder)("5+5=")["input_ids"]])
     assert loaded(folder).generate(ids, max_new_tokens=4, do_sample=False).shape[1] > ids.shape[1]
+
+
+def test_an_export_is_pushed_and_a_retry_uses_the_exported_folder(runs, tmp_path, capsys, monkeypatch):
+    with LocalHub() as hub:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("HF_TOKEN", "hf_secret")
+        words = [str(runs[2]), str(tmp_path / "model"), "--push", "me/model"]
+        hub.refusal = (403, {"error": "no"})
+        with pytest.raises(SkyrlError, match="could not be pushed"):
+            main(words)
+        written = (tmp_path / "model" / "model.safetensors").stat().st_mtime_ns
+        hub.refusal = None
+        assert main(words) == 0
+        assert capsys.readouterr().out.splitlines()[-2:] == [str(tmp_path / "model"), f"{hub.url}/me/model"]
+        files = hub.repositories["me/model"]["files"]
+    assert (tmp_path / "model" / "model.safetensors").stat().st_mtime_ns == written
+    assert files["model.safetensors"] == (tmp_path / "model" / "model.safetensors").read_bytes()
+    assert b"skyrl-core:dual_clip@1" in files["README.md"]
+    with pytest.raises(SkyrlError, match="already exists and is not overwritten"):  # another model in the folder
+        main([str(runs[0]), *words[1:]])
 
 
 def test_an_existing_folder_is_not_overwritten(runs, tmp_path):

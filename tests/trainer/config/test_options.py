@@ -68,7 +68,18 @@ def test_a_prefix_selects_a_section_and_a_name_selects_options_of_any_section():
 
 def test_the_commented_yaml_of_a_section_keeps_its_nesting():
     assert yaml.safe_load(write_commented_yaml(find_options("tracking.wandb"))) == {
-        "tracking": {"wandb": {"mode": "auto", "project": "skyrl"}}
+        "tracking": {
+            "wandb": {
+                "mode": "auto",
+                "project": "skyrl",
+                "entity": None,
+                "group": None,
+                "name": None,
+                "tags": [],
+                "notes": None,
+                "id": None,
+            }
+        }
     }
 
 

@@ -73,3 +73,34 @@ def test_the_values_under_the_pointer_are_formatted_for_people():
 def test_the_last_value_skips_gaps():
     assert Series("a", [(0, 1.0), (1, 2.0), (2, None)]).last == 2.0
     assert Series("a", [(0, None)]).last is None
+
+
+def test_a_constant_has_one_tick_with_its_value():
+    assert tick_labels(parsed(Series("a", [(0, 1.5e-4), (10, 1.5e-4)]))) == ["1.50e-04"]
+    assert tick_labels(parsed(Series("a", [(0, 0.01), (10, 0.01 + 1e-10)]))) == ["0.0100"]  # rounding in float32
+
+
+def test_noise_does_not_fill_the_frame():
+    [line] = lines(parsed(Series("a", [(0, 1.0), (5, 1.002), (10, 1.001)])))
+    heights = [y for _, y in line]
+    assert max(heights) - min(heights) < 0.05 * (HEIGHT - TOP - BOTTOM)
+
+
+def test_a_share_spans_at_least_ten_points_and_keeps_its_bounds():
+    assert tick_labels(parsed(Series("a", [(0, 0.99), (10, 1.0)]), unit="percent"))[-1] == "100%"
+    labels = tick_labels(parsed(Series("a", [(0, 0.0), (10, 0.01)]), unit="percent"))
+    assert labels == ["0%", "5%", "10%"]
+
+
+def test_the_smallest_span_of_a_chart_is_kept():
+    svg = ElementTree.fromstring(line_chart([Series("a", [(0, 0.0), (9, 1e-9)])], "number", 9, smallest_span=1e-3))
+    assert tick_labels(svg) == ["0", "5e-4", "0.001"]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "last"), [(0.0, 2000.0, "2,000"), (0.0, 1.5e-4, "1.5e-4"), (-2e7, 0.0, "0"), (0.0, 3e7, "3e+07")]
+)
+def test_ticks_are_short(low, high, last):
+    labels = tick_labels(parsed(Series("a", [(0, low), (10, high)])))
+    assert labels[-1] == last
+    assert max(map(len, labels)) <= 6

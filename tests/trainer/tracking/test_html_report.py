@@ -6,8 +6,7 @@ from html.parser import HTMLParser
 import pytest
 
 from skyrl_train.tracking.atomic_file import RunFolderError
-from skyrl_train.tracking.history import History
-from skyrl_train.tracking.html_report import draw_charts, write_report
+from skyrl_train.tracking.html_report import write_report
 from skyrl_train.tracking.metrics_jsonl import Jsonl
 from skyrl_train.tracking.rollout_files import save_rollouts
 from skyrl_train.tracking.run_folder import RunFolder
@@ -20,7 +19,7 @@ SHOWN = r"<script>alert(1)</script> {{ 7*7 }} \x1b[31m &amp;"
 class Page(HTMLParser):
     """The text of a page, its tags, and the attributes that could load something."""
 
-    VOID = frozenset({"meta", "br"})
+    VOID = frozenset({"meta", "br", "input"})
 
     def __init__(self, markup):
         super().__init__()
@@ -51,7 +50,13 @@ def write_run(path, *, steps=20, end=True):
     folder.start_run(
         {
             "title": EVIL,
-            "loss": {"identity": "skyrl-core:gspo@1", "parameters": {"clip_low": 0.0003}},
+            "loss": {
+                "id": "skyrl-core:sum@1",
+                "name": "sum",
+                "params": {},
+                "components": [{"name": "gspo", "params": {"clip_low": 0.0003, "clip_high": None}}],
+            },
+            "model": "tiny",
             "total_steps": 20,
             "packages": {"torch": "2.13.0"},
             "git": {"commit": "0123456789abcdef", "dirty": True},
@@ -89,12 +94,38 @@ def test_the_report_shows_the_complete_run(tmp_path):
     text = " ".join(page.text.split())
     assert page.open == []
     for fact in (
-        "finished", "skyrl-core:gspo@1", "parameters.clip_low 0.0003", "20 of 20", "1:15", "0123456789ab with changes",
-        "accuracy 46.9% 78.1% +31.2 points", "Expected 4", "(empty)", "reward 1.00", "entropy 0.0500",
-        "odd metric 7.00", "Samples of step 20", "answer 20", "note: <b>", "torch 2.13.0",
+        "Finished: 20 of 20 steps in 1:15.", "Loss sum + gspo", "clip_low 0.0003 clip_high none", "skyrl-core:sum@1",
+        "0123456789ab with changes", "accuracy 46.9% 78.1% +31.2 points", "Expected 4", "(empty)", "reward 1.00",
+        "entropy 0.0500", "metric 7.00", "right 2", "answer 20", "answer 19", "note: <b>", "torch 2.13.0",
     ):  # fmt: skip
         assert fact in text, fact
-    assert "answer 19" not in text
+    assert "answer 18" not in text
+
+
+def test_the_result_comes_first_then_the_curves_then_the_facts(tmp_path):
+    write_run(tmp_path / "run").close()
+    text = " ".join(Page(write_report(tmp_path / "run").read_text(encoding="utf-8")).text.split())
+    parts = (
+        "Accuracy on held-out problems 46.9% → 78.1% +31.2 points",
+        "Finished: 20 of",
+        "Curves",
+        "Samples",
+        "Facts",
+    )
+    places = [text.index(part) for part in parts]
+    assert places == sorted(places)
+
+
+def test_an_error_is_shown_with_the_command_that_resumes_the_run(tmp_path):
+    folder = write_run(tmp_path / "run", steps=3, end=False)
+    error = "OutOfMemory: 12 GB are missing"
+    command = "skyrl train --resume run"
+    folder.end_run(
+        RunSummary(run_folder=folder.path, steps=3, seconds=5, outcome="failed", error=error, resume_command=command)
+    )
+    folder.close()
+    text = " ".join(Page(write_report(folder.path).read_text(encoding="utf-8")).text.split())
+    assert f"Failed: 3 of 20 steps in 0:05. {error} To resume: {command}" in text
 
 
 def test_the_page_loads_nothing_and_executes_no_model_output(tmp_path):
@@ -102,7 +133,7 @@ def test_the_page_loads_nothing_and_executes_no_model_output(tmp_path):
     markup = write_report(tmp_path / "run").read_text(encoding="utf-8")
     page = Page(markup)
     assert page.tags.count("script") == 1
-    assert page.text.count(SHOWN) == 4  # window title, page title, question and prompt
+    assert page.text.count(SHOWN) == 5  # window title, page title, question and two prompts
     assert page.loads == []
     assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)|@import|url\(", markup)
 
@@ -116,7 +147,7 @@ def test_a_run_in_progress_and_a_killed_run_are_distinguished(tmp_path):
     folder = write_run(tmp_path / "run", steps=3, end=False)
     text = " ".join(Page(write_report(tmp_path / "run").read_text()).text.split())
     assert "running" in text
-    assert "3 of 20" in text
+    assert "Running: 3 of 20 steps." in text
     assert "after step 3" in text
     assert "accuracy 46.9% ± 3.5 75.0% +28.1 points" in text
     folder.close()
@@ -141,20 +172,3 @@ def test_a_folder_without_a_run_is_an_error(tmp_path):
     with pytest.raises(RunFolderError, match=r"no run in .*: it has neither run\.json nor metrics\.jsonl"):
         write_report(tmp_path)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_charts_group_related_metrics_in_the_order_of_the_glossary():
-    train = {"zzz": 1.0, "reward/mean": 1.0, "clip_fraction_high": 0.1, "clip_fraction_low": 0.2}
-    history = History(train={1: train}, evaluations={0: {"pass@2": 0.6, "accuracy": 0.4, "reward/mean": 0.4}})
-    legends = [(chart.title, [entry.label for entry in chart.legend]) for chart in draw_charts(history)]
-    assert legends == [
-        ("Accuracy", ["accuracy", "pass@2"]),
-        ("Reward", ["reward", "reward, held-out"]),
-        ("Clip fraction", ["clipped below", "clipped above"]),
-        ("Zzz", ["zzz"]),
-    ]
-
-
-def test_a_group_with_many_curves_is_split_into_several_charts():
-    history = History(train={1: {f"time/{letter}": 1.0 for letter in "abcdefgh"}})
-    assert [len(chart.legend) for chart in draw_charts(history)] == [6, 2]

@@ -9,7 +9,7 @@ from skyrl_core.discovery.plugin_group import ALLOW_ALL, TRACKERS, PluginPolicy
 from skyrl_core.errors import PluginConflictError, PluginLoadError, UnknownPluginError
 from skyrl_train.config.plugin_check import TRACKER_GROUP
 from skyrl_train.tracking.load_trackers import load_trackers
-from skyrl_train.tracking.tracker import RunInfo
+from skyrl_train.tracking.tracker import RunInfo, TrackerError
 
 COUNTING = """
 class Counting:
@@ -88,3 +88,11 @@ def test_trackers_and_observers_need_no_torch():
     )
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "['wandb']"
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "trackio"])
+def test_a_missing_extra_is_an_error_with_the_command_that_installs_it(monkeypatch, name):
+    monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr("skyrl_train.tracking.tracker_extra.find_spec", lambda package: None)
+    with pytest.raises(TrackerError, match=rf"run `pip install 'skyrl-train\[{name}\]'`, or remove '{name}' from"):
+        load(name)

@@ -27,9 +27,9 @@ def no_key(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "wandb-cache"))
 
 
-def info(folder, mode):
+def info(folder, mode, **options):
     folder.mkdir(exist_ok=True)
-    config = {"tracking": {"wandb": {"mode": mode, "project": "test"}}}
+    config = {"tracking": {"wandb": {"mode": mode, "project": "test", **options}}}
     return RunInfo(run_folder=folder, title="t", loss="skyrl-core:gspo@1", total_steps=2, config=config)
 
 
@@ -108,6 +108,19 @@ def test_a_resumed_run_keeps_its_id(tmp_path):
         tracker.close()
     files = (tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")
     assert len({file.name for file in files}) == 1
+
+
+def test_the_run_has_the_entity_group_name_tags_notes_and_id_of_the_configuration(tmp_path):
+    options = {"entity": "team", "group": "seeds", "name": "first", "tags": ("a", "b"), "notes": "why", "id": "mine-1"}
+    for _ in range(2):  # the second continues the first
+        tracker = Wandb()
+        tracker.start(info(tmp_path / "run", "offline", **options))
+        tracker.close()
+        options["id"] = None
+    for file in (tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"):
+        [run] = [record.run for record in logged_records(file) if record.WhichOneof("record_type") == "run"]
+        assert (run.entity, run.project, run.run_group, run.display_name) == ("team", "test", "seeds", "first")
+        assert (list(run.tags), run.notes, run.run_id) == (["a", "b"], "why", "mine-1")
 
 
 @pytest.mark.parametrize(("mode", "environment"), [("disabled", ""), ("auto", "disabled")])

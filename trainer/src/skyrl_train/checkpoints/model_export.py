@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from skyrl_core.errors import SkyrlError
 from skyrl_train.checkpoints import manifest as checkpoint
 from skyrl_train.checkpoints.checkpoint_folder import PARTIAL, find
+from skyrl_train.checkpoints.model_card import write_card
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.config.yaml_text import parse_yaml
 from skyrl_train.machine.library_output import quiet
@@ -23,8 +24,10 @@ from skyrl_train.policy.adapters import add_adapters, has_adapters, merge_adapte
 from skyrl_train.policy.model_loading import load_model, load_tokenizer
 from skyrl_train.record.progress import Progress
 from skyrl_train.tracking.atomic_file import flush_to_disk
+from skyrl_train.tracking.run_folder import RunFolder
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+ORIGIN = "skyrl.json"
 ADAPTER = "adapter"
 """Subfolder of the adapters, which peft loads; the exported model has them merged already."""
 
@@ -32,12 +35,13 @@ PREFIX = "model."
 """The policy's prefix before the parameter names of its transformers model."""
 
 
-def export(source: Path, target: Path | None = None) -> Path:
-    """Write model, tokenizer and their origin; returns the folder.
+def export(source: Path, target: Path | None = None, *, reuse: bool = False) -> Path:
+    """Write model, tokenizer, model card and their origin; returns the folder.
 
     Args:
         source: a checkpoint, or a run folder, whose latest checkpoint is exported.
         target: a folder that does not exist yet; None writes ``exported/step_N`` in the run folder.
+        reuse: return a folder that already holds the export of this checkpoint.
 
     Raises:
         SkyrlError: no intact checkpoint exists, its model cannot be loaded, or the folder exists or cannot be written.
@@ -47,12 +51,24 @@ def export(source: Path, target: Path | None = None) -> Path:
     progress = checkpoint.read(found)
     run_folder = found.parent.parent
     folder = target or run_folder / "exported" / found.name
+    config = _config(run_folder / "config.yaml")
+    model_origin = origin(config.model, found, progress)
+    if reuse and _holds(folder, model_origin):
+        return folder
     if folder.exists():
         raise SkyrlError(f"{folder} already exists and is not overwritten: give another folder, or remove it")
-    config = _config(run_folder / "config.yaml")
     model, tokenizer = _restored(found, progress, config), load_tokenizer(config.model)
-    write_model(folder, model, tokenizer, origin(config.model, found, progress))
+    write_model(folder, model, tokenizer, model_origin, run=RunFolder(run_folder).read_run())
     return folder
+
+
+def _holds(folder: Path, model_origin: Mapping[str, Any]) -> bool:
+    """Whether the folder is a complete export with this origin: it appears only once it is complete."""
+    try:
+        written = json.loads((folder / ORIGIN).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return bool(written == json.loads(json.dumps(dict(model_origin))))
 
 
 def trained_model(found: Path, progress: Progress, config: RunConfig) -> PreTrainedModel:
@@ -123,6 +139,7 @@ def write_model(
     source: Mapping[str, Any],
     *,
     weights: dict[str, Tensor] | None = None,
+    run: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a folder that transformers loads; it appears only once it is complete.
 
@@ -132,6 +149,7 @@ def write_model(
         tokenizer: the model's tokenizer.
         source: the origin of the model.
         weights: complete tensors by name; None writes those of the model.
+        run: the content of run.json, for the model card.
 
     Raises:
         SkyrlError: the folder cannot be written.
@@ -145,7 +163,8 @@ def write_model(
             merge_adapters(model)
         model.save_pretrained(partial, state_dict=weights)
         tokenizer.save_pretrained(partial)
-        (partial / "skyrl.json").write_text(json.dumps(dict(source), indent=2) + "\n")
+        (partial / ORIGIN).write_text(json.dumps(dict(source), indent=2) + "\n")
+        (partial / "README.md").write_text(write_card(source, run or {}), encoding="utf-8")
         for path in (*partial.rglob("*"), partial):
             flush_to_disk(path)
         partial.rename(folder)

@@ -1,4 +1,4 @@
-"""Write the model of a run as a folder that transformers and vLLM load."""
+"""Write the model of a run as a folder that transformers and vLLM load, and push it to a hub."""
 # PYTHON_ARGCOMPLETE_OK
 
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ EXAMPLES = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Export the model and print the folder.
+    """Export the model and print the folder; with --push, also the address of the repository.
 
     Raises:
-        SkyrlError: there is no intact checkpoint, or the folder cannot be written.
+        SkyrlError: there is no intact checkpoint, the folder cannot be written, or the upload fails.
     """
     about = "Write the model of a run as a folder that transformers and vLLM load."
     parser = CommandParser(prog="skyrl export", description=about, examples=EXAMPLES)
@@ -24,8 +24,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "folder", type=Path, nargs="?", metavar="FOLDER", help="a new folder; default: RUN/exported/step_N"
     )
+    parser.add_argument(
+        "--push",
+        metavar="REPO",
+        help="upload the folder to this repository on the Hugging Face Hub, OWNER/NAME; a new one is private",
+    )
+    parser.add_argument("--public", action="store_true", help="with --push: make a new repository public")
     options = parser.parse_args(argv)
+    if options.public and not options.push:
+        parser.error("--public has no effect without --push REPO: add it, or remove --public")
+    if options.push:
+        from skyrl_train.checkpoints.hub_push import check_push
+
+        check_push(options.push)
     from skyrl_train.checkpoints.model_export import export
 
-    print(export(options.run, options.folder))
+    folder = export(options.run, options.folder, reuse=bool(options.push))
+    print(folder)
+    if options.push:
+        from skyrl_train.checkpoints.hub_push import push
+
+        print(push(folder, options.push, source=options.run, public=options.public))
     return 0

@@ -171,14 +171,36 @@ class WandbConfig(Section):
         default="auto", description="auto: online with an API key, offline without."
     )
     project: str = Field(default="skyrl", description="W&B project of the run.")
+    entity: str | None = Field(default=None, description="W&B user or team; null takes your default.")
+    group: str | None = Field(default=None, description="Group of the run, such as the seeds of one experiment.")
+    name: str | None = Field(default=None, description="Name of the run; null takes the name of the run folder.")
+    tags: tuple[str, ...] = Field(default=(), description="Tags of the run.")
+    notes: str | None = Field(default=None, description="A description of the run.")
+    id: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9_-]{1,64}$",
+        description="Continue this W&B run; null takes a new one, or that of the run folder in a resumed run.",
+    )
+
+
+class TrackioConfig(Section):
+    """Trackio, from the extra `trackio`; without a Space the run is stored on this machine."""
+
+    project: str = Field(default="skyrl", description="Trackio project of the run.")
+    name: str | None = Field(default=None, description="Name of the run; null takes the run folder and four letters.")
+    group: str | None = Field(default=None, description="Group of the run, such as the seeds of one experiment.")
+    space: str | None = Field(default=None, description="Hugging Face Space that stores the run, `owner/name`.")
 
 
 class TrackingConfig(Section):
     """Where metrics go; metrics.jsonl is always written."""
 
-    trackers: tuple[str, ...] = Field(default=("console",), description="Trackers by entry-point name: console, wandb.")
+    trackers: tuple[str, ...] = Field(
+        default=("console",), description="Trackers: console, wandb, tensorboard, trackio."
+    )
     wandb: WandbConfig = Field(default_factory=WandbConfig, description="Weights & Biases.")
     keep_rollouts: NonNegativeInt = Field(default=2, description="Number of latest sample batches to keep on disk.")
+    trackio: TrackioConfig = Field(default_factory=TrackioConfig, description="Trackio.")
 
 
 class PluginsConfig(Section):

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import cast
 
 from skyrl_core.discovery import Claim
-from skyrl_core.errors import PluginLoadError
+from skyrl_core.errors import PluginLoadError, SkyrlError
 from skyrl_train.config.plugin_check import TRACKER_GROUP
 from skyrl_train.tracking.metrics_jsonl import Jsonl
 from skyrl_train.tracking.notebook import Notebook, is_notebook
@@ -18,6 +18,7 @@ def load_trackers(claims: Iterable[Claim]) -> Trackers:
 
     Raises:
         PluginLoadError: one of them is not a usable tracker.
+        SkyrlError: one of them cannot work here, such as TrackerError for a package that is not installed.
     """
     others = [claim for claim in dict.fromkeys(claims) if (claim.distribution, claim.name) != ("skyrl-train", "jsonl")]
     return Trackers([Jsonl(), *map(_load, others)])
@@ -33,6 +34,8 @@ def _load(claim: Claim) -> Tracker:
         )
     try:
         tracker = loaded()
+    except SkyrlError:
+        raise
     except Exception as error:
         raise PluginLoadError(
             f"tracker {name!r} could not be created without arguments: {type(error).__name__}: {error}. "

@@ -10,6 +10,7 @@ Unit = Literal["number", "count", "percent", "seconds"]
 
 Value = TypeVar("Value")
 
+PREFIX = "evaluation/"
 STANDARD_ERROR = "/standard_error"
 """Suffix of the metric that holds the standard error of another metric."""
 
@@ -222,6 +223,11 @@ def by_evaluation_set(metrics: Mapping[str, Value]) -> dict[str, dict[str, Value
         set_name, metric = evaluation_set(name)
         sets.setdefault(set_name, {})[metric] = value
     return sets
+
+
+def with_prefix(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics of an evaluation as a tracker shows them next to those of training: ``evaluation/accuracy``."""
+    return {name if name.startswith(PREFIX) else f"{PREFIX}{name}": value for name, value in metrics.items()}
 
 
 def in_order(names: Iterable[str]) -> list[str]:

@@ -9,8 +9,9 @@ from typing import Any
 
 from skyrl_train.tracking.atomic_file import RunFolderError
 from skyrl_train.tracking.history import History, Metrics, read_history
-from skyrl_train.tracking.html_report import comparison_rows, write_report
+from skyrl_train.tracking.html_report import write_report
 from skyrl_train.tracking.metric_glossary import format_duration
+from skyrl_train.tracking.report_result import comparison_rows
 from skyrl_train.tracking.run_folder import RunFolder
 
 REPORT_HEIGHT = 600

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import wandb
 
+from skyrl_train.tracking.metric_glossary import with_prefix
 from skyrl_train.tracking.tracker import RunInfo, RunSummary, TrackerError
 
 Mode = Literal["online", "offline", "disabled"]
@@ -38,12 +39,12 @@ class Wandb:
             TrackerError: the mode is ``online`` and the key or the connection is missing.
         """
         options = info.config.get("tracking", {}).get("wandb", {})
-        project, wanted = options.get("project", "skyrl"), options.get("mode", "auto")
+        wanted = options.get("mode", "auto")
         mode, why = _chosen_mode(wanted)
         if mode == "disabled":
             return
         try:
-            self._run = _begin(info, project, mode)
+            self._run = _begin(info, options, mode)
         except wandb.errors.Error as error:
             # Otherwise the failed attempt would keep the run id and the service process in use.
             wandb.teardown()
@@ -56,7 +57,7 @@ class Wandb:
                     "Check the key and the network, or set tracking.wandb.mode to auto or offline."
                 ) from error
             mode, why = "offline", f"W&B refused the connection or did not respond: {_one_line(error)}"
-            self._run = _begin(info, project, mode)
+            self._run = _begin(info, options, mode)
         if mode == "offline":
             reason = f" ({why})" if why else ""
             logger.warning(
@@ -69,7 +70,7 @@ class Wandb:
 
     def log_evaluation(self, step: int, metrics: Mapping[str, float], final: bool) -> None:
         if self._run is not None:
-            self._run.log({f"evaluation/{name}": value for name, value in metrics.items()} | {"step": step})
+            self._run.log({**with_prefix(metrics), "step": step})
             if final:
                 self._run.summary["final_evaluation_step"] = step
 
@@ -92,11 +93,16 @@ class Wandb:
             wandb.teardown()
 
 
-def _begin(info: RunInfo, project: str, mode: Mode) -> Any:
+def _begin(info: RunInfo, options: Mapping[str, Any], mode: Mode) -> Any:
     run = wandb.init(
-        project=project,
-        name=info.run_folder.name,
-        id=_run_id(info.run_folder),
+        project=options.get("project", "skyrl"),
+        # None leaves these to W&B's environment variables.
+        entity=options.get("entity"),
+        group=options.get("group"),
+        tags=list(options.get("tags", ())) or None,
+        notes=options.get("notes"),
+        name=options.get("name") or os.environ.get("WANDB_NAME") or info.run_folder.name,
+        id=_run_id(info.run_folder, options.get("id")),
         # An offline run cannot look up earlier parts; `wandb sync` joins parts with the same id.
         resume="allow" if mode == "online" else None,
         dir=str(info.run_folder),
@@ -120,12 +126,13 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _run_id(run_folder: Path) -> str:
+def _run_id(run_folder: Path, wanted: str | None) -> str:
+    """The id of the W&B run: the wanted one, or that of the run folder, which a resumed run has already."""
     path = run_folder / "wandb" / "run_id"
-    if path.exists():
+    if wanted is None and path.exists():
         return path.read_text(encoding="utf-8").strip()
+    run_id = wanted or uuid.uuid4().hex[:12]
     path.parent.mkdir(parents=True, exist_ok=True)
-    run_id = uuid.uuid4().hex[:12]
     path.write_text(run_id + "\n", encoding="utf-8")
     return run_id
 
