@@ -1,6 +1,8 @@
 """Loads environments by reference, installed or registered ones, and validates their parameters."""
 
+import importlib.util
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from skyrl_core.discovery import ALLOW_ALL, Claim, PluginPolicy, load_class
@@ -44,20 +46,38 @@ def split_reference(reference: str, claims: Iterable[Claim]) -> tuple[str, str]:
 def load_environment(
     reference: str, params: Mapping[str, Any] | None = None, policy: PluginPolicy = ALLOW_ALL
 ) -> Environment:
-    """The environment of a reference: NAME, NAME:TASK, or FILE.py:FUNCTION; ``params`` of None takes the defaults.
+    """The environment of NAME, NAME:TASK, FILE.py:FUNCTION or MODULE:FUNCTION; ``params`` of None takes the defaults.
 
     Raises:
         InvalidParamsError: parameters are invalid; ``problems`` lists every problem.
         UnknownPluginError, PluginConflictError: as ``PluginGroup.find``, or it takes no task.
         PluginLoadError: it cannot be imported, is not an Environment, needs a package, or its constructor fails.
     """
-    if is_function_reference(reference):
-        if params:
-            problems = [
-                ParamProblem(name, value, "a reward function takes no parameters") for name, value in params.items()
-            ]
-            raise InvalidParamsError(f"environment {reference}: invalid parameters", problems)
-        return load_reward_function(reference)
+    function = reference if is_function_reference(reference) else _function_in_module(reference)
+    if function is None:
+        return _installed_environment(reference, params, policy)
+    if params:
+        problems = [
+            ParamProblem(name, value, "a reward function takes no parameters") for name, value in params.items()
+        ]
+        raise InvalidParamsError(f"environment {reference}: invalid parameters", problems)
+    return load_reward_function(function)
+
+
+def _function_in_module(reference: str) -> str | None:
+    """The reference of a function in a top-level module or in a file of the working folder; None for an environment."""
+    rows = ENVIRONMENT_GROUP.rows(ALLOW_ALL)
+    place, _, name = reference.partition(":")
+    if not (place.isidentifier() and name.isidentifier()):
+        return None
+    if place in {row.name for row in rows} | {row.distribution for row in rows}:
+        return None
+    if Path(f"{place}.py").is_file():
+        return f"{place}.py:{name}"
+    return reference if importlib.util.find_spec(place) is not None else None
+
+
+def _installed_environment(reference: str, params: Mapping[str, Any] | None, policy: PluginPolicy) -> Environment:
     rows = ENVIRONMENT_GROUP.rows(policy)
     plugin, task = split_reference(reference, rows)
     claim = ENVIRONMENT_GROUP.find(plugin, policy, rows=rows)
@@ -89,7 +109,7 @@ def load_environments(config: RunConfig, configured: Environment, named: Iterabl
         try:
             if is_function_reference(reference):
                 raise UnknownPluginError("data may not name code to import: only environment.name may")
-            environments[reference] = load_environment(reference, {}, plugin_policy(config))
+            environments[reference] = _installed_environment(reference, {}, plugin_policy(config))
         except SkyrlError as error:
             column = config.data.environment_column
             raise UnknownPluginError(

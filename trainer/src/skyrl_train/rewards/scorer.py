@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import sys
 import threading
 import time
 from collections import deque
@@ -16,7 +15,8 @@ from skyrl_train.environments.environment import Completion, Environment, Row
 from skyrl_train.rewards.reward_result import Score
 from skyrl_train.rewards.reward_stream import Inbox, Item, ScoreStream
 from skyrl_train.rewards.worker_handle import START_TIMEOUT, WORKER_VARIABLE, WorkerProcess
-from skyrl_train.rewards.worker_main import Setup, too_slow
+from skyrl_train.rewards.worker_main import too_slow
+from skyrl_train.rewards.worker_setup import worker_setup
 
 _CHUNKS_PER_WORKER = 4
 """Chunks of the waiting items per worker, if there are several: more balance the load better but cost more messages."""
@@ -102,7 +102,7 @@ class Scorer:
                 'run: put the call under `if __name__ == "__main__":`'
             )
         self._names = frozenset(environments)
-        self._setup = _setup(environments, deadline, dict(weights or {}))
+        self._setup = worker_setup(environments, deadline, dict(weights or {}))
         self._awaited = frozenset(name for name, environment in environments.items() if environment.is_async)
         self._deadline = deadline
         self._size = workers
@@ -282,32 +282,3 @@ class Scorer:
     def _discard(self, worker: WorkerProcess) -> None:
         self._workers.remove(worker)
         worker.kill()
-
-
-def _setup(environments: Mapping[str, Environment], deadline: float, weights: Mapping[str, float]) -> Setup:
-    main: Any = sys.modules["__main__"]
-    module = main.__spec__.name if getattr(main, "__spec__", None) else None
-    script = getattr(main, "__file__", None)
-    if script is not None and not os.path.isfile(script):
-        script = None  # such as <stdin>
-    for name, environment in environments.items():
-        kind = f"environment {name!r} (class {type(environment).__qualname__})"
-        if type(environment).__module__ == "__main__" and not (module or script):
-            raise PluginLoadError(
-                f"{kind} was defined at a prompt, where reward workers cannot import it: move the class to a .py file "
-                "and import it from there"
-            )
-        try:
-            pickle.dumps(environment)
-        except Exception as error:
-            raise PluginLoadError(
-                f"{kind} cannot be sent to the reward workers: {type(error).__name__}: {error}\n"
-                "define its class at the top level of a module or script, and keep plain data in its instances"
-            ) from error
-    return Setup(
-        environments=pickle.dumps(dict(environments), protocol=pickle.HIGHEST_PROTOCOL),
-        script=os.path.abspath(script) if script else None,
-        module=module,
-        deadline=deadline,
-        weights=weights,
-    )

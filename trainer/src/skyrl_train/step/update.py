@@ -181,7 +181,8 @@ def summarise(logs: list[UpdateLog], ranks: Ranks) -> dict[str, float]:
 
 def _rank_totals(logs: list[UpdateLog]) -> dict[str, float]:
     names = sorted({name for log in logs for name in log.totals})
-    return {name: sum(float(log.totals[name]) for log in logs if name in log.totals) / len(logs) for name in names}
+    made = [log for log in logs if log.totals]  # a minibatch without a verdict has none, on every rank
+    return {name: sum(float(log.totals[name]) for log in made if name in log.totals) / len(made) for name in names}
 
 
 def _rank_metrics(logs: list[UpdateLog]) -> dict[str, tuple[Kind, float, float]]:
