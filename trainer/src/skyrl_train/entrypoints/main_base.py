@@ -81,7 +81,9 @@ def _checked(argv: Sequence[str], prog: str) -> tuple[ResolvedRun, TrainArgument
             accept_loss_change=arguments.accept_loss_change,
             skip_damaged=arguments.skip_damaged,
         )
-        if not arguments.dry_run:
+        if arguments.dry_run:
+            _check_deepspeed(run)
+        else:
             raise_problems(run.missing, "the run cannot start on this machine")
     except SkyrlError as error:
         if _local_rank() != 0:
@@ -90,6 +92,14 @@ def _checked(argv: Sequence[str], prog: str) -> tuple[ResolvedRun, TrainArgument
         _report(f"error: {error}", every_rank=_local_rank() != 0)
         raise SystemExit(error.exit_code) from error
     return run, arguments
+
+
+def _check_deepspeed(run: ResolvedRun) -> None:
+    """Check the options that are passed to DeepSpeed; without any, torch is not imported."""
+    if run.config.trainer.deepspeed.extra:
+        from skyrl_train.trainer_engine.deepspeed_options import check_extra
+
+        check_extra(run.config.trainer.deepspeed.extra)
 
 
 def _dry_run(run: ResolvedRun, processes: int, *, as_json: bool) -> int:
