@@ -410,10 +410,10 @@ def test_the_scaffold_reserves_the_names_of_all_algorithm_options():
     ("overrides", "message"),
     [
         (["model_options.dtype=bf16"], "must equal trainer.deepspeed.precision (fp32)"),
-        (["model_options.dtype=fp16"], "model_options.dtype = 'fp16': "),
+        (["model_options.dtype=fp16"], "model_options.dtype = fp16: must be fp32 or bf16"),
         (["model_options.revision=main"], "only a hub model has revisions, and tiny is on this machine"),
         (["model_options.attention=flash_attention_2"], "computes in 16 bits only"),
-        (["model_options.attention=flash"], "model_options.attention = 'flash': "),
+        (["model_options.attention=flash"], "model_options.attention = flash: must be sdpa, eager"),
         (["trainer.optimizer.kind=adamw_8bit", "trainer.optimizer.fused=true"], "adamw_8bit has no other kernel"),
         (["rollout.min_p=2"], "must be <= 1"),
         (["rollout.top_k=0"], "must be > 0"),
