@@ -97,6 +97,7 @@ def _checked(argv: Sequence[str], prog: str) -> tuple[ResolvedRun, TrainArgument
 def _check_deepspeed(run: ResolvedRun) -> None:
     """Check the options that are passed to DeepSpeed; without any, torch is not imported."""
     if run.config.trainer.deepspeed.extra:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # nothing is computed; otherwise DeepSpeed prints what it found
         from skyrl_train.trainer_engine.deepspeed_options import check_extra
 
         check_extra(run.config.trainer.deepspeed.extra)
