@@ -416,3 +416,21 @@ def test_every_shipped_configuration_is_valid(config):
 
 def test_the_scaffold_reserves_the_names_of_all_algorithm_options():
     assert set(AlgorithmConfig.model_fields) == TRAINER_OPTIONS
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model_options.dtype=bf16"], "must equal trainer.deepspeed.precision (fp32)"),
+        (["model_options.dtype=fp16"], "model_options.dtype = fp16: must be fp32 or bf16"),
+        (["model_options.revision=main"], "only a hub model has revisions, and tiny is on this machine"),
+        (["model_options.attention=flash_attention_2"], "computes in 16 bits only"),
+        (["model_options.attention=flash"], "model_options.attention = flash: must be sdpa, eager"),
+        (["trainer.optimizer.kind=adamw_8bit", "trainer.optimizer.fused=true"], "adamw_8bit has no other kernel"),
+        (["rollout.min_p=2"], "must be <= 1"),
+        (["rollout.top_k=0"], "must be > 0"),
+        (["rollout.stop=['']"], "rollout.stop"),
+    ],
+)
+def test_wrong_options_of_model_optimizer_and_sampling_are_refused_before_loading(overrides, message, tmp_path):
+    assert message in problems(*overrides, text="seed: 0", folder=tmp_path)

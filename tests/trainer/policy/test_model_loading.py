@@ -20,8 +20,10 @@ from transformers import (
 )
 
 from skyrl_core.errors import SkyrlError
+from skyrl_train.config.schema import ModelOptions
 from skyrl_train.policy.model_loading import load_model, load_tokenizer, resolve_model
 from skyrl_train.policy.policy import Policy, Sequences
+from skyrl_train.policy.prompts.shared_prompts import can_share_prompts
 from skyrl_train.tiny_model import TINY_MODEL
 
 SIZES = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
@@ -152,3 +154,13 @@ def test_the_padding_token_always_has_an_embedding(tmp_path, pad):
 def test_a_tokenizer_without_an_end_token_is_refused(tmp_path):
     with pytest.raises(SkyrlError, match="has no eos token"):
         load_tokenizer(saved_tokenizer(tmp_path))
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_the_attention_is_the_configured_one_and_only_sdpa_shares_prompts(attention):
+    model = load_model("tiny", torch.float32, ModelOptions(attention=attention))
+    assert model.config._attn_implementation == attention
+    assert can_share_prompts(model) is (attention == "sdpa")
+    ids = torch.arange(12)[None]
+    plain = load_model("tiny", torch.float32)(input_ids=ids).logits
+    torch.testing.assert_close(model(input_ids=ids).logits, plain, rtol=1e-4, atol=1e-4)

@@ -1,6 +1,7 @@
 """The trainer engine on every ZeRO stage: precision, clipping, offloading, recomputation, state. Real DeepSpeed."""
 
 import copy
+import sys
 
 import pytest
 import torch
@@ -251,3 +252,22 @@ def test_a_snapshot_equals_the_files_that_deepspeed_would_have_written(
 def contents(folder):
     """Every file by name."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_fused_adamw_makes_the_same_step(build, experience):
+    results = []
+    for fused in (False, True):
+        engine = build(optimizer={"fused": fused})
+        for _ in range(3):
+            backward(engine, experience)
+            engine.step(1e-2)
+        assert bool(engine._engine.optimizer.optimizer.param_groups[0]["fused"]) is fused
+        results.append({name: tensor.clone() for name, tensor in engine.named_tensors()})
+    for name, tensor in results[0].items():
+        torch.testing.assert_close(results[1][name], tensor, rtol=0, atol=1e-4)  # steps of 1e-2, up to rounding
+
+
+def test_adamw_in_8_bits_without_its_package_names_the_extra(build, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    with pytest.raises(SkyrlError, match=r"needs bitsandbytes .*pip install 'skyrl-train\[8bit\]'"):
+        build(optimizer={"kind": "adamw_8bit"})

@@ -57,7 +57,7 @@ def export(source: Path, target: Path | None = None, *, reuse: bool = False) -> 
         return folder
     if folder.exists():
         raise SkyrlError(f"{folder} already exists and is not overwritten: give another folder, or remove it")
-    model, tokenizer = _restored(found, progress, config), load_tokenizer(config.model)
+    model, tokenizer = _restored(found, progress, config), load_tokenizer(config.model, config.model_options.revision)
     write_model(folder, model, tokenizer, model_origin, run=RunFolder(run_folder).read_run())
     return folder
 
@@ -83,7 +83,7 @@ def trained_model(found: Path, progress: Progress, config: RunConfig) -> PreTrai
 
 
 def _restored(found: Path, progress: Progress, config: RunConfig) -> PreTrainedModel:
-    model = load_model(config.model, DTYPES[config.trainer.deepspeed.precision])
+    model = load_model(config.model, DTYPES[config.trainer.deepspeed.precision], config.model_options)
     add_adapters(model, config.trainer.lora, seed=config.seed)
     _fill(model, _weights(found, progress.zero_stage), found)
     return model

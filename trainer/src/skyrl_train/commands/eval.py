@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from skyrl_core.cli import CommandParser
+from skyrl_core.discovery import printable
 from skyrl_core.errors import SkyrlError
 from skyrl_train.config.load_config import resolve_run, run_folder_of
 from skyrl_train.config.override_completion import complete_override
@@ -28,6 +29,28 @@ EXAMPLES = (
     "skyrl eval tiny --environment arithmetic --prompts 500",
     "skyrl eval Qwen/Qwen3-0.6B --environment gsm8k --samples 8 --json",
 )
+
+NOTHING_TRAINS = "nothing is trained"
+NOT_RECORDED = "an evaluation writes no run folder"
+UNUSED = {
+    "model": "the first argument names the model",
+    "evaluation.every": "it evaluates once",
+    "rollout.temperature": "set evaluation.temperature",
+    "rollout.async": NOTHING_TRAINS,
+    "rollout.probe": NOTHING_TRAINS,
+    "rollout.probe_tolerance": NOTHING_TRAINS,
+    "data.train": NOTHING_TRAINS,
+    "data.train_split": NOTHING_TRAINS,
+    "data.shuffle": "held-out problems are taken in order",
+    "trainer": NOTHING_TRAINS,
+    "run_folder": NOT_RECORDED,
+    "checkpoint": NOT_RECORDED,
+    "tracking": NOT_RECORDED,
+    "plugins.observers": NOTHING_TRAINS,
+}
+"""Options that an evaluation does not use, with the reason."""
+USED = "trainer.deepspeed.precision"
+"""The exception: the type of the weights."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -88,12 +111,29 @@ def _resolve(arguments: argparse.Namespace) -> ResolvedRun:
         files = [folder / "config.yaml", *files]
     else:
         overrides.append(f"model={json.dumps(arguments.target)}")
+    _refuse_unused(arguments.overrides)
     run = resolve_run(load_environment, files=files, overrides=[*overrides, *arguments.overrides])
     missing = [problem for problem in run.missing if problem.key != "data.train"]  # nothing trains
     raise_problems(missing, "the model cannot be measured on this machine")
     if run.config.evaluation.prompts == 0:
         raise SkyrlError("evaluation.prompts is 0, so there are no problems to measure on; give --prompts N")
     return run
+
+
+def _refuse_unused(overrides: Sequence[str]) -> None:
+    """Refuse overrides that an evaluation would not use.
+
+    Raises:
+        SkyrlError: lists each of them with the reason.
+    """
+    refused = []
+    for override in overrides:
+        key = override.lstrip("+").partition("=")[0].strip()
+        reason = next((why for start, why in UNUSED.items() if key == start or key.startswith(f"{start}.")), None)
+        if reason is not None and not key.startswith(USED):
+            refused.append(f"  {printable(override, escape=True)}: {reason}")
+    if refused:
+        raise SkyrlError("skyrl eval does not use these options; remove them:\n" + "\n".join(refused))
 
 
 def _content(target: str, run: ResolvedRun, assessment: "Assessment") -> dict[str, Any]:

@@ -27,6 +27,7 @@ def find_missing(config: RunConfig, sources: Sources, *, generates_problems: boo
     if config.trainer.lora.rank is not None and importlib.util.find_spec("peft") is None:
         rule = f"needs peft, which is not installed: {install_extra('peft')}"
         yield _missing("trainer.lora.rank", config.trainer.lora.rank, rule, sources)
+    yield from _missing_packages(config, sources)
     if config.rollout.engine in VLLM_ENGINES and importlib.util.find_spec("vllm") is None:
         rule = (
             f"needs vLLM, which is not installed: {install_extra('vllm')} on a machine with a GPU, "
@@ -48,6 +49,21 @@ def _missing_data(config: RunConfig, sources: Sources, *, generates_problems: bo
         unset = not names and not (key == "data.evaluation" and sets)
         if unset and not generates_problems and (evaluates or key == "data.train"):
             yield _missing(key, NO_VALUE, no_prompts_message(config.environment.name, key), sources)
+
+
+FLASH_PACKAGES = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}
+
+
+def _missing_packages(config: RunConfig, sources: Sources) -> Iterator[Problem]:
+    """Packages that an optimizer or an attention implementation needs."""
+    kind, attention = config.trainer.optimizer.kind, config.model_options.attention or ""
+    if kind == "adamw_8bit" and importlib.util.find_spec("bitsandbytes") is None:
+        rule = f"needs bitsandbytes, which is not installed: {install_extra('bitsandbytes')}"
+        yield _missing("trainer.optimizer.kind", kind, rule, sources)
+    package = FLASH_PACKAGES.get(attention)
+    if package is not None and importlib.util.find_spec(package) is None:
+        rule = f"needs the package {package}, which is not installed; install FlashAttention or choose sdpa"
+        yield _missing("model_options.attention", attention, rule, sources)
 
 
 def no_prompts_message(environment: str, key: str) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -29,6 +30,7 @@ def check_rules(config: RunConfig) -> Iterator[Violation]:
     """Every combination of options that cannot work or must be a mistake."""
     yield from _splits(config)
     yield from _placement(config)
+    yield from _model(config)
     yield from _algorithm(config)
     yield from _servers(config)
     yield from _async_rollout(config)
@@ -62,6 +64,35 @@ def _placement(config: RunConfig) -> Iterator[Violation]:
             keys=("trainer.deepspeed.offload_optimizer", "trainer.deepspeed.zero_stage"),
             value=True,
             rule="stage 0 cannot offload: set trainer.deepspeed.zero_stage to 1, 2 or 3",
+        )
+
+
+def _model(config: RunConfig) -> Iterator[Violation]:
+    options, precision, optimizer = config.model_options, config.trainer.deepspeed.precision, config.trainer.optimizer
+    if options.dtype not in (None, precision):
+        yield Violation(
+            keys=("model_options.dtype", "trainer.deepspeed.precision"),
+            value=options.dtype,
+            rule=f"must equal trainer.deepspeed.precision ({precision}), the type of the weights in training: set that "
+            f"option to {options.dtype}",
+        )
+    if options.revision is not None and (config.model == "tiny" or Path(config.model).expanduser().exists()):
+        yield Violation(
+            keys=("model_options.revision", "model"),
+            value=options.revision,
+            rule=f"only a hub model has revisions, and {config.model} is on this machine: remove the option",
+        )
+    if (options.attention or "").startswith("flash") and precision == "fp32":
+        yield Violation(
+            keys=("model_options.attention", "trainer.deepspeed.precision"),
+            value=options.attention,
+            rule="FlashAttention computes in 16 bits only: set trainer.deepspeed.precision to bf16, or choose sdpa",
+        )
+    if optimizer.fused and optimizer.kind != "adamw":
+        yield Violation(
+            keys=("trainer.optimizer.fused", "trainer.optimizer.kind"),
+            value=True,
+            rule="adamw_8bit has no other kernel: must be false, or trainer.optimizer.kind must be adamw",
         )
 
 
@@ -134,6 +165,11 @@ def find_oddities(config: RunConfig) -> Iterator[str]:
     warmup = trainer.optimizer.warmup_steps
     if warmup >= optimizer_steps:
         yield f"the learning rate never reaches its peak: {warmup} warm-up steps, {optimizer_steps} optimizer steps"
+    if trainer.share_prompts and config.model_options.attention not in (None, "sdpa"):
+        yield (
+            "trainer.share_prompts has no effect, because only sdpa shares prompts: "
+            f"model_options.attention = {config.model_options.attention}"
+        )
     if algorithm.max_length is not None and algorithm.loss_reduction not in (None, "sequence_sum_norm"):
         yield f"trainer.algorithm.max_length has no effect on {algorithm.loss_reduction}"
     same_split = data.train_split == data.evaluation_split

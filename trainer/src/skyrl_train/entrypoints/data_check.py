@@ -59,7 +59,7 @@ def _tokenizer(run: ResolvedRun) -> tuple[Any, list[Problem]]:
     quiet()
     model = run.config.model
     try:
-        return load_tokenizer(model), []
+        return load_tokenizer(model, run.config.model_options.revision), []
     except SkyrlError as error:
         return None, [Problem(key="model", value=model, rule=str(error), origin="data check", error=SkyrlError)]
 

@@ -11,7 +11,7 @@ from skyrl_core.discovery import Claim, printable
 from skyrl_train.config.data_schema import DataConfig
 from skyrl_train.config.number import describe_number
 from skyrl_train.config.resolved import ResolvedRun
-from skyrl_train.config.schema import AlgorithmConfig, TrainerConfig
+from skyrl_train.config.schema import AlgorithmConfig, RolloutConfig, TrainerConfig
 from skyrl_train.config.yaml_text import inline_yaml
 from skyrl_train.entrypoints.machine_plan import MachinePlan, as_json, memory_rows, rank_rows
 from skyrl_train.entrypoints.rank_plan import RankPlan
@@ -109,7 +109,7 @@ def _data(run: ResolvedRun) -> Iterator[tuple[str, str]]:
         "rollout",
         (
             f"{rollout.engine} engine, up to {rollout.max_new_tokens} tokens, "
-            f"temperature {describe_number(rollout.temperature)}, top_p {rollout.top_p:g}"
+            f"temperature {describe_number(rollout.temperature)}, top_p {rollout.top_p:g}{_truncation(rollout)}"
             f"{', one step ahead' if rollout.async_ == 'one_step' else ''}"
         ),
     )
@@ -220,10 +220,11 @@ def _optimisation(run: ResolvedRun) -> Iterator[tuple[str, str]]:
         yield "LoRA", f"adapters of rank {lora.rank}, scale {scale:g}, on {targets}; all other weights are frozen"
     warmup = f" after {_count(optimizer.warmup_steps, 'warm-up step')}" if optimizer.warmup_steps else ""
     clip = "no clipping" if optimizer.max_grad_norm is None else f"gradient norm clipped at {optimizer.max_grad_norm:g}"
+    name = "fused AdamW" if optimizer.fused else {"adamw": "AdamW", "adamw_8bit": "AdamW in 8 bits"}[optimizer.kind]
     rate = describe_number(optimizer.learning_rate)
     if isinstance(optimizer.learning_rate, float):
         rate = f"{optimizer.learning_rate!r}, {optimizer.schedule}"
-    yield "optimizer", f"AdamW, learning rate {rate}{warmup}, {clip}"
+    yield "optimizer", f"{name}, learning rate {rate}{warmup}, {clip}"
     extras = [
         text
         for text, on in (
@@ -244,6 +245,13 @@ def _outputs(run: ResolvedRun) -> Iterator[tuple[str, str]]:
     wandb = f" (W&B {config.tracking.wandb.mode})" if "wandb" in config.tracking.trackers else ""
     yield "trackers", trackers + wandb
     yield "run folder", config.run_folder or f"runs/{run.loss.claim.name}-<date>-<time>"
+
+
+def _truncation(rollout: RolloutConfig) -> str:
+    top_k = "" if rollout.top_k is None else f", top_k {rollout.top_k}"
+    min_p = f", min_p {rollout.min_p:g}" if rollout.min_p else ""
+    stop = f", stop at {inline_yaml(list(rollout.stop))}" if rollout.stop else ""
+    return top_k + min_p + stop
 
 
 def _identity(claim: Claim) -> str:

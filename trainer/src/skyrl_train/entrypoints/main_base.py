@@ -86,7 +86,9 @@ def _checked(argv: Sequence[str], prog: str) -> tuple[ResolvedRun, TrainArgument
             accept_loss_change=arguments.accept_loss_change,
             skip_damaged=arguments.skip_damaged,
         )
-        if not arguments.dry_run:
+        if arguments.dry_run:
+            _check_deepspeed(run)
+        else:
             raise_problems(run.missing, "the run cannot start on this machine")
     except SkyrlError as error:
         if _local_rank() != 0:
@@ -95,6 +97,15 @@ def _checked(argv: Sequence[str], prog: str) -> tuple[ResolvedRun, TrainArgument
         _report(error_line(error), every_rank=_local_rank() != 0)
         raise SystemExit(error.exit_code) from error
     return run, arguments
+
+
+def _check_deepspeed(run: ResolvedRun) -> None:
+    """Check the options that are passed to DeepSpeed; without any, torch is not imported."""
+    if run.config.trainer.deepspeed.extra:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # nothing is computed; otherwise DeepSpeed prints what it found
+        from skyrl_train.trainer_engine.deepspeed_options import check_extra
+
+        check_extra(run.config.trainer.deepspeed.extra)
 
 
 def _dry_run(run: ResolvedRun, processes: int, *, as_json: bool) -> int:

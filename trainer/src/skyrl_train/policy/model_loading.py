@@ -1,12 +1,14 @@
 """Loads a model and its tokenizer by name: ``tiny``, a folder, or a hub name."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from skyrl_core.errors import SkyrlError
+from skyrl_train.config.schema import ModelOptions
 from skyrl_train.policy.prompts.attention import register_attention
 from skyrl_train.tiny_model import TINY_MODEL
 
@@ -23,14 +25,14 @@ def resolve_model(name: str) -> str:
     return str(Path(name).expanduser()) if Path(name).expanduser().exists() else name
 
 
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer, set to pad with its end-of-sequence token.
+def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer, set to pad with its end-of-sequence token; ``revision`` is that of a hub model.
 
     Raises:
         SkyrlError: it cannot be loaded, or has no end-of-sequence token.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(resolve_model(name))
+        tokenizer = AutoTokenizer.from_pretrained(resolve_model(name), **_revision(revision))
     except Exception as error:
         raise _loading_error("tokenizer", name, error) from error
     if tokenizer.eos_token_id is None:
@@ -40,19 +42,32 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_model(name: str, dtype: torch.dtype) -> PreTrainedModel:
+def load_model(name: str, dtype: torch.dtype, options: ModelOptions | None = None) -> PreTrainedModel:
     """The causal language model in this dtype, without dropout, in eval mode.
+
+    ``options`` choose the revision and the attention; of the dtype, the configuration has checked that it is this one.
 
     Raises:
         SkyrlError: it cannot be loaded, or its logits are not just the product of hidden state and output embedding.
     """
     try:
-        model = AutoModelForCausalLM.from_pretrained(resolve_model(name), dtype=dtype)
+        model = AutoModelForCausalLM.from_pretrained(resolve_model(name), dtype=dtype, **_settings(options))
     except Exception as error:
         raise _loading_error("model", name, error) from error
     prepare_model(model)
     _check_plain_head(model, name)
     return model
+
+
+def _settings(options: ModelOptions | None) -> dict[str, Any]:
+    if options is None:
+        return {}
+    attention = {} if options.attention is None else {"attn_implementation": options.attention}
+    return _revision(options.revision) | attention
+
+
+def _revision(revision: str | None) -> dict[str, Any]:
+    return {} if revision is None else {"revision": revision}
 
 
 def prepare_model(model: PreTrainedModel) -> None:

@@ -23,6 +23,7 @@ from skyrl_train.machine.gc_pause import many_imports
 from skyrl_train.policy.adapters import merged_tensors
 from skyrl_train.policy.policy import Policy, Sequences, unpack
 from skyrl_train.ranks.ranks import Ranks
+from skyrl_train.trainer_engine.deepspeed_options import check_extra
 from skyrl_train.trainer_engine.snapshot import Snapshot
 
 MICRO_BATCH_SIZE_UNUSED = 1
@@ -186,19 +187,32 @@ def _forget_accelerator() -> None:
 
 
 def _adamw(policy: Policy, config: OptimizerConfig) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(
-        [parameter for parameter in policy.parameters() if parameter.requires_grad],
-        lr=number_at(config.learning_rate, 0),
-        betas=config.betas,
-        weight_decay=config.weight_decay,
-    )
+    trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+    settings: dict[str, Any] = {
+        "lr": number_at(config.learning_rate, 0),
+        "betas": config.betas,
+        "weight_decay": config.weight_decay,
+    }
+    if config.kind == "adamw":
+        return torch.optim.AdamW(trained, fused=config.fused or None, **settings)
+    try:
+        build: Any = import_module("bitsandbytes.optim").AdamW8bit
+    except ImportError as error:
+        raise SkyrlError(
+            f"trainer.optimizer.kind = adamw_8bit needs bitsandbytes ({error}): run pip install 'skyrl-train[8bit]'"
+        ) from error
+    optimizer: torch.optim.Optimizer = build(trained, **settings)
+    return optimizer
 
 
 def _deepspeed_config(deepspeed: DeepSpeedConfig, optimizer: OptimizerConfig, loads_converted: bool) -> dict[str, Any]:
     zero: dict[str, Any] = {"stage": deepspeed.zero_stage, "overlap_comm": False}
     if deepspeed.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu"}
-    return {
+    check_extra(deepspeed.extra)
+    extra = dict(deepspeed.extra)
+    zero |= extra.pop("zero_optimization", {})
+    return extra | {
         "train_micro_batch_size_per_gpu": MICRO_BATCH_SIZE_UNUSED,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": optimizer.max_grad_norm or 0.0,

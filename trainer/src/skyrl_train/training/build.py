@@ -50,6 +50,7 @@ from skyrl_train.step.rollout import RolloutCollector
 from skyrl_train.step.update import PolicyUpdate
 from skyrl_train.step.weight_sync import TOLERANCE, WeightSync
 from skyrl_train.trainer_engine import random_state
+from skyrl_train.trainer_engine.deepspeed_options import check_extra
 from skyrl_train.trainer_engine.reference_model import BaseModel, Reference
 from skyrl_train.trainer_engine.zero import ZeroEngine, import_deepspeed
 from skyrl_train.training.build_rollout_engine import build_rollout_engine
@@ -94,7 +95,7 @@ def _build(run: ResolvedRun, own: Session, stack: ExitStack, *, threads: int | s
     check_run(ranks, run)
     resumed = resume.choose(run, ranks)
     progress = _progress(run, objective, resumed, ranks)
-    tokenizer = load_tokenizer(config.model)
+    tokenizer = load_tokenizer(config.model, config.model_options.revision)
     data = load_run_data(config, run.environment, tokenizer, ranks)
     source = data.train
     assert source is not None  # it is loaded unless `trains` is False
@@ -227,14 +228,15 @@ def _policy_and_reference(
     trainer, dtype = config.trainer, DTYPES[config.trainer.deepspeed.precision]
     settings: dict[str, Any] = {"chunk_size": trainer.logprob_chunk_size, "temperature": 1.0}  # the trainer sets it
     import_deepspeed(ranks, trainer.deepspeed.zero_stage)  # before the model exists: see many_imports
-    model = load_model(config.model, dtype)
+    check_extra(trainer.deepspeed.extra)
+    model = load_model(config.model, dtype, config.model_options)
     add_adapters(model, trainer.lora, seed=config.seed)
     if trainer.deepspeed.gradient_checkpointing:
         recompute_activations(model)
     settings["share_prompts"] = trainer.share_prompts and can_share_prompts(model)
     reference: Reference | None = None
     if objective.needs_reference and trainer.lora.rank is None:
-        frozen = load_model(config.model, dtype).requires_grad_(False).to(ranks.device)
+        frozen = load_model(config.model, dtype, config.model_options).requires_grad_(False).to(ranks.device)
         reference = Policy(frozen, **settings)
     trained = Policy(model, **settings)
     engine = ZeroEngine(trained, trainer.deepspeed, trainer.optimizer, ranks, loads_converted=loads_converted)

@@ -42,7 +42,8 @@ def build_rollout_engine(
     config = run.config
 
     def load_copy() -> PreTrainedModel:
-        return load_model(config.model, DTYPES[config.trainer.deepspeed.precision]).to(ranks.device)
+        dtype = DTYPES[config.trainer.deepspeed.precision]
+        return load_model(config.model, dtype, config.model_options).to(ranks.device)
 
     factory: Any = ENGINE_GROUP.load_claim(run.engine)
     engine: RolloutEngine = factory(

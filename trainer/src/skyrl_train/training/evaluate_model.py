@@ -77,7 +77,7 @@ def assess(target: str, run: ResolvedRun) -> Assessment:
 
 def _evaluate(target: str, run: ResolvedRun, ranks: Ranks) -> tuple[dict[str, Evaluation], tuple[str, ...]]:
     config = run.config
-    model, tokenizer = _model(target, config).to(ranks.device), load_tokenizer(config.model)
+    model, tokenizer = _model(target, config).to(ranks.device), _tokenizer(config)
     data = load_run_data(config, run.environment, tokenizer, ranks, trains=False)
     settings = config.environment
     with ExitStack() as stack:
@@ -104,9 +104,13 @@ def _engine(
     return engine
 
 
+def _tokenizer(config: RunConfig) -> PreTrainedTokenizerBase:
+    return load_tokenizer(config.model, config.model_options.revision)
+
+
 def _model(target: str, config: RunConfig) -> PreTrainedModel:
     if run_folder_of(Path(target)) is None:
-        return load_model(target, DTYPES[config.trainer.deepspeed.precision])
+        return load_model(target, DTYPES[config.trainer.deepspeed.precision], config.model_options)
     found = find(Path(target))
     return trained_model(found, checkpoint.read(found), config)
 

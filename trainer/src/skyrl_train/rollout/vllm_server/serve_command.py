@@ -38,6 +38,8 @@ def server_command(config: RunConfig, model: str, *, host: str, port: int, extra
         "load-format": "dummy",  # the trainer sends the weights; a server without them visibly generates nonsense
         "weight-transfer-config": json.dumps({"backend": BACKENDS[rollout.server.weight_transfer]}),
     }
+    if config.model_options.revision is not None:
+        values["revision"] = values["tokenizer-revision"] = config.model_options.revision
     arguments = [part for name, value in values.items() for part in (f"--{name}", str(value))]
     arguments += ["--enable-prefix-caching", "--enable-scale-out", "--disable-uvicorn-access-log"]
     # This module is deprecated, but the `vllm` command fails if vLLM's distribution has another name.
