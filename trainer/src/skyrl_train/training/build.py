@@ -94,8 +94,6 @@ def _build(run: ResolvedRun, own: Session, stack: ExitStack, *, threads: int | s
     progress = _progress(run, objective, resumed, ranks)
     tokenizer = load_tokenizer(config.model)
     data = load_run_data(config, run.environment, tokenizer, ranks)
-    source = data.train
-    assert source is not None  # it is loaded unless `trains` is False
     check_data(ranks, data.sources())
     # Before the model is loaded, so that a folder in use or a missing API key is reported at once.
     found = resumed.path if resumed is not None else None
@@ -121,8 +119,8 @@ def _build(run: ResolvedRun, own: Session, stack: ExitStack, *, threads: int | s
         _restore_generators(resumed, run, ranks, export)
     pad_id = int(tokenizer.pad_token_id)
     size = _micro_batch_size(config, engine.policy)
-    sync = _weight_sync(config, rollout_engine, engine, source, tokenizer, ranks)
-    collector = RolloutCollector(config, source=source, **shared)
+    sync = _weight_sync(config, rollout_engine, engine, data.training_rows, tokenizer, ranks)
+    collector = RolloutCollector(config, source=data.training_rows, **shared)
     journal.message(_describe(run, ranks, threads))
     return Trainer(
         TrainerComponents(
