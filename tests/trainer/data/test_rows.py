@@ -191,5 +191,5 @@ def test_a_hub_name_is_loaded_with_its_config_and_split(monkeypatch):
 
 def test_a_hub_name_without_a_network_is_an_error_with_the_alternatives(monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    with pytest.raises(DataError, match=r"'nobody/nothing' \(split 'train'\) cannot be loaded: \w+: [\s\S]*\.jsonl or"):
+    with pytest.raises(DataError, match=r"'nobody/nothing' \(split 'train'\) cannot be loaded: \w+: .*\.jsonl or"):
         load("nobody/nothing")

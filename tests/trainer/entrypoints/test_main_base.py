@@ -148,9 +148,9 @@ def test_a_model_that_does_not_fit_ends_the_dry_run_with_7(tmp_path):
 
 
 def test_the_plan_reports_an_unset_source_of_prompts():
-    done = without_torch("environment.name=gsm8k", "data.evaluation=openai/gsm8k", "--dry-run")
+    done = without_torch("environment.name=gsm8k", "data.evaluation=nowhere/rows.jsonl", "--dry-run")
     assert "data          an unset source (see `missing`), shuffled" in done.stdout
-    assert "from openai/gsm8k, temperature" in done.stdout
+    assert "from nowhere/rows.jsonl, temperature" in done.stdout
     assert "missing       default  data.train: environment 'gsm8k' generates no problems: set" in done.stdout
 
 

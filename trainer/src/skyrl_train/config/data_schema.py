@@ -3,12 +3,15 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, WithJsonSchema, field_validator
 
 from skyrl_train.config.section import Section
 
 SourceName = Annotated[str, Field(min_length=1)]
-Sources = SourceName | Annotated[tuple[SourceName, ...], Field(min_length=1)]
+SourceNames = SourceName | Annotated[tuple[SourceName, ...], Field(min_length=1)]
+# The types in the list of options, which has little space.
+Sources = Annotated[SourceNames, WithJsonSchema({"type": "text/list"})]
+SourceSets = Annotated[SourceNames | dict[str, SourceNames], WithJsonSchema({"type": "text/list/mapping"})]
 DropReason = Literal["too_long", "invalid"]
 
 SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -22,7 +25,7 @@ RESERVED_SET_NAMES = (
     "schedule",
     "staleness",
 )
-"""First parts of the names of metrics; an evaluation set with such a name could not be told from a metric."""
+"""First parts of the names of metrics; the name of a set must differ from them."""
 
 FIXED_TEMPLATE_ARGS = (
     "add_generation_prompt",
@@ -49,7 +52,7 @@ class DataConfig(Section):
         description="Training rows: a .jsonl or .parquet file, a pattern such as data/*.jsonl, or a hub dataset; "
         "or a list of these, read in order.",
     )
-    evaluation: Sources | dict[str, Sources] | None = Field(
+    evaluation: SourceSets | None = Field(
         default=None,
         description="Held-out rows, from the same kinds of source; or a mapping of names to sources: evaluation sets "
         "with separate metrics.",
@@ -122,7 +125,7 @@ def evaluation_key(name: str) -> str:
     return f"data.evaluation.{name}" if name else "data.evaluation"
 
 
-def _listed(sources: Sources | None) -> tuple[str, ...]:
+def _listed(sources: SourceNames | None) -> tuple[str, ...]:
     if sources is None:
         return ()
     return (sources,) if isinstance(sources, str) else sources

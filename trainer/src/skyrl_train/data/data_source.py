@@ -139,7 +139,7 @@ def _hub(source: str, split: str, *, streaming: bool) -> Iterable[Mapping[str, A
     except Exception as error:  # the hub client raises the errors of a dozen libraries
         why = " ".join(str(error).split())
         raise DataError(
-            f"the hub data set {source!r} (split {split!r}) cannot be loaded: {type(error).__name__}: {why}\n"
+            f"the hub data set {source!r} (split {split!r}) cannot be loaded: {type(error).__name__}: {why}; "
             f"without a network, or to load a file, give {_FORMS}"
         ) from error
 

@@ -39,6 +39,17 @@ class RunData:
     environments: Mapping[str, Environment]
     notes: tuple[str, ...] = ()  # the rows that were left out
 
+    @property
+    def training_rows(self) -> PromptSource:
+        """The training prompts of a run that trains.
+
+        Raises:
+            ValueError: the data was loaded without them.
+        """
+        if self.train is None:
+            raise ValueError("the data was loaded without training rows")
+        return self.train
+
     def sources(self) -> dict[str, PromptSource | None]:
         """All sources by option, without the prefix ``data.``."""
         held_out = {evaluation_key(name).removeprefix("data."): source for name, source in self.evaluation.items()}

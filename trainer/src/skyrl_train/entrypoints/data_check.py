@@ -9,6 +9,7 @@ from typing import Any
 from skyrl_core.errors import SkyrlError
 from skyrl_train.config.problem import NO_VALUE, Problem
 from skyrl_train.config.resolved import ResolvedRun
+from skyrl_train.data.prompt_tokens import check_template_args
 from skyrl_train.data.row_problem import FaultyRows, RowProblem
 from skyrl_train.data.run_data import RowCheck, entries_of, wanted_sources
 from skyrl_train.environments.load_environment import load_environments
@@ -57,11 +58,17 @@ def _tokenizer(run: ResolvedRun) -> tuple[Any, list[Problem]]:
     from skyrl_train.policy.model_loading import load_tokenizer
 
     quiet()
-    model = run.config.model
+    model, template_args = run.config.model, run.config.data.chat_template_args
     try:
-        return load_tokenizer(model, run.config.model_options.revision), []
+        tokenizer = load_tokenizer(model, run.config.model_options.revision)
     except SkyrlError as error:
         return None, [Problem(key="model", value=model, rule=str(error), origin="data check", error=SkyrlError)]
+    try:
+        check_template_args(tokenizer, template_args)
+    except SkyrlError as error:
+        key = "data.chat_template_args"
+        return None, [Problem(key=key, value=template_args, rule=str(error), origin="data check", error=SkyrlError)]
+    return tokenizer, []
 
 
 def _check(run: ResolvedRun, key: str, sources: Sequence[str], tokenizer: Any) -> _Progress:
@@ -100,7 +107,7 @@ def _read(run: ResolvedRun, key: str, sources: Sequence[str], tokenizer: Any, pr
 def _problems(key: str, sources: Sequence[str], progress: _Progress, faulty: FaultyRows) -> list[Problem]:
     rules = faulty.lines()
     if progress.error is not None:
-        rules = [*rules, str(progress.error)]
+        rules = [*rules, " ".join(str(progress.error).split())]
     elif progress.complete and progress.count == len(progress.problems) and not rules:
         rules = ["data.drop leaves no rows"]
     value = NO_VALUE if faulty.problems else list(sources) if len(sources) > 1 else sources[0]

@@ -97,8 +97,6 @@ def _build(run: ResolvedRun, own: Session, stack: ExitStack, *, threads: int | s
     progress = _progress(run, objective, resumed, ranks)
     tokenizer = load_tokenizer(config.model, config.model_options.revision)
     data = load_run_data(config, run.environment, tokenizer, ranks)
-    source = data.train
-    assert source is not None  # it is loaded unless `trains` is False
     check_data(ranks, data.sources())
     journal = _start_journal(run, own, stack, progress, resumed)
     for note in data.notes:
@@ -122,8 +120,8 @@ def _build(run: ResolvedRun, own: Session, stack: ExitStack, *, threads: int | s
         _restore_generators(resumed, run, ranks, export)
     pad_id = int(tokenizer.pad_token_id)
     size = _micro_batch_size(config, engine.policy)
-    sync = _weight_sync(config, rollout_engine, engine, source, tokenizer, ranks)
-    collector = RolloutCollector(config, source=source, **shared)
+    sync = _weight_sync(config, rollout_engine, engine, data.training_rows, tokenizer, ranks)
+    collector = RolloutCollector(config, source=data.training_rows, **shared)
     for line in checked.lines(run, ranks, threads):
         journal.message(line)
     return Trainer(
