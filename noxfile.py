@@ -74,7 +74,7 @@ def types(session: nox.Session) -> None:
 @nox.session(venv_backend="none", requires=["workspace"])
 def tests(session: nox.Session) -> None:
     """Run the tests, except those that start several processes, build packages or run documents."""
-    others = ("browser", "crash", "docs", "packages", "peers", "ranks", "site", "vllm")
+    others = ("browser", "crash", "docs", "packages", "peers", "publishing", "ranks", "site", "vllm")
     chosen = " and ".join(f"not {marker}" for marker in others)
     _run(session, "pytest", *BY_FILE, "-m", chosen, *session.posargs)
 
@@ -163,6 +163,12 @@ def crash(session: nox.Session) -> None:
 def packages(session: nox.Session) -> None:
     """Run the tests that build packages and install them into fresh environments."""
     _run(session, "pytest", *BY_FILE, "-m", "packages", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["workspace"])
+def publishing(session: nox.Session) -> None:
+    """Run the commands of the publishing guide as written, from wheels, until a user trains the published loss."""
+    _run(session, "pytest", "-m", "publishing", "-s", "tests/packages", *session.posargs)
 
 
 @nox.session(reuse_venv=True)

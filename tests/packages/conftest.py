@@ -5,11 +5,14 @@ import functools
 import hashlib
 import http.server
 import importlib.util
+import json
 import os
+import signal
 import subprocess
 import sys
 import sysconfig
 import threading
+import time
 import tomllib
 import venv
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -59,12 +62,6 @@ def pip_settings() -> dict[str, str]:
 def run() -> Callable[..., str]:
     """Run a command that must succeed, with these environment variables, and return its output."""
     return run_command
-
-
-@pytest.fixture(scope="session", name="clean_environment")
-def clean_environment_fixture() -> Callable[..., dict[str, str]]:
-    """Return this environment without the settings of pip and Python, and with these variables."""
-    return clean_environment
 
 
 @pytest.fixture(scope="session")
@@ -208,3 +205,51 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PackageIndex]:
         yield PackageIndex(folder, f"http://127.0.0.1:{server.server_port}/simple")
         server.shutdown()
         thread.join()
+
+
+class Author:
+    """Someone with pip and a shell, in a folder outside the checkout."""
+
+    def __init__(self, folder: Path, environment: Environment, index: "PackageIndex") -> None:
+        self.folder, self.index = folder, index
+        self._environment = clean_environment(**environment.settings_with(index.address))
+
+    def run(self, script: str) -> str:
+        """Run a script that must succeed; of a command that trains, only the first step."""
+        *others, last = script.strip().splitlines()
+        trains = last.startswith("skyrl train") and "--dry-run" not in last
+        output = self._run("\n".join(others if trains else [*others, last]))
+        if trains:
+            self.train_a_step(last)
+        return output
+
+    def _run(self, script: str) -> str:
+        command, environment = ["bash", "-ec", script], self._environment
+        done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def train_a_step(self, command: str) -> None:
+        """Run the command until a step is logged, then press Ctrl-C."""
+        before = set(self.folder.glob("runs/*"))
+        shell, environment = ["bash", "-c", f"exec {command}"], self._environment
+        with subprocess.Popen(shell, cwd=self.folder, env=environment, start_new_session=True) as process:
+            try:
+                while not any(map(trained_steps, set(self.folder.glob("runs/*")) - before)):
+                    assert process.poll() is None, f"{command} ended before its first step"
+                    time.sleep(0.2)
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGINT)
+
+
+def trained_steps(run: Path) -> list[str]:
+    metrics = run / "metrics.jsonl"
+    lines = metrics.read_text().splitlines(keepends=True) if metrics.exists() else []
+    return [line for line in lines if line.endswith("\n") and json.loads(line)["kind"] == "train"]
+
+
+@pytest.fixture(scope="session")
+def new_author() -> type[Author]:
+    """Make an author with a folder, an environment and an index."""
+    return Author

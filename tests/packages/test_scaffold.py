@@ -5,6 +5,7 @@ The project's packages, templates included, come from wheels; all others are lin
 
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -117,3 +118,15 @@ def test_the_tests_of_a_new_package_find_a_wrong_sign(shell):
     failed = re.findall(r"^FAILED \S+::(\w+)", output, flags=re.MULTILINE)
     # The rule, with the defaults and at both ends of the range; and the values worked out by hand.
     assert failed == ["test_package", "test_loss", "test_loss", *["test_each_regime_by_hand"] * 5], output
+
+
+def test_from_a_name_to_a_trained_step_it_takes_at_most_four_commands(shell, new_author):
+    author = new_author(shell.folder, shell.environment, shell.index)
+    commands, started = ["skyrl losses new first_step"], time.monotonic()
+    printed = author.run(commands[0])
+    commands += re.findall(r"^  (.*)$", printed.partition("next:\n")[2].partition("after")[0], flags=re.MULTILINE)
+    assert len(commands) <= 4
+    assert commands[-1] == "skyrl train --loss first_step"
+    for command in commands[1:]:
+        author.run(command)
+    print(f"{len(commands)} commands, {(time.monotonic() - started) / 60:.1f} minutes to a trained step")

@@ -77,7 +77,26 @@ def test_a_file_has_the_defaults_of_the_schema_even_without_a_model(tmp_path):
 
 def test_a_problem_names_a_setting_of_the_quickstart_as_such():
     message = problems("trainer.prompts_per_step=5")
-    assert "  quickstart default  trainer.minibatches = 2: must divide trainer.prompts_per_step (5)" in message
+    line = "  command line  trainer.prompts_per_step = 5: trainer.minibatches = 2 (quickstart default) must divide "
+    assert line + "trainer.prompts_per_step (5)" in message
+
+
+def test_data_that_the_given_environment_needs_is_missing_because_of_the_environment():
+    assert {problem.origin for problem in resolve("environment.name=gsm8k").missing} == {"command line"}
+
+
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [
+        ("trainer.learning_rate=1", "did you mean trainer.optimizer.learning_rate?"),
+        ("learning_rate=1", "did you mean trainer.optimizer.learning_rate?"),
+        ("trainer.optimizer.warmup_step=1", "did you mean trainer.optimizer.warmup_steps?"),
+        ("evaluation.steps=1", "unknown option; `skyrl config evaluation` lists the options"),
+        ("rollout.learning_rate=1", "unknown option; `skyrl config rollout` lists the options"),
+    ],
+)
+def test_a_suggestion_stays_in_the_section_of_the_unknown_option(override, hint):
+    assert hint in problems(override)
 
 
 def test_the_quickstart_fits_any_loss_so_it_names_none():
@@ -280,9 +299,9 @@ def test_the_block_of_another_loss_is_allowed_and_noted():
     assert any("trainer.algorithm.cispo has no effect" in note for note in run.notes)
 
 
-def test_a_dotted_key_in_a_file_is_an_error_with_a_hint(tmp_path):
-    message = problems(text="trainer.steps: 5\n", folder=tmp_path)
-    assert "in a file, nest the sections" in message
+def test_a_dotted_key_in_a_file_is_an_option(tmp_path):
+    assert resolve(text="trainer.steps: 5\n", folder=tmp_path).config.trainer.steps == 5
+    assert "run.yaml:1  trainer.steps = 0: must be > 0" in problems(text="trainer.steps: 0\n", folder=tmp_path)
 
 
 def test_an_override_that_contradicts_the_loss_option_is_an_error_and_an_equal_one_is_not():

@@ -6,14 +6,15 @@ from typing import Any
 
 from skyrl_core.errors import SkyrlError
 from skyrl_train.config.machine_check import find_missing
-from skyrl_train.config.option_conflicts import check_rules, find_oddities
+from skyrl_train.config.option_conflicts import Violation, check_rules, find_oddities
 from skyrl_train.config.plugin_check import EnvironmentLoader, PluginCheck
 from skyrl_train.config.presets import source_name
 from skyrl_train.config.problem import Problem, raise_problems
 from skyrl_train.config.resolved import ResolvedRun
 from skyrl_train.config.schema import RunConfig
-from skyrl_train.config.sources import COMMAND_LINE, KEYWORDS, Sources, read_sources
+from skyrl_train.config.sources import COMMAND_LINE, DEFAULTS, KEYWORDS, Sources, read_sources
 from skyrl_train.config.validation import Fault, validate
+from skyrl_train.config.yaml_text import inline_yaml
 
 TINY = RunConfig.model_fields["model"].default
 LOSS_KEY = ("trainer", "algorithm", "policy_loss_type")
@@ -123,10 +124,19 @@ def _broken_rules(config: RunConfig, sources: Sources, faulty: frozenset[str]) -
     for violation in check_rules(config):
         if any(key.startswith(bad) for key in violation.keys for bad in faulty):
             continue
-        key, value = violation.keys[0], violation.value
-        origin = sources.origin(tuple(key.split(".")))
-        problems.append(Problem(key=key, value=value, rule=violation.rule, origin=origin))
+        problems.append(_conflict(violation, sources))
     return problems
+
+
+def _conflict(violation: Violation, sources: Sources) -> Problem:
+    """The problem at the first option that was given: a default conflicts only because of what was given."""
+    first, value, rule = violation.keys[0], violation.value, violation.rule
+    origins = {key: sources.origin(tuple(key.split("."))) for key in violation.keys}
+    given = next((key for key in violation.keys if origins[key] not in DEFAULTS), first)
+    if given != first:
+        rule = f"{first} = {inline_yaml(value)} ({origins[first]}) {rule}"
+        value = sources.value(tuple(given.split(".")))
+    return Problem(key=given, value=value, rule=rule, origin=origins[given])
 
 
 def run_folder_of(path: Path) -> Path | None:

@@ -10,7 +10,7 @@ from skyrl_train.config.data_schema import evaluation_key
 from skyrl_train.config.extras import install_extra
 from skyrl_train.config.problem import NO_VALUE, Problem
 from skyrl_train.config.schema import RunConfig
-from skyrl_train.config.sources import Sources
+from skyrl_train.config.sources import DEFAULTS, Sources
 
 VLLM_ENGINES = ("vllm", "skyrl-train:vllm")
 """The names of the rollout engine that needs vLLM in this Python environment."""
@@ -76,4 +76,7 @@ def no_prompts_message(environment: str, key: str) -> str:
 
 
 def _missing(key: str, value: object, rule: str, sources: Sources) -> Problem:
-    return Problem(key=key, value=value, rule=rule, origin=sources.origin(tuple(key.split("."))), error=SkyrlError)
+    origin = sources.origin(tuple(key.split(".")))
+    if value is NO_VALUE and origin in DEFAULTS:  # a default lacks data only because of the environment that was given
+        origin = sources.origin(("environment", "name"))
+    return Problem(key=key, value=value, rule=rule, origin=origin, error=SkyrlError)

@@ -7,6 +7,7 @@ from typing import Any
 
 from skyrl_core.discovery import printable
 from skyrl_core.errors import InvalidParamsError, SkyrlError, nearest
+from skyrl_train.config.dotted_keys import expand_dotted_keys
 from skyrl_train.config.presets import FOLDER, find_preset, is_preset_name, preset_hint, source_name
 from skyrl_train.config.problem import Problem
 from skyrl_train.config.yaml_text import Keys, parse_yaml
@@ -15,7 +16,10 @@ COMMAND_LINE = "command line"
 KEYWORDS = "keyword arguments"
 """The origin of options that Python code passes to ``train``."""
 QUICKSTART = FOLDER / "quickstart.yaml"
+DEFAULT = "default"
 QUICKSTART_DEFAULT = "quickstart default"
+DEFAULTS = (DEFAULT, QUICKSTART_DEFAULT)
+"""The origins of values that the user did not give."""
 MAX_BYTES = 10_000_000
 
 
@@ -45,6 +49,7 @@ class Sources:
         if not isinstance(document.value, dict):
             kind = "list" if isinstance(document.value, list) else "single value"
             raise InvalidParamsError(f"{path}: the top level must be options (`name: value`), not a {kind}")
+        document = expand_dotted_keys(document, place)
         origins = {keys: origin or f"{place}:{line}" for keys, line in document.lines.items()}
         self._merge(self.values, document.value, (), origins)
 
@@ -94,7 +99,7 @@ class Sources:
         for length in range(len(keys), 0, -1):
             if keys[:length] in self._origins:
                 return self._origins[keys[:length]]
-        return "default"
+        return DEFAULT
 
     def _merge(self, target: dict[str, Any], new: dict[str, Any], at: Keys, origins: dict[Keys, str]) -> None:
         for key, value in new.items():

@@ -93,12 +93,11 @@ def unknown_option(keys: Keys) -> str:
     """The message for a key that the schema does not have."""
     parent, name = ".".join(keys[:-1]), keys[-1]
     known = [option.key for option in all_options()] + [section for section in all_sections() if section]
-    if name in known and "." in name:
-        return "unknown option; dotted names work on the command line only: in a file, nest the sections"
     in_section = {key.rpartition(".")[2]: key for key in known if key.rpartition(".")[0] == parent}
-    elsewhere = [key for key in known if key.rpartition(".")[2] == name]
+    below = [key for key in known if key.startswith(f"{parent}." if parent else "") and key.rpartition(".")[2] == name]
     match = nearest(name, in_section)
-    meant = elsewhere or ([in_section[match]] if match else [])
+    # An option of another section is no suggestion: `evaluation.steps` does not mean `trainer.steps`.
+    meant = below or ([in_section[match]] if match else [])
     if meant:
         return f"unknown option; did you mean {' or '.join(meant)}?"
     return f"unknown option; `skyrl config{' ' + parent if parent else ''}` lists the options"
