@@ -74,7 +74,7 @@ def types(session: nox.Session) -> None:
 @nox.session(venv_backend="none", requires=["workspace"])
 def tests(session: nox.Session) -> None:
     """Run the tests, except those that start several processes, build packages or run documents."""
-    others = ("browser", "crash", "docs", "packages", "peers", "ranks", "vllm")
+    others = ("browser", "crash", "docs", "packages", "peers", "ranks", "site", "vllm")
     chosen = " and ".join(f"not {marker}" for marker in others)
     _run(session, "pytest", *BY_FILE, "-m", chosen, *session.posargs)
 
@@ -90,6 +90,26 @@ def generated_docs(session: nox.Session) -> None:
     """Generate docs/losses.md, the pictures in docs/signatures/ and docs/api.md from the code."""
     _run(session, "python", "docs/generate_losses.py")
     _run(session, "python", "docs/generate_api.py")
+
+
+@nox.session(reuse_venv=True, requires=["workspace"])
+def site(session: nox.Session) -> None:
+    """Build the documentation site into build/site, check it in a browser, and run the long blocks of the documents."""
+    folder, wanted = Path(session.virtualenv.location, "sphinx"), _fingerprint()
+    stamp = folder / "installed"
+    if not stamp.exists() or stamp.read_text() != wanted:
+        shutil.rmtree(folder, ignore_errors=True)
+        session.install("--target", str(folder), *CONSTRAINTS, *_group("docs"))
+        stamp.write_text(wanted)
+    _run(session, "python", "docs/site/build_site.py", "build/site", PYTHONPATH=str(folder))
+    settings = {"PYTHONPATH": str(folder), "SKYRL_SITE": str(ROOT / "build/site"), "SKYRL_LONG_BLOCKS": "1"}
+    _run(session, "pytest", "-m", "site", *session.posargs, **settings)
+
+
+@nox.session(venv_backend="none", requires=["workspace"])
+def screens(session: nox.Session) -> None:
+    """Generate the pictures of the terminal in docs/screens/."""
+    _run(session, "python", "-m", "docs.generate_screens", *session.posargs)
 
 
 @nox.session(venv_backend="none", requires=["workspace"])

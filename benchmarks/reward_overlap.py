@@ -20,7 +20,7 @@ from record import Row as Line
 from record import record
 
 from skyrl_train.config.load_config import resolve_run
-from skyrl_train.data.prompt_source import build_source
+from skyrl_train.data.prompt_source import generated_source
 from skyrl_train.data.prompt_tokens import encode_prompt
 from skyrl_train.environments.environment import Row
 from skyrl_train.environments.load_environment import load_environment
@@ -56,7 +56,9 @@ def build() -> tuple[RolloutEngine, Any, list[SampleRequest], list[Row]]:
     tokenizer, model = load_tokenizer("tiny"), load_model("tiny", torch.float32)
     os.environ.update(ALONE)
     engine = build_rollout_engine(run, model, tokenizer, Ranks(), message=print)
-    rows = [row for row in build_source(run.config, "train", run.environment).take(0, PROMPTS) for _ in range(SAMPLES)]
+    rows = [
+        row for row in generated_source(run.config, "train", run.environment).take(0, PROMPTS) for _ in range(SAMPLES)
+    ]
     requests = [
         SampleRequest(prompt_ids=encode_prompt(row, tokenizer, 1024), seed=seed) for seed, row in enumerate(rows)
     ]

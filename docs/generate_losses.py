@@ -73,7 +73,7 @@ INTRODUCTION = """\
 <!-- Written by docs/generate_losses.py from the losses. Edit those, then run: nox -s generated_docs -->
 
 This page describes every loss in this repository. Reductions, advantages, KL, corrections and schedules work the same
-for all losses: see [algorithms.md](algorithms.md). To write a loss, see [writing_a_loss.md](writing_a_loss.md).
+for all losses: see [ALGORITHMS.md](ALGORITHMS.md). To write a loss, see [writing_a_loss.md](writing_a_loss.md).
 `skyrl losses list` lists all installed losses, and `skyrl losses signature NAME` draws the picture of any loss with the
 parameters that you give.
 

@@ -52,7 +52,7 @@ MAY_NAME_LOSSES = {ROOT / "trainer/src/skyrl_train/config/schema.py"}
 FACES = ["skyrl_core", "skyrl_core.maths", "skyrl_core.testing", "skyrl_train"]
 PUBLIC = {*FACES, "skyrl_train.algorithms.policy_losses", "skyrl_train.entrypoints.main_base"}
 # The schemas of losses and of estimators; the rollout engines hf, vllm and vllm_server.
-SAME_ROLE = {"engine.py", "params.py"}
+SAME_ROLE = {"__main__.py", "engine.py", "params.py"}
 
 every_module = pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
 

@@ -6,8 +6,9 @@ Fences that run, in the order of the document and in one folder that holds copie
 - ```` ```bash run ````: must end with exit code 0.
 - ```` ```console run ````: runs the lines that start with `$ `; the other lines must be in the output, in this order,
   whatever the spacing. A line `...` stands for any lines.
+- ```` ```bash long ````: as `bash run`, but takes minutes, so it runs only with SKYRL_LONG_BLOCKS=1 (`nox -s site`).
 
-Every other fence is text.
+Every other fence is text. A document that installs a package in editable mode gets an environment for it.
 """
 
 import ast
@@ -16,7 +17,9 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import textwrap
+import venv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,11 +33,15 @@ PACKAGES = ["core", "trainer", "plugins/*"]
 SOURCES = ["*.md", "docs/**/*.md", "examples/**/*.md", "benchmarks/**/*.md", *(f"{name}/*.md" for name in PACKAGES)]
 DOCUMENTS = sorted(path for pattern in SOURCES for path in ROOT.glob(pattern))
 SECONDS = 500
+RUNNING = ("bash run", "console run", *(("bash long",) if os.environ.get("SKYRL_LONG_BLOCKS") else ()))
 
 FENCE = re.compile(r"^(?P<indent> *)(?P<marks>```+)(?P<info>.*)$")
 LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)[^)]*\)|^\[[^\]]+\]:\s+(?P<reference>\S+)", flags=re.MULTILINE)
 CODE_SPAN = re.compile(r"`([^`\n]+)`")
 REPOSITORY_PATH = re.compile(r"(core|trainer|plugins|configs|examples|docs|tests|benchmarks)/[\w./-]*")
+
+# Everything that a document installs is a folder, and what it requires is installed.
+OFFLINE_PIP = {"PIP_NO_INDEX": "1", "PIP_NO_DEPS": "1", "PIP_NO_BUILD_ISOLATION": "0"}
 
 every_document = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 
@@ -81,7 +88,7 @@ def script(markdown: str, folder: Path) -> str:
         if block.info == "python":
             text = textwrap.dedent(block.text).splitlines()
             lines[block.line : block.line + len(text)] = text
-        elif block.info in ("bash run", "console run"):
+        elif block.info in RUNNING:
             console = block.info == "console run"
             commands = console_commands(block.text) if console else block.text
             name = f"line_{block.line}"
@@ -107,11 +114,13 @@ def run(markdown: str, folder: Path) -> str:
     """Run the document in this folder. Returns what went wrong, empty if nothing did."""
     program = folder / "document.py"
     program.write_text(script(markdown, folder))
-    search_path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    installs = any("pip install -e" in commands.read_text() for commands in folder.glob("line_*.sh"))
+    python, settings = (environment(folder), OFFLINE_PIP) if installs else (Path(sys.executable), {})
+    search_path = os.pathsep.join([str(python.parent), os.environ["PATH"]])
     done = subprocess.run(
-        [sys.executable, program.name],
+        [python, program.name],
         cwd=folder,
-        env={**os.environ, "PATH": search_path, "COLUMNS": "200"},
+        env={**os.environ, **settings, "PATH": search_path, "COLUMNS": "200"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -127,6 +136,18 @@ def run(markdown: str, folder: Path) -> str:
         for line in missing_output(block.text, (folder / f"line_{block.line}.out").read_text())
     ]
     return "\n".join(wrong)
+
+
+def environment(folder: Path) -> Path:
+    """The Python of a fresh environment that also has every package of this one, and its command `skyrl`."""
+    venv.create(folder / "environment", symlinks=True)
+    python = folder / "environment" / "bin" / "python"
+    [site] = python.parents[1].glob("lib/python*/site-packages")
+    (site / "outer.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
+    command = python.with_name("skyrl")
+    command.write_text(f"#!{python}\nimport sys\nfrom skyrl_core.cli.main import main\nsys.exit(main())\n")
+    command.chmod(0o755)
+    return python
 
 
 def anchors(markdown: str) -> set[str]:
@@ -161,6 +182,15 @@ def missing_paths(markdown: str, path: Path) -> list[str]:
 def test_a_document_runs_as_written(path, tmp_path):
     for name in ("configs", "examples"):
         shutil.copytree(ROOT / name, tmp_path / name)
+    assert run(path.read_text(), tmp_path) == ""
+
+
+@pytest.mark.site
+@pytest.mark.parametrize("name", [path.name for path in DOCUMENTS if "```bash long" in path.read_text()])
+def test_the_long_blocks_of_a_document_run_as_written(name, tmp_path):
+    if "bash long" not in RUNNING:
+        pytest.skip("takes minutes; set SKYRL_LONG_BLOCKS=1")
+    [path] = [path for path in DOCUMENTS if path.name == name]
     assert run(path.read_text(), tmp_path) == ""
 
 

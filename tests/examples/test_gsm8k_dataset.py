@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from skyrl_train.config.schema import RunConfig
-from skyrl_train.data.prompt_source import build_source
+from skyrl_train.data.run_data import load_run_data
 from skyrl_train.environments.load_environment import load_environment
 
 ROOT = Path(__file__).parents[2]
@@ -27,8 +27,11 @@ def prepare(*arguments, cwd, **environment):
 
 
 def source(path, split):
-    config = RunConfig.model_validate({"data": {split: str(path)}, "environment": {"name": "gsm8k"}})
-    return build_source(config, split, load_environment("gsm8k"))
+    prompts = {"prompts": 200 if split == "evaluation" else 0}
+    values = {"data": {split: str(path)}, "environment": {"name": "gsm8k"}, "evaluation": prompts}
+    environment = load_environment("gsm8k")
+    data = load_run_data(RunConfig.model_validate(values), environment, None, trains=split == "train")
+    return data.train if split == "train" else data.evaluation[""]
 
 
 def write(folder, split, *problems):

@@ -61,6 +61,12 @@ def run() -> Callable[..., str]:
     return run_command
 
 
+@pytest.fixture(scope="session", name="clean_environment")
+def clean_environment_fixture() -> Callable[..., dict[str, str]]:
+    """Return this environment without the settings of pip and Python, and with these variables."""
+    return clean_environment
+
+
 @pytest.fixture(scope="session")
 def sources() -> Mapping[str, Path]:
     """The source folder of each distribution under test, by name."""

@@ -52,6 +52,7 @@ def test_with_only_a_loss_a_command_of_the_trainer_names_the_package_to_install(
     assert failed == (
         f"error: `skyrl {command}` needs the package skyrl-train, which is not installed\n"
         f"install it: {environment.bin}/python -m pip install skyrl-train\n"
+        f"or with the extra of the loss: {environment.bin}/python -m pip install 'skyrl-loss-entropyreg[train]'\n"
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -111,21 +112,33 @@ class TestList:
 
     def test_it_has_a_row_for_every_loss_of_the_core(self, run_skyrl):
         lines = run_skyrl("losses", "list").stdout.splitlines()
-        assert lines[0].split() == ["NAME", "VERSION", "DISTRIBUTION", "STATUS", "SUMMARY"]
-        names = [line.split()[0] for line in lines[1:]]
+        start = lines.index(next(line for line in lines if line.split() == ["BUILT", "IN", "SUMMARY"]))
+        names = [line.split()[0] for line in lines[start + 1 :]]
         assert names == sorted(names)
         assert {"standard", "dual_clip", "cispo", "gspo"} <= set(names)
 
-    def test_it_shows_version_distribution_status_and_summary(self, foo, run_skyrl):
-        [line] = [line for line in run_skyrl("losses", "list").stdout.splitlines() if line.startswith("foo ")]
-        assert line.split(maxsplit=4) == ["foo", "2.1", "foo-dist", "ok", "Penalises foo."]
+    def test_it_shows_distribution_version_and_summary(self, foo, run_skyrl):
+        output = run_skyrl("losses", "list").stdout
+        [line] = [line for line in output.splitlines() if line.startswith("foo ")]
+        assert line.split(maxsplit=3) == ["foo", "foo-dist", "2.1", "Penalises foo."]
+        assert "STATUS" not in output
+        [line] = [line for line in run_skyrl("losses", "list", "--long").stdout.splitlines() if line.startswith("foo ")]
+        assert line.split() == ["foo", "2.1", "foo-dist", "ok"]
+
+    def test_it_has_one_line_for_each_loss_at_80_columns(self, foo, run_skyrl):
+        lines = run_skyrl("losses", "list", COLUMNS="80").stdout.splitlines()
+        count = len(json.loads(run_skyrl("losses", "list", "--json").stdout)["losses"])
+        assert len(lines) == count + 3  # two headers and the blank line between the groups
+        assert max(map(len, lines)) <= 80
 
     def test_the_reason_is_below_the_row_of_a_broken_loss(self, foo, run_skyrl):
         foo.add("bar-dist", {LOSSES: {"bar": "no_such_package:Bar", "foo": "json:loads", "baz": "json:loads"}})
         done = run_skyrl("losses", "list")
         assert done.returncode == 0
-        lines = done.stdout.splitlines()
+        lines = [line for line in done.stdout.splitlines() if line]
         below = {line.split()[0]: lines[index + 1].strip() for index, line in enumerate(lines[:-1]) if line[0] != " "}
+        status = {line.split()[0]: line.split()[3] for line in lines if line.startswith("ba")}
+        assert status == {"bar": "broken", "baz": "untyped"}
         assert below["bar"].startswith("package 'no_such_package' cannot be found")
         assert below["baz"].startswith("no schema in skyrl.policy_loss_params")
         assert below["foo"].startswith("bar-dist 1.0 claims it too; use 'foo-dist:foo'")
@@ -260,6 +273,34 @@ class TestCheck:
         done = run_skyrl("losses", "check", "foo")
         assert done.returncode == 4
         assert "needed = None: is required" in done.stderr
+
+    def test_results_have_colours_only_if_they_are_asked_for(self, run_skyrl):
+        plain = run_skyrl("losses", "check", "standard").stdout
+        assert "\x1b" not in plain
+        coloured = run_skyrl("losses", "check", "standard", FORCE_COLOR="1").stdout
+        assert "\x1b[32mok\x1b[0m    " in coloured
+        assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == plain
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["lst"], "no command is named 'lst'; did you mean 'list'?"),
+        (["list", "--lng"], "unknown option --lng; did you mean --long?"),
+        (["schema", "gspo", "--format", "yml"], "no choice is named 'yml'; did you mean 'yaml'?"),
+        (["list", "--wholly-different"], "unknown option --wholly-different; `skyrl losses list --help` shows"),
+    ],
+)
+def test_a_misspelled_word_gets_the_nearest_one(run_skyrl, arguments, message):
+    done = run_skyrl("losses", *arguments)
+    assert done.returncode == 2
+    assert f"error: {message}" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["list", "show", "schema", "check", "new", "signature"])
+def test_every_help_has_an_example_of_this_command(run_skyrl, command):
+    examples = run_skyrl("losses", command, "--help").stdout.partition("examples:\n")[2]
+    assert examples.startswith(f"  skyrl losses {command}")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from skyrl_core.cli.main import TRAINER_COMMANDS, main
-from skyrl_core.discovery import plugin_group
 from skyrl_core.discovery.installed import installed_distributions
 from skyrl_core.errors import ConformanceError, InvalidParamsError, PluginConflictError, PluginLoadError
 
@@ -56,6 +55,31 @@ def test_an_unknown_command_exits_with_2_and_the_nearest_one(capsys):
     assert "no command is named 'loses'; did you mean 'losses'?" in capsys.readouterr().err
 
 
+def test_a_subcommand_without_its_command_is_found(capsys):
+    assert main(["check", "gspo"]) == 2
+    assert capsys.readouterr().err == "error: no command is named 'check'; did you mean `skyrl losses check`?\n"
+    assert main(["--hlp"]) == 2
+    assert "did you mean --help?" in capsys.readouterr().err
+
+
+def test_errors_and_help_have_colours_if_forced_and_never_with_no_color(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    main(["loses"])
+    assert capsys.readouterr().err.startswith("\x1b[1;31merror:\x1b[0m no command")
+    main([])
+    assert "\x1b[1mcommands:\x1b[0m" in capsys.readouterr().out
+    monkeypatch.setenv("NO_COLOR", "1")
+    main(["loses"])
+    main([])
+    captured = capsys.readouterr()
+    assert "\x1b" not in captured.err + captured.out
+
+
+def test_the_core_runs_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "skyrl_core", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("skyrl-core ")
+
+
 def test_only_the_trainer_provides_the_commands_that_are_said_to_be_its_own():
     project = tomllib.loads((ROOT / "trainer/pyproject.toml").read_text())["project"]
     assert sorted(project["entry-points"]["skyrl.commands"]) == sorted(TRAINER_COMMANDS)
@@ -64,8 +88,10 @@ def test_only_the_trainer_provides_the_commands_that_are_said_to_be_its_own():
 @pytest.fixture
 def without_trainer(monkeypatch):
     """Its distribution hidden, as in an environment that has the core and a loss."""
-    others = tuple(each for each in installed_distributions() if each.name != "skyrl-train")
-    monkeypatch.setattr(plugin_group, "installed_distributions", lambda: others)
+    absent = ("skyrl-train", "skyrl-loss-clippedpg")
+    others = tuple(each for each in installed_distributions() if each.name not in absent)
+    for module in ("discovery.plugin_group", "discovery.install_command", "cli.main"):
+        monkeypatch.setattr(sys.modules[f"skyrl_core.{module}"], "installed_distributions", lambda: others)
 
 
 @pytest.mark.parametrize("command", TRAINER_COMMANDS)
@@ -74,6 +100,7 @@ def test_a_command_of_the_trainer_names_the_package_and_how_to_install_it(withou
     assert capsys.readouterr().err == (
         f"error: `skyrl {command}` needs the package skyrl-train, which is not installed\n"
         f"install it: {sys.executable} -m pip install skyrl-train\n"
+        f"or with the extra of the loss: {sys.executable} -m pip install 'skyrl-loss-entropyreg[train]'\n"
     )
 
 

@@ -24,9 +24,10 @@ def test_it_writes_a_package_and_prints_the_tree_and_the_next_commands(run_skyrl
     assert following.splitlines() == [
         "next:",
         "  python -m pip install -e 'skyrl-loss-softclip[test,train]'",
-        "  python -m pytest skyrl-loss-softclip",
         "  skyrl losses check soft_clip",
         "  skyrl train --loss soft_clip",
+        "after each change:",
+        "  python -m pytest skyrl-loss-softclip",
     ]
 
 
@@ -36,7 +37,8 @@ def test_json_has_names_files_and_commands(run_skyrl, tmp_path):
     content = json.loads(done.stdout)
     assert content["files"] == files_below(target)
     assert shlex.split(content["next"][0])[-1] == f"{target}[test,train]"
-    del content["files"], content["next"]
+    assert shlex.split(content["tests"]) == ["python", "-m", "pytest", str(target)]
+    del content["files"], content["next"], content["tests"]
     assert content == {
         "schema_version": 1,
         "folder": str(target),

@@ -353,3 +353,21 @@ def test_an_invalid_waiver_is_an_error(waive: dict[str, str], message: str) -> N
     with pytest.raises(WaiverError, match=message) as caught:
         check_policy_loss(Correct(LossParams()), waive=waive)
     assert caught.value.exit_code == 2
+
+
+def test_a_report_prints_its_verdict_and_a_line_for_each_rule_and_shows_as_a_table_in_jupyter() -> None:
+    @declared
+    class Reversed(Correct):
+        def values(self, batch: LossBatch) -> Tensor:
+            return -super().values(batch)
+
+    report = check_policy_loss(Reversed(LossParams()))
+    lines = str(report).splitlines()
+    assert lines[0] == f"loss 'Reversed' breaks 1 of {len(report.results)} rules"
+    assert f"  ok    signature: {report.results[0].explanation}" in lines
+    [start] = [number for number, line in enumerate(lines) if line.startswith("  FAIL  gradient_sign: ")]
+    assert lines[start + 1].startswith("        found: at ratio 1")
+    html = report._repr_html_()
+    assert html.count("<tr") == len(report.results)
+    assert "<b>fix</b>: losses are minimised" in html
+    assert str(check_policy_loss(Correct(LossParams()))).startswith("loss 'correct' passes 12 rules\n")

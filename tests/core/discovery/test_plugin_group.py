@@ -1,5 +1,8 @@
 """Claims to names in temporary distributions: listing, rejecting and importing plugins."""
 
+import functools
+import importlib
+import importlib.util
 import json
 import sys
 
@@ -416,7 +419,75 @@ class TestRegister:
         with pytest.raises(ValueError, match="json:dumps and json:loads"):
             things.register("foo", json.loads, source=json.loads)
 
+    def test_one_from_the_same_place_replaces_the_first(self, things):
+        def define(text):
+            def foo():
+                return text
+
+            foo.__doc__ = text
+            return foo
+
+        for text in ("first", "second"):
+            edited = define(text)
+            things.register("foo", edited, source=edited)
+        [claim] = things.claims()
+        assert things.load("foo")() == claim.summary == "second"
+
+    def test_a_reloaded_module_replaces_what_it_registered(self, things, tmp_path, monkeypatch):
+        (tmp_path / "reloaded_foo.py").write_text("def foo(): return 1\n")
+        monkeypatch.syspath_prepend(tmp_path)
+        module = importlib.import_module("reloaded_foo")
+        things.register("foo", module.foo, source=module.foo)
+        (tmp_path / "reloaded_foo.py").write_text("def foo(): return 'edited'\n")
+        importlib.invalidate_caches()
+        importlib.reload(module)
+        things.register("foo", module.foo, source=module.foo)
+        assert things.load("foo")() == "edited"
+
+    def test_a_script_and_its_import_are_one_place_and_two_modules_are_not(self, things, tmp_path, monkeypatch):
+        code = "def foo(): pass\n"
+        modules = []
+        for name, file in (("a_script", "foo.py"), ("an_import", "foo.py"), ("another", "bar.py")):
+            (tmp_path / file).write_text(code)
+            spec = importlib.util.spec_from_file_location(name, tmp_path / file)
+            modules.append(importlib.util.module_from_spec(spec))
+            monkeypatch.setitem(sys.modules, name, modules[-1])
+            spec.loader.exec_module(modules[-1])
+        things.register("foo", modules[0].foo, source=modules[0].foo)
+        things.register("foo", modules[1].foo, source=modules[1].foo)
+        with pytest.raises(ValueError, match="an_import:foo and another:foo; rename one of them"):
+            things.register("foo", modules[2].foo, source=modules[2].foo)
+
+    def test_an_object_without_a_name_is_replaced_only_by_itself(self, things):
+        first, second = functools.partial(print), functools.partial(print)
+        things.register("foo", first, source=first)
+        things.register("foo", first, source=first)
+        with pytest.raises(ValueError, match="registered twice"):
+            things.register("foo", second, source=second)
+
+    def test_a_plugin_knows_its_name(self, distributions, things):
+        distributions.add("foo-dist", {GROUP: {"foo": "json:loads"}})
+        assert things.name_of(json.loads) == "foo-dist:foo"
+        assert things.name_of(json.dumps) is None
+        things.register("bar", json.dumps, source=json.dump)
+        assert things.name_of(json.dumps) == things.name_of(json.dump) == "bar"
+        things.register("foo", json.JSONDecoder, source=json.JSONDecoder)
+        assert things.name_of(json.JSONDecoder) == "script:foo"
+
     @pytest.mark.parametrize("name", ["", "Foo", "a b", "a:b"])
     def test_a_malformed_name_is_rejected(self, things, name):
         with pytest.raises(ValueError, match="lower-case"):
             things.register(name, json.dumps, source=json.dumps)
+
+
+def test_a_plugin_without_an_optional_package_names_the_extra_that_adds_it(distributions, things):
+    distributions.add(
+        "foo-dist",
+        {GROUP: {"foo": "foo_pkg:Foo"}},
+        modules={"foo_pkg.py": "import no_such_module_here.inner\n"},
+        requires=["other>=1", "no-such-module.here>=2; extra == 'speed'"],
+    )
+    with pytest.raises(PluginLoadError) as caught:
+        things.load("foo")
+    command = f"install no_such_module_here, which it needs: {sys.executable} -m pip install 'foo-dist[speed]'"
+    assert str(caught.value).splitlines()[-1] == command

@@ -318,14 +318,46 @@ class TestIdentity:
         assert str(identity) == "script:scalar"
         assert identity.params == {"factor": 2}
 
-    def test_of_a_loss_typed_into_a_prompt_the_hash_is_empty(self):
-        code = (
-            "from skyrl_core import *\n"
-            "class Typed(PolicyLoss):\n"
-            "    def compute_loss(self, log_probs, *rest, **kwargs): return log_probs.sum()\n"
-            "register_policy_loss('typed', Typed)\n"
-            "register_policy_loss('lambda_loss', lambda log_probs, *rest, **kwargs: log_probs.sum())\n"
-            "print([describe_loss(name).files_sha256 for name in ('typed', 'lambda_loss')])\n"
-        )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        assert done.stdout.strip() == "['', '']"
+    def test_of_a_loss_typed_into_a_prompt_the_hash_is_that_of_its_code_and_of_what_it_uses(self):
+        hashes = [typed_hash(*cells) for cells in TYPED_CELLS]
+        assert all(len(value) == 64 for value in hashes)
+        assert hashes[0] == hashes[1]
+        assert len(set(hashes[1:])) == len(TYPED_CELLS) - 1
+
+    def test_of_a_cell_that_runs_again_the_hash_moves_on(self):
+        sandbox = {"__name__": "__main__", "register_policy_loss": register_policy_loss}
+        found = []
+        for sign in ("", "-"):
+            exec(
+                f"@register_policy_loss('cell')\ndef cell(log_probs, *rest, **kw): return {sign}log_probs.sum()",
+                sandbox,
+            )
+            found.append(describe_loss("cell"))
+        assert str(found[0]) == str(found[1]) == "script:cell"
+        assert found[0].files_sha256 != found[1].files_sha256
+        assert load_policy_loss("cell").compute_loss(*batch()).item() == 3.0
+
+
+CLASS_CELL = """
+class Typed(PolicyLoss):
+    sign = {sign}
+    def compute_loss(self, log_probs, *rest, **kwargs): return {body}
+"""
+TYPED_CELLS = [
+    ("factor = 1.0", CLASS_CELL.format(sign=1, body="log_probs.sum() * factor")),
+    ("factor = 1.0", CLASS_CELL.format(sign=1, body="log_probs.sum() * factor")),
+    ("factor = 2.0", CLASS_CELL.format(sign=1, body="log_probs.sum() * factor")),
+    ("factor = 1.0", CLASS_CELL.format(sign=2, body="log_probs.sum() * factor")),
+    ("factor = 1.0", CLASS_CELL.format(sign=1, body="log_probs.mean() * factor")),
+    ("def factor(): return 1", CLASS_CELL.format(sign=1, body="log_probs.sum() * factor()")),
+    ("def factor(): return 2", CLASS_CELL.format(sign=1, body="log_probs.sum() * factor()")),
+]
+
+
+def typed_hash(*cells):
+    """The hash of the loss that the last cell defines, each executed as at a prompt, in a namespace of its own."""
+    sandbox = {"__name__": "__main__", "PolicyLoss": PolicyLoss}
+    for cell in cells:
+        exec(cell, sandbox)
+    register_policy_loss("typed", sandbox["Typed"])
+    return describe_loss("typed").files_sha256

@@ -125,3 +125,29 @@ def test_mistakes_are_errors_when_tests_are_collected(tmp_path) -> None:
         policy_loss_tests(StandardLoss(StandardLoss.Params()), waive={"finite": ""})
     with pytest.raises(ProjectError, match=r"has no pyproject\.toml"):
         loss_package_tests(tmp_path)
+
+
+def test_a_class_is_tested_with_each_parameters_and_those_that_it_lacks_are_one_failed_test(tmp_path) -> None:
+    params = "[{'clip_high': 2.0}, {'clip_hi': 2.0}]"
+    loss = "from skyrl_core.losses.cispo import CispoLoss"
+    output = run_pytest(tmp_path, f"{loss}\ntest_loss = policy_loss_tests(CispoLoss, params={params})")
+    assert f"1 failed, {len(RULES)} passed, {len(RULES) - 1} skipped" in output
+    assert "PASSED test_mine.py::test_loss[CispoLoss-clip_high=2.0-finite]" in output
+    assert "policy_loss_tests(CispoLoss, params=[{'clip_hi': 2.0}]): invalid parameters" in output
+    assert "did you mean 'clip_high'?" in output
+
+
+def test_a_package_whose_defaults_are_invalid_is_one_failed_test(tmp_path) -> None:
+    (tmp_path / "pyproject.toml").write_text(
+        "[project]\nname = 'foo'\ndependencies = ['skyrl-core>=0.1,<0.2']\n"
+        "[project.entry-points.'skyrl.policy_losses']\nfoo = 'foo_loss:Foo'\n"
+        "[project.entry-points.'skyrl.policy_loss_params']\nfoo = 'foo_loss:Params'\n"
+    )
+    (tmp_path / "foo_loss.py").write_text(
+        "from skyrl_core import LossParams\nfrom my_losses import Right\n"
+        "class Params(LossParams):\n    low: float\n"
+        "class Foo(Right):\n    name, Params, api_version, semantics_version = 'foo', Params, 1, 1\n"
+    )
+    output = run_pytest(tmp_path, "test_package = loss_package_tests('.')")
+    assert f"1 failed, {len(ALL_PACKAGE_RULES) - 1 + len(RULES)} skipped" in output
+    assert "low" in output.partition("FAILURES")[2]

@@ -51,11 +51,22 @@ def test_an_override_changes_one_setting_of_the_quickstart():
     assert (optimizer.learning_rate, optimizer.warmup_steps) == (1e-5, 5)
 
 
-@pytest.mark.parametrize("model", ["Qwen/Qwen2.5-0.5B-Instruct", "tiny"])
-def test_a_named_model_has_the_defaults_of_the_schema(model):
-    run = resolve(f"model={model}")
+def test_another_model_has_the_defaults_of_the_schema():
+    run = resolve("model=Qwen/Qwen2.5-0.5B-Instruct")
     assert not run.quickstart
-    assert run.config == RunConfig(model=model)
+    assert run.config == RunConfig(model="Qwen/Qwen2.5-0.5B-Instruct")
+
+
+def test_the_tiny_model_by_name_has_the_settings_of_the_quickstart():
+    assert resolve("model=tiny").config == resolve().config
+
+
+def test_a_preset_is_a_configuration_by_name(tmp_path):
+    run = resolve(text=QUICKSTART.read_text(), folder=tmp_path)
+    by_name = resolve_run(load_environment, files=[Path("quickstart")])
+    assert by_name.config == run.config
+    assert by_name.files == ("preset quickstart",)
+    assert not by_name.quickstart
 
 
 def test_a_file_has_the_defaults_of_the_schema_even_without_a_model(tmp_path):
@@ -260,7 +271,8 @@ def test_parameters_are_resolved_with_their_defaults():
 
 def test_an_empty_section_and_an_empty_block_have_their_defaults(tmp_path):
     text = "trainer:\n  optimizer:\n  algorithm:\n    dual_clip:\n"
-    assert resolve(text=text, folder=tmp_path).config == resolve("model=tiny", "trainer.algorithm.dual_clip={}").config
+    expected = resolve("trainer.algorithm.dual_clip={}", text="model: tiny\n", folder=tmp_path).config
+    assert resolve(text=text, folder=tmp_path).config == expected
 
 
 def test_the_block_of_another_loss_is_allowed_and_noted():
@@ -346,7 +358,7 @@ def test_data_are_missing_where_the_environment_generates_no_problems(overrides,
 
 
 def test_unlikely_combinations_are_noted():
-    notes = "\n".join(resolve("model=tiny", "trainer.steps=2", "trainer.optimizer.warmup_steps=2").notes)
+    notes = "\n".join(resolve("trainer.minibatches=1", "trainer.steps=2", "trainer.optimizer.warmup_steps=2").notes)
     assert "never reaches its peak: 2 warm-up steps, 2 optimizer steps" in notes
     notes = "\n".join(resolve("data.train=a.jsonl", "data.evaluation=a.jsonl").notes)
     assert "the same rows" in notes

@@ -7,10 +7,10 @@ import time
 import pytest
 
 from skyrl_core.errors import SkyrlError
-from skyrl_train.config.schema import RunConfig
+from skyrl_train.config.schema import EvaluationConfig, RunConfig
 from skyrl_train.data.prompt_source import GeneratedRows, LoadedRows
-from skyrl_train.data.prompt_source import build_source as source_of
-from skyrl_train.data.rows import DataError
+from skyrl_train.data.row_problem import DataError
+from skyrl_train.data.run_data import load_run_data
 from skyrl_train.environments.environment import Row
 from skyrl_train.environments.load_environment import load_environment
 
@@ -20,7 +20,11 @@ def row(number, environment="gsm8k"):
 
 
 def build_source(config, split):
-    return source_of(config, split, load_environment(config.environment.name, config.environment.params))
+    if split == "train":
+        config = config.model_copy(update={"evaluation": EvaluationConfig(prompts=0)})
+    environment = load_environment(config.environment.name, config.environment.params)
+    data = load_run_data(config, environment, None, trains=split == "train")
+    return data.train or data.evaluation[""]
 
 
 def numbers(rows):

@@ -3,7 +3,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from skyrl_train.data.prompt_tokens import encode_prompt
-from skyrl_train.data.rows import DataError
+from skyrl_train.data.row_problem import DataError
 from skyrl_train.environments.environment import Row
 
 TEMPLATE = (
@@ -57,5 +57,5 @@ def test_a_prompt_without_tokens_is_an_error():
 
 def test_a_template_that_rejects_the_messages_is_an_error_that_names_row_and_roles():
     prompt = row(("user", "2+3"), ("tool", "5"))
-    with pytest.raises(DataError, match=rf"rejects row {prompt.uid}.* the roles user, tool: .*no tools here"):
+    with pytest.raises(DataError, match=rf"{prompt.uid}.* rejected by .* the roles user, tool: .*no tools here"):
         encode_prompt(prompt, tokenizer(TEMPLATE), 50)

@@ -4,7 +4,8 @@ from decimal import Decimal
 import datasets
 import pytest
 
-from skyrl_train.data.rows import Columns, DataError, load_rows
+from skyrl_train.data.row_problem import DataError
+from skyrl_train.data.rows import Columns, load_rows
 
 RECORDS = [
     {"prompt": "What is 2+3?", "ground_truth": 5, "source": "a"},
@@ -104,8 +105,8 @@ WRONG_LINES = [
     ({"prompt": "?", "ground_truth": [1]}, r":2, column 'ground_truth': \[1\] is not text or a number"),
     ('{"prompt": "?", "ground_truth": NaN}', r":2, column 'ground_truth': NaN is not text or a number"),
     ({"prompt": "?", "ground_truth": 1, "environment": 7}, r":2, column 'environment': 7 is not the name"),
-    ({"prompt": "?", "truth": 1}, r":2 has no column 'ground_truth'.*\n.*'prompt', 'truth'.*data\.ground_truth_column"),
-    ({"promt": "?", "ground_truth": 1}, r":2 has no column 'prompt'; did you mean 'promt'\?\n.*data\.prompt_column"),
+    ({"prompt": "?", "truth": 1}, r":2 has no column 'ground_truth'.*'prompt', 'truth'.*data\.ground_truth_column"),
+    ({"promt": "?", "ground_truth": 1}, r":2 has no column 'prompt'; did you mean 'promt'\?; .*data\.prompt_column"),
     ("[1, 2]", r"rows\.jsonl:2 is \[1, 2\], not a JSON object"),
     ('{"prompt": "?"', r"rows\.jsonl:2 is not JSON"),
     ("[" * 100_000, r"rows\.jsonl:2 is not JSON"),
@@ -128,7 +129,7 @@ def test_an_invalid_parquet_row_is_an_error_with_its_number(tmp_path):
 def test_a_long_value_is_shortened_in_the_error(write):
     with pytest.raises(DataError) as caught:
         load(write({"prompt": "?", "ground_truth": list(range(10_000))}))
-    assert len(str(caught.value)) < 300
+    assert len(str(caught.value)) < 500
 
 
 def test_bytes_that_are_not_utf_8_are_an_error_with_the_line(tmp_path):

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from skyrl_train.config import sources
 from skyrl_train.entrypoints import main_base
 
 QUICKSTART = Path(__file__).parents[3] / "configs" / "quickstart.yaml"
@@ -82,15 +81,20 @@ def test_an_error_is_printed_without_traceback_and_without_torch(arguments, code
 
 
 def test_the_bare_command_is_the_quickstart_and_its_plan_says_so():
-    assert QUICKSTART.read_text() == sources.QUICKSTART.read_text()
     bare, file = (without_torch("--loss", "entropy_reg", *more, "--dry-run") for more in ([], ["--config", QUICKSTART]))
     assert bare.stdout.splitlines()[1:3] == [
         "from          --loss entropy_reg",
-        "defaults      quickstart settings for the tiny model: neither --config nor a model is given",
+        "defaults      quickstart settings for the tiny model: neither --config nor another model is given",
     ]
     assert file.stdout.splitlines()[2] == "defaults      as listed by `skyrl config`"
     assert bare.stdout.splitlines()[3:] == file.stdout.splitlines()[3:]
     assert json.loads(without_torch("--dry-run", "--json").stdout)["defaults"] == "quickstart"
+
+
+def test_the_plan_says_that_another_model_changes_the_defaults():
+    plan = without_torch("model=Qwen/Qwen2.5-0.5B-Instruct", "--dry-run").stdout
+    assert "for a real model, as listed by `skyrl config`; the quickstart settings suit only `tiny`" in plan
+    assert "AdamW, learning rate 1e-06, constant" in plan
 
 
 def test_the_plan_shows_the_arithmetic_of_a_step():
@@ -108,8 +112,39 @@ def test_the_plan_shows_the_arithmetic_of_a_step():
 
 def test_the_plan_lists_what_this_machine_lacks():
     done = without_torch("rollout.engine=vllm", "--dry-run")
-    assert done.returncode == 0
+    assert done.returncode == 7
     assert "rollout.engine = vllm: needs vLLM, which is not installed: pip install" in " ".join(done.stdout.split())
+
+
+def test_the_plan_of_several_processes_shows_idle_ranks_and_memory(tmp_path):
+    arguments = ["--loss=dual_clip", "trainer.prompts_per_step=4", "--dry-run", "--num-processes=3"]
+    done = without_torch(*arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    # Two prompts of a minibatch for three ranks.
+    lines = done.stdout.splitlines()
+    assert "ranks         8, 8, 0 sequences, by rank, for each optimizer step" in lines
+    assert (
+        "idle          ranks wait 33% of an optimizer step for the fullest one; rank 2 never gets a sample"
+        in done.stdout
+    )
+    # Weights 4 x 845,952 bytes, gradients a third of that, 12 bytes of optimizer for a third of the parameters.
+    assert "weights 3.23 MiB, gradients 1.08 MiB, optimizer 3.23 MiB, checkpoint copy" in done.stdout
+    plan = json.loads(without_torch(*arguments, "--json").stdout)
+    assert plan["ranks"]["sequences_per_optimizer_step"] == [8, 8, 0]
+    assert plan["memory"]["parameters"] == 845_952
+    assert plan["memory"]["verdict"] == "fits"
+    assert {part["name"] for part in plan["memory"]["components"]} >= {"weights", "gradients", "optimizer"}
+
+
+def test_a_model_that_does_not_fit_ends_the_dry_run_with_7(tmp_path):
+    size = {"hidden_size": 65536, "intermediate_size": 10**6, "num_hidden_layers": 1000, "vocab_size": 10**6}
+    heads = {"model_type": "llama", "num_attention_heads": 512, "num_key_value_heads": 512}
+    (tmp_path / "config.json").write_text(json.dumps(size | heads))
+    done = without_torch(f"model={tmp_path}", "--loss=dual_clip", "--dry-run")
+    assert done.returncode == 7
+    assert "training would not start on this machine" in done.stdout
+    assert "memory: the rank needs" in done.stdout
+    assert "or choose a smaller model" in " ".join(done.stdout.split())
 
 
 def test_the_plan_reports_an_unset_source_of_prompts():
@@ -227,3 +262,19 @@ def test_the_outcome_of_training_is_the_exit_code(tmp_path, outcome, code, messa
     )
     done = run(script, RANK="1", LOCAL_RANK="1", WORLD_SIZE="2")
     assert (done.returncode, done.stderr) == (code, message)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--loss", "gspo", "--dry-run"], "The configuration is valid"),
+        (["config", "trainer.steps"], "trainer.steps"),
+        (["confg"], "no command is named 'confg'; did you mean 'config'?"),
+        (["--los", "gspo"], "unknown option --los; did you mean --loss?"),
+    ],
+)
+def test_the_trainer_runs_as_a_module(arguments, expected):
+    command = [sys.executable, "-m", "skyrl_train", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert expected in done.stdout + done.stderr
+    assert done.returncode == (0 if done.stdout else 2)

@@ -63,7 +63,10 @@ def opened(tmp_path):
 
 
 def evaluation(accuracy, *texts):
-    answers = [Answer(question=f"q{i}", expected="1", text=text, correct=text == "1") for i, text in enumerate(texts)]
+    answers = [
+        Answer(question=f"q{i}", expected="1", text=text, reward=1.0, correct=text == "1")
+        for i, text in enumerate(texts)
+    ]
     return Evaluation(metrics={"accuracy": accuracy}, answers=answers)
 
 

@@ -66,7 +66,9 @@ def test_samples_that_wait_for_a_worker_are_sent_in_few_messages(environments, w
     sizes = []
     send = WorkerProcess.send
     monkeypatch.setattr(
-        WorkerProcess, "send", lambda self, tasks, load: sizes.append(len(tasks)) or send(self, tasks, load)
+        WorkerProcess,
+        "send",
+        lambda self, tasks, *load, **kind: sizes.append(len(tasks)) or send(self, tasks, *load, **kind),
     )
     with Scorer(environments, workers=workers) as scorer:
         with scorer._workers_lock:  # no sample is sent until all have been added
@@ -98,7 +100,7 @@ def test_a_failing_reward_affects_only_its_sample(environments, tmp_path):
         for index, text in enumerate(texts):
             stream.add(index, item(text))
         scores = stream.scores()
-    assert [score.reward for score in scores] == [1.0, 0.0, 0.0, 0.0, 2.0]
+    assert [score.reward for score in scores] == [1.0, None, None, None, 2.0]
     reasons = [score.error.split(":")[0] for score in scores[1:4]]
     assert reasons == ["TimeoutError", "ChildProcessError", "KeyError"]
 

@@ -1,6 +1,7 @@
 """Accuracy, its standard error and pass@k, by hand; the same on any number of ranks."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -69,10 +70,23 @@ def test_an_evaluation_repeats_its_seeds_and_shares_none_with_training(scripted,
     assert (parts["engine"].sampling.temperature, parts["engine"].sampling.max_new_tokens) == (0.7, 9)
 
 
-def test_an_answer_without_a_reward_is_not_correct(scripted, one_rank):
-    result = Evaluator(config(2), ranks=one_rank, **scripted({"one?": ["1"], "two?": ["what"]})).evaluate()
-    assert result.metrics["accuracy"] == 0.5
-    assert result.answers[1].correct is False
+def test_an_answer_without_a_verdict_is_neither_right_nor_wrong(scripted, one_rank):
+    answers = {"one?": ["1", "0"], "two?": ["what", "none"], "three?": ["none", "1"]}
+    result = Evaluator(config(3, samples=2), ranks=one_rank, **scripted(answers)).evaluate()
+    assert result.metrics["accuracy"] == 0.75  # 1/2 and 1/1
+    assert result.metrics["pass@2"] == 1.0
+    assert result.metrics["reward/mean"] == pytest.approx(2 / 3)
+    assert (result.metrics["reward_errors"], result.metrics["no_verdict"]) == (1.0, 3.0)
+    assert [answer.correct for answer in result.answers] == [True, None, None]
+
+
+def test_an_environment_that_does_not_say_what_solves_a_problem_has_no_accuracy(scripted, one_rank):
+    parts = scripted(FOUR)
+    score = parts["scorer"].score
+    parts["scorer"].score = lambda *item: replace(score(*item), solved=None)
+    result = Evaluator(config(4, samples=1), ranks=one_rank, **parts).evaluate()
+    assert result.metrics == {"reward/mean": 0.875, "response_length/mean": result.metrics["response_length/mean"]}
+    assert [answer.correct for answer in result.answers] == [None] * 4
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 5])
@@ -87,7 +101,7 @@ def test_every_rank_gets_the_result_of_one_process_even_one_without_a_prompt(scr
 
 def test_answers_that_could_not_be_rewarded_are_counted_and_none_at_all_is_an_error(scripted, one_rank):
     result = Evaluator(config(2), ranks=one_rank, **scripted({"one?": ["1"], "two?": ["what"]})).evaluate()
-    assert (result.metrics["reward_errors"], result.metrics["accuracy"]) == (1.0, 0.5)
+    assert (result.metrics["reward_errors"], result.metrics["accuracy"]) == (1.0, 1.0)
     nothing = scripted({"one?": ["who"], "two?": ["what"]})
     with pytest.raises(SkyrlError, match="no answer of the evaluation could be rewarded; first error: no number"):
         Evaluator(config(2), ranks=one_rank, **nothing).evaluate()

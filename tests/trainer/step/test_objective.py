@@ -11,6 +11,7 @@ from skyrl_core.parameters.loss_params import LossParams
 from skyrl_core.parameters.schedule import parse_schedule
 from skyrl_core.registry.resolved_loss import ResolvedLoss
 from skyrl_core.registry.scheduled_loss import ScheduledLoss
+from skyrl_train.config.schema import RunConfig
 from skyrl_train.step.objective import Objective, highest_entropy
 
 F64 = torch.float64
@@ -169,6 +170,14 @@ def test_a_loss_that_returns_one_number_cannot_be_weighted_by_token(settings) ->
     goal = Objective(loss=ScheduledLoss.fixed(Scalar(Scalar.params)), reduction="token_mean", max_length=8, **settings)
     with pytest.raises(InvalidParamsError, match="override its token_losses"):
         goal.check()
+
+
+def test_a_loss_that_returns_one_number_takes_no_reduction_and_one_that_returns_tokens_does() -> None:
+    config = RunConfig.model_validate({"trainer": {"algorithm": {"loss_reduction": "sequence_mean"}}})
+    with pytest.raises(InvalidParamsError, match=r"loss_reduction = sequence_mean: .* has no effect"):
+        Objective.of(config, ScheduledLoss.fixed(Scalar(Scalar.params))).check()
+    Objective.of(RunConfig(), ScheduledLoss.fixed(Scalar(Scalar.params))).check()
+    Objective.of(config, ResolvedLoss.find("standard").scheduled()).check()
 
 
 @pytest.mark.parametrize("name", ["icepop", "importance_sampling", "decoupled_ppo", "vespo"])

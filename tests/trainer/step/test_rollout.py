@@ -58,21 +58,22 @@ class Given(AdvantageEstimator):
 def test_advantages_follow_the_groups_and_are_zero_on_padding(scripted, one_rank):
     rollout = collector(scripted(QUESTIONS), one_rank, prompts_per_step=6).collect(0)
     experience = rollout.experience
-    assert experience.groups.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
-    assert experience.rewards.tolist() == [1, 0, 0, 0, 1, 1, 0, 12, 0, 1, 3, 1]
-    expected = [0.5, -0.5, 0, 0, 0, 0, -6, 6, -0.5, 0.5, 1, -1]
+    assert experience.groups.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 5, 5]  # one sample has no verdict
+    assert experience.rewards.tolist() == [1, 0, 0, 0, 1, 1, 0, 12, 1, 3, 1]
+    expected = [0.5, -0.5, 0, 0, 0, 0, -6, 6, 0, 1, -1]
     assert experience.advantages[:, 0].tolist() == expected
     assert torch.equal(experience.advantages != 0, experience.mask & (torch.tensor(expected) != 0)[:, None])
 
 
 def test_metrics_are_those_of_the_samples(scripted, one_rank):
-    rollout = collector(scripted(QUESTIONS), one_rank, prompts_per_step=6).collect(0)
-    rewards = torch.tensor([1, 0, 0, 0, 1, 1, 0, 12, 0, 1, 3, 1.0])
-    lengths = rollout.experience.mask.sum(-1)
-    assert rollout.metrics["reward/mean"] == pytest.approx(20 / 12)
-    assert rollout.metrics["reward/std"] == pytest.approx(float((rewards.square().mean() - (20 / 12) ** 2).sqrt()))
-    assert rollout.metrics["reward_errors"] == 1
-    assert rollout.metrics["zero_variance_groups"] == pytest.approx(2 / 6)
+    parts = scripted(QUESTIONS)
+    rollout = collector(parts, one_rank, prompts_per_step=6).collect(0)
+    rewards = torch.tensor([1, 0, 0, 0, 1, 1, 0, 12, 1, 3, 1.0])
+    lengths = torch.tensor([len(sample.token_ids) for sample in parts["engine"].samples])  # of all samples
+    assert rollout.metrics["reward/mean"] == pytest.approx(20 / 11)
+    assert rollout.metrics["reward/std"] == pytest.approx(float((rewards.square().mean() - (20 / 11) ** 2).sqrt()))
+    assert (rollout.metrics["reward_errors"], rollout.metrics["no_verdict"]) == (1, 1)
+    assert rollout.metrics["zero_variance_groups"] == pytest.approx(3 / 6)
     assert rollout.metrics["finished"] == pytest.approx(11 / 12)
     assert rollout.metrics["tokens"] == int(lengths.sum())
     assert rollout.metrics["response_length/max"] == int(lengths.max())
@@ -106,7 +107,8 @@ def test_ranks_together_sample_the_same_as_one_process(scripted, one_rank, on_ra
         assert len(holders) == 1
         own = holders[0].select((holders[0].groups == group).nonzero().squeeze(-1))
         expected = one_process.experience.select((one_process.experience.groups == group).nonzero().squeeze(-1))
-        for field in fields(own):
+        assert own.reward_parts == expected.reward_parts == {}
+        for field in [field for field in fields(own) if field.name != "reward_parts"]:
             assert_same(getattr(own, field.name), getattr(expected, field.name))
 
 
@@ -149,13 +151,54 @@ def test_bad_advantages_are_an_error_that_names_the_estimator_on_every_rank(
 
 
 def test_if_nothing_can_be_rewarded_the_step_ends_with_the_first_reason_on_every_rank(scripted, on_ranks):
-    questions = {"one?": ["a", "b"], "two?": ["c", "d"], "three?": ["e", "f"]}
+    questions = {"one?": ["a", "b"], "two?": ["c", "none"], "three?": ["e", "f"]}
 
     def work(ranks):
         with pytest.raises(SkyrlError, match="no sample of this step could be rewarded; first error: no number: a"):
             collector(scripted(questions), ranks).collect(0)
 
     on_ranks(2, work)
+
+
+def test_if_nothing_has_a_verdict_the_step_ends_with_what_to_do(scripted, one_rank):
+    questions = {"one?": ["none"] * 2, "two?": ["none"] * 2, "three?": ["none"] * 2}
+    with pytest.raises(SkyrlError, match="the reward gave no verdict on any sample of this step: it returned None"):
+        collector(scripted(questions), one_rank).collect(0)
+
+
+def test_a_sample_without_a_verdict_is_recorded_and_left_out(scripted, on_ranks):
+    questions = {"one?": ["1", "none"], "two?": ["none", "0"], "three?": ["3", "1"]}
+    for rollout in on_ranks(2, lambda ranks: collector(scripted(questions), ranks).collect(0)):
+        kept = [rollout.records[index] for index in rollout.judged]
+        assert [record["reward"] for record in kept] == rollout.experience.rewards.tolist()
+        assert [record["response"] for record in rollout.records if record not in kept] == ["none"] * (
+            len(rollout.records) - len(kept)
+        )
+        assert rollout.metrics["no_verdict"] == 2
+        assert rollout.metrics["reward_errors"] == 0
+
+
+def test_named_rewards_are_logged_and_reach_the_estimator(scripted, on_ranks):
+    seen = []
+
+    def work(ranks):
+        parts = scripted(QUESTIONS)
+        score = parts["scorer"].score
+
+        def named(completion, row):
+            judged = score(completion, row)
+            return replace(judged, parts={"half": judged.reward / 2}) if row.prompt[0]["content"] == "six?" else judged
+
+        parts["scorer"].score = named
+        estimator = Given(lambda batch: seen.append(batch) or batch.rewards)
+        return collector(parts, ranks, estimator, prompts_per_step=6).collect(0).metrics
+
+    for metrics in on_ranks(2, work):
+        assert metrics["reward/half/mean"] == 1.0  # of 3/2 and 1/2
+    for batch in seen:
+        half = batch.reward_parts["half"]
+        assert half[~half.isnan()].tolist() == [1.5, 0.5]
+        assert torch.equal(half.isnan(), batch.groups != 5)
 
 
 def test_a_single_reward_is_enough_to_continue(scripted, one_rank):

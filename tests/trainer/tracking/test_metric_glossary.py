@@ -4,12 +4,14 @@ import pytest
 
 from skyrl_train.tracking.metric_glossary import (
     GLOSSARY,
+    by_evaluation_set,
     describe,
     format_change,
     format_duration,
     format_metric,
     format_value,
     in_order,
+    with_prefix,
 )
 
 
@@ -67,3 +69,22 @@ def test_all_metrics_of_a_chart_have_the_same_unit():
     for entry in GLOSSARY:
         units.setdefault(describe(entry.pattern).chart, set()).add(entry.unit)
     assert [chart for chart, found in units.items() if len(found) > 1] == []
+
+
+def test_trackers_show_every_metric_of_an_evaluation_under_one_prefix():
+    assert with_prefix({"accuracy": 1.0, "math/accuracy": 0.5, "evaluation/a/accuracy": 0.0}) == {
+        "evaluation/accuracy": 1.0,
+        "evaluation/math/accuracy": 0.5,
+        "evaluation/a/accuracy": 0.0,
+    }
+
+
+def test_metrics_of_an_evaluation_are_split_by_set():
+    named = {"math/accuracy": 0.5, "math/accuracy/standard_error": 0.1, "math/reward/mean": 1.0, "math/pass@4": 0.75}
+    assert by_evaluation_set(named) == {
+        "math": {"accuracy": 0.5, "accuracy/standard_error": 0.1, "reward/mean": 1.0, "pass@4": 0.75}
+    }
+    assert by_evaluation_set({"accuracy": 0.5, "reward/judge/mean": 2.0}) == {
+        "": {"accuracy": 0.5, "reward/judge/mean": 2.0}
+    }
+    assert by_evaluation_set({"odd/metric": 1.0}) == {"": {"odd/metric": 1.0}}

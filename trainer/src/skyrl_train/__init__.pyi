@@ -1,4 +1,5 @@
 from .entrypoints.main_base import main as main
+from .entrypoints.train_function import train as train
 from .environments.environment import Completion as Completion
 from .environments.environment import Environment as Environment
 from .environments.environment import EnvironmentParams as EnvironmentParams
@@ -24,3 +25,4 @@ from .tracking.tracker import RunInfo as RunInfo
 from .tracking.tracker import RunSummary as RunSummary
 from .tracking.tracker import Tracker as Tracker
 from .tracking.tracker import TrackerError as TrackerError
+from .tracking.training_run import TrainingRun as TrainingRun

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skyrl_core.cli.assignments import params_of
+from skyrl_core.cli.colour import paint
 from skyrl_core.cli.json_output import print_json
 from skyrl_core.cli.table import indented, terminal_width
 from skyrl_core.errors import ConformanceError, PluginLoadError, SkyrlError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from skyrl_core.contract.policy_loss import PolicyLoss
 
 SCHEMA_VERSION = 1
+INDENT = " " * 7
 
 
 def run(arguments: Namespace) -> int:
@@ -105,12 +107,16 @@ def _loss_of_class(target: str, params: Mapping[str, Any]) -> PolicyLoss:
 def _lines(report: Report) -> list[str]:
     lines = []
     for result in report.results:
-        lines += [f"{_status(result)}  {result.rule}: {result.explanation}", *_details(result)]
-    return [*lines, *(f"-     {rule}: not checked until the rules above hold" for rule in report.skipped)]
+        first, *rest = indented(f"{result.rule}: {result.explanation}", terminal_width(), INDENT)
+        lines += [f"{_status(result)}  {first.strip()}", *rest, *_details(result)]
+    skipped = [f"-      {rule}: not checked until the rules above hold" for rule in report.skipped]
+    return [*lines, *(paint(line, "dim") for line in skipped)]
 
 
 def _status(result: RuleResult) -> str:
-    return "waive" if result.waived is not None else "ok   " if result.passed else "FAIL "
+    if result.waived is not None:
+        return paint("waive", "yellow")
+    return f"{paint('ok', 'green')}   " if result.passed else f"{paint('FAIL', 'red')} "
 
 
 def _details(result: RuleResult) -> list[str]:
@@ -118,18 +124,18 @@ def _details(result: RuleResult) -> list[str]:
     details += [("input:  ", f"{name} = {values}") for name, values in result.input.items()]
     details += [("fix:    ", result.remedy), *(("note:   ", note) for note in result.notes)]
     width = terminal_width()
-    return [line for label, text in details if text for line in indented(label + text, width, " " * 7)]
+    return [line for label, text in details if text for line in indented(label + text, width, INDENT)]
 
 
 def _verdict(report: Report) -> str:
     total = len(report.results) + len(report.skipped)
     if not report.passed:
-        return f"breaks {len(report.failures)} of {total} rules"
+        return f"{paint('breaks', 'red')} {len(report.failures)} of {total} rules"
     if report.waived:
-        return (
-            f"keeps {total - len(report.waived)} of {total} rules; waived: {', '.join(r.rule for r in report.waived)}"
-        )
-    return f"keeps all {total} rules" if not report.skipped else f"keeps {len(report.results)} of {total} rules"
+        waived = ", ".join(rule.rule for rule in report.waived)
+        return f"{paint('keeps', 'green')} {total - len(report.waived)} of {total} rules; waived: {waived}"
+    count = f"all {total}" if not report.skipped else f"{len(report.results)} of {total}"
+    return f"{paint('keeps', 'green')} {count} rules"
 
 
 def _content(report: Report) -> dict[str, Any]:

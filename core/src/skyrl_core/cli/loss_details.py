@@ -6,9 +6,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from skyrl_core.cli.claim_list import status_cell
+from skyrl_core.cli.colour import Styled, paint
 from skyrl_core.cli.json_output import print_json
 from skyrl_core.cli.parameter_table import as_markdown, as_yaml, parameters
-from skyrl_core.cli.table import indented, render_table, terminal_width
+from skyrl_core.cli.table import indented, painted, render_table, terminal_width
 from skyrl_core.discovery.module_source import class_constants, source_file
 from skyrl_core.discovery.plugin_group import Claim
 from skyrl_core.parameters.loss_params import LossParams
@@ -66,8 +68,11 @@ def _page(claim: Claim, facts: Mapping[str, Any], file: str, schema: type[LossPa
         about["installed from"] = f"{origin} (editable)" if origin.editable else str(origin)
     about |= {key.replace("_", " "): str(value) for key, value in facts.items() if value is not None}
     label = max(map(len, about)) + 2
-    lines = [claim.name, *indented(claim.summary, width, "  "), ""]
-    lines += [f"  {key:<{label}}{value}" for key, value in about.items()]
+    lines = [paint(claim.name, "bold"), *indented(claim.summary, width, "  "), ""]
+    about["status"] = painted(status_cell(claim))
+    for key, value in about.items():
+        first, *rest = indented(value, width, " " * (label + 2)) or [""]
+        lines += [f"  {paint(f'{key:<{label}}', 'dim')}{first.strip()}", *rest]
     rows = parameters(schema)
     if not rows:
         return [
@@ -77,7 +82,7 @@ def _page(claim: Claim, facts: Mapping[str, Any], file: str, schema: type[LossPa
         ]
     long = [len(row.default) > LONGEST_DEFAULT for row in rows]
     cells = [
-        (row.name, "see below" if below else row.default, row.type, row.range, row.description)
+        (Styled(row.name, "cyan"), "see below" if below else row.default, row.type, row.range, row.description)
         for row, below in zip(rows, long, strict=True)
     ]
     notes = [f"default: {row.default}" if below else "" for row, below in zip(rows, long, strict=True)]

@@ -1,14 +1,31 @@
 """List, explain and check the installed policy losses."""
+# PYTHON_ARGCOMPLETE_OK
 
 import argparse
 from collections.abc import Sequence
 
+from skyrl_core.cli.claim_list import by_group, in_full
+from skyrl_core.cli.command_parser import CommandParser
+from skyrl_core.cli.completion import complete_loss
 from skyrl_core.cli.json_output import print_json
-from skyrl_core.cli.table import indented, render_table, terminal_width
-from skyrl_core.discovery.plugin_group import Claim, PluginPolicy
+from skyrl_core.cli.table import terminal_width
+from skyrl_core.discovery.plugin_group import PluginPolicy
 
 SCHEMA_VERSION = 1
 """Version of the JSON output; increased when a key is removed or changes its meaning."""
+NAMES = "name of the loss, or DISTRIBUTION:NAME"
+TARGETS = "NAME, DISTRIBUTION:NAME, module:Class, or ./path/to/package"
+EXAMPLES = (
+    "skyrl losses list",
+    "skyrl losses list --long                # every summary in full",
+    "skyrl losses show gspo",
+    "skyrl losses schema gspo --format yaml  # a block for a configuration file",
+    "skyrl losses check gspo --param clip_low=0.0003",
+    "skyrl losses check ./skyrl-loss-mine    # a package that is not installed",
+    "skyrl losses new soft_clip",
+    "skyrl losses signature gspo --svg gspo.svg",
+)
+"""The first examples of each subcommand, in the order of its help."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -36,39 +53,52 @@ def main(argv: Sequence[str]) -> int:
     return loss_details.schema(arguments.name, arguments.format)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="skyrl losses", description=__doc__)
+def _parser() -> CommandParser:
+    parser = CommandParser(prog="skyrl losses", description=__doc__, examples=EXAMPLES)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    listing = commands.add_parser("list", help="list every installed loss without importing any")
+    def command(name: str, about: str) -> CommandParser:
+        return commands.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.", examples=_of(name))
+
+    listing = command("list", "list every installed loss without importing any")
     listing.add_argument("--long", action="store_true", help="show full summaries and the class of each loss")
     add_policy_options(listing)
 
-    show = commands.add_parser("show", help="show one loss: class, reference, parameters")
-    schema = commands.add_parser("schema", help="print the parameters of one loss as JSON Schema, YAML or Markdown")
+    show = command("show", "show one loss: class, reference, parameters")
+    schema = command("schema", "print the parameters of one loss as JSON Schema, YAML or Markdown")
     schema.add_argument("--format", choices=("json", "yaml", "md"), default="json", help="default: json (JSON Schema)")
-    check = commands.add_parser("check", help="check a loss, or a package of losses, against the rules of the contract")
-    check.add_argument("name", metavar="TARGET", help="NAME, DISTRIBUTION:NAME, module:Class, or ./path/to/package")
+    check = command("check", "check a loss, or a package of losses, against the rules of the contract")
+    target = check.add_argument("name", metavar="TARGET", help=TARGETS)
     about = "write the numbers of the losses to the package's tests/golden.json"
     check.add_argument("--write-golden", action="store_true", help=about)
 
-    new = commands.add_parser("new", help="create the package of a new loss, ready to test, train and publish")
+    new = command("new", "create the package of a new loss, ready to test, train and publish")
     new.add_argument("name", metavar="NAME", help="name of the loss, such as soft_clip, soft-clip or SoftClip")
     new.add_argument("--folder", metavar="FOLDER", help="new or empty folder (default: ./skyrl-loss-NAME)")
     about = "whether the loss returns one value per token or one number (default: token)"
     new.add_argument("--form", choices=("token", "scalar"), default="token", help=about)
 
-    signature = commands.add_parser("signature", help="plot how much a token weighs in the update, by importance ratio")
+    signature = command("signature", "plot how much a token weighs in the update, by importance ratio")
     _add_signature_options(signature)
 
-    for command in (show, schema, signature):
-        command.add_argument("name", metavar="NAME", help="name of the loss, or DISTRIBUTION:NAME")
-    for command in (check, signature):
+    names = [each.add_argument("name", metavar="NAME", help=NAMES) for each in (show, schema, signature)]
+    for name in (target, *names):
+        name.completer = complete_loss  # type: ignore[attr-defined] # argcomplete reads it
+    for each in (check, signature):
         about = "set a parameter of the loss; may be repeated"
-        command.add_argument("--param", action="append", default=[], metavar="KEY=VALUE", help=about)
-    for command in (listing, show, check, new, signature):
-        command.add_argument("--json", action="store_true", help="print JSON")
+        each.add_argument("--param", action="append", default=[], metavar="KEY=VALUE", help=about)
+    for each in (listing, show, check, new, signature):
+        each.add_argument("--json", action="store_true", help="print JSON")
     return parser
+
+
+def subcommands() -> tuple[str, ...]:
+    """The names of the subcommands, to suggest one that was typed without `losses`."""
+    return tuple({example.split()[2]: None for example in EXAMPLES})
+
+
+def _of(name: str) -> list[str]:
+    return [example for example in EXAMPLES if example.split()[2] == name]
 
 
 def add_policy_options(command: argparse.ArgumentParser) -> None:
@@ -98,20 +128,6 @@ def _list(policy: PluginPolicy, *, as_json: bool, long: bool) -> int:
     elif not claims:
         print("no policy losses are installed")
     else:
-        print("\n".join(_long(claims) if long else _short(claims)))
+        width = terminal_width()
+        print("\n".join(in_full(claims, width) if long else by_group(claims, width)))
     return 0
-
-
-def _short(claims: Sequence[Claim]) -> list[str]:
-    rows = [(each.name, each.version or "-", each.distribution, each.status, each.summary) for each in claims]
-    header = ("NAME", "VERSION", "DISTRIBUTION", "STATUS", "SUMMARY")
-    return render_table(header, rows, [each.reason for each in claims], terminal_width())
-
-
-def _long(claims: Sequence[Claim]) -> list[str]:
-    lines = []
-    for claim in claims:
-        lines.append(f"{claim.name}  {claim.version or '-'}  {claim.distribution}  {claim.status}")
-        for text in (claim.summary, claim.reason, claim.value):
-            lines += indented(text, terminal_width())
-    return lines

@@ -1,4 +1,5 @@
 """The root of the `skyrl` command: finds a subcommand by its entry point, runs it, and maps errors to exit codes."""
+# PYTHON_ARGCOMPLETE_OK
 
 import errno
 import os
@@ -6,14 +7,19 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import cast
 
+from skyrl_core.cli.colour import error_line, paint
+from skyrl_core.cli.table import indented, terminal_width
 from skyrl_core.discovery.claim import broken_entry_points
-from skyrl_core.discovery.plugin_group import COMMANDS, Claim, PluginGroup
-from skyrl_core.errors import PluginLoadError, SkyrlError, UnknownPluginError
+from skyrl_core.discovery.install_command import pip_install, requirement_with
+from skyrl_core.discovery.installed import installed_distributions
+from skyrl_core.discovery.plugin_group import COMMANDS, POLICY_LOSSES, Claim, PluginGroup
+from skyrl_core.errors import PluginLoadError, SkyrlError, UnknownPluginError, nearest
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 TRAINER_COMMANDS = ("config", "eval", "export", "report", "serve", "train")
 """Commands that the package skyrl-train adds."""
+EXAMPLES = ("skyrl losses list", "skyrl losses show gspo", "skyrl losses new soft_clip", "skyrl train --loss gspo")
 _GROUP = PluginGroup(COMMANDS, "command")
 
 
@@ -24,16 +30,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     5 a plugin failed to load, 6 a loss breaks the contract, 130 interrupted.
     """
     _open_streams()
+    if "_ARGCOMPLETE" in os.environ:
+        from skyrl_core.cli.completion import complete_command_line
+
+        complete_command_line()
     try:
         code = _run(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
     except SkyrlError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(error_line(error), file=sys.stderr)
         return error.exit_code
     except (TypeError, ValueError) as error:
         if not (cause := broken_entry_points()):
             raise
-        print(f"error: {error}\n{cause}", file=sys.stderr)
+        print(error_line(f"{error}\n{cause}"), file=sys.stderr)
         return PluginLoadError.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -58,10 +68,10 @@ def _code_of_os_error(error: OSError) -> int:
         _discard_output()  # the reader, such as `head`, has exited
         return BROKEN_PIPE
     if isinstance(error, PermissionError) and error.filename is not None:
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        print(error_line(f"{error.filename}: {error.strerror}"), file=sys.stderr)
     elif error.errno == errno.ENOSPC and error.filename is None:
         _discard_output()
-        print(f"error: cannot write the output: {error.strerror}", file=sys.stderr)
+        print(error_line(f"cannot write the output: {error.strerror}"), file=sys.stderr)
     else:
         raise error
     return SkyrlError.exit_code
@@ -83,7 +93,9 @@ def _run(arguments: list[str]) -> int:
         print(f"skyrl-core {__version__}")
         return 0
     if command.startswith("-"):
-        raise SkyrlError(f"unknown option {command!r}: put options after the command; see `skyrl --help`")
+        match = nearest(command, ("--help", "--version"))
+        hint = f"did you mean {match}?" if match else "put options after the command; see `skyrl --help`"
+        raise SkyrlError(f"unknown option {command!r}; {hint}")
     return _find(command)(arguments[1:])
 
 
@@ -97,37 +109,67 @@ def _find(command: str) -> Callable[[Sequence[str]], int]:
         return cast(Callable[[Sequence[str]], int], _GROUP.load(command))
     except UnknownPluginError:
         if command not in TRAINER_COMMANDS:
+            _suggest_subcommand(command)
             raise
         raise UnknownPluginError(
             f"`skyrl {command}` needs the package skyrl-train, which is not installed\n"
-            f"install it: {sys.executable} -m pip install skyrl-train"
+            f"install it: {pip_install('skyrl-train')}{_or_as_extra()}"
         ) from None
+
+
+def _suggest_subcommand(word: str) -> None:
+    """Raises UnknownPluginError if the word is, nearly, a subcommand of `skyrl losses` but not of `skyrl`."""
+    from skyrl_core.cli.losses import subcommands
+
+    match = nearest(word, (*subcommands(), *(claim.name for claim in _GROUP.claims())))
+    if match in subcommands():
+        raise UnknownPluginError(f"no command is named {word!r}; did you mean `skyrl losses {match}`?") from None
 
 
 def _help() -> str:
     claims = _GROUP.claims()
     width = max((len(claim.name) for claim in claims), default=0)
-    lines = [f"  {claim.name:<{width}}  {_about(claim)}" for claim in claims]
+    rows = [(paint(f"{claim.name:<{width}}", "cyan"), claim) for claim in claims]
+    lines = [line for name, claim in rows for line in _described(name, width, _about(claim))]
     return "\n".join(
         [
-            "usage: skyrl COMMAND [ARGUMENTS]",
+            f"{paint('usage:', 'bold')} skyrl COMMAND [ARGUMENTS]",
             "",
             "Find, check and train with policy losses that are installed as packages.",
             "",
-            "commands:",
+            paint("commands:", "bold"),
             *lines,
             *_absent({claim.name for claim in claims}),
+            "",
+            paint("examples:", "bold"),
+            *(f"  {example}" for example in EXAMPLES),
             "",
             "Run `skyrl COMMAND --help` for help on a command, `skyrl --version` for the version of skyrl-core.",
         ]
     )
 
 
+def _described(name: str, width: int, about: str) -> list[str]:
+    columns = terminal_width()
+    first, *rest = indented(about, columns, " " * (width + 4)) or [""]
+    return [f"  {name}  {first.strip()}", *rest]
+
+
 def _absent(present: set[str]) -> list[str]:
     """Return how to install the commands of the trainer; nothing if one is installed."""
     if not present.isdisjoint(TRAINER_COMMANDS):
         return []
-    return ["", f"To add {', '.join(TRAINER_COMMANDS)}: {sys.executable} -m pip install skyrl-train"]
+    return ["", f"To add {', '.join(TRAINER_COMMANDS)}: {pip_install('skyrl-train')}"]
+
+
+def _or_as_extra() -> str:
+    """The line that installs the trainer as an extra of an installed loss; empty if no loss has such an extra."""
+    for distribution in installed_distributions():
+        declares_loss = any(each.group == POLICY_LOSSES for each in distribution.declarations)
+        requirement = requirement_with("skyrl-train", distribution.name) if declares_loss else None
+        if requirement:
+            return f"\nor with the extra of the loss: {pip_install(requirement)}"
+    return ""
 
 
 def _about(claim: Claim) -> str:

@@ -24,19 +24,26 @@ def new(name: str, folder: str | None, form: Form, *, as_json: bool) -> int:
     target = Path(folder or names.distribution)
     files = package_files(names, form, core_version=__version__, year=date.today().year)
     write_folder(target, files)
-    commands = _next_commands(names, target)
+    commands, tests = _next_commands(names, target), f"python -m pytest {shlex.quote(str(target))}"
     if as_json:
-        content = {"folder": str(target), "form": form, **names._asdict(), "files": sorted(files), "next": commands}
+        content = {
+            "folder": str(target),
+            "form": form,
+            **names._asdict(),
+            "files": sorted(files),
+            "next": commands,
+            "tests": tests,
+        }
         print_json(SCHEMA_VERSION, content)
     else:
         print("\n".join([f"{target}/", *_tree(files, _notes(names)), "", "next:", *(f"  {c}" for c in commands)]))
+        print(f"after each change:\n  {tests}")
     return 0
 
 
 def _next_commands(names: PackageNames, folder: Path) -> list[str]:
     return [
         f"python -m pip install -e {shlex.quote(f'{folder}[test,train]')}",
-        f"python -m pytest {shlex.quote(str(folder))}",
         f"skyrl losses check {names.loss}",
         f"skyrl train --loss {names.loss}",
     ]

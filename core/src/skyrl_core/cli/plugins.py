@@ -1,8 +1,10 @@
 """List the installed plugins of every kind."""
+# PYTHON_ARGCOMPLETE_OK
 
-import argparse
 from collections.abc import Iterable, Sequence
 
+from skyrl_core.cli.claim_list import status_cell
+from skyrl_core.cli.command_parser import CommandParser
 from skyrl_core.cli.json_output import print_json
 from skyrl_core.cli.losses import add_policy_options
 from skyrl_core.cli.table import render_table, terminal_width
@@ -13,6 +15,11 @@ from skyrl_core.registry.loss_registry import LOSSES
 
 SCHEMA_VERSION = 1
 """Version of the JSON output; increased when a key is removed or changes its meaning."""
+
+EXAMPLES = (
+    "skyrl plugins list",
+    "skyrl plugins list --deny skyrl-loss-entropyreg  # what `plugins.deny` would do",
+)
 
 Row = tuple[str, Claim]
 """A group and a claim in it."""
@@ -29,10 +36,11 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="skyrl plugins", description=__doc__)
+def _parser() -> CommandParser:
+    parser = CommandParser(prog="skyrl plugins", description=__doc__, examples=EXAMPLES)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    listing = commands.add_parser("list", help="list every installed plugin by group without importing any")
+    about = "list every installed plugin by group without importing any"
+    listing = commands.add_parser("list", help=about, description=f"{about.capitalize()}.", examples=EXAMPLES)
     add_policy_options(listing)
     listing.add_argument("--json", action="store_true", help="print JSON")
     return parser
@@ -54,7 +62,7 @@ def _tables(rows: Sequence[Row]) -> list[str]:
     lines: list[str] = []
     for group in dict.fromkeys(group for group, _ in rows):
         claims = [claim for of, claim in rows if of == group]
-        cells = [(each.name, each.version or "-", each.distribution, each.status) for each in claims]
+        cells = [(each.name, each.version or "-", each.distribution, status_cell(each)) for each in claims]
         header = (group, "VERSION", "DISTRIBUTION", "STATUS")
         lines += [""] if lines else []
         lines += render_table(header, cells, [each.reason for each in claims], terminal_width())

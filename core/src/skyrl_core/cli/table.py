@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Sequence
 
+from skyrl_core.cli.colour import Styled, paint
 from skyrl_core.discovery.printable_text import display_width, shortened
 
 GAP = "  "
@@ -21,7 +22,9 @@ def render_table(
     """Format a table, with a note below each row that has one.
 
     The last column is truncated to the width, or goes below its row if too little is left; the others stay complete.
+    The header is bold, and a ``Styled`` cell has its colour, where the output has colours.
     """
+    header = [Styled(title, "bold") for title in header]
     sizes = [max(display_width(row[column]) for row in (header, *rows)) for column in range(len(header) - 1)]
     left = None if width is None else width - sum(size + len(GAP) for size in sizes)
     below = left is not None and left < MIN_LAST_COLUMN
@@ -30,7 +33,7 @@ def render_table(
         if below:
             lines += [_line(row[:-1], sizes), *indented(row[-1], width)]
         else:
-            lines.append(_line([*row[:-1], row[-1] if left is None else shortened(row[-1], left)], sizes))
+            lines.append(_line([*row[:-1], row[-1] if left is None else _fitting(row[-1], left)], sizes))
         lines += indented(note, width)
     return lines
 
@@ -54,5 +57,15 @@ def indented(text: str, width: int | None, indent: str = "    ") -> list[str]:
 
 def _line(cells: Sequence[str], sizes: Sequence[int]) -> str:
     # The last column has no size: nothing follows it.
-    padded = [cell + " " * (size - display_width(cell)) for cell, size in zip(cells, sizes, strict=False)]
-    return GAP.join([*padded, *cells[len(sizes) :]]).rstrip()
+    padded = [painted(cell) + " " * (size - display_width(cell)) for cell, size in zip(cells, sizes, strict=False)]
+    return GAP.join([*padded, *map(painted, cells[len(sizes) :])]).rstrip()
+
+
+def _fitting(cell: str, width: int) -> str:
+    short = shortened(cell, width)
+    return Styled(short, cell.style) if isinstance(cell, Styled) else short
+
+
+def painted(cell: str) -> str:
+    """A cell in its colour, if it has one and the output shows colours."""
+    return paint(cell, cell.style) if isinstance(cell, Styled) else cell

@@ -3,12 +3,14 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any, Self
 
 from skyrl_core.conformance.rule import BaseRule, Violation
 from skyrl_core.errors import ConformanceError
 
 _LOGGER = logging.getLogger("skyrl_core.conformance")
+_CELL = '<td style="text-align:left;vertical-align:top">{}</td>'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,18 @@ class RuleResult:
             remedy=violation.remedy or rule.remedy,
             input=shown or {},
         )
+
+    @property
+    def mark(self) -> str:
+        """``ok``, ``FAIL`` or ``waive``."""
+        return "waive" if self.waived is not None else "ok" if self.passed else "FAIL"
+
+    def details(self) -> list[tuple[str, str]]:
+        """What was found, and what to change, as pairs of a label and a text."""
+        pairs = [("waived", self.waived), ("found", self.failure)]
+        pairs += [("input", f"{name} = {values}") for name, values in self.input.items()]
+        pairs += [("fix", self.remedy), *(("note", note) for note in self.notes)]
+        return [(label, text) for label, text in pairs if text]
 
     def lines(self) -> list[str]:
         """Format what was found and what to change."""
@@ -70,6 +84,41 @@ class Report:
     def waived(self) -> tuple[RuleResult, ...]:
         """The broken rules that are waived."""
         return tuple(result for result in self.results if result.waived is not None)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the rules found that is not wrong but worth knowing."""
+        return tuple(dict.fromkeys(note for result in self.results for note in result.notes))
+
+    @property
+    def verdict(self) -> str:
+        """One sentence without its subject, such as "passes all 18 rules"."""
+        total = len(self.results) + len(self.skipped)
+        if not self.passed:
+            return f"breaks {len(self.failures)} of {total} rules"
+        waived = f" and waives {len(self.waived)}" if self.waived else ""
+        return f"passes {total - len(self.waived)} rules{waived}"
+
+    def __str__(self) -> str:
+        """The verdict, then a line for each rule, with what was found and what to change."""
+        lines = [f"{self.kind} {self.loss_name!r} {self.verdict}"]
+        for result in self.results:
+            lines.append(f"  {result.mark:<6}{result.rule}: {result.explanation}")
+            lines += [f"        {name}: {text}" for name, text in result.details()]
+        lines += [f"  {'-':<6}{rule}: not checked until the rules above hold" for rule in self.skipped]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """The same as a table, which Jupyter shows."""
+        rows = []
+        for result in self.results:
+            details = "".join(f"<br><b>{name}</b>: {escape(text)}" for name, text in result.details())
+            colour = "#b00020" if result.mark == "FAIL" else "inherit"
+            cells = (result.mark, result.rule, escape(result.explanation) + details)
+            rows.append(f'<tr style="color:{colour}">' + "".join(map(_CELL.format, cells)) + "</tr>")
+        rows += [f"<tr>{''.join(map(_CELL.format, ('-', rule, 'not checked')))}</tr>" for rule in self.skipped]
+        title = escape(f"{self.kind} {self.loss_name!r} {self.verdict}")
+        return f"<table><caption>{title}</caption>{''.join(rows)}</table>"
 
     def raise_for_failures(self) -> None:
         """Raise an error if a rule is broken; log a warning for every waived rule.

@@ -44,7 +44,7 @@ def variations(params: LossParams) -> dict[Path, list[LossParams]]:
 def changed(params: LossParams, path: Path, value: Any) -> LossParams | None:
     """Return the parameters with one value replaced; None if the schema rejects it."""
     try:
-        return type(params).model_validate(_with(dict(params), path, value))
+        return type(params).model_validate(_with(_values(params), path, value))
     except ValidationError:
         return None
 
@@ -128,12 +128,17 @@ def _bounds(metadata: list[Any]) -> dict[str, float]:
     return {key: value for key, value in found.items() if value is not None}
 
 
+def _values(params: BaseModel) -> dict[str, Any]:
+    # `dict(params)` of an untyped loss would count as the loss's reading of every parameter.
+    return {**vars(params), **(params.model_extra or {})}
+
+
 def _with(values: Any, path: Path, value: Any) -> Any:
     if not path:
         return value
     key, rest = path[0], path[1:]
     if isinstance(values, BaseModel):
-        values = dict(values)
+        values = _values(values)
     if isinstance(values, Mapping):
         return {**values, key: _with(values.get(key), rest, value)}
     return [*values[:key], _with(values[key], rest, value), *values[int(key) + 1 :]]

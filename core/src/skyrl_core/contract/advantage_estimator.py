@@ -1,7 +1,8 @@
 """The contract of an advantage estimator: all rewards of a step in, advantages out."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -24,6 +25,8 @@ class AdvantageBatch:
     token_rewards: Tensor | None = None  # float [N, T], the part of the rewards that belongs to individual
     # tokens; the rest is the outcome, credited to the last token
     values: Tensor | None = None  # float [N, T], the return that a value model expects before each token
+    reward_parts: Mapping[str, Tensor] = field(default_factory=dict)  # float [N] by name, if the environment returns
+    # several rewards, of which `rewards` is the weighted sum; NaN for samples of other environments
 
     def __post_init__(self) -> None:
         """Reject shapes, dtypes and values that an estimator would silently broadcast or propagate."""
@@ -38,14 +41,20 @@ class AdvantageBatch:
             raise ValueError(
                 f"mask must be bool [{len(self.rewards)}, T], got {self.mask.dtype} {list(self.mask.shape)}"
             )
-        for name, tensor in {"token_rewards": self.token_rewards, "values": self.values}.items():
-            if tensor is not None and (self.mask is None or tensor.shape != self.mask.shape):
-                raise ValueError(f"{name} must be float [N, T] like mask, got {list(tensor.shape)}")
+        self._check_other_rewards()
         if (self.groups < 0).any():
             raise ValueError(f"groups are numbered from 0, got {int(self.groups.min())}")
         if not self.rewards.isfinite().all():
             index = int((~self.rewards.isfinite()).nonzero()[0])
             raise ValueError(f"reward of sample {index} is {float(self.rewards[index])}: rewards must be finite")
+
+    def _check_other_rewards(self) -> None:
+        for name, tensor in {"token_rewards": self.token_rewards, "values": self.values}.items():
+            if tensor is not None and (self.mask is None or tensor.shape != self.mask.shape):
+                raise ValueError(f"{name} must be float [N, T] like mask, got {list(tensor.shape)}")
+        for name, tensor in self.reward_parts.items():
+            if tensor.shape != self.rewards.shape:
+                raise ValueError(f"reward_parts[{name!r}] must be float [N] like rewards, got {list(tensor.shape)}")
 
 
 class AdvantageEstimator(ABC):

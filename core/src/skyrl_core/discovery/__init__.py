@@ -19,6 +19,7 @@ from skyrl_core.discovery.allow_deny import ALLOW_ALL as ALLOW_ALL
 from skyrl_core.discovery.allow_deny import PluginPolicy as PluginPolicy
 from skyrl_core.discovery.claim import Claim as Claim
 from skyrl_core.discovery.claim import qualified as qualified
+from skyrl_core.discovery.install_command import install_command as install_command
 from skyrl_core.discovery.origin import origin_of as origin_of
 from skyrl_core.discovery.plugin_class import Plugin as Plugin
 from skyrl_core.discovery.plugin_class import class_or_function as class_or_function

@@ -5,7 +5,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import redirect_stdout
 from importlib import import_module
-from typing import NamedTuple
 
 from skyrl_core.discovery.allow_deny import ALLOW_ALL as ALLOW_ALL
 from skyrl_core.discovery.allow_deny import PluginPolicy as PluginPolicy
@@ -13,6 +12,7 @@ from skyrl_core.discovery.claim import NAME_RULE, Status, defect, is_name, is_va
 from skyrl_core.discovery.claim import Claim as Claim
 from skyrl_core.discovery.claim import qualified as qualified
 from skyrl_core.discovery.core_requirement import unmet_core_requirement
+from skyrl_core.discovery.install_command import command_for_loss, pip_install, requirement_with
 from skyrl_core.discovery.installed import (
     MAX_VALUE,
     SCRIPT,
@@ -23,6 +23,7 @@ from skyrl_core.discovery.installed import (
 )
 from skyrl_core.discovery.module_source import docstring_line, source_file
 from skyrl_core.discovery.printable_text import shortened
+from skyrl_core.discovery.registration import Registered, is_same_place, value_of
 from skyrl_core.errors import PluginConflictError, PluginLoadError, UnknownPluginError, did_you_mean
 
 POLICY_LOSSES = "skyrl.policy_losses"
@@ -49,12 +50,6 @@ PARAMS_GROUPS = (POLICY_LOSS_PARAMS, ADVANTAGE_ESTIMATOR_PARAMS)
 """Groups of parameter schemas, which get no rows in a listing."""
 
 
-class _Registered(NamedTuple):
-    claim: Claim
-    plugin: object
-    source: object
-
-
 class PluginGroup:
     """The plugins of one entry-point group, and those registered in this process.
 
@@ -66,24 +61,44 @@ class PluginGroup:
         self.group = group
         self.kind = kind
         self.params_group = params_group
-        self._registered: dict[str, _Registered] = {}
+        self._registered: dict[str, Registered] = {}
 
     def register(self, name: str, plugin: object, *, source: object, status: Status = "ok", reason: str = "") -> None:
         """Add a plugin of this process. ``source`` is the class or function that the user wrote.
 
+        A plugin that was registered from the same place is replaced: a cell of a notebook ran again, or a module was
+        reloaded.
+
         Raises:
-            ValueError: the name is malformed, or registered for another source.
+            ValueError: the name is malformed, or registered from another place.
         """
         if not is_name(name):
             raise ValueError(f"{name!r} cannot be the name of a {self.kind}: {NAME_RULE}")
-        value = f"{getattr(source, '__module__', '')}:{getattr(source, '__qualname__', '')}"
+        value = value_of(source)
         first = self._registered.get(name)
-        if first and first.source is not source:
+        if first and not is_same_place(first.source, source):
             raise ValueError(
                 f"{self.kind} {name!r} is registered twice: {first.claim.value} and {value}; rename one of them"
             )
         summary = shortened((getattr(source, "__doc__", None) or "").strip().partition("\n")[0], MAX_VALUE)
-        self._registered[name] = _Registered(Claim(name, value, SCRIPT, "", status, reason, summary), plugin, source)
+        self._registered[name] = Registered(Claim(name, value, SCRIPT, "", status, reason, summary), plugin, source)
+
+    @property
+    def registered(self) -> list[Claim]:
+        """The plugins registered in this process."""
+        return [each.claim for each in self._registered.values()]
+
+    def name_of(self, plugin: object) -> str | None:
+        """The spec of a registered class or function, or of an installed class; None if it is neither."""
+        for name, registered in self._registered.items():
+            if plugin is registered.plugin or plugin is registered.source:
+                return qualified(registered.claim) if self._is_claimed(registered.claim) else name
+        rows = (row for row in self.rows() if row.distribution != SCRIPT and row.value == value_of(plugin))
+        return next((qualified(row) for row in rows), None)
+
+    def _is_claimed(self, claim: Claim) -> bool:
+        """Whether another distribution claims the name, too."""
+        return sum(row.competes and row.name == claim.name for row in self.rows()) > 1
 
     def claims(self, policy: PluginPolicy = ALLOW_ALL) -> list[Claim]:
         """Every claim, sorted by name and distribution, whatever its status. Imports none of them.
@@ -145,7 +160,7 @@ class PluginGroup:
             raise PluginLoadError(
                 f"{self.kind} {claim} could not be imported from {claim.value}\n  {_one_line(error)}\n"
                 f"see the traceback: {sys.executable} -c 'import {claim.module}'\n"
-                f"repair it: {repair(claim.distribution)}"
+                f"{_how_to_repair(claim, error)}"
             ) from error
 
     def schema(self, claim: Claim) -> object:
@@ -172,7 +187,7 @@ class PluginGroup:
         policy.check()
         distributions = installed_distributions()
         core = next((each.version for each in distributions if fold(each.name) == "skyrl-core"), "")
-        rows = [registered.claim for registered in self._registered.values()]
+        rows = self.registered
         for distribution in distributions:
             mine = [declaration for declaration in distribution.declarations if declaration.group == self.group]
             by_name = {declaration.name: declaration for declaration in reversed(mine)}  # one row per name
@@ -214,9 +229,12 @@ class PluginGroup:
         known = [qualified(row) if ":" in spec else row.name for row in usable]
         return UnknownPluginError(
             f"no {self.kind} is named {spec!r}{did_you_mean(spec, known)}\n"
-            f"available: {', '.join(dict.fromkeys(known)) or 'none'}\n"
-            f"to install the package that provides it: {sys.executable} -m pip install PACKAGE"
+            f"available: {', '.join(dict.fromkeys(known)) or 'none'}\n{self._how_to_install(spec, known)}"
         )
+
+    def _how_to_install(self, spec: str, known: Sequence[str]) -> str:
+        command = command_for_loss(spec, known) if self.group == POLICY_LOSSES else None
+        return command or f"to install the package that provides it: {sys.executable} -m pip install PACKAGE"
 
 
 def _marked(row: Claim, competing: Sequence[Claim]) -> Claim:
@@ -225,6 +243,14 @@ def _marked(row: Claim, competing: Sequence[Claim]) -> Claim:
         return row
     reason = f"{_owners(others)} claims it too; use {qualified(row)!r} or uninstall one of them"
     return row._replace(status="conflict", reason=reason)
+
+
+def _how_to_repair(claim: Claim, error: BaseException) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        package = error.name.partition(".")[0]
+        if needed := requirement_with(package, claim.distribution):
+            return f"install {package}, which it needs: {pip_install(needed)}"
+    return f"repair it: {repair(claim.distribution)}"
 
 
 def _owners(claims: Iterable[Claim]) -> str:

@@ -5,7 +5,8 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from skyrl_core.errors import InvalidParamsError, ParamProblem
+from skyrl_core.errors import InvalidParamsError, ParamProblem, nearest
+from skyrl_core.parameters.loss_params import OpenLossParams
 from skyrl_core.parameters.param_validation import validate_params
 from skyrl_core.parameters.schedule import Schedule, checked_steps, is_schedule, parse_schedule, schedule_fault
 
@@ -49,9 +50,17 @@ class ParamPlan(Generic[Schema]):
         """The number of each schedule at optimizer step ``step``."""
         return {path: schedule.at(step) for path, schedule in self.schedules.items()}
 
+    def unread(self) -> list[ParamProblem]:
+        """The given parameters that no instance of an open schema has read so far, with the nearest name read."""
+        instances = [each for each in self._known.values() if isinstance(each, OpenLossParams)]
+        read = frozenset[str]().union(*(each.read_names for each in instances))
+        unread = [name for name in self._values if instances and name not in read]
+        rule = "the loss never reads it"
+        return [ParamProblem(name, self._values[name], rule, nearest(name, read)) for name in unread]
+
     def document(self) -> dict[str, Any]:
         """The parameters as JSON values, with defaults and schedules; enough to make an equal plan."""
-        document = self.at(0).model_dump(mode="json")
+        document = BaseModel.model_dump(self.at(0), mode="json")  # not as a loss that reads its parameters
         schedules = {path: each.model_dump(mode="json") for path, each in self.schedules.items()}
         written: dict[str, Any] = _replaced(document, schedules)
         return written

@@ -20,7 +20,7 @@ class LossIdentity(NamedTuple):
     value: str
     """``module:Class``."""
     files_sha256: str
-    """Of the Python files of its package, or of the script; empty if it was typed at a prompt."""
+    """Of the Python files of its package, or of the script; of its code if it was typed into a prompt or notebook."""
     params: dict[str, Any]
     """Resolved, with defaults, as JSON values; schedules as given."""
     components: "tuple[LossIdentity, ...]" = ()
@@ -48,11 +48,15 @@ def package_files_sha256(claim: Claim) -> str:
 
 
 def script_sha256(source: Any) -> str:
-    """SHA-256 over the file that defines a class or function; empty if it was typed at a prompt."""
+    """SHA-256 over the file that defines a class or function, or over its code if it is in no file."""
     import inspect  # takes milliseconds that a listing does not need
+
+    from skyrl_core.registry.code_hash import code_sha256, is_in_files
 
     try:
         file = inspect.getsourcefile(source)
     except (TypeError, OSError):
-        return ""
-    return files_sha256({"script": Path(file)}) if file and Path(file).is_file() else ""
+        file = None
+    if file and Path(file).is_file() and is_in_files(source):
+        return files_sha256({"script": Path(file)})
+    return code_sha256(source)

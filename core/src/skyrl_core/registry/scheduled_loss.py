@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from skyrl_core.contract.policy_loss import Need, PolicyLoss
+from skyrl_core.errors import InvalidParamsError
 from skyrl_core.parameters.parameter_plan import ParamPlan, dotted
 
 
@@ -41,6 +42,19 @@ class ScheduledLoss:
     def variants(self) -> list[PolicyLoss]:
         """The loss at each representative step, for checks before the run."""
         return [self._build(self._plan.at(step)) for step in self._plan.steps]
+
+    def check_reads(self) -> None:
+        """Reject parameters that a loss without a schema never read. Call it after the loss was checked or used.
+
+        Raises:
+            InvalidParamsError: lists them, each with the nearest name that was read.
+        """
+        if problems := self._plan.unread():
+            raise InvalidParamsError(
+                f"loss {self.loss.name!r} ignores parameters: correct their names or "
+                "remove them; if the loss reads them only later, read them in its constructor",
+                problems,
+            )
 
     def numbers(self, step: int) -> Mapping[str, float]:
         """The scheduled parameters of optimizer step ``step``, by dotted path."""

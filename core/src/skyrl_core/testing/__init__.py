@@ -4,7 +4,7 @@ In a test file::
 
     from skyrl_core.testing import loss_package_tests, policy_loss_tests
 
-    test_loss = policy_loss_tests(FooLoss(FooParams()), FooLoss(FooParams(coef=0.0)))
+    test_loss = policy_loss_tests(FooLoss, params=[{}, {"coef": 0.0}])
     test_package = loss_package_tests(Path(__file__).parents[1])
 
 Every rule is a separate test, such as ``test_loss[FooLoss-finite]``.

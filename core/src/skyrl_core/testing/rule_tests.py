@@ -1,6 +1,6 @@
 """Test functions with one case per rule, so that a broken rule is one failed test with the message of the rule."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -14,33 +14,41 @@ from skyrl_core.conformance.package.project import read_project
 from skyrl_core.conformance.rules import RULES
 from skyrl_core.conformance.waivers import check_waivers, waivers_of
 from skyrl_core.contract.policy_loss import PolicyLoss
+from skyrl_core.discovery.plugin_class import construct
+from skyrl_core.errors import SkyrlError
+from skyrl_core.parameters.param_validation import validate_params
 
 RuleTest = Callable[..., None]
 """A test function that pytest collects once per rule."""
 
-_Cases = Sequence[tuple[str, str, Callable[[], Report]]]
+_Outcome = Callable[[], Report | SkyrlError]
+"""A check that runs with its first test, not while tests are collected: its report, or why there is none."""
 
 
-def policy_loss_tests(*losses: PolicyLoss, waive: Mapping[str, str] | None = None) -> RuleTest:
+def policy_loss_tests(
+    *losses: PolicyLoss | type[PolicyLoss],
+    params: Sequence[Mapping[str, Any]] = ({},),
+    waive: Mapping[str, str] | None = None,
+) -> RuleTest:
     """Make a test for every rule and every loss; assign it to a name that starts with ``test_``.
 
     Args:
-        losses: instances with the parameters to test, in either form.
+        losses: classes or instances, in either form. A class is built when its first test runs, so parameters that it
+            does not accept are a failed test, not an error during the collection of all tests.
+        params: the parameters to test each class with, one mapping for each instance to build.
         waive: rules that the losses break on purpose, with the reason. Such a test is expected to fail: if the rule
             holds, that is a failure. Prefer ``conformance_waivers`` in the class, which training honours too.
 
     Raises:
         ValueError: no loss was passed.
-        WaiverError: a waiver names an unknown rule, or gives no reason.
+        WaiverError: a waiver of an instance names an unknown rule, or gives no reason.
     """
     if not losses:
-        raise ValueError("policy_loss_tests got no loss; pass instances, such as FooLoss(FooParams())")
-    cases: list[tuple[str, str, Callable[[], Report]]] = []
-    for loss in losses:
-        check_waivers(waivers_of(loss, waive), RULES)
-        report = _on_demand(partial(check_policy_loss, loss, thorough=True, waive=waive))
-        cases += [(_label(loss), rule.name, report) for rule in RULES]
-    return _test(cases)
+        raise ValueError("policy_loss_tests got no loss; pass a class, such as FooLoss, or instances")
+    arguments = []
+    for label, build in _builders(losses, params, waive):
+        arguments += _cases(label, RULES, _on_demand(partial(_checked, build, waive)))
+    return _test(arguments)
 
 
 def loss_package_tests(folder: Path | str, params: Mapping[str, Any] | None = None) -> RuleTest:
@@ -54,33 +62,85 @@ def loss_package_tests(folder: Path | str, params: Mapping[str, Any] | None = No
         ProjectError: the folder has no readable pyproject.toml.
     """
     project = read_project(Path(folder))
-    report = _on_demand(lambda: check_loss_package(folder, params))
-    cases = [(project.name, rule.name, _on_demand(lambda: report().package)) for rule in ALL_PACKAGE_RULES]
+    report = _on_demand(partial(check_loss_package, folder, params))
+    arguments = _cases(project.name, ALL_PACKAGE_RULES, partial(_part, report, _package_report))
     for position, name in enumerate(project.losses):
-        of_loss = _on_demand(partial(_loss_report, report, position))
-        cases += [(name, rule.name, of_loss) for rule in RULES]
-    return _test(cases)
+        of_loss = partial(_part, report, partial(_loss_report, position))
+        arguments += _cases(name, RULES, of_loss, needs_package=True)
+    return _test(arguments)
 
 
-def _loss_report(report: Callable[[], PackageReport], position: int) -> Report:
-    reports = report().losses
-    if not reports:  # the package could not be imported, which another test reports
+def _builders(
+    losses: Sequence[PolicyLoss | type[PolicyLoss]],
+    params: Sequence[Mapping[str, Any]],
+    waive: Mapping[str, str] | None,
+) -> Iterator[tuple[str, Callable[[], PolicyLoss]]]:
+    """The label of each loss to test, and a function that returns the loss."""
+    for loss in losses:
+        if isinstance(loss, PolicyLoss):
+            check_waivers(waivers_of(loss, waive), RULES)
+            given = {name: getattr(loss.params, name) for name in sorted(loss.params.model_fields_set)}
+            yield _label(type(loss), given), partial(_same, loss)
+        else:
+            yield from ((_label(loss, values), partial(_built, loss, values)) for values in params)
+
+
+def _same(loss: PolicyLoss) -> PolicyLoss:
+    return loss
+
+
+def _built(cls: type[PolicyLoss], params: Mapping[str, Any]) -> PolicyLoss:
+    subject = f"policy_loss_tests({cls.__name__}, params=[{dict(params)}])"
+    return construct(subject, cls, validate_params(cls.Params, params, subject))
+
+
+def _checked(build: Callable[[], PolicyLoss], waive: Mapping[str, str] | None) -> Report:
+    return check_policy_loss(build(), thorough=True, waive=waive)
+
+
+def _package_report(report: PackageReport) -> Report:
+    return report.package
+
+
+def _loss_report(position: int, report: PackageReport) -> Report:
+    if not report.losses:  # the package could not be imported, which another test reports
         return Report(loss_name="", results=(), skipped=tuple(rule.name for rule in RULES))
-    return reports[position]
+    return report.losses[position]
 
 
 def _on_demand(check: Callable[[], Any]) -> Callable[[], Any]:
-    # The check runs with its first test, not while tests are collected.
-    return cache(check)
+    @cache
+    def outcome() -> Any:
+        try:
+            return check()
+        except SkyrlError as error:
+            return error
+
+    return outcome
 
 
-def _test(cases: _Cases) -> RuleTest:
-    arguments = [pytest.param(rule, report, id=f"{name}-{rule}") for name, rule, report in cases]
+def _part(outcome: Callable[[], PackageReport | SkyrlError], select: Callable[[PackageReport], Report]) -> Any:
+    report = outcome()
+    return report if isinstance(report, SkyrlError) else select(report)
 
-    @pytest.mark.parametrize(("rule", "report"), arguments)
-    def test(rule: str, report: Callable[[], Report]) -> None:
+
+def _cases(label: str, rules: Sequence[Any], outcome: _Outcome, *, needs_package: bool = False) -> list[Any]:
+    """The arguments of one test for each rule; the first one reports an error that prevents all checks."""
+    return [
+        pytest.param(rule.name, outcome, not (position or needs_package), id=f"{label}-{rule.name}")
+        for position, rule in enumerate(rules)
+    ]
+
+
+def _test(arguments: Sequence[Any]) -> RuleTest:
+    @pytest.mark.parametrize(("rule", "outcome", "reports_error"), arguments)
+    def test(rule: str, outcome: _Outcome, reports_error: bool) -> None:
         __tracebackhide__ = True
-        checked = report()
+        checked = outcome()
+        if isinstance(checked, SkyrlError):
+            if reports_error:
+                pytest.fail(str(checked), pytrace=False)
+            pytest.skip("not checked, because the loss cannot be built")
         if rule in checked.skipped:
             pytest.skip("not checked until the earlier rules hold")
         [result] = [result for result in checked.results if result.rule == rule]
@@ -92,6 +152,6 @@ def _test(cases: _Cases) -> RuleTest:
     return test
 
 
-def _label(loss: PolicyLoss) -> str:
-    params = ",".join(f"{name}={getattr(loss.params, name)}" for name in sorted(loss.params.model_fields_set))
-    return f"{type(loss).__name__}{'-' if params else ''}{params}"
+def _label(cls: type[PolicyLoss], params: Mapping[str, Any]) -> str:
+    given = ",".join(f"{name}={value}" for name, value in params.items())
+    return f"{cls.__name__}{'-' if given else ''}{given}"

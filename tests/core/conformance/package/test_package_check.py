@@ -145,6 +145,7 @@ def test_without_the_build_backend_only_the_folder_is_checked_and_a_note_is_left
     [wheel] = [result for result in check_loss_package(folder).package.results if result.rule == "wheel"]
     assert wheel.passed
     assert "no wheel was built, because the backend no_such_backend.api is not installed" in wheel.notes[0]
+    assert wheel.notes[0].endswith(f"{sys.executable} -m pip install hatchling")
     (folder / SOURCE / "py.typed").unlink()
     [failure] = check_loss_package(folder).package.failures
     assert failure.failure == "the folder lacks skyrl_loss_scaled/py.typed"

@@ -124,6 +124,28 @@ def test_sampled_tokens_follow_the_distribution():
     torch.testing.assert_close(log_probs, probabilities.log()[tokens])
 
 
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [  # of probabilities 0.5, 0.25, 0.15, 0.1, at temperature 1
+        ({"top_k": 2}, [0.5 / 0.75, 0.25 / 0.75, 0, 0]),
+        ({"top_k": 9}, [0.5, 0.25, 0.15, 0.1]),
+        ({"min_p": 0.3}, [0.5 / 0.9, 0.25 / 0.9, 0.15 / 0.9, 0]),  # at least 0.15 = 0.3 x 0.5
+        ({"min_p": 1.0}, [1, 0, 0, 0]),
+        # min_p leaves three of 0.9 together; of these top_k leaves two, 2/3 and 1/3; top_p = 0.6 leaves the first.
+        ({"min_p": 0.2999, "top_k": 2, "top_p": 0.6}, [1, 0, 0, 0]),
+        ({"min_p": 0.2999, "top_k": 2, "top_p": 0.7}, [2 / 3, 1 / 3, 0, 0]),
+    ],
+)
+def test_min_p_top_k_and_top_p_keep_the_most_probable_tokens(options, kept):
+    logits = torch.tensor([[0.5, 0.25, 0.15 + 1e-6, 0.1]]).log().expand(4000, 4)
+    sampling = Sampling(max_new_tokens=1, **options)
+    tokens, log_probs = sample_tokens(logits, sampling, uniforms([1], 4000).squeeze(0))
+    expected = torch.tensor(kept, dtype=torch.float32)
+    assert torch.allclose(tokens.bincount(minlength=4) / 4000, expected, atol=0.03)
+    assert set(tokens.tolist()) == {index for index, share in enumerate(kept) if share}
+    assert torch.allclose(log_probs, expected[tokens].log(), atol=1e-4)  # those of the sampled distribution
+
+
 def test_nucleus_sampling_keeps_the_smallest_set_that_reaches_top_p():
     logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log().expand(5000, 4)
     tokens, log_probs = sample_tokens(logits, Sampling(max_new_tokens=1, top_p=0.7), uniforms([1], 5000).squeeze(0))

@@ -15,7 +15,7 @@ from skyrl_train.config.schema import RunConfig
 from skyrl_train.policy.model_loading import end_tokens, load_model, load_tokenizer, resolve_model
 from skyrl_train.policy.policy import Policy
 from skyrl_train.ranks.ranks import Ranks
-from skyrl_train.rollout.hf.engine import HfEngine
+from skyrl_train.rollout.hf.engine import HfEngine, _truncated
 from skyrl_train.rollout.rollout_engine import EngineSetup, Sample, SampleRequest, Sampling
 from skyrl_train.rollout.weights import ModelWeights, PerturbedWeights
 from skyrl_train.step.weight_sync import TOLERANCE, StaleEngineError, WeightSync
@@ -24,7 +24,14 @@ from skyrl_train.training.build import DTYPES
 pytestmark = pytest.mark.vllm
 
 TOKENS = 32
-CONFIG = {"rollout": {"max_prompt_tokens": 224, "max_new_tokens": TOKENS, "vllm": {"kv_cache_gib": 0.1}}}
+CONFIG = {
+    "rollout": {
+        "max_prompt_tokens": 224,
+        "max_new_tokens": TOKENS,
+        "vllm": {"kv_cache_gib": 0.1},
+        "stop": ["a string that loads vLLM's tokenizer"],
+    }
+}
 STEADY = Sampling(max_new_tokens=TOKENS, temperature=0.8, top_p=0.9)
 
 
@@ -150,6 +157,32 @@ def test_log_probs_are_those_of_the_distribution_that_is_sampled(engine: Any, mo
         complete = sampled_distribution(model, request, sample, STEADY)
         expected = complete[torch.arange(len(sample.token_ids)), torch.tensor(sample.token_ids)]
         assert sample.log_probs == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize("options", [{"top_k": 3}, {"min_p": 0.2}, {"min_p": 0.05, "top_k": 5, "top_p": 0.8}])
+def test_top_k_and_min_p_are_those_of_the_hf_engine(engine: Any, model: Any, requests: Any, options: Any) -> None:
+    sampling = Sampling(max_new_tokens=TOKENS, temperature=1.3, **options)
+    asked = requests(8, 2)
+    for request, sample in zip(asked, engine.generate(asked, sampling), strict=True):
+        complete = sampled_distribution(model, request, sample, replace(sampling, top_p=1.0))
+        expected = _truncated(complete, sampling)[torch.arange(len(sample.token_ids)), torch.tensor(sample.token_ids)]
+        assert sample.log_probs == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+def test_stop_strings_end_the_same_responses_as_in_the_hf_engine(
+    engine: Any, setup: EngineSetup, tokenizer: Any, requests: Any
+) -> None:
+    asked, greedy = requests(8, 1), Sampling(max_new_tokens=TOKENS, temperature=0)
+    hf, free = HfEngine(setup), engine.generate(asked, greedy)
+    text = tokenizer.decode(free[0].token_ids, skip_special_tokens=True)
+    for string in (text[3:8], text[-3:]):
+        stopping = replace(greedy, stop=(string,))
+        ours, expected = engine.generate(asked, stopping), hf.generate(asked, stopping)
+        assert [s.token_ids for s in ours] == [s.token_ids for s in expected]
+        assert [s.finished for s in ours] == [s.finished for s in expected]
+        assert [len(s.log_probs) for s in ours] == [len(s.token_ids) for s in ours]
+    assert len(ours[0].token_ids) <= len(free[0].token_ids)
+    assert ours[0].finished
 
 
 def test_sampled_tokens_follow_the_distribution(engine: Any, model: Any, requests: Any) -> None:

@@ -82,7 +82,8 @@ class SlowServer:
 @pytest.mark.parametrize("goes_after", [None, 2])
 def test_each_sample_is_handed_over_once_even_if_a_server_is_lost(goes_after):
     engine = VllmServerEngine.__new__(VllmServerEngine)
-    given = {"_rank": 0, "_run": "r", "_syncs": 1, "_policy_version": 3, "_end_tokens": {1}, "_current": True}
+    given = {"_rank": 0, "_run": "r", "_syncs": 1, "_policy_version": 3, "_end_tokens": {1}, "_tokenizer": None}
+    given["_current"] = True
     given |= {"_gather": lambda value: [value], "_message": lambda text: None, "_await_servers": lambda limit: None}
     given["_settings"] = SimpleNamespace(max_concurrency=10, restart_timeout=1.0)
     for name, value in given.items():

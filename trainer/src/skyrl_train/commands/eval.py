@@ -1,4 +1,5 @@
 """Measure a model or a run on held-out problems: pass@1 and pass@k with confidence intervals."""
+# PYTHON_ARGCOMPLETE_OK
 
 import argparse
 import json
@@ -9,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from skyrl_core.cli import CommandParser
 from skyrl_core.errors import SkyrlError
 from skyrl_train.config.load_config import resolve_run, run_folder_of
+from skyrl_train.config.override_completion import complete_override
 from skyrl_train.config.problem import raise_problems
 from skyrl_train.config.resolved import ResolvedRun
 from skyrl_train.environments.load_environment import load_environment
@@ -20,6 +23,11 @@ if TYPE_CHECKING:
     from skyrl_train.training.evaluate_model import Assessment
 
 SCHEMA_VERSION = 1
+EXAMPLES = (
+    "skyrl eval runs/gspo-20260101-120000",
+    "skyrl eval tiny --environment arithmetic --prompts 500",
+    "skyrl eval Qwen/Qwen3-0.6B --environment gsm8k --samples 8 --json",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     what = f"{settings.prompts} problems x {settings.samples_per_prompt}"
     with console.status(f"sampling answers to {what} ..."):
         assessment = assess(arguments.target, run)
+    for note in assessment.notes:
+        console.print(note, markup=False, highlight=False)
     if arguments.json:
         print(json.dumps(_content(arguments.target, run, assessment), indent=2))
     else:
@@ -43,10 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="skyrl eval", description="Measure a model or a run on held-out problems: pass@1 and pass@k."
-    )
+def _parser() -> CommandParser:
+    about = "Measure a model or a run on held-out problems: pass@1 and pass@k."
+    parser = CommandParser(prog="skyrl eval", description=about, examples=EXAMPLES)
     add = parser.add_argument
     add(
         "target",
@@ -59,7 +68,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--temperature", type=float, metavar="T", help="evaluation.temperature; 0 is greedy")
     add("--config", type=Path, action="append", default=[], metavar="FILE", help="a configuration file of the run")
     add("--json", action="store_true", help="print JSON")
-    add("overrides", nargs="*", metavar="OVERRIDE", help="any option of a run, such as rollout.max_new_tokens=64")
+    about = "any option of a run, such as rollout.max_new_tokens=64"
+    overrides = add("overrides", nargs="*", metavar="OVERRIDE", help=about)
+    overrides.completer = complete_override  # type: ignore[attr-defined] # argcomplete reads it
     return parser
 
 
@@ -112,6 +123,8 @@ def _print(target: str, run: ResolvedRun, assessment: "Assessment") -> None:
     for name, value in assessment.measures.items():
         low, high = assessment.intervals[name]
         table.add_row(name, f"{value:.1%}", f"{low:.1%} to {high:.1%}")
-    table.add_row("reward", f"{metrics['reward/mean']:.4f}", "")
-    table.add_row("length", f"{metrics['response_length/mean']:.1f}", "")
+    for name in run.config.data.evaluation_sets or ("",):
+        prefix = f"{name}/" if name else ""
+        table.add_row(f"{prefix}reward", f"{metrics[f'{prefix}reward/mean']:.4f}", "")
+        table.add_row(f"{prefix}length", f"{metrics[f'{prefix}response_length/mean']:.1f}", "")
     Console().print(table)

@@ -1,8 +1,15 @@
 """Write the model of a run as a folder that transformers and vLLM load, and push it to a hub."""
+# PYTHON_ARGCOMPLETE_OK
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
+
+from skyrl_core.cli import CommandParser
+
+EXAMPLES = (
+    "skyrl export runs/gspo-20260101-120000",
+    "skyrl export runs/gspo-20260101-120000/checkpoints/step_50 my-model",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -11,9 +18,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SkyrlError: there is no intact checkpoint, the folder cannot be written, or the upload fails.
     """
-    parser = argparse.ArgumentParser(
-        prog="skyrl export", description="Write the model of a run as a folder that transformers and vLLM load."
-    )
+    about = "Write the model of a run as a folder that transformers and vLLM load."
+    parser = CommandParser(prog="skyrl export", description=about, examples=EXAMPLES)
     parser.add_argument("run", type=Path, metavar="RUN", help="a run folder, or a checkpoint in one")
     parser.add_argument(
         "folder", type=Path, nargs="?", metavar="FOLDER", help="a new folder; default: RUN/exported/step_N"

@@ -1,11 +1,14 @@
 """Write report.html for a run that is finished, in progress or killed."""
+# PYTHON_ARGCOMPLETE_OK
 
-import argparse
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 
+from skyrl_core.cli import CommandParser
 from skyrl_train.tracking.html_report import write_report
+
+EXAMPLES = ("skyrl report runs/gspo-20260101-120000 --open",)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -14,9 +17,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         RunFolderError: the folder holds no run, or the report cannot be written.
     """
-    parser = argparse.ArgumentParser(
-        prog="skyrl report", description="Write report.html for a run, even while it is running."
-    )
+    about = "Write report.html for a run, even while it is running."
+    parser = CommandParser(prog="skyrl report", description=about, examples=EXAMPLES)
     parser.add_argument("run", type=Path, metavar="RUN", help="the run folder")
     parser.add_argument("--open", action="store_true", help="open the report in a browser")
     options = parser.parse_args(argv)

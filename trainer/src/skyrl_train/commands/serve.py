@@ -1,4 +1,5 @@
 """Start a vLLM server with the settings that a run needs."""
+# PYTHON_ARGCOMPLETE_OK
 
 import argparse
 import shlex
@@ -6,8 +7,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from skyrl_core.cli import CommandParser
 from skyrl_train.config.load_config import resolve_run
+from skyrl_train.config.override_completion import complete_override
 from skyrl_train.environments.load_environment import load_environment
+
+EXAMPLES = (
+    "skyrl serve --config run.yaml",
+    "skyrl serve model=Qwen/Qwen3-0.6B --port 8001 -- --gpu-memory-utilization 0.8",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,16 +47,18 @@ def _parsed(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     return _parser().parse_intermixed_args(arguments[:end]), arguments[end + 1 :]
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> CommandParser:
+    parser = CommandParser(
         prog="skyrl serve",
         usage="%(prog)s [options] [OVERRIDE ...] [-- OPTION_OF_VLLM ...]",
         description="Start a vLLM server for `rollout.engine: vllm_server`; the trainer sends it the weights.",
+        examples=EXAMPLES,
     )
     add = parser.add_argument
     add("--config", type=Path, action="append", default=[], metavar="FILE", help="a configuration file of the run")
     add("--host", default="127.0.0.1", help="address to listen on; anyone who can reach it can change the weights")
     add("--port", type=int, default=8000, help="port to listen on")
     add("--dry-run", action="store_true", help="print the vLLM command and exit")
-    add("overrides", nargs="*", metavar="OVERRIDE", help="any option of the run, such as model=tiny")
+    overrides = add("overrides", nargs="*", metavar="OVERRIDE", help="any option of the run, such as model=tiny")
+    overrides.completer = complete_override  # type: ignore[attr-defined] # argcomplete reads it
     return parser

@@ -1,4 +1,5 @@
 """Check a configuration, then print its plan or train."""
+# PYTHON_ARGCOMPLETE_OK
 
 from collections.abc import Sequence
 

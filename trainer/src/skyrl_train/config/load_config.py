@@ -1,26 +1,30 @@
 """Resolves files and a command line to a validated run; reports all problems at once, without torch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from skyrl_core.errors import SkyrlError
 from skyrl_train.config.machine_check import find_missing
 from skyrl_train.config.option_conflicts import check_rules, find_oddities
 from skyrl_train.config.plugin_check import EnvironmentLoader, PluginCheck
+from skyrl_train.config.presets import source_name
 from skyrl_train.config.problem import Problem, raise_problems
 from skyrl_train.config.resolved import ResolvedRun
 from skyrl_train.config.schema import RunConfig
-from skyrl_train.config.sources import COMMAND_LINE, Sources, read_sources
-from skyrl_train.config.validation import validate
+from skyrl_train.config.sources import COMMAND_LINE, KEYWORDS, Sources, read_sources
+from skyrl_train.config.validation import Fault, validate
 
+TINY = RunConfig.model_fields["model"].default
 LOSS_KEY = ("trainer", "algorithm", "policy_loss_type")
 
 
-def resolve_run(
+def resolve_run(  # noqa: PLR0913 - one for each part of a command line or of a call
     load_environment: EnvironmentLoader,
     *,
     files: Sequence[Path] = (),
     overrides: Sequence[str] = (),
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
     loss: str | None = None,
     resume: str | None = None,
     accept_loss_change: bool = False,
@@ -30,9 +34,10 @@ def resolve_run(
 
     Args:
         load_environment: the function of that name in skyrl_train.environments.
-        files: YAML files; later ones override earlier ones. Without any: on resume the file of that run, else the
-            defaults, which are the quickstart's if no override names a model.
+        files: YAML files or names of presets; later ones override earlier ones. Without any: on resume the file of
+            that run, else the defaults, which are the quickstart's if no override names another model than `tiny`.
         overrides: `a.b=value`; they override the files.
+        settings: options as Python values, by the origin that messages name; they override the files.
         loss: the same as an override of trainer.algorithm.policy_loss_type.
         resume: a run folder or a checkpoint in one; empty takes `run_folder` of the configuration.
         accept_loss_change: resume although the loss changed.
@@ -46,13 +51,11 @@ def resolve_run(
     """
     if resume and not files:
         files = [_config_of_run(Path(resume))]
-    sources = _read(files, overrides)
-    _apply_loss(sources, loss)
+    sources = _read(files, overrides, settings)
+    _apply_loss(sources, loss, COMMAND_LINE if settings is None else KEYWORDS)
     _check_resume(sources, resume)
     config, faults = validate(sources.values)
-    problems = sources.problems + [
-        Problem(key=".".join(f.keys), value=f.value, rule=f.rule, origin=sources.origin(f.keys)) for f in faults
-    ]
+    problems = [*sources.problems, *_faulty_values(sources, faults)]
     faulty = frozenset(problem.key for problem in problems)
     problems += _broken_rules(config, sources, faulty)
     plugins = PluginCheck(config, sources, faulty, load_environment)
@@ -66,8 +69,9 @@ def resolve_run(
         trackers=tuple(plugins.trackers),
         observers=tuple(plugins.observers),
         quickstart=sources.quickstart,
-        files=tuple(map(str, files)),
+        files=tuple(map(source_name, files)),
         overrides=(*([f"--loss {loss}"] if loss else []), *overrides),
+        python_call=settings is not None,
         resume=None if resume is None else _resume_path(resume, config),
         accept_loss_change=accept_loss_change,
         skip_damaged=skip_damaged,
@@ -76,24 +80,25 @@ def resolve_run(
     )
 
 
-def _read(files: Sequence[Path], overrides: Sequence[str]) -> Sources:
-    """Files and overrides, on top of the quickstart settings if neither a file nor a model is given."""
-    sources = read_sources(files, overrides)
-    if files or "model" in sources.values:
+def _read(files: Sequence[Path], overrides: Sequence[str], settings: Mapping[str, Mapping[str, Any]] | None) -> Sources:
+    """All sources, on top of the quickstart settings if neither a file nor another model is given."""
+    sources = read_sources(files, overrides, settings=settings)
+    if files or sources.values.get("model", TINY) != TINY:
         return sources
     # The defaults of the schema suit a real model; the tiny model learns nothing with them.
-    return read_sources(files, overrides, quickstart=True)
+    return read_sources(files, overrides, settings=settings, quickstart=True)
 
 
-def _apply_loss(sources: Sources, loss: str | None) -> None:
+def _apply_loss(sources: Sources, loss: str | None, place: str) -> None:
     if loss is None:
         return
     key = ".".join(LOSS_KEY)
     given = sources.value(LOSS_KEY)
-    if sources.origin(LOSS_KEY) == COMMAND_LINE and given != loss:
-        rule = f"contradicts --loss {loss}; give only one"
-        sources.problems.append(Problem(key=key, value=given, rule=rule, origin=COMMAND_LINE, error=SkyrlError))
-    sources.set(LOSS_KEY, loss, COMMAND_LINE)
+    if sources.origin(LOSS_KEY) == place and given != loss:
+        option = f"--loss {loss}" if place == COMMAND_LINE else f"loss={loss!r}"
+        rule = f"contradicts {option}; give only one"
+        sources.problems.append(Problem(key=key, value=given, rule=rule, origin=place, error=SkyrlError))
+    sources.set(LOSS_KEY, loss, place)
 
 
 def _check_resume(sources: Sources, resume: str | None) -> None:
@@ -106,6 +111,10 @@ def _check_resume(sources: Sources, resume: str | None) -> None:
         return
     rule = f"contradicts --resume {resume}: a run is resumed in its folder; to continue in another, copy the folder"
     sources.problems.append(Problem(key="run_folder", value=given, rule=rule, origin=COMMAND_LINE, error=SkyrlError))
+
+
+def _faulty_values(sources: Sources, faults: Sequence[Fault]) -> list[Problem]:
+    return [Problem(key=".".join(f.keys), value=f.value, rule=f.rule, origin=sources.origin(f.keys)) for f in faults]
 
 
 def _broken_rules(config: RunConfig, sources: Sources, faulty: frozenset[str]) -> list[Problem]:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from skyrl_train.config.machine_check import is_data_file
+from skyrl_train.config.data_files import files_of, is_data_file
+from skyrl_train.config.data_schema import evaluation_key
 from skyrl_train.config.schema import RunConfig
 
 ENGINES_IN_PROCESS = ("hf", "vllm")
@@ -135,6 +136,9 @@ def find_oddities(config: RunConfig) -> Iterator[str]:
         yield f"the learning rate never reaches its peak: {warmup} warm-up steps, {optimizer_steps} optimizer steps"
     if algorithm.max_length is not None and algorithm.loss_reduction not in (None, "sequence_sum_norm"):
         yield f"trainer.algorithm.max_length has no effect on {algorithm.loss_reduction}"
-    same_rows = is_data_file(data.train or "") or data.train_split == data.evaluation_split
-    if data.train is not None and data.train == data.evaluation and same_rows:
-        yield "evaluation is not held out: data.train and data.evaluation are the same rows"
+    same_split = data.train_split == data.evaluation_split
+    trained = {file for name in data.train_sources if is_data_file(name) or same_split for file in files_of(name)}
+    for name, sources in data.evaluation_sets.items():
+        shared = sorted(trained & {file for source in sources for file in files_of(source)})
+        if shared:
+            yield f"evaluation is not held out: data.train and {evaluation_key(name)} are the same rows ({shared[0]})"

@@ -18,6 +18,17 @@ def find_options(prefix: str) -> list[Option]:
     return found or [option for option in all_options() if option.key.rpartition(".")[2] == prefix]
 
 
+def search_options(words: Sequence[str]) -> list[Option]:
+    """The options whose key, choices or description contain every word, whatever the case."""
+    wanted = [word.lower().replace("-", "_") for word in words]
+    return [option for option in all_options() if all(word in _searched(option) for word in wanted)]
+
+
+def _searched(option: Option) -> str:
+    text = f"{option.key} {_text(option)}".lower()
+    return f"{text} {text.replace('-', '_').replace(' ', '_')}"
+
+
 def write_table(options: Sequence[Option], width: int) -> str:
     """The options by section, for a terminal of `width` columns: a table row, then the description."""
     lines: list[str] = []
@@ -73,7 +84,10 @@ def _by_section(options: Sequence[Option]) -> Iterator[tuple[str, list[Option]]]
 
 
 def _summary(section: str) -> str:
-    return " ".join((all_sections()[section].__doc__ or "").split())
+    schema = all_sections().get(section)
+    if schema is None:
+        return f"The parameters of {section.rpartition('.')[2]}."
+    return " ".join((schema.__doc__ or "").split())
 
 
 def _cells(option: Option) -> tuple[str, str, str, str]:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from skyrl_train.config.number import SCHEDULE_TYPE
@@ -32,7 +34,7 @@ class Option:
 @cache
 def all_options() -> tuple[Option, ...]:
     """Every option in schema order: the options of a section come before its subsections."""
-    return tuple(option for key, section in all_sections().items() for option in _options(section, key))
+    return tuple(option for key, section in all_sections().items() for option in options_of(section, key))
 
 
 @cache
@@ -41,7 +43,7 @@ def all_sections() -> dict[str, type[Section]]:
     return dict(_sections(RunConfig, ""))
 
 
-def subsections(section: type[Section]) -> dict[str, type[Section]]:
+def subsections(section: type[BaseModel]) -> dict[str, type[Section]]:
     """The fields of a section that are themselves sections."""
     return {
         name: field.annotation
@@ -56,20 +58,25 @@ def _sections(section: type[Section], key: str) -> Iterator[tuple[str, type[Sect
         yield from _sections(inner, _join(key, name))
 
 
-def _options(section: type[Section], key: str) -> Iterator[Option]:
+def options_of(section: type[BaseModel], key: str) -> Iterator[Option]:
+    """The options of a schema, with keys that start with this one; subsections are left out."""
     nested = subsections(section)
     fields = {field.alias or name: field for name, field in section.model_fields.items()}
-    for name, schema in section.model_json_schema()["properties"].items():
+    for name, schema in section.model_json_schema().get("properties", {}).items():
         if name in nested:
             continue
         yield Option(
             key=_join(key, name),
             type=_type(schema),
-            default=to_jsonable_python(fields[name].get_default(call_default_factory=True)),
+            default=_default(fields[name]),
             range=_range(schema),
             choices=_choices(schema),
             description=schema.get("description", ""),
         )
+
+
+def _default(field: FieldInfo) -> Any:
+    return None if field.is_required() else to_jsonable_python(field.get_default(call_default_factory=True))
 
 
 def _join(section: str, name: str) -> str:
@@ -90,8 +97,12 @@ def _type(schema: dict[str, Any]) -> str:
         return str(schema["const"])
     if "enum" in schema:
         return "choice"
+    if "$ref" in schema:
+        return str(schema["$ref"]).rpartition("/")[2]
+    if "type" not in schema:
+        return "any"
     if schema["type"] == "array":
-        inner = schema.get("items") or schema["prefixItems"][0]
+        inner = schema.get("items") or schema.get("prefixItems", [{}])[0]
         count = f"{len(schema['prefixItems'])} " if "prefixItems" in schema else ""
         return f"list of {count}{_type(inner)}{'s' if count else ''}"
     return _TYPES.get(schema["type"], str(schema["type"]))

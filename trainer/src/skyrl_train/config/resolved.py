@@ -24,10 +24,12 @@ class ResolvedRun:
     quickstart: bool = False  # whether the quickstart settings are the defaults
     files: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
+    python_call: bool = False  # whether Python code started it, so that no command line can repeat it
     resume: Path | None = None  # a run folder or a checkpoint in one
     accept_loss_change: bool = False
     skip_damaged: bool = False  # resume from the newest intact checkpoint
     missing: tuple[Problem, ...] = ()  # what training needs and this machine lacks; empty if training can start
+    data: tuple[str, ...] = ()  # what the dry run found in the data
     notes: tuple[str, ...] = ()  # what is allowed but probably not intended
 
     def as_dict(self) -> dict[str, Any]:

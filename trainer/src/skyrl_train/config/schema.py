@@ -11,18 +11,22 @@ from pydantic import (
     field_validator,
 )
 
-from skyrl_core.parameters import KlEstimator, LossReduction, NonNegative, OffPolicyOptions
+from skyrl_core.parameters import KlEstimator, LossReduction, OffPolicyOptions
+from skyrl_train.config.data_schema import DataConfig
+from skyrl_train.config.model_schema import DeepSpeedConfig as DeepSpeedConfig
+from skyrl_train.config.model_schema import ModelOptions as ModelOptions
+from skyrl_train.config.model_schema import OptimizerConfig as OptimizerConfig
 from skyrl_train.config.number import Number, Scheduled
+from skyrl_train.config.rollout_schema import EvaluationConfig as EvaluationConfig
+from skyrl_train.config.rollout_schema import RolloutConfig as RolloutConfig
 from skyrl_train.config.section import Section
-from skyrl_train.config.vllm_schema import Fraction, ServerConfig, VllmConfig
+from skyrl_train.config.vllm_schema import Fraction
 
 ScheduledNonNegative = Annotated[Number, Scheduled(ge=0)]
-ScheduledPositive = Annotated[Number, Scheduled(gt=0)]
-DecayRate = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OffPolicyConfig(OffPolicyOptions, Section):
-    """Weights for the difference between rollout engine and trainer; docs/algorithms.md has the formulas."""
+    """Weights for the difference between rollout engine and trainer; docs/ALGORITHMS.md has the formulas."""
 
 
 class AlgorithmConfig(Section):
@@ -66,32 +70,6 @@ class AlgorithmConfig(Section):
     off_policy: OffPolicyConfig = Field(
         default_factory=lambda: OffPolicyConfig(), description="Weights for samples that another policy generated."
     )
-
-
-class OptimizerConfig(Section):
-    """AdamW and its learning rate."""
-
-    learning_rate: ScheduledNonNegative = Field(
-        default=1e-6, description="Peak learning rate, or its schedule over optimizer steps."
-    )
-    schedule: Literal["constant", "linear", "cosine"] = Field(
-        default="constant", description="Learning rate after the warm-up: constant, or falling to 0 at the last step."
-    )
-    warmup_steps: NonNegativeInt = Field(default=0, description="Optimizer steps of linear warm-up.")
-    betas: tuple[DecayRate, DecayRate] = Field(default=(0.9, 0.95), description="AdamW's moment decay rates.")
-    weight_decay: NonNegative = Field(default=0.0, description="AdamW's decoupled weight decay.")
-    max_grad_norm: PositiveFloat | None = Field(default=1.0, description="Gradient norm clip; null does not clip.")
-
-
-class DeepSpeedConfig(Section):
-    """How DeepSpeed shards the optimizer, the gradients and the model."""
-
-    zero_stage: Literal[0, 1, 2, 3] = Field(default=2, description="ZeRO stage.")
-    precision: Literal["fp32", "bf16"] = Field(
-        default="fp32", description="Type of the weights in forward and backward."
-    )
-    offload_optimizer: bool = Field(default=False, description="Keep optimizer state in CPU memory (stages 1 to 3).")
-    gradient_checkpointing: bool = Field(default=False, description="Recompute activations in the backward pass.")
 
 
 class LoraConfig(Section):
@@ -154,65 +132,25 @@ class TrainerConfig(Section):
     lora: LoraConfig = Field(default_factory=LoraConfig, description="Adapters instead of all weights.")
 
 
-class RolloutConfig(Section):
-    """How samples are generated."""
-
-    engine: str = Field(default="hf", description="The rollout engine, by entry-point name.")
-    async_: Literal["none", "one_step"] = Field(
-        default="none",
-        alias="async",
-        description="one_step samples the next batch while this one trains, with the weights from before the update; "
-        "use it with vllm_server and off-policy correction.",
-    )
-    max_new_tokens: PositiveInt = Field(default=256, description="Longest response, in tokens.")
-    max_prompt_tokens: PositiveInt = Field(default=1024, description="A longer prompt is an error that names its row.")
-    temperature: ScheduledPositive = Field(default=1.0, description="Sampling temperature; log-probs include it.")
-    top_p: Fraction = Field(default=1.0, description="Nucleus sampling; below 1 the samples are off-policy.")
-    batch_size: PositiveInt = Field(default=256, description="Sequences that the rollout engine hf decodes together.")
-    probe: bool = Field(
-        default=True,
-        description="Compare log-probs of rollout and trainer after each weight sync; stop if they differ.",
-    )
-    probe_tolerance: PositiveFloat | None = Field(
-        default=None, description="Mean difference allowed, in nats; null takes 1e-3 in fp32 and 5e-2 in bf16."
-    )
-    vllm: VllmConfig = Field(default_factory=VllmConfig, description="The rollout engine vllm.")
-    server: ServerConfig = Field(default_factory=ServerConfig, description="The rollout engine vllm_server.")
-
-
-class DataConfig(Section):
-    """Where prompts come from; null uses problems that the environment generates."""
-
-    train: str | None = Field(default=None, description="Training rows: a .jsonl or .parquet file, or a hub dataset.")
-    evaluation: str | None = Field(default=None, description="Held-out rows, from the same kinds of source.")
-    train_split: str = Field(default="train", description="Split of a hub dataset for training.")
-    evaluation_split: str = Field(default="test", description="Split of a hub dataset for evaluation.")
-    prompt_column: str = Field(default="prompt", description="Column with the prompt: text or chat messages.")
-    ground_truth_column: str = Field(default="ground_truth", description="Column with the expected answer.")
-    environment_column: str = Field(default="environment", description="Column, if any, with the row's environment.")
-    shuffle: bool = Field(default=True, description="Shuffle the rows each epoch; the order depends on the seed.")
-
-
 class EnvironmentConfig(Section):
     """The environment that rewards the answers."""
 
     name: str = Field(
-        default="arithmetic", description="The environment, `NAME` or `NAME:TASK`, of rows that name none."
+        default="arithmetic",
+        description="The environment of rows that name none: `NAME`, `NAME:TASK`, or a function `(completion, row)` as "
+        "`file.py:function` or `package.module:function`.",
     )
     params: dict[str, Any] = Field(default_factory=dict, description="Parameters, checked by the environment's schema.")
     deadline: PositiveFloat = Field(default=10.0, description="Seconds allowed for one reward.")
     workers: PositiveInt = Field(default=1, description="Processes that compute rewards, per rank.")
-
-
-class EvaluationConfig(Section):
-    """How progress on held-out prompts is measured."""
-
-    every: NonNegativeInt = Field(
-        default=0, description="Steps between evaluations; 0 evaluates only before and after training."
+    weights: dict[str, float] = Field(
+        default_factory=dict,
+        description="Weights of the rewards of an environment that returns several by name; 1 for those without one.",
     )
-    prompts: NonNegativeInt = Field(default=200, description="Number of held-out prompts; 0 never evaluates.")
-    samples_per_prompt: PositiveInt = Field(default=1, description="Samples of each prompt: k of pass@k.")
-    temperature: NonNegative = Field(default=1.0, description="Sampling temperature; 0 is greedy.")
+    solved_at: float | None = Field(
+        default=None,
+        description="Reward from which an answer counts as solved, for accuracy and pass@k; null asks the environment.",
+    )
 
 
 class CheckpointConfig(Section):
@@ -278,8 +216,8 @@ class RunConfig(Section):
 
     model: str = Field(
         default="tiny",
-        description="`tiny` (ships with the trainer), a model folder, or a hub name. Without model and --config, the "
-        "tiny model trains with the settings of the quickstart, not with the defaults listed here.",
+        description="`tiny` (ships with the trainer), a model folder, or a hub name. Without --config, the tiny model "
+        "trains with the settings of the quickstart, not with the defaults listed here.",
     )
     seed: NonNegativeInt = Field(default=0, description="Seed of the data order and of sampling.")
     run_folder: str | None = Field(default=None, description="Folder of the run; null creates runs/<loss>-<time>.")
@@ -291,3 +229,4 @@ class RunConfig(Section):
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig, description="When the run is saved.")
     tracking: TrackingConfig = Field(default_factory=TrackingConfig, description="Where metrics go.")
     plugins: PluginsConfig = Field(default_factory=PluginsConfig, description="Which installed plugins may run.")
+    model_options: ModelOptions = Field(default_factory=ModelOptions, description="How the model is loaded.")

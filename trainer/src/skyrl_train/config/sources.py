@@ -1,16 +1,20 @@
 """Merges files and overrides into one mapping that records the origin of every value."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from skyrl_core.discovery import printable
 from skyrl_core.errors import InvalidParamsError, SkyrlError, nearest
+from skyrl_train.config.presets import FOLDER, find_preset, is_preset_name, preset_hint, source_name
 from skyrl_train.config.problem import Problem
 from skyrl_train.config.yaml_text import Keys, parse_yaml
 
 COMMAND_LINE = "command line"
-QUICKSTART = Path(__file__).with_name("quickstart.yaml")
+KEYWORDS = "keyword arguments"
+"""The origin of options that Python code passes to ``train``."""
+QUICKSTART = FOLDER / "quickstart.yaml"
 QUICKSTART_DEFAULT = "quickstart default"
 MAX_BYTES = 10_000_000
 
@@ -28,20 +32,26 @@ class Sources:
             self.add_file(QUICKSTART, origin=QUICKSTART_DEFAULT)
 
     def add_file(self, path: Path, *, origin: str | None = None) -> None:
-        """Merge a YAML file; errors name ``origin`` instead of the file and line if it is given.
+        """Merge a YAML file or a preset; errors name ``origin`` instead of the file and line if it is given.
 
         Raises:
             SkyrlError: it cannot be read.
             InvalidParamsError: it is not UTF-8, not YAML, empty, or not a mapping.
         """
-        document = parse_yaml(_read(path), str(path))
+        preset, place = find_preset(path), source_name(path)
+        document = parse_yaml(_read(preset.file if preset else path), place)
         if document.value is None:
             raise InvalidParamsError(f"{path}: the file is empty; `skyrl config --yaml` prints one with every option")
         if not isinstance(document.value, dict):
             kind = "list" if isinstance(document.value, list) else "single value"
             raise InvalidParamsError(f"{path}: the top level must be options (`name: value`), not a {kind}")
-        origins = {keys: origin or f"{path}:{line}" for keys, line in document.lines.items()}
+        origins = {keys: origin or f"{place}:{line}" for keys, line in document.lines.items()}
         self._merge(self.values, document.value, (), origins)
+
+    def add_values(self, values: Mapping[str, Any], origin: str) -> None:
+        """Merge options given as Python values. A key may be dotted, and a value may be a path or a NumPy number."""
+        plain = _nested(values)
+        self._merge(self.values, plain, (), dict.fromkeys(_all_keys(plain), origin))
 
     def add_override(self, text: str) -> None:
         """Set `a.b=value`; the value is YAML. A leading `+` or `++`, as in Hydra, is accepted and ignored.
@@ -102,6 +112,48 @@ class Sources:
         self._origins[keys] = origin
 
 
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values as plain data, with dotted keys expanded to sections; later keys override earlier ones."""
+    nested: dict[str, Any] = {}
+    for name, value in values.items():
+        *sections, last = str(name).split(".")
+        target = nested
+        for section in sections:
+            if not isinstance(target.get(section), dict):
+                target[section] = {}
+            target = target[section]
+        plain = _plain(value)
+        both = isinstance(plain, dict) and isinstance(target.get(last), dict)
+        target[last] = _deep_merged(target[last], plain) if both else plain
+    return nested
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return _nested(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    is_scalar = hasattr(value, "dtype") and getattr(value, "ndim", None) == 0  # NumPy and torch
+    return value.item() if is_scalar else value
+
+
+def _deep_merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(first)
+    for name, value in second.items():
+        both = isinstance(value, dict) and isinstance(merged.get(name), dict)
+        merged[name] = _deep_merged(merged[name], value) if both else value
+    return merged
+
+
+def _all_keys(values: Mapping[str, Any], at: Keys = ()) -> Iterator[Keys]:
+    for name, value in values.items():
+        yield (*at, name)
+        if isinstance(value, dict):
+            yield from _all_keys(value, (*at, name))
+
+
 def _override_rule(text: str, has_value: bool, keys: Keys, value: str) -> str | None:
     """The rule that the form of an override breaks, or None."""
     if text.startswith("~"):
@@ -120,7 +172,7 @@ def _read(path: Path) -> str:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise SkyrlError(f"{printable(str(path), escape=True)}: no such file{_files_like(path)}") from None
+        raise SkyrlError(f"{printable(str(path), escape=True)}: {_why_missing(path)}") from None
     except IsADirectoryError:
         raise SkyrlError(f"{path}: this is a folder; name a YAML file in it") from None
     except OSError as error:
@@ -134,6 +186,12 @@ def _read(path: Path) -> str:
         raise InvalidParamsError(f"{path}:{line}: not UTF-8 text (byte 0x{data[error.start]:02x})") from None
 
 
+def _why_missing(path: Path) -> str:
+    if is_preset_name(path):
+        return f"neither a file nor a preset has this name{preset_hint(path) or _files_like(path)}"
+    return f"no such file{_files_like(path) or preset_hint(path)}"
+
+
 def _files_like(path: Path) -> str:
     """A hint that names the most similar YAML file in the folder."""
     folder = path.parent
@@ -142,11 +200,19 @@ def _files_like(path: Path) -> str:
     return f"; did you mean {folder / match}?" if match else ""
 
 
-def read_sources(files: Sequence[Path], overrides: Sequence[str], *, quickstart: bool = False) -> Sources:
-    """Merge files and then overrides, in order, on top of the quickstart settings if requested."""
+def read_sources(
+    files: Sequence[Path],
+    overrides: Sequence[str],
+    *,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    quickstart: bool = False,
+) -> Sources:
+    """Merge files, settings by origin, and overrides, in order, on top of the quickstart settings if requested."""
     sources = Sources(quickstart=quickstart)
     for file in files:
         sources.add_file(file)
+    for origin, values in (settings or {}).items():
+        sources.add_values(values, origin)
     for override in overrides:
         sources.add_override(override)
     return sources

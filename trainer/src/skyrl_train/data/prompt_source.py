@@ -10,7 +10,8 @@ from typing import Protocol
 from skyrl_core.errors import SkyrlError
 from skyrl_train.config.machine_check import no_prompts_message
 from skyrl_train.config.schema import RunConfig
-from skyrl_train.data.rows import Columns, DataError, load_rows
+from skyrl_train.data.row_problem import DataError
+from skyrl_train.data.rows import with_system_prompt
 from skyrl_train.environments.environment import Environment, Row, Split
 
 _WINDOW = 4096
@@ -121,23 +122,15 @@ class GeneratedRows:
         self._end += 1
 
 
-def build_source(config: RunConfig, split: Split, environment: Environment) -> PromptSource:
-    """The prompts of a split: from the data option if it is set, else from the environment.
+def generated_source(config: RunConfig, split: Split, environment: Environment) -> GeneratedRows:
+    """The problems that the environment generates for a split, with the configured system prompt.
 
-    The held-out prompts do not depend on the seed and are not shuffled, so that runs can be compared.
+    The held-out prompts do not depend on the seed, so that runs can be compared.
 
     Raises:
-        DataError: the data cannot be read, or there is neither data nor an environment that generates problems.
+        DataError: the environment generates no problems.
     """
-    data, name = config.data, config.environment.name
-    spec = data.train if split == "train" else data.evaluation
-    if spec is not None:
-        columns = Columns(
-            prompt=data.prompt_column, ground_truth=data.ground_truth_column, environment=data.environment_column
-        )
-        hub_split = data.train_split if split == "train" else data.evaluation_split
-        rows = load_rows(spec, hub_split, columns=columns, default_environment=name)
-        return LoadedRows(rows, seed=config.seed, shuffle=data.shuffle and split == "train")
+    name, system_prompt = config.environment.name, config.data.system_prompt
     seed = config.seed if split == "train" else _EVALUATION_SEED
     if environment.rows(split, seed=seed) is None:
         raise DataError(no_prompts_message(name, f"data.{split}"))
@@ -145,7 +138,7 @@ def build_source(config: RunConfig, split: Split, environment: Environment) -> P
     def generate() -> Iterator[Row]:
         rows = environment.rows(split, seed=seed)
         assert rows is not None  # `rows` returned rows above, and an environment generates either always or never
-        return rows
+        return (with_system_prompt(row, system_prompt) for row in rows)
 
     return GeneratedRows(generate, name)
 

@@ -1,158 +1,88 @@
-"""Loads and validates rows from files, folders and hubs; an error names file, row, column and value."""
+"""Turns records into rows; a problem names file, row, column and value."""
 
-import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
-from skyrl_core.discovery import shortened
-from skyrl_core.errors import SkyrlError, did_you_mean, nearest
+from skyrl_core.errors import did_you_mean
+from skyrl_train.data.data_source import read_records
+from skyrl_train.data.row_problem import FaultyRows, RowProblem, raise_faulty, shown
 from skyrl_train.environments.environment import Message, Row
-
-_FILE_SUFFIXES = (".jsonl", ".parquet")
-_FORMS = "a .jsonl or .parquet file, a folder saved by datasets, or a hub name such as openai/gsm8k:main"
-
-
-class DataError(SkyrlError):
-    """Rows cannot be read, or a row is invalid."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """The names of the columns. All other columns become ``Row.extra``."""
+    """The names of the columns; a dotted name is a nested value. All other columns become ``Row.extra``."""
 
     prompt: str = "prompt"  # text, or a list of chat messages
     ground_truth: str = "ground_truth"  # any scalar
     environment: str = "environment"  # optional; null selects the default environment
 
 
-def load_rows(spec: str, split: str, *, columns: Columns, default_environment: str) -> Sequence[Row]:
-    """All rows of a data set, validated.
+class _InvalidRow(Exception):
+    """The problem of a row, as text."""
+
+
+def load_rows(sources: str | Sequence[str], split: str, *, columns: Columns, default_environment: str) -> Sequence[Row]:
+    """All rows of one or several sources, validated.
 
     Args:
-        spec: a .jsonl or .parquet file, a folder that ``datasets`` saved, or a hub name, ``NAME`` or ``NAME:CONFIG``.
+        sources: .jsonl or .parquet files, patterns of files, folders that ``datasets`` saved, or hub names.
         split: the split of a hub data set, or of a folder with several; ignored for files.
         columns: the names of the columns.
         default_environment: the environment of rows that name none.
 
     Raises:
-        DataError: it cannot be read, is empty, or a row is invalid; the message names file, row, column and value.
+        DataError: a source cannot be read, is empty, or rows are invalid; the message names their file, row, column
+            and value.
     """
-    origin, records = _records(spec, split)
-    rows = [_row(where, record, columns, default_environment) for where, record in records]
-    if not rows:
-        raise DataError(f"{origin} has no rows")
-    return rows
+    names = (sources,) if isinstance(sources, str) else sources
+    entries = list(read_rows(names, split, columns=columns, default_environment=default_environment))
+    problems = [entry for entry in entries if isinstance(entry, RowProblem)]
+    raise_faulty([FaultyRows(key=", ".join(names), count=len(entries), problems=problems)])
+    return [entry for entry in entries if isinstance(entry, Row)]
 
 
-def _records(spec: str, split: str) -> tuple[str, Iterator[tuple[str, Mapping[str, Any]]]]:
-    """The name of the data set in messages, and its records, each with its place."""
-    path = Path(spec).expanduser()
-    if path.is_dir():
-        return f"{spec} (split {split})", _numbered(spec, _saved_dataset(path, split))
-    if path.suffix in _FILE_SUFFIXES:
-        if not path.is_file():
-            raise DataError(f"{spec} does not exist{_neighbours(path)}")
-        return spec, _jsonl(path) if path.suffix == ".jsonl" else _numbered(spec, _parquet(path))
-    if path.exists() or path.suffix in (".json", ".csv", ".txt", ".arrow") or spec.startswith((".", "/", "~")):
-        state = "has an unsupported format" if path.exists() else "does not exist"
-        raise DataError(f"{spec} {state}: give {_FORMS}")
-    return f"{spec} (split {split})", _numbered(spec, _hub(spec, split))
+def read_rows(
+    sources: Sequence[str], split: str, *, columns: Columns, default_environment: str, streaming: bool = False
+) -> Iterator[Row | RowProblem]:
+    """Each row, or its problem, in the order of the sources.
+
+    Raises:
+        DataError: a source cannot be read, or none has rows.
+    """
+    for record in read_records(sources, split, streaming=streaming):
+        yield record if isinstance(record, RowProblem) else _row_or_problem(*record, columns, default_environment)
 
 
-def _numbered(name: str, records: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for number, record in enumerate(records):
-        yield f"{name}, row {number}", record
+def with_system_prompt(row: Row, text: str | None) -> Row:
+    """The row with a system message before its prompt, unless it has one or the text is None."""
+    if text is None or row.prompt[0]["role"] == "system":
+        return row
+    return Row(
+        prompt=({"role": "system", "content": text}, *row.prompt),
+        ground_truth=row.ground_truth,
+        environment=row.environment,
+        extra=row.extra,
+        place=row.place,
+    )
 
 
-def _neighbours(path: Path) -> str:
-    if not path.parent.is_dir():
-        return f": there is no folder {path.parent}"
-    names = [other.name for other in path.parent.iterdir() if other.suffix in _FILE_SUFFIXES]
-    match = nearest(path.name, names)
-    return f"; did you mean {path.parent / match}?" if match else ""
-
-
-def _jsonl(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            where = f"{path}:{number}"
-            try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                record = json.loads(text) if text.strip() else None
-            except UnicodeDecodeError as error:
-                raise DataError(f"{where} is not UTF-8: {error.reason} at byte {error.start}") from error
-            except (ValueError, RecursionError) as error:
-                raise DataError(f"{where} is not JSON: {error}") from error
-            if not text.strip():
-                continue
-            if not isinstance(record, dict):
-                raise DataError(f"{where} is {_shown(record)}, not a JSON object")
-            yield where, record
-
-
-def _parquet(path: Path) -> Iterator[Mapping[str, Any]]:
-    import pyarrow
-    import pyarrow.parquet
-
+def _row_or_problem(
+    where: str, record: Mapping[str, Any], columns: Columns, default_environment: str
+) -> Row | RowProblem:
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches():
-                yield from batch.to_pylist()
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read as parquet: {error}") from error
-
-
-def _saved_dataset(folder: Path, split: str) -> Iterable[Mapping[str, Any]]:
-    import datasets
-
-    try:
-        found = datasets.load_from_disk(str(folder))
-    except FileNotFoundError as error:
-        inside = sorted(str(file) for file in folder.iterdir() if file.suffix in _FILE_SUFFIXES)
-        hint = f"; name one of its files: {', '.join(inside)}" if inside else f": give {_FORMS}"
-        raise DataError(f"{folder} is not a folder that datasets saved{hint}") from error
-    if not isinstance(found, datasets.DatasetDict):
-        return _rows_of(found)
-    if split not in found:
-        raise DataError(f"{folder} has no split {split!r}: choose one of {', '.join(sorted(found))}")
-    return _rows_of(found[split])
-
-
-def _hub(spec: str, split: str) -> Iterable[Mapping[str, Any]]:
-    import datasets
-
-    name, _, config = spec.partition(":")
-    try:
-        return _rows_of(datasets.load_dataset(name, config or None, split=split))
-    except Exception as error:  # the hub client raises the errors of a dozen libraries
-        why = " ".join(str(error).split())
-        raise DataError(
-            f"the hub data set {spec!r} (split {split!r}) cannot be loaded: {type(error).__name__}: {why}\n"
-            f"without a network, or to load a file, give {_FORMS}"
-        ) from error
-
-
-def _rows_of(dataset: Any) -> Iterable[Mapping[str, Any]]:
-    rows: Iterable[Mapping[str, Any]] = dataset.with_format(None)
-    return rows
-
-
-def _column(where: str, record: Mapping[str, Any], column: str, option: str) -> Any:
-    if column in record:
-        return record[column]
-    hint = did_you_mean(column, record)
-    names = ", ".join(map(repr, record)) or "none"
-    raise DataError(f"{where} has no column {column!r}{hint}\nits columns are {names}: set {option} to the right one")
+        return _row(where, record, columns, default_environment)
+    except _InvalidRow as problem:
+        return RowProblem(place=where, text=str(problem))
 
 
 def _row(where: str, record: Mapping[str, Any], columns: Columns, default_environment: str) -> Row:
     prompt = _prompt(where, columns.prompt, _column(where, record, columns.prompt, "data.prompt_column"))
     stated = _column(where, record, columns.ground_truth, "data.ground_truth_column")
-    environment = record.get(columns.environment)
+    environment = next(_found(record, columns.environment), None)
     if environment is None:
         environment = default_environment
     if not isinstance(environment, str) or not environment:
@@ -163,7 +93,43 @@ def _row(where: str, record: Mapping[str, Any], columns: Columns, default_enviro
         ground_truth=_ground_truth(where, columns.ground_truth, stated),
         environment=environment,
         extra={name: value for name, value in record.items() if name not in used},
+        place=where,
     )
+
+
+def _column(where: str, record: Mapping[str, Any], column: str, option: str) -> Any:
+    for value in _found(record, column):
+        return value
+    hint = did_you_mean(column, _names(record))
+    names = ", ".join(map(repr, _names(record))) or "none"
+    raise _InvalidRow(f"{where} has no column {column!r}{hint}; its columns are {names}: set {option} to the right one")
+
+
+def _found(value: Any, name: str) -> Iterator[Any]:
+    """The value of a column, if it exists: that of the exact name, or else the nested one of the dotted name."""
+    if isinstance(value, Mapping):
+        if name in value:
+            yield value[name]
+            return
+        parts = name.split(".")
+        for end in range(len(parts) - 1, 0, -1):  # the longest first, because names of columns may contain dots
+            head = ".".join(parts[:end])
+            if head in value:
+                yield from _found(value[head], ".".join(parts[end:]))
+                return
+    elif isinstance(value, list):
+        head, _, rest = name.partition(".")
+        if head.isdecimal() and int(head) < len(value):
+            yield from _found(value[int(head)], rest) if rest else (value[int(head)],)
+
+
+def _names(record: Mapping[str, Any]) -> list[str]:
+    """The names of the columns, and of the values directly inside them."""
+    names = []
+    for name, value in record.items():
+        names.append(name)
+        names += [f"{name}.{inner}" for inner in value] if isinstance(value, Mapping) else []
+    return names
 
 
 def _prompt(where: str, column: str, value: object) -> tuple[Message, ...]:
@@ -195,9 +161,5 @@ def _ground_truth(where: str, column: str, value: object) -> str:
     return str(value)
 
 
-def _wrong(where: str, column: str, value: object, wanted: str) -> DataError:
-    return DataError(f"{where}, column {column!r}: {_shown(value)} is not {wanted}")
-
-
-def _shown(value: object) -> str:
-    return shortened(json.dumps(value, ensure_ascii=False, default=repr), 120, escape=True)
+def _wrong(where: str, column: str, value: object, wanted: str) -> _InvalidRow:
+    return _InvalidRow(f"{where}, column {column!r}: {shown(value)} is not {wanted}")

@@ -2,14 +2,15 @@
 
 import argparse
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from skyrl_core.cli import CommandParser, complete_loss
 from skyrl_core.discovery import printable
 from skyrl_core.errors import SkyrlError, nearest
+from skyrl_train.config.override_completion import complete_override
 from skyrl_train.ranks.launch import OPTION
 
 DESCRIPTION = "Train a language model with any installed policy loss."
@@ -19,6 +20,12 @@ OVERRIDE is an option of the configuration with its value, such as trainer.optim
 trainer.algorithm.LOSS.PARAMETER=0.02. The value is YAML; overrides take precedence over files.
 `skyrl config` lists every option, `skyrl losses list` every loss.
 """
+EXAMPLES = (
+    "skyrl train --loss gspo --dry-run",
+    "skyrl train --loss gspo trainer.steps=50 trainer.optimizer.learning_rate=1e-5",
+    "skyrl train --config run.yaml --num-processes 4",
+    "skyrl train --resume runs/gspo-20260101-120000 trainer.steps=200",
+)
 RESUME = "continue a run from its folder or from one of its checkpoints; without FOLDER, from run_folder"
 
 
@@ -37,11 +44,21 @@ class TrainArguments:
     json: bool = False
 
 
-class _Parser(argparse.ArgumentParser):
+class _Parser(CommandParser):
     """Raises instead of exiting, so that all errors are printed in one place."""
 
     def error(self, message: str) -> NoReturn:
-        raise SkyrlError(f"{message}; `{self.prog} --help` shows the options")
+        raise SkyrlError(message if "--" in message else f"{message}; `{self.prog} --help` shows the options")
+
+    def unknown_message(self, option: str) -> str:
+        match = nearest(option.partition("=")[0], self.option_names())
+        if match:
+            hint = f"did you mean {match}?"
+        elif "." in option.partition("=")[0]:
+            hint = f"write an override without dashes: {option.lstrip('-')}"
+        else:
+            hint = f"`{self.prog} --help` shows the options"
+        return f"unknown option {printable(option, escape=True)}; {hint}"
 
 
 def parse_arguments(argv: Sequence[str], prog: str) -> TrainArguments:
@@ -52,9 +69,6 @@ def parse_arguments(argv: Sequence[str], prog: str) -> TrainArguments:
     """
     parser = _parser(prog)
     parsed, unknown = parser.parse_known_args(_with_explicit_resume(argv))
-    flags = [argument for argument in unknown if argument.startswith("-")]
-    if flags:
-        raise SkyrlError(_unknown_flag(flags[0], parser))
     if parsed.num_processes < 1:
         raise SkyrlError(f"{OPTION} {parsed.num_processes}: must be 1 or more")
     if parsed.skip_damaged and parsed.resume is None:
@@ -71,13 +85,14 @@ def _parser(prog: str) -> _Parser:
         prog=prog,
         description=DESCRIPTION,
         epilog=EPILOG,
+        examples=EXAMPLES,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     files = "a YAML file; may be repeated, later files override earlier ones"
     add("--config", dest="config_files", type=Path, action="append", default=[], metavar="FILE", help=files)
-    add("--loss", metavar="NAME", help="the policy loss: trainer.algorithm.policy_loss_type")
+    loss = add("--loss", metavar="NAME", help="the policy loss: trainer.algorithm.policy_loss_type")
     add(OPTION, type=int, default=1, metavar="N", help="train with N processes on this machine, one for each GPU")
     add("--dry-run", action="store_true", help="check the configuration, print the plan and exit")
     add("--json", action="store_true", help="print the plan as JSON")
@@ -86,7 +101,9 @@ def _parser(prog: str) -> _Parser:
     add("--skip-damaged", action="store_true", help="resume from the newest intact checkpoint")
     # Launchers of the torch.distributed family pass this; the environment variables say the same.
     add("--local_rank", "--local-rank", help=argparse.SUPPRESS)
-    add("overrides", nargs="*", metavar="OVERRIDE", help="such as trainer.steps=10")
+    overrides = add("overrides", nargs="*", metavar="OVERRIDE", help="such as trainer.steps=10")
+    loss.completer = complete_loss  # type: ignore[attr-defined] # argcomplete reads it
+    overrides.completer = complete_override  # type: ignore[attr-defined]
     return parser
 
 
@@ -99,15 +116,3 @@ def _with_explicit_resume(argv: Sequence[str]) -> list[str]:
         if argument == "--resume" and (following.startswith("-") or is_override):
             arguments[index] = "--resume="
     return arguments
-
-
-def _unknown_flag(flag: str, parser: argparse.ArgumentParser) -> str:
-    name = flag.partition("=")[0]
-    match = nearest(name, re.findall(r"--[\w-]+", parser.format_usage()))
-    if match:
-        hint = f"did you mean {match}?"
-    elif "." in name:
-        hint = f"write an override without dashes: {flag.lstrip('-')}"
-    else:
-        hint = f"`{parser.prog} --help` shows the options"
-    return f"unknown option {printable(flag, escape=True)}; {hint}"

@@ -1,40 +1,43 @@
 """The plan of a run that `--dry-run` prints, as text or JSON. Imports neither torch nor the loss."""
 
 import json
-import os
 import textwrap
 from collections.abc import Iterator
 from math import ceil
 from typing import Any
 
-from skyrl_core.cli import terminal_width
+from skyrl_core.cli import Style, paint, terminal_width
 from skyrl_core.discovery import Claim, printable
+from skyrl_train.config.data_schema import DataConfig
 from skyrl_train.config.number import describe_number
 from skyrl_train.config.resolved import ResolvedRun
 from skyrl_train.config.schema import AlgorithmConfig, TrainerConfig
 from skyrl_train.config.yaml_text import inline_yaml
+from skyrl_train.entrypoints.machine_plan import MachinePlan, as_json, memory_rows, rank_rows
+from skyrl_train.entrypoints.rank_plan import RankPlan
 
 LABEL_WIDTH = 14
 WIDTH = 110
 """Maximum columns of a line; a narrower terminal has fewer."""
 
 
-def write_plan(run: ResolvedRun) -> str:
+def write_plan(run: ResolvedRun, machine: MachinePlan) -> str:
     """The plan as text, with a label and a value on each line."""
     lines = ["The configuration is valid; nothing was trained."]
-    if run.missing:
+    if machine.missing:
         lines = ["The configuration is valid, but training would not start on this machine: see `missing` below."]
-    for label, value in _rows(run):
+    for label, value in _rows(run, machine):
         lines += _wrapped(label, value)
-    for problem in run.missing:
-        lines += ["", *_wrapped("missing", str(problem))]
+    for problem in machine.missing:
+        lines += ["", *_wrapped("missing", problem)]
     for note in run.notes:
         lines += ["", *_wrapped("note", note)]
-    return "\n".join(printable(line, escape=True) for line in lines) + "\n"
+    first, *rest = [printable(line, escape=True) for line in lines]
+    return "\n".join([paint(first, "red" if machine.missing else "green"), *map(_coloured, rest)]) + "\n"
 
 
-def write_plan_json(run: ResolvedRun) -> str:
-    """The plan for scripts: the complete configuration, the loss, and what this machine lacks."""
+def write_plan_json(run: ResolvedRun, machine: MachinePlan) -> str:
+    """The plan for scripts: the complete configuration, the loss, ranks and memory, and what this machine lacks."""
     loss = run.loss.claim
     plan = {
         "config": run.as_dict(),
@@ -46,10 +49,20 @@ def write_plan_json(run: ResolvedRun) -> str:
             "status": loss.status,
             "params": run.loss.params,
         },
-        "missing": [str(problem) for problem in run.missing],
+        **as_json(machine),
+        "missing": list(machine.missing),
+        "data": list(run.data),
         "notes": list(run.notes),
     }
     return json.dumps(plan, indent=2) + "\n"
+
+
+def _coloured(line: str) -> str:
+    label, value = line[:LABEL_WIDTH], line[LABEL_WIDTH:]
+    if not label.strip():
+        return line
+    style: dict[str, Style] = {"missing": "red", "note": "yellow"}
+    return f"{paint(label, style.get(label.strip(), 'cyan'))}{value}"
 
 
 def _wrapped(label: str, value: str) -> list[str]:
@@ -58,14 +71,16 @@ def _wrapped(label: str, value: str) -> list[str]:
     return textwrap.wrap(value, width, initial_indent=start, subsequent_indent=rest, break_on_hyphens=False)
 
 
-def _rows(run: ResolvedRun) -> Iterator[tuple[str, str]]:
+def _rows(run: ResolvedRun, machine: MachinePlan) -> Iterator[tuple[str, str]]:
     config = run.config
     sources = (*run.files, *run.overrides)
     yield "from", ", ".join(sources) or "defaults only"
     if run.quickstart:
-        yield "defaults", "quickstart settings for the tiny model: neither --config nor a model is given"
-    else:
+        yield "defaults", "quickstart settings for the tiny model: neither --config nor another model is given"
+    elif run.files:
         yield "defaults", "as listed by `skyrl config`"
+    else:
+        yield "defaults", "for a real model, as listed by `skyrl config`; the quickstart settings suit only `tiny`"
     if run.resume is not None:
         accepts = ", accepting a changed loss" if run.accept_loss_change else ""
         skips = ", from the newest intact checkpoint" if run.skip_damaged else ""
@@ -74,9 +89,10 @@ def _rows(run: ResolvedRun) -> Iterator[tuple[str, str]]:
     yield "environment", config.environment.name + _params(config.environment.params)
     yield from _data(run)
     yield from _algorithm(run)
-    yield from _step(run)
+    yield from _step(run, machine.ranks)
     yield from _optimisation(run)
     yield from _outputs(run)
+    yield from memory_rows(machine.memory)
 
 
 def _data(run: ResolvedRun) -> Iterator[tuple[str, str]]:
@@ -84,8 +100,11 @@ def _data(run: ResolvedRun) -> Iterator[tuple[str, str]]:
     order = "shuffled" if data.shuffle else "in order"
     lacking = {problem.key for problem in run.missing}
     unset = "an unset source (see `missing`)"
-    train = data.train or (unset if "data.train" in lacking else "problems that the environment generates")
+    generated = "problems that the environment generates"
+    train = ", ".join(data.train_sources) or (unset if "data.train" in lacking else generated)
     yield "data", f"{train}, {order}, seed {run.config.seed}"
+    for line in run.data:
+        yield "", line
     yield (
         "rollout",
         (
@@ -97,7 +116,7 @@ def _data(run: ResolvedRun) -> Iterator[tuple[str, str]]:
     if not evaluation.prompts:
         yield "evaluation", "none"
         return
-    held_out = data.evaluation or (unset if "data.evaluation" in lacking else "generated problems")
+    held_out = _held_out(data) or (unset if "data.evaluation" in lacking else "generated problems")
     when = f", every {_count(evaluation.every, 'step')}" if evaluation.every else ""
     yield (
         "evaluation",
@@ -106,6 +125,11 @@ def _data(run: ResolvedRun) -> Iterator[tuple[str, str]]:
             f"{held_out}, temperature {evaluation.temperature:g}, before and after{when}"
         ),
     )
+
+
+def _held_out(data: DataConfig) -> str:
+    sets = data.evaluation_sets.items()
+    return "; ".join(f"{name}: {', '.join(sources)}" if name else ", ".join(sources) for name, sources in sets)
 
 
 def _algorithm(run: ResolvedRun) -> Iterator[tuple[str, str]]:
@@ -151,8 +175,8 @@ def _micro_batches(trainer: TrainerConfig, sequences: int) -> str:
     return f"{count} of up to {_count(min(trainer.micro_batch_size, sequences), 'sequence')}"
 
 
-def _step(run: ResolvedRun) -> Iterator[tuple[str, str]]:
-    trainer, ranks = run.config.trainer, int(os.environ.get("WORLD_SIZE", "1"))
+def _step(run: ResolvedRun, ranks: RankPlan) -> Iterator[tuple[str, str]]:
+    trainer = run.config.trainer
     sequences = trainer.prompts_per_step * trainer.samples_per_prompt
     updates = trainer.minibatches * trainer.epochs
     yield (
@@ -169,12 +193,10 @@ def _step(run: ResolvedRun) -> Iterator[tuple[str, str]]:
             f"= {_count(updates, 'optimizer step')} of {_count(sequences // trainer.minibatches, 'sequence')}"
         ),
     )
-    # A prompt's samples stay on one rank.
-    largest = ceil(trainer.prompts_per_step // trainer.minibatches / ranks) * trainer.samples_per_prompt
-    yield (
-        "",
-        f"on {_count(ranks, 'rank')}: {_micro_batches(trainer, largest)} for each optimizer step and rank",
-    )
+    batches = _micro_batches(trainer, ranks.largest)
+    yield "", f"on {_count(ranks.ranks, 'rank')}: {batches} for each optimizer step and rank"
+    if ranks.ranks > 1:
+        yield from rank_rows(ranks)
     yield (
         "entire run",
         (

@@ -12,18 +12,26 @@ import sys
 import time
 from collections.abc import Sequence
 
+from skyrl_core.cli import error_line
 from skyrl_core.errors import SkyrlError
 from skyrl_train.config.load_config import resolve_run
 from skyrl_train.config.problem import raise_problems
 from skyrl_train.config.resolved import ResolvedRun
 from skyrl_train.entrypoints.arguments import TrainArguments, parse_arguments
+from skyrl_train.entrypoints.data_check import with_checked_data
 from skyrl_train.entrypoints.dry_run import write_plan, write_plan_json
+from skyrl_train.entrypoints.launch_check import check_launchable
+from skyrl_train.entrypoints.machine_plan import plan_machine
 from skyrl_train.environments.load_environment import load_environment
 from skyrl_train.machine.gc_pause import many_imports
 from skyrl_train.ranks.exit_process import exit_process
 from skyrl_train.ranks.launch import is_launched, launch
 from skyrl_train.ranks.stopping import Interrupted
+from skyrl_train.tracking.screen import show_loading, stop_loading
 from skyrl_train.tracking.stderr import say
+
+CANNOT_START = 7
+"""The exit code of a dry run if training would not start on this machine."""
 
 INTERRUPTED = 130
 """The shell's exit code for a program that was ended by Ctrl-C."""
@@ -50,11 +58,12 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
     try:
         run, parsed = _checked(arguments, prog or os.path.basename(sys.argv[0]) or "skyrl train")
         if parsed.dry_run:
-            code = _dry_run(run, as_json=parsed.json)
+            code = _dry_run(run, parsed.num_processes, as_json=parsed.json)
         elif parsed.num_processes > 1 and not is_launched():
-            code = launch(arguments, parsed.num_processes)
+            code = _launch(run, arguments, parsed.num_processes)
         else:
-            code = _train(run)
+            _train(run)
+            code = 0
     except Interrupted as stop:
         raise SystemExit(stop.exit_code) from None  # the run has printed how to resume
     except KeyboardInterrupt:
@@ -83,25 +92,42 @@ def _checked(argv: Sequence[str], prog: str) -> tuple[ResolvedRun, TrainArgument
         if _local_rank() != 0:
             time.sleep(HEAD_START)
         # A rank that no launcher has ended by now has an error that the first rank does not have.
-        _report(f"error: {error}", every_rank=_local_rank() != 0)
+        _report(error_line(error), every_rank=_local_rank() != 0)
         raise SystemExit(error.exit_code) from error
     return run, arguments
 
 
-def _dry_run(run: ResolvedRun, *, as_json: bool) -> int:
+def _dry_run(run: ResolvedRun, processes: int, *, as_json: bool) -> int:
     if _rank() == 0:
-        sys.stdout.write(write_plan_json(run) if as_json else write_plan(run))
-    return 0
+        run = with_checked_data(run)
+    machine = plan_machine(run, processes)
+    if _rank() == 0:
+        sys.stdout.write(write_plan_json(run, machine) if as_json else write_plan(run, machine))
+    return CANNOT_START if machine.missing else 0
 
 
-def _train(run: ResolvedRun) -> int:
+def _launch(run: ResolvedRun, argv: Sequence[str], processes: int) -> int:
     try:
+        check_launchable(run, processes)
+    except SkyrlError as error:
+        _report(f"error: {error}", every_rank=False)
+        raise SystemExit(error.exit_code) from error
+    return launch(argv, processes)
+
+
+def _train(run: ResolvedRun) -> None:
+    try:
+        if _rank() == 0:
+            show_loading(f"PyTorch, transformers and DeepSpeed, to train {run.config.model} with {run.loss.claim.name}")
         with many_imports("skyrl_train.training.build"):
             from skyrl_train.training.build import run_training
-        return run_training(run)
+        run_training(run)
     except SkyrlError as error:
-        _report(f"error: {error}", every_rank=True)
+        stop_loading()
+        _report(error_line(error), every_rank=True)
         raise SystemExit(error.exit_code) from error
+    finally:
+        stop_loading()
 
 
 def _report(message: str, *, every_rank: bool) -> None:

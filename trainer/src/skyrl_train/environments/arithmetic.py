@@ -26,6 +26,7 @@ class Arithmetic(Environment):
     """Endless word problems; 1.0 for a finished response that ends in ``#### <answer>``, else 0.0."""
 
     name = "arithmetic"
+    solved_at = 1.0
     Params: ClassVar[type[EnvironmentParams]] = ArithmeticParams
 
     def rows(self, split: Split, *, seed: int) -> Iterator[Row]:
@@ -38,6 +39,13 @@ class Arithmetic(Environment):
                 environment=self.name,
                 extra={"steps": len(problem.operations)},
             )
+
+    def check_row(self, row: Row) -> str | None:
+        """The rule that the ground truth breaks: an answer must be able to end with it."""
+        expected = row.ground_truth
+        if not expected or expected != expected.strip():
+            return f"no answer can end with the ground truth {expected!r}: it must be text without spaces at its ends"
+        return None
 
     def reward(self, completion: Completion, row: Row) -> float:
         """1.0 or 0.0; 0.0 for an answer that the token limit cut off, because its last digit may be missing."""

@@ -1,9 +1,10 @@
 """The base class of environments: a reward for each answer and, optionally, generated problems."""
 
 import hashlib
+import inspect
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -12,6 +13,8 @@ from pydantic import BaseModel, ConfigDict
 from skyrl_core.discovery import shortened
 
 Split = Literal["train", "evaluation"]
+Reward = float | None | Mapping[str, float | None]
+"""A reward; None for no verdict; or several rewards by name, of which one None means no verdict."""
 Message = dict[str, str]
 """A chat message: ``{"role": "user", "content": "..."}``."""
 
@@ -27,6 +30,9 @@ class EnvironmentParams(BaseModel):
 
 _LABEL_LENGTH = 48
 
+_TOLERANCE = 1e-6
+"""A sum such as 0.1 + 0.2 + 0.7 may miss its exact value by rounding."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
@@ -36,6 +42,7 @@ class Row:
     ground_truth: str
     environment: str  # the reference of the environment that rewards it, NAME or NAME:TASK
     extra: Mapping[str, Any] = field(default_factory=dict)  # the other columns of the row
+    place: str = field(default="", compare=False)  # FILE:LINE, or FILE, row NUMBER; empty for a generated row
 
     @property
     def uid(self) -> str:
@@ -69,6 +76,9 @@ class Environment(ABC):
     name: ClassVar[str]
     """Equals the entry-point name."""
     Params: ClassVar[type[EnvironmentParams]] = EnvironmentParams
+    solved_at: float | None = None
+    """The reward from which an answer counts as solved. None: the environment does not say, so a run has reward means
+    but neither accuracy nor pass@k. The option ``environment.solved_at`` overrides it."""
 
     def __init__(self, params: EnvironmentParams) -> None:
         self.params: Any = params
@@ -85,9 +95,26 @@ class Environment(ABC):
         """Whether the class overrides ``rows``; if not, a run needs data files."""
         return type(self).rows is not Environment.rows
 
+    @property
+    def is_async(self) -> bool:
+        """Whether ``reward`` is awaited."""
+        return inspect.iscoroutinefunction(self.reward)
+
+    def check_row(self, row: Row) -> str | None:  # noqa: ARG002 - for those that check
+        """The reason why no answer to this row could be rewarded, or None; called for each row before training."""
+        return None
+
     def warm_up(self) -> None:  # noqa: B027 - most environments have nothing to prepare
         """Prepare a worker process, for example by slow imports; called once, before the first deadline."""
 
+    def solved(self, reward: float) -> bool | None:
+        """Whether an answer with this reward solves the problem; None if the environment does not say."""
+        return None if self.solved_at is None else reward >= self.solved_at - _TOLERANCE
+
     @abstractmethod
-    def reward(self, completion: Completion, row: Row) -> float:
-        """The reward of an answer, a finite number. May raise: the trainer reports the sample and continues."""
+    def reward(self, completion: Completion, row: Row) -> Reward | Awaitable[Reward]:
+        """The reward of an answer, a finite number, or several by name, which ``environment.weights`` add up.
+
+        None means no verdict: the sample is left out of the step. May raise: the trainer reports the sample and leaves
+        it out, too. An ``async def`` is awaited; those of many answers run at the same time in one event loop.
+        """

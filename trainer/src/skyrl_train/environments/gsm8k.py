@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from skyrl_core.errors import PluginLoadError
+from skyrl_train.config.extras import install_extra
 from skyrl_train.environments.environment import Completion, Environment, EnvironmentParams, Row
 from skyrl_train.environments.final_answer import Number, last_number, parse_answer, stated_after_marker
 
@@ -29,6 +30,7 @@ class Gsm8k(Environment):
     """
 
     name = "gsm8k"
+    solved_at = 1.0
     Params: ClassVar[type[EnvironmentParams]] = Gsm8kParams
 
     def __init__(self, params: EnvironmentParams) -> None:
@@ -48,9 +50,19 @@ class Gsm8k(Environment):
             import math_verify  # noqa: F401 - imported for its effect on the next import
         except ImportError as error:
             raise PluginLoadError(
-                "environment gsm8k: latex = true needs math-verify: pip install 'skyrl-train[math]', or set "
+                f"environment gsm8k: latex = true needs math-verify: {install_extra('math-verify')}, or set "
                 "environment.params.latex to false"
             ) from error
+
+    def check_row(self, row: Row) -> str | None:
+        """The rule that the ground truth breaks: it must be a number, unless ``latex`` is on."""
+        expected = stated_after_marker(row.ground_truth) or row.ground_truth
+        if self.params.latex or parse_answer(expected) is not None:
+            return None
+        return (
+            f"the ground truth {expected!r} is not a number: correct the row, or set environment.params.latex "
+            "to true for LaTeX answers"
+        )
 
     def reward(self, completion: Completion, row: Row) -> float:
         """1.0 or 0.0; 0.0 for a number that the token limit may have cut off.
@@ -60,11 +72,8 @@ class Gsm8k(Environment):
         """
         expected = stated_after_marker(row.ground_truth) or row.ground_truth
         gold = parse_answer(expected)
-        if gold is None and not self.params.latex:
-            raise ValueError(
-                f"the ground truth {expected!r} is not a number: correct the row, or set environment.params.latex "
-                "to true for LaTeX answers"
-            )
+        if gold is None and (problem := self.check_row(row)):
+            raise ValueError(problem)
         stated, answer = self._answer(completion.text)
         if gold is not None and answer is not None:
             may_be_cut = answer.at_end and not completion.finished and not completion.text[-1:].isspace()

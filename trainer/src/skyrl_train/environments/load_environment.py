@@ -9,6 +9,7 @@ from skyrl_core.parameters import validate_params
 from skyrl_train.config.plugin_check import ENVIRONMENT_GROUP, plugin_policy
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.environments.environment import Environment, EnvironmentParams
+from skyrl_train.environments.reward_function import is_function_reference, load_reward_function
 
 
 def register_environment(name: str, cls: type[Environment]) -> None:
@@ -43,13 +44,20 @@ def split_reference(reference: str, claims: Iterable[Claim]) -> tuple[str, str]:
 def load_environment(
     reference: str, params: Mapping[str, Any] | None = None, policy: PluginPolicy = ALLOW_ALL
 ) -> Environment:
-    """The environment of a reference, NAME or NAME:TASK; ``params`` of None takes the defaults.
+    """The environment of a reference: NAME, NAME:TASK, or FILE.py:FUNCTION; ``params`` of None takes the defaults.
 
     Raises:
         InvalidParamsError: parameters are invalid; ``problems`` lists every problem.
         UnknownPluginError, PluginConflictError: as ``PluginGroup.find``, or it takes no task.
         PluginLoadError: it cannot be imported, is not an Environment, needs a package, or its constructor fails.
     """
+    if is_function_reference(reference):
+        if params:
+            problems = [
+                ParamProblem(name, value, "a reward function takes no parameters") for name, value in params.items()
+            ]
+            raise InvalidParamsError(f"environment {reference}: invalid parameters", problems)
+        return load_reward_function(reference)
     rows = ENVIRONMENT_GROUP.rows(policy)
     plugin, task = split_reference(reference, rows)
     claim = ENVIRONMENT_GROUP.find(plugin, policy, rows=rows)
@@ -74,9 +82,13 @@ def load_environments(config: RunConfig, configured: Environment, named: Iterabl
     Raises:
         UnknownPluginError: an environment that rows name cannot be loaded, for any reason.
     """
+    if config.environment.solved_at is not None:
+        configured.solved_at = config.environment.solved_at
     environments = {config.environment.name: configured}
     for reference in sorted(set(named) - set(environments)):
         try:
+            if is_function_reference(reference):
+                raise UnknownPluginError("data may not name code to import: only environment.name may")
             environments[reference] = load_environment(reference, {}, plugin_policy(config))
         except SkyrlError as error:
             column = config.data.environment_column

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from skyrl_core.errors import SkyrlError
+from skyrl_train.config.extras import install_extra
 from skyrl_train.config.schema import LoraConfig
 
 NAME = "default"
@@ -40,7 +41,7 @@ def add_adapters(model: PreTrainedModel, config: LoraConfig, *, seed: int) -> No
     try:
         import peft
     except ImportError as error:
-        raise SkyrlError(f"trainer.lora needs peft ({error}): run pip install 'skyrl-train[lora]'") from error
+        raise SkyrlError(f"trainer.lora needs peft ({error}): {install_extra('peft')}") from error
 
     settings = peft.LoraConfig(
         r=config.rank,

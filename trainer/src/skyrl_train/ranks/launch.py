@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from skyrl_train.ranks import exit_message as exit_message
+from skyrl_train.ranks.launch_screen import LaunchScreen
 
 MAIN = "skyrl_train.entrypoints.main_base"
 OPTION = "--num-processes"
@@ -37,7 +38,8 @@ def launch(argv: Sequence[str], processes: int) -> int:
     with tempfile.TemporaryDirectory(prefix="skyrl-") as folder:
         message = Path(folder, "exit_message")
         message.touch()
-        code = _run(launch_command(argv, processes), {exit_message.FILE: str(message)})
+        with LaunchScreen(Path(folder), processes) as screen:
+            code = _run(launch_command(argv, processes), {exit_message.FILE: str(message)} | screen.environment)
         last = exit_message.read_exit_message(message)
     if last is None or code == 0:
         return code
@@ -86,10 +88,16 @@ def _forward(number: int, launcher: "subprocess.Popen[bytes]") -> None:
             os.killpg(launcher.pid, number)
 
 
+def calling_script() -> str | None:
+    """The script that called ``main``, which is launched itself; None for ``skyrl train``, a notebook and a prompt."""
+    script, has_file = sys.argv[0], getattr(sys.modules["__main__"], "__file__", None) is not None
+    return script if has_file and script.endswith(".py") and not script.endswith("main_base.py") else None
+
+
 def launch_command(argv: Sequence[str], processes: int) -> list[str]:
     """accelerate's command line for the script that called ``main``, or for the module behind ``skyrl train``."""
-    script = sys.argv[0]
-    program = [script] if script.endswith(".py") and not script.endswith("main_base.py") else ["-m", MAIN]
+    script = calling_script()
+    program = ["-m", MAIN] if script is None else [script]
     settings = {
         "--num_processes": str(processes),
         "--num_machines": "1",

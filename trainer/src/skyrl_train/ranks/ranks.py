@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -46,6 +47,7 @@ class Ranks:
             backend = "nccl" if ranks.device.type == "cuda" else "gloo"
             dist.init_process_group(backend, rank=ranks.rank, world_size=ranks.world_size, timeout=timeout, **where)
             # At exit, not at a run's end: DeepSpeed keeps the first group that it sees, and another run may follow.
+            atexit.unregister(_destroy_group)
             atexit.register(_destroy_group)
         return ranks
 
@@ -113,9 +115,27 @@ def _destroy_group() -> None:
     A thread of gloo that releases a tensor during shutdown aborts the process ("terminate called without an active
     exception"). DeepSpeed keeps references to the group in too many places to end its threads, so they get some time.
     """
+    if not dist.is_initialized():
+        return
     dist.destroy_process_group()
     if dist.is_gloo_available():
         time.sleep(SETTLING)
+
+
+@contextmanager
+def released_group() -> Iterator[None]:
+    """Destroy the process group that the body forms, so that the process can form another one afterwards."""
+    had_one = dist.is_initialized()
+    try:
+        yield
+    finally:
+        deepspeed: Any = sys.modules.get("deepspeed.comm.comm")
+        if dist.is_initialized() and not had_one:
+            # Through DeepSpeed, which then forgets the group and its copies.
+            known = deepspeed is not None and deepspeed.is_initialized()
+            (deepspeed if known else dist).destroy_process_group()
+            if deepspeed is not None:
+                deepspeed.cdb = None
 
 
 LOST = "another rank exited without an error message or stopped responding; it may have run out of memory"

@@ -12,8 +12,13 @@ from skyrl_train.tracking.run_folder import RunFolder
 MODULE = "skyrl_train.entrypoints.main_base"
 
 
-def resume_command(folder: RunFolder, ranks: Ranks) -> str:
-    """The command, for a shell in the working folder of this process; the same command for each machine."""
+def resume_command(folder: RunFolder, ranks: Ranks, *, python_call: bool = False) -> str:
+    """The command, for a shell in the working folder of this process; the same command for each machine.
+
+    If Python code called ``train`` it is such a call, because no command knows what that code defined.
+    """
+    if python_call:
+        return f"skyrl_train.train(resume={str(folder.path)!r})"
     program = _program()
     if ranks.world_size == 1:
         start = ["python", *program] if program else ["skyrl", "train"]
@@ -24,6 +29,13 @@ def resume_command(folder: RunFolder, ranks: Ranks) -> str:
     return shlex.join([*start, "--config", str(folder.config_file), "--resume", str(folder.path)]).replace(
         f"'{NODE_RANK}'", f'"{NODE_RANK}"'
     )
+
+
+def accepting_loss_change(command: str) -> str:
+    """The command to resume although the loss changed."""
+    if command.endswith(")"):
+        return f"{command[:-1]}, accept_loss_change=True)"
+    return f"{command} --accept-loss-change"
 
 
 NODE_RANK = "$NODE_RANK"

@@ -1,8 +1,9 @@
 """The session of a run's ranks: they start together, and all exit with the reason of the first that fails."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from skyrl_train.ranks.exit_message import ExitMessage
 from skyrl_train.ranks.failure import exit_code, reports_failure
@@ -23,6 +24,7 @@ class Session:
     board: FailureBoard
     stop: StopRequest
     watchdog: Watchdog
+    on_start: Callable[[Path], None]  # receives the run folder
 
     def reports_failure(self) -> AbstractContextManager[None]:
         """Report an error in the body before this rank closes any connection, which other ranks would notice."""
@@ -30,8 +32,8 @@ class Session:
 
 
 @contextmanager
-def session() -> Iterator[Session]:
-    """Join the other ranks, and exit together with them.
+def session(on_start: Callable[[Path], None] = lambda _: None) -> Iterator[Session]:
+    """Join the other ranks, and exit together with them. ``on_start`` receives the run folder once it exists.
 
     Raises:
         Interrupted: a signal ended the run, and rank 0 has printed how to resume it.
@@ -47,7 +49,7 @@ def session() -> Iterator[Session]:
             _exit_message(ranks, board, watchdog),
             reports_failure(ranks, board, stop),
         ):
-            yield Session(ranks=ranks, board=board, stop=stop, watchdog=watchdog)
+            yield Session(ranks=ranks, board=board, stop=stop, watchdog=watchdog, on_start=on_start)
     finally:
         ranks.end_run()
 

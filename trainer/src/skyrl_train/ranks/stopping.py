@@ -11,6 +11,7 @@ from skyrl_train.tracking.stderr import say_in_a_handler
 
 if TYPE_CHECKING:
     from skyrl_train.ranks.ranks import Ranks
+    from skyrl_train.tracking.training_run import TrainingRun
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -24,6 +25,7 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, number: int, *, agreed: bool = False) -> None:
         """``agreed``: all ranks stop after the same step, so no rank has to notify the others."""
         self.agreed = agreed
+        self.run: TrainingRun | None = None  # if `train` started it and its folder exists
         self.signal = signal.Signals(number)
         super().__init__(self.signal.name)
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from skyrl_core.errors import SkyrlError
 from skyrl_train.observers.observers import Observers
+from skyrl_train.ranks.resume_command import accepting_loss_change
 from skyrl_train.step.evaluation import Answer, Evaluation
 from skyrl_train.step.rollout import Rollout
 from skyrl_train.tracking.background_writer import BackgroundWriter
@@ -105,14 +106,17 @@ class Journal:
             "mask": experience.mask,
             "advantages": experience.advantages,
             "rewards": experience.rewards,
+            **{f"rewards/{name}": values for name, values in experience.reward_parts.items()},
             "groups": experience.groups,
             "rollout_log_probs": experience.rollout_log_probs,
             "old_log_probs": experience.old_log_probs,
             "ref_log_probs": experience.ref_log_probs,
         }
         arrays = {n: np.ascontiguousarray(t.detach().cpu().numpy()) for n, t in named.items() if t is not None}
+        arrays["samples"] = np.array(rollout.judged, dtype=np.int64)  # the line of each in the .jsonl file
         first = experience.advantages[:, 0].tolist() if experience.advantages.numel() else [0.0] * len(experience)
-        records = [record | {"advantage": a} for record, a in zip(rollout.records, first, strict=True)]
+        advantages = dict(zip(rollout.judged, first, strict=True))
+        records = [record | {"advantage": advantages.get(n)} for n, record in enumerate(rollout.records)]
         self._writer.start(partial(save_rollouts, self._run_folder.rollouts, step, arrays, records, keep=keep))
 
     def wait_for_samples(self) -> None:
@@ -212,7 +216,8 @@ class Journal:
 
     @property
     def _command(self) -> str | None:
-        return f"{self._resume_command} --accept-loss-change" if self.accepts_loss_change else self._resume_command
+        command = self._resume_command
+        return accepting_loss_change(command) if command and self.accepts_loss_change else command
 
     def _summary(self, outcome: Outcome, reason: str | None) -> RunSummary:
         resumable = outcome != "finished" and self.last_checkpoint is not None
@@ -242,6 +247,8 @@ class Journal:
                 before_correct=first.correct if first else None,
                 after=after.text,
                 after_correct=after.correct,
+                before_reward=first.reward if first else None,
+                after_reward=after.reward,
             )
             for first, after in zip(before, self._after.answers, strict=True)
         ]

@@ -80,7 +80,7 @@ def _open_journal(run: ResolvedRun, ranks: Ranks, progress: Progress, found: Pat
         observers=observers,
         keep_rollouts=config.tracking.keep_rollouts,
         start_step=progress.step,
-        resume_command=resume_command(folder, ranks),
+        resume_command=resume_command(folder, ranks, python_call=run.python_call),
     )
     journal.last_checkpoint = found
     journal.accepts_loss_change = any(change["step"] == progress.step for change in progress.loss_changes[-1:])

@@ -16,13 +16,18 @@ from skyrl_train.environments.environment import Completion, Environment, Row
 from skyrl_train.rewards.reward_result import Score
 from skyrl_train.rewards.reward_stream import Inbox, Item, ScoreStream
 from skyrl_train.rewards.worker_handle import START_TIMEOUT, WORKER_VARIABLE, WorkerProcess
-from skyrl_train.rewards.worker_main import Setup
+from skyrl_train.rewards.worker_main import Setup, too_slow
 
 _CHUNKS_PER_WORKER = 4
 """Chunks of the waiting items per worker, if there are several: more balance the load better but cost more messages."""
 
 _MAX_FAILED_STARTS = 3
 """Consecutive workers that may die while they start, for example because the system is short of memory."""
+
+_BLOCKED = (
+    ": an async reward blocks the event loop of its worker, and the others wait in it; await every slow call, or "
+    "remove `async`"
+)
 
 _CLOSE_TIMEOUT = 1.0
 """Seconds for idle workers to exit by themselves."""
@@ -42,9 +47,8 @@ class _Batch:
         self.waiting.extend(range(len(self.items), len(self.items) + len(items)))
         self.items.extend(items)
 
-    def next_chunk(self, workers: int) -> list[int]:
-        """Remove and return the items for the next idle worker out of this many."""
-        chunks = 1 if workers == 1 else workers * _CHUNKS_PER_WORKER
+    def next_chunk(self, chunks: int) -> list[int]:
+        """Remove and return the items of the next chunk, if this many chunks remain."""
         return [self.waiting.popleft() for _ in range(-(-len(self.waiting) // chunks))]
 
     @property
@@ -62,23 +66,31 @@ class _Batch:
             ) from error
 
     def fail(self, index: int, what: str) -> None:
-        self.scores[index] = Score(reward=0.0, error=f"{what} (row {self.items[index][1].label})")
+        self.scores[index] = Score(error=f"{what} (row {self.items[index][1].label})")
 
 
 class Scorer:
     """Computes rewards in worker processes that start at the first call and end with the context manager.
 
-    A reward that raises, hangs, exits, crashes or does not return a finite number affects only its sample: the score is
-    0.0 with an error.
+    A reward that raises, hangs, exits, crashes or does not return a finite number affects only its sample: the score
+    has an error and no reward. If an ``async def`` reward blocks its event loop, those that wait in it fail as well.
     """
 
-    def __init__(self, environments: Mapping[str, Environment], *, workers: int = 1, deadline: float = 10.0) -> None:
+    def __init__(
+        self,
+        environments: Mapping[str, Environment],
+        *,
+        workers: int = 1,
+        deadline: float = 10.0,
+        weights: Mapping[str, float] | None = None,
+    ) -> None:
         """Prepare the workers without starting them.
 
         Args:
             environments: the environments by the references that rows use.
             workers: the number of processes.
             deadline: seconds allowed for one reward.
+            weights: of the rewards of an environment that returns several; 1 without a weight.
 
         Raises:
             PluginLoadError: an environment cannot be sent to another process.
@@ -90,7 +102,8 @@ class Scorer:
                 'run: put the call under `if __name__ == "__main__":`'
             )
         self._names = frozenset(environments)
-        self._setup = _setup(environments, deadline)
+        self._setup = _setup(environments, deadline, dict(weights or {}))
+        self._awaited = frozenset(name for name, environment in environments.items() if environment.is_async)
         self._deadline = deadline
         self._size = workers
         self._failed_starts = 0  # since a worker was last ready
@@ -188,13 +201,17 @@ class Scorer:
     def _hand_out(self, batch: _Batch) -> None:
         while len(self._workers) < min(self._size, len(batch.waiting) + sum(w.busy for w in self._workers)):
             self._workers.append(WorkerProcess(self._setup))
-        for worker in [worker for worker in self._workers if not worker.busy]:
+        idle = [worker for worker in self._workers if not worker.busy]
+        for number, worker in enumerate(idle):
             if not batch.waiting:
                 return
-            tasks = batch.next_chunk(self._size)
+            # Rewards that are awaited run at the same time, so all are handed out at once.
+            balanced = 1 if self._size == 1 else self._size * _CHUNKS_PER_WORKER
+            tasks = batch.next_chunk(len(idle) - number if self._awaited else balanced)
             payload = batch.payload(tasks)
+            awaits = any(batch.items[index][1].environment in self._awaited for index in tasks)
             try:
-                worker.send(tasks, payload)
+                worker.send(tasks, payload, awaits=awaits)
             except OSError:
                 self._give_up(worker, batch)
 
@@ -226,32 +243,34 @@ class Scorer:
                     raise PluginLoadError(f"a reward worker could not import its environment: {message}")
                 worker.ready, self._failed_starts = True, 0
                 continue
-            index = worker.tasks.popleft()
-            reward, error = message
-            if error is None:
-                batch.scores[index] = Score(reward=reward)
+            position, score = message
+            index = worker.tasks.pop(position)
+            if score.error is None:
+                batch.scores[index] = score
             else:
-                batch.fail(index, error)
+                batch.fail(index, score.error)
 
     def _give_up(self, worker: WorkerProcess, batch: _Batch, *, overdue: bool = False) -> None:
-        """Discard a worker and requeue its items; the current one fails if too slow or if two workers died."""
+        """Discard a worker and requeue its items; those that ran fail if too slow or if two workers died."""
         if not worker.ready:
             self._count_failed_start(worker, overdue=overdue)
             self._discard(worker)
             return
-        index = worker.tasks[0]
-        name = batch.items[index][1].environment
+        tasks = list(worker.tasks.values())
+        awaited = [index for index in tasks if batch.items[index][1].environment in self._awaited]
+        failed = awaited or tasks[:1]  # the rewards that run; those that are awaited all run at the same time
+        name = batch.items[failed[0]][1].environment
         if overdue:
-            worker.tasks.popleft()
-            batch.fail(index, f"TimeoutError: {name} reward took longer than {self._deadline:g} s")
-        elif index in batch.retried:
-            worker.tasks.popleft()
-            batch.fail(index, f"ChildProcessError: {name} reward {worker.exit_message()}")
+            what = too_slow(name, self._deadline) + (_BLOCKED if awaited else "")
+        elif failed[0] in batch.retried:
+            what = f"ChildProcessError: {name} reward {worker.exit_message()}"
         else:
             # The worker may have died before it started the item, so another worker tries it.
-            batch.retried.add(index)
-        if worker.tasks:
-            batch.waiting.extendleft(reversed(worker.tasks))
+            batch.retried.update(failed)
+            failed, what = [], ""
+        for index in failed:
+            batch.fail(index, what)
+        batch.waiting.extendleft(reversed([index for index in tasks if index not in failed]))
         self._discard(worker)
 
     def _count_failed_start(self, worker: WorkerProcess, *, overdue: bool) -> None:
@@ -265,7 +284,7 @@ class Scorer:
         worker.kill()
 
 
-def _setup(environments: Mapping[str, Environment], deadline: float) -> Setup:
+def _setup(environments: Mapping[str, Environment], deadline: float, weights: Mapping[str, float]) -> Setup:
     main: Any = sys.modules["__main__"]
     module = main.__spec__.name if getattr(main, "__spec__", None) else None
     script = getattr(main, "__file__", None)
@@ -290,4 +309,5 @@ def _setup(environments: Mapping[str, Environment], deadline: float) -> Setup:
         script=os.path.abspath(script) if script else None,
         module=module,
         deadline=deadline,
+        weights=weights,
     )

@@ -7,14 +7,13 @@ import struct
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
 from skyrl_core.errors import SkyrlError
-from skyrl_train.rewards.worker_main import Setup
+from skyrl_train.rewards.worker_main import GRACE, Setup
 
 WORKER_VARIABLE = "SKYRL_REWARD_WORKER"
 """Environment variable that marks a process as a reward worker."""
@@ -64,7 +63,8 @@ class WorkerProcess:
             worker_end.close()
         self.connection: Connection[Any, Any] = Connection(trainer_end.detach())
         self.ready = False
-        self.tasks: deque[int] = deque()  # indices of the items without a result yet, in order
+        self.tasks: dict[int, int] = {}  # index of each item without a result, by its position in the message
+        self.awaits = False  # whether some of them run at the same time
         self.since = time.monotonic()  # when it began its current work
         with suppress(OSError):  # the closed connection of a worker that dies at once is noticed later
             self.connection.send(setup)
@@ -75,15 +75,16 @@ class WorkerProcess:
 
     def expires(self, deadline: float) -> float:
         """The time, in monotonic seconds, at which the worker is overdue."""
-        return self.since + (deadline if self.ready else START_TIMEOUT)
+        allowed = deadline + GRACE if self.awaits else deadline
+        return self.since + (allowed if self.ready else START_TIMEOUT)
 
-    def send(self, tasks: Sequence[int], payload: bytes) -> None:
-        """Send pickled items.
+    def send(self, tasks: Sequence[int], payload: bytes, *, awaits: bool) -> None:
+        """Send pickled items; ``awaits``: the rewards of some run at the same time.
 
         Raises:
             OSError: the worker has ended or does not read.
         """
-        self.tasks.extend(tasks)
+        self.tasks, self.awaits = dict(enumerate(tasks)), awaits
         self.connection.send((len(tasks), payload))
         self.since = time.monotonic()
 

@@ -1,5 +1,6 @@
 """The main loop of a reward worker: computes rewards of rows and answers. Imports no torch by itself."""
 
+import asyncio
 import faulthandler
 import functools
 import importlib
@@ -9,39 +10,36 @@ import io
 import math
 import os
 import pickle
-import reprlib
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from skyrl_train.environments.environment import Completion, Environment, Row
+from skyrl_train.rewards.reward_result import Score, judged
 
 Item = tuple[Completion, Row]
-Outcome = tuple[float, str | None]
-"""A reward and None, or 0.0 and an error."""
+Outcome = tuple[int, Score]
+"""The position of an item in its message, and its score."""
 
 _PARENT_CHECK = 5.0
 """Seconds between checks that the trainer is alive. A closed connection shows it at once, unless another process
 inherited the connection from the trainer."""
 
-_GRACE = 3.0
-"""Seconds after its deadline in which the trainer may end a reward, before the worker exits by itself."""
+GRACE = 3.0
+"""Seconds after its deadline in which the trainer may end a reward, before the worker exits by itself. Rewards that are
+awaited have as long again: their worker ends them itself, unless one of them blocks its event loop."""
 
 _REARM = 1.0
 """Seconds for which one alarm covers several rewards: setting an alarm costs more than most rewards."""
 
 _MAX_MESSAGE = 300
-
-LARGEST = 3.4028234e38
-"""Rewards are kept in float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +50,7 @@ class Setup:
     script: str | None  # file of the trainer's __main__
     module: str | None  # or its module, if it was started with -m
     deadline: float  # seconds
+    weights: Mapping[str, float] = field(default_factory=dict, hash=False)  # of named rewards
 
 
 def serve(descriptor: int, parent: int) -> None:
@@ -59,7 +58,7 @@ def serve(descriptor: int, parent: int) -> None:
 
     Args:
         descriptor: of a socket that delivers a Setup, then messages ``(count, pickled items)``, and finally None. The
-            reply to Setup is None or an error; the reply to items is one Outcome per item, in order.
+            reply to Setup is None or an error; the reply to items is one Outcome per item, in any order.
         parent: the process id of the trainer.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -76,10 +75,11 @@ def serve(descriptor: int, parent: int) -> None:
             connection.send(_describe(error))
             return
         connection.send(None)
-        while message := _next_message(connection, parent):
-            count, pickled = message
-            for outcome in _outcomes(count, pickled, setup, environments):
-                connection.send(outcome)
+        with asyncio.Runner() as runner:  # one event loop for all messages: clients of a judge belong to a loop
+            while message := _next_message(connection, parent):
+                count, pickled = message
+                for outcome in _outcomes(count, pickled, setup, environments, runner):
+                    connection.send(outcome)
     except (EOFError, ConnectionError):
         return  # the trainer has ended
 
@@ -91,40 +91,92 @@ def _next_message(connection: "Connection[Any, Any]", parent: int) -> Any:
     return connection.recv()
 
 
-def _outcomes(count: int, pickled: bytes, setup: Setup, environments: Mapping[str, Environment]) -> Iterator[Outcome]:
+def _outcomes(
+    count: int, pickled: bytes, setup: Setup, environments: Mapping[str, Environment], runner: asyncio.Runner
+) -> Iterator[Outcome]:
     try:
         items: list[Item] = _unpickle(pickled, setup)
     except Exception as error:  # noqa: BLE001 - columns may hold objects of any class
-        yield from [(0.0, f"the row cannot be unpickled in the reward worker: {_describe(error)}")] * count
+        unread = Score(error=f"the row cannot be unpickled in the reward worker: {_describe(error)}")
+        yield from ((position, unread) for position in range(count))
         return
+    waits = [position for position, (_, row) in enumerate(items) if environments[row.environment].is_async]
+    if waits:
+        yield from _side_by_side({position: items[position] for position in waits}, setup, environments, runner)
     armed, pid = -math.inf, os.getpid()
     with open(os.devnull, "w") as discarded:
-        for completion, row in items:
+        for position in sorted(set(range(count)) - set(waits)):
+            completion, row = items[position]
             if time.monotonic() > armed + _REARM:
                 # Ends the process even if the reward never releases the interpreter lock and the trainer has ended.
-                faulthandler.dump_traceback_later(setup.deadline + _GRACE, exit=True, file=discarded)
+                faulthandler.dump_traceback_later(setup.deadline + GRACE, exit=True, file=discarded)
                 armed = time.monotonic()
-            outcome = compute_reward(environments[row.environment], completion, row)
+            score = compute_reward(environments[row.environment], completion, row, setup.weights)
             if os.getpid() != pid:
                 os._exit(0)  # the child of a reward that forked got here; only the parent may reply
             signal.setitimer(signal.ITIMER_REAL, 0)  # a leftover alarm must not interrupt the next reward
+            yield position, score
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _side_by_side(
+    items: Mapping[int, Item], setup: Setup, environments: Mapping[str, Environment], runner: asyncio.Runner
+) -> Iterator[Outcome]:
+    """The outcomes of rewards that are awaited at the same time, each with its own deadline, as they complete."""
+    scores, pid = _awaited(items, setup, environments), os.getpid()
+    with open(os.devnull, "w") as discarded:
+        faulthandler.dump_traceback_later(setup.deadline + 2 * GRACE, exit=True, file=discarded)
+        while (outcome := runner.run(_next(scores))) is not None:
+            if os.getpid() != pid:
+                os._exit(0)  # as below
             yield outcome
         faulthandler.cancel_dump_traceback_later()
 
 
-def compute_reward(environment: Environment, completion: Completion, row: Row) -> Outcome:
-    """The reward if it is a finite float32 number, else 0.0 and an error. Never raises."""
+async def _next(scores: AsyncIterator[Outcome]) -> Outcome | None:
+    return await anext(scores, None)
+
+
+async def _awaited(
+    items: Mapping[int, Item], setup: Setup, environments: Mapping[str, Environment]
+) -> AsyncIterator[Outcome]:
+    async def outcome(position: int, completion: Completion, row: Row) -> Outcome:
+        return position, await await_reward(environments[row.environment], completion, row, setup)
+
+    tasks = [asyncio.ensure_future(outcome(position, *item)) for position, item in items.items()]
+    for done in asyncio.as_completed(tasks):
+        yield await done
+
+
+async def await_reward(environment: Environment, completion: Completion, row: Row, setup: Setup) -> Score:
+    """The score of an ``async def`` reward, or the error that it raised. Never raises."""
     try:
-        value: object = environment.reward(completion, row)
-        if isinstance(value, bool) or not isinstance(value, Real):
-            kind = type(value).__name__
-            return 0.0, f"TypeError: {row.environment} reward returned {reprlib.repr(value)} ({kind}), not a number"
-        reward = float(value)
+        async with asyncio.timeout(setup.deadline) as limit:
+            value: object = await cast(Awaitable[object], environment.reward(completion, row))
+        return judged(value, environment, row.environment, setup.weights)
     except BaseException as error:  # noqa: BLE001 - even sys.exit in a reward affects only this sample
-        return 0.0, f"{_describe(error)}, raised by the {row.environment} reward{_place(error)}"
-    if not abs(reward) <= LARGEST:
-        return 0.0, f"ValueError: {row.environment} reward returned {reward}, not a finite number in float32"
-    return reward, None
+        if isinstance(error, TimeoutError) and limit.expired():
+            return Score(error=too_slow(row.environment, setup.deadline))
+        return Score(error=f"{_describe(error)}, raised by the {row.environment} reward{_place(error)}")
+
+
+def compute_reward(
+    environment: Environment, completion: Completion, row: Row, weights: Mapping[str, float] | None = None
+) -> Score:
+    """The score of a reward that is not async, or the error that it raised. Never raises."""
+    try:
+        value = environment.reward(completion, row)
+    except BaseException as error:  # noqa: BLE001 - even sys.exit in a reward affects only this sample
+        return Score(error=f"{_describe(error)}, raised by the {row.environment} reward{_place(error)}")
+    try:
+        return judged(value, environment, row.environment, weights or {})
+    except Exception as error:  # noqa: BLE001 - a number may be of any class
+        return Score(error=_describe(error))
+
+
+def too_slow(environment: str, deadline: float) -> str:
+    """The error of a reward that took too long."""
+    return f"TimeoutError: {environment} reward took longer than {deadline:g} s"
 
 
 def _describe(error: BaseException) -> str:

@@ -19,6 +19,41 @@ class Sampling:
     max_new_tokens: int
     temperature: float = 1.0  # 0 means greedy
     top_p: float = 1.0
+    top_k: int | None = None  # None: all tokens
+    min_p: float = 0.0
+    stop: tuple[str, ...] = ()  # see stop_strings.py
+
+    @classmethod
+    def for_training(cls, config: RunConfig, temperature: float) -> "Sampling":
+        """The parameters of rollouts, at the temperature of a step."""
+        rollout = config.rollout
+        return cls(
+            max_new_tokens=rollout.max_new_tokens,
+            temperature=temperature,
+            top_p=rollout.top_p,
+            top_k=rollout.top_k,
+            min_p=rollout.min_p,
+            stop=rollout.stop,
+        )
+
+    @classmethod
+    def for_evaluation(cls, config: RunConfig) -> "Sampling":
+        """The parameters of evaluations: those of ``evaluation``, and of ``rollout`` where they are null."""
+        own, rollout = config.evaluation, config.rollout
+        return cls(
+            max_new_tokens=rollout.max_new_tokens if own.max_new_tokens is None else own.max_new_tokens,
+            temperature=own.temperature,
+            top_p=rollout.top_p if own.top_p is None else own.top_p,
+            top_k=rollout.top_k if own.top_k is None else own.top_k or None,
+            min_p=rollout.min_p if own.min_p is None else own.min_p,
+            stop=rollout.stop if own.stop is None else own.stop,
+        )
+
+
+def longest_response(config: RunConfig) -> int:
+    """Tokens of the longest response that training or evaluation may sample."""
+    evaluated = Sampling.for_evaluation(config).max_new_tokens if config.evaluation.prompts else 0
+    return max(config.rollout.max_new_tokens, evaluated)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +66,11 @@ class SampleRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One sampled response. If it ended with an end-of-sequence token, that is its last token."""
+    """One sampled response. Its last token is the end-of-sequence token, or the one that completed a stop string."""
 
     token_ids: tuple[int, ...]
     log_probs: tuple[float, ...]  # nats, one for each token
-    finished: bool  # ended by the end-of-sequence token, not by the token limit
+    finished: bool  # ended by one of these tokens, not by the token limit
     policy_version: int  # optimizer steps that the sampling weights had made
 
 

@@ -1,5 +1,7 @@
 """Estimates advantages from the rewards of all ranks, optionally with a KL penalty in the reward."""
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -37,7 +39,10 @@ class AdvantagePass:
         penalty = self._penalty(experience, kl_reward_coef) if kl_reward_coef else None
         own = {"rewards": experience.rewards, "groups": experience.groups, "mask": experience.mask}
         own |= {"token_rewards": -penalty} if penalty is not None else {}
-        parts = self._ranks.gather({name: tensor.cpu() for name, tensor in own.items()})
+        every = self._ranks.gather(
+            [{name: tensor.cpu() for name, tensor in tensors.items()} for tensors in (own, experience.reward_parts)]
+        )
+        parts = [tensors for tensors, _ in every]
         width = max(part["mask"].shape[1] for part in parts)
         gathered = {name: torch.cat([_widened(part[name], width) for part in parts]) for name in own}
         earned = gathered.get("token_rewards")
@@ -46,6 +51,7 @@ class AdvantagePass:
             groups=gathered["groups"],
             mask=gathered["mask"],
             token_rewards=earned,
+            reward_parts=_reward_parts([(len(tensors["rewards"]), named) for tensors, named in every]),
         )
         advantages = self._checked(self._estimator.estimate(batch), batch)
         start = sum(len(part["rewards"]) for part in parts[: self._ranks.rank])
@@ -73,6 +79,14 @@ class AdvantagePass:
                 f"{batch.rewards.tolist()}"
             )
         return advantages
+
+
+def _reward_parts(ranks: Sequence[tuple[int, Mapping[str, Tensor]]]) -> dict[str, Tensor]:
+    """The named rewards of all ranks, float [N]: NaN where a rank has no sample with a reward of that name."""
+    names = sorted({name for _, named in ranks for name in named})
+    return {
+        name: torch.cat([named.get(name, torch.full((count,), math.nan)) for count, named in ranks]) for name in names
+    }
 
 
 def _widened(tensor: Tensor, width: int) -> Tensor:

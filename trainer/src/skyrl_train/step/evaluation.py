@@ -1,7 +1,9 @@
 """Evaluates the policy on held-out problems, with the same prompts and seeds each time."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
@@ -10,13 +12,12 @@ from skyrl_train.config.schema import RunConfig
 from skyrl_train.data.prompt_source import PromptSource
 from skyrl_train.data.prompt_tokens import encode_prompt
 from skyrl_train.ranks.ranks import Ranks
+from skyrl_train.rewards.reward_result import Score
 from skyrl_train.rewards.scorer import Scorer
 from skyrl_train.rollout.rollout_engine import RolloutEngine, SampleRequest, Sampling
 from skyrl_train.rollout.seeds import sampling_seed
+from skyrl_train.step.rollout import no_verdict_message, reward_metrics
 from skyrl_train.step.sampling import Sampler
-
-SOLVED = 1.0
-"""A sample with at least this reward counts as correct."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,8 @@ class Answer:
     question: str
     expected: str
     text: str
-    correct: bool
+    reward: float | None  # None: no verdict
+    correct: bool | None  # None: the environment does not say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,13 @@ class Evaluation:
 
     metrics: dict[str, float]
     answers: list[Answer]
+
+
+class _Outcome(NamedTuple):
+    problem: int
+    text: str
+    length: int  # tokens
+    score: Score
 
 
 class Evaluator:
@@ -65,45 +74,60 @@ class Evaluator:
         limit = self._config.rollout.max_prompt_tokens
         requests, indices = [], []
         for index in own:
-            prompt_ids = encode_prompt(self._rows[index], self._tokenizer, limit)
+            prompt_ids = encode_prompt(self._rows[index], self._tokenizer, limit, self._config.data.chat_template_args)
             for sample in range(settings.samples_per_prompt):
                 seed = sampling_seed(self._config.seed, 0, index, sample, stream="evaluation")
                 requests.append(SampleRequest(prompt_ids=prompt_ids, seed=seed))
                 indices.append(index)
-        sampling = Sampling(max_new_tokens=self._config.rollout.max_new_tokens, temperature=settings.temperature)
+        sampling = Sampling.for_evaluation(self._config)
         samples = self._sampler.sample(requests, [self._rows[index] for index in indices], sampling)
         outcomes = [
-            (index, completion.text, len(completion.token_ids), score.reward, score.error)
+            _Outcome(index, completion.text, len(completion.token_ids), score)
             for index, completion, score in zip(indices, samples.completions, samples.scores.scores(), strict=True)
         ]
-        gathered = sorted((o for part in self._ranks.gather(outcomes) for o in part), key=lambda outcome: outcome[0])
+        gathered = sorted(
+            (o for part in self._ranks.gather(outcomes) for o in part), key=lambda outcome: outcome.problem
+        )
         return self._summary(gathered)
 
-    def _summary(self, outcomes: list[tuple[int, str, int, float, str | None]]) -> Evaluation:
-        errors = [error for *_, error in outcomes if error is not None]
-        if len(errors) == len(outcomes):
-            raise SkyrlError(f"no answer of the evaluation could be rewarded; first error: {errors[0]}")
-        k = self._config.evaluation.samples_per_prompt
-        solved: dict[int, int] = dict.fromkeys(range(len(self._rows)), 0)
+    def _summary(self, outcomes: Sequence[_Outcome]) -> Evaluation:
+        scores = [outcome.score for outcome in outcomes]
+        errors = [score.error for score in scores if score.error]
+        judged = [outcome for outcome in outcomes if outcome.score.reward is not None]
+        if not judged:
+            raise SkyrlError(no_verdict_message("answer of the evaluation", errors))
         first: dict[int, Answer] = {}
-        for index, text, _, reward, _ in outcomes:
+        for index, text, _, score in outcomes:
             row = self._rows[index]
-            solved[index] += reward >= SOLVED
             answer = Answer(
-                question=row.prompt[-1]["content"], expected=row.ground_truth, text=text, correct=reward >= SOLVED
+                question=row.prompt[-1]["content"],
+                expected=row.ground_truth,
+                text=text,
+                reward=score.reward,
+                correct=score.solved,
             )
             first.setdefault(index, answer)
-        shares = [count / k for count in solved.values()]
+        rewards = reward_metrics([(outcome.problem, outcome.score) for outcome in outcomes])
+        metrics = {
+            name: value for name, value in rewards.items() if name.startswith("reward/") and name != "reward/std"
+        }
+        metrics["response_length/mean"] = sum(outcome.length for outcome in outcomes) / len(outcomes)
+        metrics |= {name: rewards[name] for name in ("reward_errors", "no_verdict") if rewards[name]}
+        answers = [first[index] for index in sorted(first)]
+        return Evaluation(metrics=self._accuracy(judged) | metrics, answers=answers)
+
+    def _accuracy(self, judged: Sequence[_Outcome]) -> dict[str, float]:
+        """The share of solved samples and its standard error; nothing if an environment does not say what solves."""
+        by_problem: dict[int, list[bool]] = {}
+        for outcome in judged:
+            if outcome.score.solved is None:
+                return {}
+            by_problem.setdefault(outcome.problem, []).append(outcome.score.solved)
+        shares = [sum(solved) / len(solved) for solved in by_problem.values()]
         accuracy = sum(shares) / len(shares)
         variance = sum((share - accuracy) ** 2 for share in shares) / max(len(shares) - 1, 1)
-        metrics = {
-            "accuracy": accuracy,
-            "accuracy/standard_error": math.sqrt(variance / len(shares)),
-            "reward/mean": sum(reward for *_, reward, _ in outcomes) / len(outcomes),
-            "response_length/mean": sum(length for _, _, length, *_ in outcomes) / len(outcomes),
-        }
-        if errors:
-            metrics["reward_errors"] = float(len(errors))
+        metrics = {"accuracy": accuracy, "accuracy/standard_error": math.sqrt(variance / len(shares))}
+        k = self._config.evaluation.samples_per_prompt
         if k > 1:
-            metrics[f"pass@{k}"] = sum(count > 0 for count in solved.values()) / len(solved)
-        return Evaluation(metrics=metrics, answers=[first[index] for index in sorted(first)])
+            metrics[f"pass@{k}"] = sum(any(solved) for solved in by_problem.values()) / len(by_problem)
+        return metrics

@@ -1,7 +1,7 @@
 """The samples of a step as tensors, right padded: the data of a policy update on one rank."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -25,6 +25,9 @@ class Experience:
     groups: Tensor  # int64 [N]: number of the prompt within the step, the same on all ranks
     old_log_probs: Tensor | None = None  # float32 [N, T]
     ref_log_probs: Tensor | None = None  # float32 [N, T]
+    reward_parts: Mapping[str, Tensor] = field(
+        default_factory=dict
+    )  # several rewards by name: float32 [N], NaN if none
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -88,9 +91,10 @@ class Experience:
         return self._map(lambda _, tensor: tensor.to(device))
 
     def _map(self, change: Callable[[str, Tensor], Tensor]) -> "Experience":
-        tensors: dict[str, Tensor | None] = {field.name: getattr(self, field.name) for field in fields(self)}
-        changed: dict[str, Any] = {n: None if t is None else change(n, t) for n, t in tensors.items()}
-        return replace(self, **changed)
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        parts: Mapping[str, Tensor] = values.pop("reward_parts")
+        changed: dict[str, Any] = {n: None if t is None else change(n, t) for n, t in values.items()}
+        return replace(self, **changed, reward_parts={n: change(n, t) for n, t in parts.items()})
 
 
 def filler(pad_id: int, device: torch.device) -> Experience:

@@ -53,6 +53,7 @@ class Objective:
     skip_zero_advantages: bool = False  # leave sequences without an advantage out of forward and backward
     prefetched: bool = False  # the samples are from the policy before the last update
     logs_mismatch: bool = False  # log how far a rollout engine with separate weights is from the trainer
+    reduction_is_configured: bool = False  # rather than the default of the loss
 
     @classmethod
     def of(cls, config: RunConfig, loss: ScheduledLoss) -> "Objective":
@@ -70,6 +71,7 @@ class Objective:
             correction=OffPolicyCorrection(**algorithm.off_policy.model_dump()),
             skip_zero_advantages=algorithm.skip_zero_advantages,
             prefetched=config.rollout.async_ == "one_step",
+            reduction_is_configured=algorithm.loss_reduction is not None,
         )
 
     def with_separate_engine(self, *, optimizer_steps: int) -> "Objective":
@@ -123,6 +125,11 @@ class Objective:
             raise InvalidParamsError(
                 "trainer.algorithm.off_policy and high_entropy_fraction weight the loss of each token, and loss "
                 f"{name!r} returns one number: override its token_losses, or remove these options"
+            )
+        if self.reduction_is_configured and is_scalar_form(loss):
+            raise InvalidParamsError(
+                f"trainer.algorithm.loss_reduction = {self.reduction}: loss {name!r} returns one number, which it has "
+                "already reduced, so this option has no effect: override its token_losses, or remove the option"
             )
         if self.correction.weight != "none" and Need.ROLLOUT_LOG_PROBS in self.needs:
             raise InvalidParamsError(

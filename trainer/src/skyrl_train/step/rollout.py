@@ -1,5 +1,6 @@
 """The first half of a training step: samples responses to this rank's prompts and rewards them."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -36,8 +37,9 @@ class PendingRollout:
 class Rollout:
     """One rank's samples of a step, as tensors and as text; no advantages yet."""
 
-    experience: Experience
-    records: list[dict[str, Any]]  # prompt, response, reward, ... of each sequence, as text
+    experience: Experience  # of the samples with a verdict
+    judged: list[int]  # the position of each of its sequences in `records`
+    records: list[dict[str, Any]]  # prompt, response, reward, ... of each sample, as text
     metrics: dict[str, float]  # of all ranks
     errors: list[str]  # of rewards that could not be computed, on all ranks
 
@@ -76,7 +78,8 @@ class RolloutCollector:
         groups = [
             g for g, owner in enumerate(owners) if owner == self._ranks.rank for _ in range(trainer.samples_per_prompt)
         ]
-        encoded = {g: encode_prompt(rows[g], self._tokenizer, rollout.max_prompt_tokens) for g in set(groups)}
+        limit, template_args = rollout.max_prompt_tokens, self._config.data.chat_template_args
+        encoded = {g: encode_prompt(rows[g], self._tokenizer, limit, template_args) for g in set(groups)}
         requests = [
             SampleRequest(
                 prompt_ids=encoded[g],
@@ -84,19 +87,19 @@ class RolloutCollector:
             )
             for index, g in enumerate(groups)
         ]
-        sampling = Sampling(max_new_tokens=rollout.max_new_tokens, temperature=temperature, top_p=rollout.top_p)
+        sampling = Sampling.for_training(self._config, temperature)
         samples = self._sampler.sample(requests, [rows[g] for g in groups], sampling)
         return PendingRollout(rows=rows, groups=groups, requests=requests, samples=samples)
 
     def reward(self, pending: PendingRollout, optimizer_steps: int) -> Rollout:
-        """Wait for the rewards of a step's samples. Collective.
+        """Wait for the rewards of a step's samples; those without a verdict are left out. Collective.
 
         Args:
             pending: the samples of the step.
             optimizer_steps: optimizer steps done so far, from which the staleness of each sample is computed.
 
         Raises:
-            SkyrlError: no sample could be rewarded, or one is staler than the configuration allows.
+            SkyrlError: no sample has a verdict, or one is staler than the configuration allows.
         """
         rows, groups, requests = pending.rows, pending.groups, pending.requests
         samples, completions = pending.samples.samples, pending.samples.completions
@@ -108,11 +111,11 @@ class RolloutCollector:
             device=self._ranks.device,
         )
         scores = pending.samples.scores.scores()
-        rewards = torch.tensor([score.reward for score in scores], dtype=torch.float32, device=self._ranks.device)
-        experience = replace(experience, rewards=rewards)
-        metrics, errors = self._metrics(samples, scores, experience, optimizer_steps)
+        metrics, errors = self._metrics(samples, scores, groups, optimizer_steps)
+        judged = [index for index, score in enumerate(scores) if score.reward is not None]
         return Rollout(
-            experience=experience,
+            experience=_rewarded(experience, [scores[index] for index in judged], judged),
+            judged=judged,
             records=_records(groups, rows, completions, scores),
             metrics=metrics,
             errors=errors,
@@ -130,36 +133,73 @@ class RolloutCollector:
         return {"staleness/mean": sum(steps) / len(steps), "staleness/max": float(max(steps))} if ahead else {}
 
     def _metrics(
-        self, samples: Sequence[Sample], scores: Sequence[Score], experience: Experience, optimizer_steps: int
+        self, samples: Sequence[Sample], scores: Sequence[Score], groups: Sequence[int], optimizer_steps: int
     ) -> tuple[dict[str, float], list[str]]:
         own = {
-            "rewards": [score.reward for score in scores],
-            "errors": [score.error for score in scores if score.error],
+            "scores": list(zip(groups, scores, strict=True)),
             "lengths": [len(sample.token_ids) for sample in samples],
             "finished": [float(sample.finished) for sample in samples],
-            "groups": experience.groups.tolist(),
             "staleness": [optimizer_steps - sample.policy_version for sample in samples],
         }
         parts = self._ranks.gather(own)
-        values = {name: [value for part in parts for value in part[name]] for name in own}
-        if values["errors"] and len(values["errors"]) == len(values["rewards"]):
-            raise SkyrlError(f"no sample of this step could be rewarded; first error: {values['errors'][0]}")
-        rewards, lengths = torch.tensor(values["rewards"]), torch.tensor(values["lengths"], dtype=torch.float32)
-        by_group: dict[int, set[float]] = {}
-        for group, reward in zip(values["groups"], values["rewards"], strict=True):
-            by_group.setdefault(group, set()).add(reward)
-        same = sum(len(rewards_of_group) == 1 for rewards_of_group in by_group.values())
+        values: dict[str, list[Any]] = {name: [value for part in parts for value in part[name]] for name in own}
+        lengths = torch.tensor(values["lengths"], dtype=torch.float32)
         metrics = {
-            "reward/mean": float(rewards.mean()),
-            "reward/std": float(rewards.std(correction=0)),
-            "reward_errors": float(len(values["errors"])),
-            "zero_variance_groups": same / len(by_group),
             "response_length/mean": float(lengths.mean()),
             "response_length/max": float(lengths.max()),
             "finished": sum(values["finished"]) / len(values["finished"]),
             "tokens": float(lengths.sum()),
         }
-        return metrics | self._staleness(values["staleness"]), values["errors"]
+        errors = [score.error for _, score in values["scores"] if score.error]
+        return reward_metrics(values["scores"]) | metrics | self._staleness(values["staleness"]), errors
+
+
+def reward_metrics(scores: Sequence[tuple[int, Score]]) -> dict[str, float]:
+    """The metrics of the rewards of all ranks, each with the group of its sample.
+
+    Raises:
+        SkyrlError: no sample has a verdict.
+    """
+    by_group: dict[int, list[float]] = {}
+    for group, score in scores:
+        if score.reward is not None:
+            by_group.setdefault(group, []).append(score.reward)
+    rewards = torch.tensor([reward for _, rewards in sorted(by_group.items()) for reward in rewards])
+    errors = [score.error for _, score in scores if score.error]
+    if not len(rewards):
+        raise SkyrlError(no_verdict_message("sample of this step", errors))
+    named: dict[str, list[float]] = {}
+    for _, score in scores:
+        for name, part in score.parts.items():
+            named.setdefault(name, []).append(part)
+    return {
+        "reward/mean": float(rewards.mean()),
+        "reward/std": float(rewards.std(correction=0)),
+        **{f"reward/{name}/mean": sum(parts) / len(parts) for name, parts in sorted(named.items())},
+        "reward_errors": float(len(errors)),
+        "no_verdict": float(len(scores) - len(rewards)),
+        "zero_variance_groups": sum(len(set(rewards)) == 1 for rewards in by_group.values()) / len(by_group),
+    }
+
+
+def no_verdict_message(what: str, errors: Sequence[str]) -> str:
+    """The message when no sample has a reward. ``what``: such as "sample of this step"."""
+    if errors:
+        return f"no {what} could be rewarded; first error: {errors[0]}"
+    return f"the reward gave no verdict on any {what}: it returned None for all; return a number for at least some"
+
+
+def _rewarded(experience: Experience, scores: Sequence[Score], judged: Sequence[int]) -> Experience:
+    """The sequences with a verdict, with their rewards."""
+    device = experience.rewards.device
+    kept = experience.select(torch.tensor(judged, dtype=torch.long, device=device))
+
+    def tensor(values: Sequence[float | None]) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=device)
+
+    names = sorted({name for score in scores for name in score.parts})
+    parts = {name: tensor([score.parts.get(name, math.nan) for score in scores]) for name in names}
+    return replace(kept, rewards=tensor([score.reward for score in scores]), reward_parts=parts)
 
 
 def _records(
@@ -176,6 +216,7 @@ def _records(
             "response": completion.text,
             "finished": completion.finished,
             "reward": score.reward,
+            **({"rewards": dict(score.parts)} if score.parts else {}),
             "error": score.error,
         }
         for group, completion, score in zip(groups, completions, scores, strict=True)

@@ -9,6 +9,7 @@ from skyrl_train.environments.environment import Completion, Row
 from skyrl_train.rewards.reward_stream import ScoreStream
 from skyrl_train.rewards.scorer import Scorer
 from skyrl_train.rollout.rollout_engine import RolloutEngine, Sample, SampleRequest, Sampling, generate
+from skyrl_train.rollout.stop_strings import before_stop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,7 @@ class Sampler:
 
         def hand_over(index: int, sample: Sample) -> None:
             if index not in completions:
-                completions[index] = complete(sample, self.tokenizer)
+                completions[index] = complete(sample, self.tokenizer, sampling.stop)
                 scores.add(index, (completions[index], rows[index]))
 
         try:
@@ -47,7 +48,7 @@ class Sampler:
         return Samples(samples=samples, completions=[completions[i] for i in range(len(samples))], scores=scores)
 
 
-def complete(sample: Sample, tokenizer: PreTrainedTokenizerBase) -> Completion:
-    """The sample with its text, without special tokens."""
-    text = tokenizer.decode(list(sample.token_ids), skip_special_tokens=True)
-    return Completion(text=str(text), token_ids=sample.token_ids, finished=sample.finished)
+def complete(sample: Sample, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str] = ()) -> Completion:
+    """The sample with its text, without special tokens, up to the first stop string."""
+    text = str(tokenizer.decode(list(sample.token_ids), skip_special_tokens=True))
+    return Completion(text=before_stop(text, stop), token_ids=sample.token_ids, finished=sample.finished)

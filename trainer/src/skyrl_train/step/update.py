@@ -48,7 +48,7 @@ class PolicyUpdate:
         self._pad_id = pad_id
 
     def step(self, minibatch: Experience, *, num_groups: int, learning_rate: float, step: int) -> UpdateLog:
-        """Make one optimizer step on this rank's part of a minibatch. Collective.
+        """Make one optimizer step on this rank's part of a minibatch, unless no rank has a sequence. Collective.
 
         Args:
             minibatch: complete groups; a rank may have none.
@@ -58,6 +58,8 @@ class PolicyUpdate:
         """
         log = UpdateLog()
         counts = self._global_counts(minibatch, num_groups)
+        if not int(counts.sequences):
+            return log  # no sample of this minibatch has a verdict
         weights = token_weights(
             minibatch.mask,
             self._objective.reduction,

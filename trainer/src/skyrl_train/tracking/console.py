@@ -6,16 +6,22 @@ from pathlib import Path
 from typing import TextIO
 
 from rich.console import Group, RenderableType
-from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
 from skyrl_core.discovery import printable
 from skyrl_train.tracking.answer_text import answer_text
-from skyrl_train.tracking.metric_glossary import describe, format_change, format_duration, format_metric, in_order
+from skyrl_train.tracking.metric_glossary import (
+    by_evaluation_set,
+    describe,
+    format_change,
+    format_duration,
+    format_metric,
+    in_order,
+)
 from skyrl_train.tracking.pace import Pace
-from skyrl_train.tracking.terminal import Terminal
+from skyrl_train.tracking.screen import Screen
 from skyrl_train.tracking.tracker import AnswerPair, RunInfo, RunSummary
 
 STEP_METRICS = ("reward/mean", "loss/total", "tokens_per_second")
@@ -31,81 +37,98 @@ class Console:
     """
 
     def __init__(self, file: TextIO | None = None) -> None:
-        self._terminal = Terminal(file)
-        self._live: Live | None = None
+        self._screen = (Screen.current if file is None else None) or Screen(file)
+        Screen.current = None if Screen.current is self._screen else Screen.current
         self._bar = Progress(
             TextColumn("step"),
             MofNCompleteColumn(),
             BarColumn(bar_width=22),
-            _Elapsed(),
+            TextColumn("{task.fields[elapsed]}", style="progress.elapsed"),
             TextColumn("{task.fields[remaining]}"),
-            console=self._terminal,
+            console=self._screen.terminal,
         )
         self._pace = Pace(0, 0)
         self._metrics: dict[str, float] = {}
         self._total = 0
+        self._seconds: float | None = None  # of the finished run, as the last line and run.json have it
 
     def start(self, info: RunInfo) -> None:
-        self._total, self._pace = info.total_steps, Pace(info.start_step, info.total_steps)
+        evaluation = info.config.get("evaluation", {})
+        self._total, self._pace = (
+            info.total_steps,
+            Pace(
+                info.start_step,
+                info.total_steps,
+                evaluates=bool(evaluation.get("prompts", 0)),
+                evaluate_every=evaluation.get("every", 0),
+            ),
+        )
         self._print(Text(printable(info.title, escape=True, lines=True), style="bold"))
         ranks = "1 process" if info.world_size == 1 else f"{info.world_size} processes"
         resumed = f", resumed after step {info.start_step}" if info.start_step else ""
-        self._print(f"loss {info.loss} · {info.total_steps} steps on {ranks}{resumed}")
+        steps = "1 step" if info.total_steps == 1 else f"{info.total_steps:,} steps"
+        self._print(f"loss {info.loss} · {steps} on {ranks}{resumed}")
         self._print(f"run folder {info.run_folder}")
-        if self._terminal.live:
-            self._bar.add_task("train", total=info.total_steps, completed=info.start_step, remaining="")
-            self._live = Live(console=self._terminal, get_renderable=self._progress, refresh_per_second=4)
-            self._live.start()
+        self._bar.add_task("train", total=info.total_steps, completed=info.start_step, elapsed="", remaining="")
+        self._screen.status = "loading the model ..."
+        self._screen.show(self._progress)
 
     def log_step(self, step: int, metrics: Mapping[str, float]) -> None:
         self._metrics = dict(metrics)
         self._pace.reached(step)
-        if self._live is not None:
+        if self._screen.live:
             for task in self._bar.task_ids:
-                self._bar.update(task, completed=step, remaining=self._pace.remaining())
+                self._bar.update(task, completed=step)
+            self._screen.refresh()
         elif step == self._total or step % math.ceil(self._total / PLAIN_LINES) == 0:
             times = (f"{format_duration(self._pace.elapsed())} elapsed", self._pace.remaining())
             self._print("  ".join([f"step {step}/{self._total}", *_pairs(metrics), *(time for time in times if time)]))
 
     def log_evaluation(self, step: int, metrics: Mapping[str, float], final: bool) -> None:
-        values = [f"{describe(name).label} {format_metric(name, metrics)}" for name in in_order(metrics)]
+        self._pace.evaluated(step)
         when = "after training" if final else f"after step {step}" if step else "before training"
-        items = [f"evaluation {when}: {values[0]}" if values else f"evaluation {when}", *values[1:]]
-        self._print("\n".join(_folded(items, self._terminal.width)) if self._live else "  ".join(items), style="cyan")
+        for set_name, part in (by_evaluation_set(metrics) or {"": {}}).items():
+            self._print_evaluation(f"evaluation {set_name} {when}" if set_name else f"evaluation {when}", part)
+
+    def _print_evaluation(self, title: str, metrics: Mapping[str, float]) -> None:
+        values = [f"{describe(name).label} {format_metric(name, metrics)}" for name in in_order(metrics)]
+        items = [f"{title}: {values[0]}" if values else title, *values[1:]]
+        self._print("\n".join(_folded(items, self._width)) if self._screen.live else "  ".join(items), style="cyan")
 
     def message(self, text: str) -> None:
+        self._pace.ready()
+        self._screen.status = "evaluating, or in the first step ..."
+        self._screen.refresh()
         self._print(printable(text, escape=True, lines=True))
 
     def finish(self, summary: RunSummary) -> None:
-        """Remove the bar and show what training changed."""
-        self._stop()
+        """Stop the bar and show what training changed."""
+        self._seconds = summary.seconds
+        self._screen.close()
         for part in _closing(summary):
-            self._terminal.print(part, soft_wrap=isinstance(part, Text))
+            self._screen.print(part, soft_wrap=isinstance(part, Text))
 
     def close(self) -> None:
         """Restore the terminal and its cursor."""
-        self._stop()
+        self._screen.close()
 
-    def _stop(self) -> None:
-        live, self._live = self._live, None
-        if live is not None:
-            live.stop()
+    @property
+    def _width(self) -> int:
+        return self._screen.terminal.width
 
     def _print(self, text: str | Text, style: str = "") -> None:
         # Text, not str, because rich parses [brackets] in a str as markup. Plain lines are not wrapped, so grep works.
-        self._terminal.print(
-            Text(text) if isinstance(text, str) else text, style=style, soft_wrap=not self._terminal.live
+        self._screen.print(
+            Text(text) if isinstance(text, str) else text, style, soft_wrap=not self._screen.terminal.live
         )
 
     def _progress(self) -> RenderableType:
-        return Group(self._bar, *(Text(line) for line in _folded(_pairs(self._metrics), self._terminal.width)))
-
-
-class _Elapsed(ProgressColumn):
-    """Time since the start, formatted like the other durations."""
-
-    def render(self, task: Task) -> Text:
-        return Text(format_duration(task.elapsed or 0), style="progress.elapsed")
+        for task in self._bar.task_ids:
+            seconds = self._pace.elapsed() if self._seconds is None else self._seconds
+            elapsed, remaining = format_duration(seconds), self._pace.remaining()
+            self._bar.update(task, elapsed=elapsed, remaining=remaining)
+        details = _folded(_pairs(self._metrics), self._width) or [self._screen.status]
+        return Group(self._bar, *(Text(line, no_wrap=True, overflow="ellipsis") for line in details))
 
 
 def _pairs(metrics: Mapping[str, float]) -> list[str]:
@@ -125,7 +148,9 @@ def _folded(items: list[str], width: int) -> list[str]:
 def _closing(summary: RunSummary) -> list[RenderableType]:
     parts: list[RenderableType] = [Text()]
     if summary.before or summary.after:
-        parts += [_comparison(summary.before or {}, summary.after or {}), Text()]
+        before, after = by_evaluation_set(summary.before or {}), by_evaluation_set(summary.after or {})
+        for name in {**before, **after}:
+            parts += [_comparison(name, before.get(name, {}), after.get(name, {})), Text()]
     for number, answer in enumerate(summary.answers[:SHOWN_ANSWERS], start=1):
         parts += [_answer_table(number, answer), Text()]
     headline = {
@@ -144,8 +169,9 @@ def _closing(summary: RunSummary) -> list[RenderableType]:
     return parts + [Text(f"{name + ':':<12}{value}") for name, value in facts.items() if value]
 
 
-def _comparison(before: Mapping[str, float], after: Mapping[str, float]) -> Table:
-    table = Table("Held-out problems", box=None, pad_edge=False, header_style="bold")
+def _comparison(set_name: str, before: Mapping[str, float], after: Mapping[str, float]) -> Table:
+    title = f"Held-out problems, {set_name}" if set_name else "Held-out problems"
+    table = Table(title, box=None, pad_edge=False, header_style="bold")
     for column in ("before", "after", "change"):
         table.add_column(column, justify="right")
     for name in in_order({**before, **after}):
@@ -161,13 +187,16 @@ def _answer_table(number: int, answer: AnswerPair) -> Table:
     table.add_row(f"Question {number}", _shown(answer.question))
     table.add_row("Expected", _shown(answer.expected))
     if answer.before is not None:
-        table.add_row(*_marked("Before", answer.before, bool(answer.before_correct)))
-    table.add_row(*_marked("After", answer.after, answer.after_correct))
+        table.add_row(*_marked("Before", answer.before, answer.before_correct, answer.before_reward))
+    table.add_row(*_marked("After", answer.after, answer.after_correct, answer.after_reward))
     return table
 
 
-def _marked(when: str, text: str, correct: bool) -> tuple[Text, Text]:
-    mark = ("right", "green") if correct else ("wrong", "red")
+def _marked(when: str, text: str, correct: bool | None, reward: float | None) -> tuple[Text, Text]:
+    if correct is None:
+        mark = ("no verdict" if reward is None else f"reward {reward:.3g}", "bold")
+    else:
+        mark = ("right", "green") if correct else ("wrong", "red")
     return Text.assemble(f"{when}, ", mark), _shown(text)
 
 

@@ -7,6 +7,7 @@ from skyrl_core.discovery import Claim
 from skyrl_core.errors import PluginLoadError, SkyrlError
 from skyrl_train.config.plugin_check import TRACKER_GROUP
 from skyrl_train.tracking.metrics_jsonl import Jsonl
+from skyrl_train.tracking.notebook import Notebook, is_notebook
 from skyrl_train.tracking.tracker import Tracker, Trackers
 
 _METHODS = ("start", "log_step", "log_evaluation", "message", "finish", "close")
@@ -24,6 +25,8 @@ def load_trackers(claims: Iterable[Claim]) -> Trackers:
 
 
 def _load(claim: Claim) -> Tracker:
+    if (claim.distribution, claim.name) == ("skyrl-train", "console") and is_notebook():
+        return Notebook()
     name, loaded = claim.name, TRACKER_GROUP.load_claim(claim)
     if not callable(loaded):
         raise PluginLoadError(

@@ -4,10 +4,13 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Literal, TypeVar
 
 Unit = Literal["number", "count", "percent", "seconds"]
 
+Value = TypeVar("Value")
+
+PREFIX = "evaluation/"
 STANDARD_ERROR = "/standard_error"
 """Suffix of the metric that holds the standard error of another metric."""
 
@@ -26,7 +29,8 @@ class MetricEntry:
 GLOSSARY: tuple[MetricEntry, ...] = (
     MetricEntry(
         "accuracy",
-        "Mean share of correct samples per held-out problem, which is pass@1. Higher is better.",
+        "Mean share of correct samples per held-out problem, which is pass@1. Higher is better. Logged if "
+        "the environment says which rewards solve a problem.",
         "percent",
         "Accuracy",
     ),
@@ -38,8 +42,14 @@ GLOSSARY: tuple[MetricEntry, ...] = (
     ),
     MetricEntry("reward/mean", "Mean reward of the samples. Higher is better.", label="reward"),
     MetricEntry("reward/std", "Standard deviation of the rewards."),
+    MetricEntry("reward/*/mean", "Mean of one of several rewards, before its weight in environment.weights."),
     MetricEntry(
-        "reward_errors", "Number of samples whose reward raised an error or timed out. Their reward is 0.", "count"
+        "reward_errors", "Number of samples whose reward raised an error or timed out. They are left out.", "count"
+    ),
+    MetricEntry(
+        "no_verdict",
+        "Number of samples that are left out: their reward is None, raised an error or timed out.",
+        "count",
     ),
     MetricEntry("loss/total", "The scalar that the optimizer minimises, after the reduction.", label="loss"),
     MetricEntry("loss/*", "One term of the loss, with its coefficient."),
@@ -185,10 +195,39 @@ GLOSSARY: tuple[MetricEntry, ...] = (
 
 
 def describe(name: str) -> MetricEntry:
-    """The entry of a metric with its chart and label; an unlisted metric is a number."""
-    found = next((entry for entry in GLOSSARY if fnmatchcase(name, entry.pattern)), MetricEntry(name, ""))
-    chart = found.chart or name.split("/")[0].replace("_", " ").capitalize()
-    return replace(found, chart=chart, label=found.label or _label(name))
+    """The entry of a metric with its chart and label; an unlisted metric is a number.
+
+    The chart and the label of a named evaluation set contain its name.
+    """
+    set_name, metric = evaluation_set(name)
+    found = _listed(metric) or MetricEntry(metric, "")
+    chart = found.chart or metric.split("/")[0].replace("_", " ").capitalize()
+    label = found.label or _label(metric)
+    if set_name:
+        chart, label = f"{chart}, {set_name}", f"{set_name} {label}"
+    return replace(found, chart=chart, label=label)
+
+
+def evaluation_set(name: str) -> tuple[str, str]:
+    """The evaluation set and its metric: ``("math", "accuracy")`` for ``math/accuracy``, or ``("", name)``."""
+    head, _, metric = name.partition("/")
+    if _listed(name) is None and metric and _listed(metric) is not None:
+        return head, metric
+    return "", name
+
+
+def by_evaluation_set(metrics: Mapping[str, Value]) -> dict[str, dict[str, Value]]:
+    """The metrics of an evaluation by set, with names that do not contain the set."""
+    sets: dict[str, dict[str, Value]] = {}
+    for name, value in metrics.items():
+        set_name, metric = evaluation_set(name)
+        sets.setdefault(set_name, {})[metric] = value
+    return sets
+
+
+def with_prefix(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics of an evaluation as a tracker shows them next to those of training: ``evaluation/accuracy``."""
+    return {name if name.startswith(PREFIX) else f"{PREFIX}{name}": value for name, value in metrics.items()}
 
 
 def in_order(names: Iterable[str]) -> list[str]:
@@ -196,8 +235,9 @@ def in_order(names: Iterable[str]) -> list[str]:
     patterns = [entry.pattern for entry in GLOSSARY]
 
     def rank(name: str) -> tuple[int, list[int], str]:
-        matches = (index for index, pattern in enumerate(patterns) if fnmatchcase(name, pattern))
-        numbers = [int(part) for part in name.replace("@", " ").split() if part.isdigit()]
+        metric = evaluation_set(name)[1]
+        matches = (index for index, pattern in enumerate(patterns) if fnmatchcase(metric, pattern))
+        numbers = [int(part) for part in metric.replace("@", " ").split() if part.isdigit()]
         return next(matches, len(patterns)), numbers, name
 
     return sorted((name for name in names if not name.endswith(STANDARD_ERROR)), key=rank)
@@ -245,6 +285,11 @@ def format_duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _listed(name: str) -> MetricEntry | None:
+    bare = name.removesuffix(STANDARD_ERROR)
+    return next((entry for entry in GLOSSARY if fnmatchcase(bare, entry.pattern)), None)
 
 
 def _label(name: str) -> str:

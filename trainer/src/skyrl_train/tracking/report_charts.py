@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from skyrl_train.tracking.chart import Series, line_chart
-from skyrl_train.tracking.evaluation_sets import UNNAMED, split_by_set
 from skyrl_train.tracking.history import History, Metrics
-from skyrl_train.tracking.metric_glossary import describe, format_value, in_order
+from skyrl_train.tracking.metric_glossary import by_evaluation_set, describe, format_value, in_order
 
 CURVES_IN_A_CHART = 6
 NEGLIGIBLE = {"KL": 1e-3, "Mismatch": 1e-3}
@@ -58,7 +57,7 @@ def draw_charts(history: History) -> list[Chart]:
 def _evaluations_by_set(history: History) -> dict[str, dict[int, Metrics]]:
     sets: dict[str, dict[int, Metrics]] = {}
     for step, metrics in history.evaluations.items():
-        for name, values in split_by_set(metrics).items():
+        for name, values in by_evaluation_set(metrics).items():
             sets.setdefault(name, {})[step] = values
     return sets
 
@@ -70,7 +69,7 @@ def _short(name: str, label: str) -> str:
 
 
 def _label(label: str, set_name: str, *, is_trained: bool) -> str:
-    if set_name != UNNAMED:
+    if set_name:
         return f"{label}, {set_name}"
     return f"{label}, held-out" if is_trained else label
 

@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from skyrl_train.tracking.evaluation_sets import UNNAMED, split_by_set
 from skyrl_train.tracking.history import History, Metrics
 from skyrl_train.tracking.metric_glossary import (
     STANDARD_ERROR,
+    by_evaluation_set,
     describe,
+    evaluation_set,
     format_change,
     format_duration,
     format_metric,
@@ -56,10 +57,10 @@ class Result:
 def read_result(run: Mapping[str, Any], history: History) -> Result:
     """The result, from run.json if the run has ended, else from the evaluations and steps so far."""
     latest_step, latest = history.after or (0, {})
-    before = split_by_set(run.get("before") or history.before or {})
-    after = split_by_set(run.get("after") or latest)
-    names = sorted({**before, **after}, key=lambda name: name != UNNAMED)
-    sets = tuple(EvaluationSet(name, _rows(before.get(name, {}), after.get(name, {}))) for name in names)
+    before = by_evaluation_set(run.get("before") or history.before or {})
+    after = by_evaluation_set(run.get("after") or latest)
+    names = sorted({**before, **after}, key=lambda name: name != "")
+    sets = tuple(EvaluationSet(name, comparison_rows(before.get(name, {}), after.get(name, {}))) for name in names)
     headline = next(filter(None, (_headline(n, before.get(n, {}), after.get(n, {})) for n in names)), None)
     return Result(
         headline=headline or _training_headline(history),
@@ -77,7 +78,8 @@ def describe_end(status: str, run: Mapping[str, Any], history: History) -> str:
     return f"{status.capitalize()}: {steps}{f' in {format_duration(seconds)}' if seconds is not None else ''}."
 
 
-def _rows(before: Metrics, after: Metrics) -> tuple[tuple[str, str, str, str], ...]:
+def comparison_rows(before: Metrics, after: Metrics) -> tuple[tuple[str, str, str, str], ...]:
+    """A row of label, before, after and change for each metric of two evaluations, set by set."""
     return tuple(
         (
             describe(name).label,
@@ -85,7 +87,7 @@ def _rows(before: Metrics, after: Metrics) -> tuple[tuple[str, str, str, str], .
             format_metric(name, after),
             format_change(name, before.get(name), after.get(name)),
         )
-        for name in in_order({**before, **after})
+        for name in sorted(in_order({**before, **after}), key=lambda name: evaluation_set(name)[0])
     )
 
 
@@ -96,7 +98,7 @@ def _headline(set_name: str, before: Metrics, after: Metrics) -> Headline | None
     first, last = before.get(name), after.get(name)
     noise = _noise(name, before, after)
     is_noise = noise is not None and first is not None and last is not None and abs(last - first) < 2 * noise
-    on = f"held-out problems of {set_name}" if set_name != UNNAMED else "held-out problems"
+    on = f"held-out problems of {set_name}" if set_name else "held-out problems"
     return Headline(
         label=f"{describe(name).label} on {on}",
         before=format_metric(name, before) if name in before else "",

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from skyrl_train.tracking.evaluation_sets import with_prefix
+from skyrl_train.tracking.metric_glossary import with_prefix
 from skyrl_train.tracking.tracker import RunInfo, RunSummary
 from skyrl_train.tracking.tracker_extra import require
 

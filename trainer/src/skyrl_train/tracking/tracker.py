@@ -37,9 +37,11 @@ class AnswerPair:
     question: str
     expected: str
     before: str | None
-    before_correct: bool | None
+    before_correct: bool | None  # None also if the environment does not say
     after: str
-    after_correct: bool
+    after_correct: bool | None
+    before_reward: float | None = None  # None: no verdict
+    after_reward: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

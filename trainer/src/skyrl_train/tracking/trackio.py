@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from skyrl_train.tracking.atomic_file import write_bytes
-from skyrl_train.tracking.evaluation_sets import with_prefix
+from skyrl_train.tracking.metric_glossary import with_prefix
 from skyrl_train.tracking.tracker import RunInfo, RunSummary
 from skyrl_train.tracking.tracker_extra import require
 

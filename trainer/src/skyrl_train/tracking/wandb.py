@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import wandb
 
-from skyrl_train.tracking.evaluation_sets import with_prefix
+from skyrl_train.tracking.metric_glossary import with_prefix
 from skyrl_train.tracking.tracker import RunInfo, RunSummary, TrackerError
 
 Mode = Literal["online", "offline", "disabled"]

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from skyrl_core.conformance import check_policy_loss
 from skyrl_core.errors import SkyrlError
 from skyrl_train.checkpoints import checkpoint_folder, resume
 from skyrl_train.checkpoints import rank_conversion as conversion
@@ -18,9 +18,9 @@ from skyrl_train.checkpoints.model_export import DTYPES
 from skyrl_train.checkpoints.resume import Resumption
 from skyrl_train.config.resolved import ResolvedRun
 from skyrl_train.config.schema import RunConfig
-from skyrl_train.data.prompt_source import PromptSource, build_source
+from skyrl_train.data.prompt_source import PromptSource
 from skyrl_train.data.prompt_tokens import encode_prompt
-from skyrl_train.environments.load_environment import load_environments
+from skyrl_train.data.run_data import load_run_data
 from skyrl_train.machine.library_output import quiet
 from skyrl_train.machine.malloc import keep_freed_memory
 from skyrl_train.machine.threads import ThreadGuard, choose_threads
@@ -43,7 +43,7 @@ from skyrl_train.rewards.scorer import Scorer
 from skyrl_train.rollout.rollout_engine import RolloutEngine
 from skyrl_train.step.advantages import AdvantagePass
 from skyrl_train.step.batching import MicroBatchSize
-from skyrl_train.step.evaluation import Evaluator
+from skyrl_train.step.evaluation_sets import EvaluationSets
 from skyrl_train.step.objective import Objective
 from skyrl_train.step.prefetch import Prefetcher
 from skyrl_train.step.rollout import RolloutCollector
@@ -53,14 +53,15 @@ from skyrl_train.trainer_engine import random_state
 from skyrl_train.trainer_engine.reference_model import BaseModel, Reference
 from skyrl_train.trainer_engine.zero import ZeroEngine, import_deepspeed
 from skyrl_train.training.build_rollout_engine import build_rollout_engine
+from skyrl_train.training.checked_loss import LossCheck, check_loss
 from skyrl_train.training.loop import Trainer, TrainerComponents
 
 PROBE_SEQUENCES, PROBE_TOKENS = 2, 64
 """The probe that compares rollout engine and trainer: how many of the first prompts, and how many tokens of each."""
 
 
-def run_training(run: ResolvedRun) -> int:
-    """Train to the end. Returns the exit code.
+def run_training(run: ResolvedRun, on_start: Callable[[Path], None] = lambda _: None) -> Path:
+    """Train to the end. Returns the run folder; ``on_start`` receives it once it exists.
 
     Raises:
         SkyrlError: the run cannot start or continue; everything that was saved is kept.
@@ -68,12 +69,11 @@ def run_training(run: ResolvedRun) -> int:
         SystemExit: on one of several ranks instead of an error that is already printed.
     """
     quiet()
-    with session() as own:
-        _run(run, own)
-    return 0
+    with session(on_start) as own:
+        return _run(run, own)
 
 
-def _run(run: ResolvedRun, own: Session) -> None:
+def _run(run: ResolvedRun, own: Session) -> Path:
     with ExitStack() as stack:
         threads = run.config.trainer.threads
         if own.ranks.device.type == "cpu":
@@ -82,29 +82,30 @@ def _run(run: ResolvedRun, own: Session) -> None:
             keep_freed_memory()
         random_state.seed(run.config.seed)
         with own.reports_failure():
-            _build(run, own, stack, threads=threads).train()
+            trainer = _build(run, own, stack, threads=threads)
+            trainer.train()
+        return trainer.components.journal.folder
 
 
 def _build(run: ResolvedRun, own: Session, stack: ExitStack, *, threads: int | str) -> Trainer:
     config, ranks = run.config, own.ranks
-    objective = _objective(run)
+    objective, checked = _objective(run)
     advantages = _advantages(run, ranks)
     check_run(ranks, run)
     resumed = resume.choose(run, ranks)
     progress = _progress(run, objective, resumed, ranks)
     tokenizer = load_tokenizer(config.model)
-    source = build_source(config, "train", run.environment)
-    held_out = build_source(config, "evaluation", run.environment) if config.evaluation.prompts else None
-    named = source.environments | (held_out.environments if held_out else frozenset())
-    environments = load_environments(config, run.environment, named)
-    check_data(ranks, {"train": source, "evaluation": held_out})
-    # Before the model is loaded, so that a folder in use or a missing API key is reported at once.
-    found = resumed.path if resumed is not None else None
-    journal = stack.enter_context(open_journal(run, ranks, progress, found))
-    own.watchdog.record = journal
-    check_same_folder(journal.folder, ranks)
+    data = load_run_data(config, run.environment, tokenizer, ranks)
+    source = data.train
+    assert source is not None  # it is loaded unless `trains` is False
+    check_data(ranks, data.sources())
+    journal = _start_journal(run, own, stack, progress, resumed)
+    for note in data.notes:
+        journal.message(note)
     settings = config.environment
-    scorer = stack.enter_context(Scorer(environments, workers=settings.workers, deadline=settings.deadline))
+    scorer = stack.enter_context(
+        Scorer(data.environments, workers=settings.workers, deadline=settings.deadline, weights=settings.weights)
+    )
     converts = resumed is not None and resumed.converts
     engine, reference = _policy_and_reference(config, objective, ranks, loads_converted=converts)
     stack.callback(engine.close)
@@ -122,7 +123,8 @@ def _build(run: ResolvedRun, own: Session, stack: ExitStack, *, threads: int | s
     size = _micro_batch_size(config, engine.policy)
     sync = _weight_sync(config, rollout_engine, engine, source, tokenizer, ranks)
     collector = RolloutCollector(config, source=source, **shared)
-    journal.message(_describe(run, ranks, threads))
+    for line in checked.lines(run, ranks, threads):
+        journal.message(line)
     return Trainer(
         TrainerComponents(
             config=config,
@@ -134,7 +136,7 @@ def _build(run: ResolvedRun, own: Session, stack: ExitStack, *, threads: int | s
             collector=collector,
             prefetcher=Prefetcher(collector, sync.weights, journal.message),
             advantages=advantages,
-            evaluator=Evaluator(config, source=held_out, **shared) if held_out else None,
+            evaluator=EvaluationSets(config, data.evaluation, **shared) if data.evaluation else None,
             reference=reference,
             journal=journal,
             stop=own.stop,
@@ -147,6 +149,18 @@ def _build(run: ResolvedRun, own: Session, stack: ExitStack, *, threads: int | s
     )
 
 
+def _start_journal(
+    run: ResolvedRun, own: Session, stack: ExitStack, progress: Progress, resumed: Resumption | None
+) -> Journal:
+    # Before the model is loaded, so that a folder in use or a missing API key is reported at once.
+    found = resumed.path if resumed is not None else None
+    journal = stack.enter_context(open_journal(run, own.ranks, progress, found))
+    own.watchdog.record = journal
+    own.on_start(journal.folder)
+    check_same_folder(journal.folder, own.ranks)
+    return journal
+
+
 def _export(
     config: RunConfig, engine: ZeroEngine, tokenizer: PreTrainedTokenizerBase, ranks: Ranks, journal: Journal
 ) -> AbstractContextManager[BackgroundExport | None]:
@@ -155,14 +169,13 @@ def _export(
     return BackgroundExport(engine, tokenizer, ranks, model_name=config.model, message=journal.message)
 
 
-def _objective(run: ResolvedRun) -> Objective:
-    """The objective, after checking each variant of the loss for conformance."""
+def _objective(run: ResolvedRun) -> tuple[Objective, LossCheck]:
+    """The objective, and the result of checking each variant of the loss for conformance."""
     loss = run.loss.scheduled()
-    for variant in loss.variants():
-        check_policy_loss(variant).raise_for_failures()
+    checked = check_loss(loss, run.loss.claim, run.config.trainer.algorithm.policy_loss_type)
     objective = Objective.of(run.config, loss)
     objective.check()
-    return objective
+    return objective, checked
 
 
 def _advantages(run: ResolvedRun, ranks: Ranks) -> AdvantagePass:
@@ -282,14 +295,7 @@ def _weight_sync(
     rows = source.take(0, PROBE_SEQUENCES) if wanted else ()
     limit = config.rollout.max_prompt_tokens
     tolerance = config.rollout.probe_tolerance or TOLERANCE[config.trainer.deepspeed.precision]
-    prompts = [encode_prompt(row, tokenizer, limit)[:PROBE_TOKENS] for row in rows]
+    args = config.data.chat_template_args
+    prompts = [encode_prompt(row, tokenizer, limit, args)[:PROBE_TOKENS] for row in rows]
     probe = [ids for ids in prompts if len(ids) > 1]
     return WeightSync(rollout_engine, engine, ranks, probe=probe, tolerance=tolerance)
-
-
-def _describe(run: ResolvedRun, ranks: Ranks, threads: int | str) -> str:
-    trainer = run.config.trainer
-    place = f"{ranks.world_size} x {ranks.device.type}"
-    if ranks.device.type == "cpu":
-        place += f" ({threads} thread{'s' if threads != 1 else ''} each)"
-    return f"{run.loss.identity} passes the conformance rules; ZeRO-{trainer.deepspeed.zero_stage} on {place}"

@@ -13,15 +13,15 @@ from skyrl_train.checkpoints.model_export import DTYPES, trained_model
 from skyrl_train.config.load_config import run_folder_of
 from skyrl_train.config.resolved import ResolvedRun
 from skyrl_train.config.schema import RunConfig
-from skyrl_train.data.prompt_source import build_source
-from skyrl_train.environments.load_environment import load_environments
+from skyrl_train.data.run_data import load_run_data
 from skyrl_train.machine.library_output import quiet
 from skyrl_train.policy.model_loading import load_model, load_tokenizer
 from skyrl_train.ranks.ranks import Ranks
 from skyrl_train.rewards.scorer import Scorer
 from skyrl_train.rollout.rollout_engine import RolloutEngine
 from skyrl_train.rollout.weights import ModelWeights
-from skyrl_train.step.evaluation import Evaluation, Evaluator
+from skyrl_train.step.evaluation import Evaluation
+from skyrl_train.step.evaluation_sets import EvaluationSets, merged, prefixed
 from skyrl_train.training.build_rollout_engine import build_rollout_engine
 
 Z95 = 1.959964
@@ -32,17 +32,22 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Assessment:
-    """The measures of one model, each with its 95 % interval, all between 0 and 1."""
+    """The measures of one model, each with its 95 % interval, all between 0 and 1.
+
+    None if an environment does not say which rewards solve a problem.
+    """
 
     evaluation: Evaluation
     prompts: int
-    intervals: dict[str, Interval]  # by measure: pass@1, pass@k
+    intervals: dict[str, Interval]  # by measure: pass@1, pass@k, NAME/pass@1 of an evaluation set
+    notes: tuple[str, ...] = ()  # the rows that were left out
 
     @property
     def measures(self) -> dict[str, float]:
         """``pass@1`` and, with several samples, ``pass@k``."""
         metrics = self.evaluation.metrics
-        return {name: metrics["accuracy"] if name == "pass@1" else metrics[name] for name in self.intervals}
+        names = {name: name.removesuffix("pass@1") for name in self.intervals}
+        return {name: metrics[name if rest == name else f"{rest}accuracy"] for name, rest in names.items()}
 
 
 def assess(target: str, run: ResolvedRun) -> Assessment:
@@ -58,25 +63,31 @@ def assess(target: str, run: ResolvedRun) -> Assessment:
     quiet()
     ranks = Ranks.start()
     try:
-        evaluation = _evaluate(target, run, ranks)
+        parts, notes = _evaluate(target, run, ranks)
     finally:
         ranks.end_run()
-    intervals = _intervals(evaluation, run.config)
-    return Assessment(evaluation=evaluation, prompts=len(evaluation.answers), intervals=intervals)
+    evaluation = merged(parts)
+    intervals = {
+        prefixed(name, measure): interval
+        for name, part in parts.items()
+        for measure, interval in _intervals(part, run.config).items()
+    }
+    return Assessment(evaluation=evaluation, prompts=len(evaluation.answers), intervals=intervals, notes=notes)
 
 
-def _evaluate(target: str, run: ResolvedRun, ranks: Ranks) -> Evaluation:
+def _evaluate(target: str, run: ResolvedRun, ranks: Ranks) -> tuple[dict[str, Evaluation], tuple[str, ...]]:
     config = run.config
     model, tokenizer = _model(target, config).to(ranks.device), load_tokenizer(config.model)
-    source = build_source(config, "evaluation", run.environment)
+    data = load_run_data(config, run.environment, tokenizer, ranks, trains=False)
     settings = config.environment
-    environments = load_environments(config, run.environment, source.environments)
     with ExitStack() as stack:
-        scorer = stack.enter_context(Scorer(environments, workers=settings.workers, deadline=settings.deadline))
+        scorer = stack.enter_context(
+            Scorer(data.environments, workers=settings.workers, deadline=settings.deadline, weights=settings.weights)
+        )
         engine = _engine(model, tokenizer, run, ranks)
         stack.callback(engine.close)
-        evaluator = Evaluator(config, source=source, tokenizer=tokenizer, engine=engine, scorer=scorer, ranks=ranks)
-        return evaluator.evaluate()
+        sets = EvaluationSets(config, data.evaluation, tokenizer=tokenizer, engine=engine, scorer=scorer, ranks=ranks)
+        return sets.evaluate_each(), data.notes
 
 
 def _engine(
@@ -102,6 +113,8 @@ def _model(target: str, config: RunConfig) -> PreTrainedModel:
 
 def _intervals(evaluation: Evaluation, config: RunConfig) -> dict[str, Interval]:
     metrics, prompts = evaluation.metrics, len(evaluation.answers)
+    if "accuracy" not in metrics:
+        return {}
     samples = config.evaluation.samples_per_prompt
     if samples == 1:
         return {"pass@1": wilson(metrics["accuracy"], prompts)}

@@ -18,7 +18,7 @@ from skyrl_train.record.journal import Journal
 from skyrl_train.record.progress import Progress
 from skyrl_train.step.advantages import AdvantagePass
 from skyrl_train.step.batching import MicroBatchSize, minibatch_of_group
-from skyrl_train.step.evaluation import Evaluator
+from skyrl_train.step.evaluation_sets import EvaluationSets
 from skyrl_train.step.experience import Experience
 from skyrl_train.step.learning_rate import learning_rate
 from skyrl_train.step.log_prob_pass import Forward, compute_log_probs
@@ -44,7 +44,7 @@ class TrainerComponents:
     collector: RolloutCollector
     prefetcher: Prefetcher
     advantages: AdvantagePass
-    evaluator: Evaluator | None
+    evaluator: EvaluationSets | None
     reference: Reference | None
     journal: Journal
     stop: StopRequest

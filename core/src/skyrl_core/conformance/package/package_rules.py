@@ -141,7 +141,7 @@ def check_wheel(project: LossProject) -> list[str]:
     """Build the wheel in a temporary folder, and check its files and metadata."""
     wheel = build_wheel(project)
     if isinstance(wheel, str):
-        return [f"{wheel}; only the folder was checked", *_missing_from_folder(project)]
+        return [f"only the folder was checked: {wheel}", *_missing_from_folder(project)]
     if missing := missing_from_wheel(wheel, project):
         raise Violation(f"the wheel lacks {', '.join(missing)}")
     return []

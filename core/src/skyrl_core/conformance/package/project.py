@@ -28,6 +28,7 @@ class LossProject:
     losses: Mapping[str, str]  # name -> module:Class
     params: Mapping[str, str]
     backend: str  # of the build: module, or module:object
+    build_requirements: tuple[str, ...]  # what the build needs
     waivers: Mapping[str, str]  # [tool.skyrl.waive]
 
     @property
@@ -70,6 +71,7 @@ def read_project(folder: Path) -> LossProject:
     except (OSError, ValueError) as error:
         raise ProjectError(f"{file} cannot be read: {error}") from error
     project, groups = _table(content, "project"), _table(content, "project", "entry-points")
+    build = _table(content, "build-system")
     dependencies = None if "dependencies" in project.get("dynamic", ()) else project.get("dependencies", ())
     return LossProject(
         folder=folder,
@@ -78,7 +80,8 @@ def read_project(folder: Path) -> LossProject:
         requirements=None if dependencies is None else tuple(dependencies),
         losses=groups.get(POLICY_LOSSES, {}),
         params=groups.get(POLICY_LOSS_PARAMS, {}),
-        backend=_table(content, "build-system").get("build-backend", "setuptools.build_meta"),
+        backend=build.get("build-backend", "setuptools.build_meta"),
+        build_requirements=tuple(map(str, build.get("requires", ("setuptools",)))),
         waivers=_table(content, "tool", "skyrl", "waive"),
     )
 

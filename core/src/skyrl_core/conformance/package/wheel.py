@@ -1,6 +1,7 @@
 """The wheel of a loss package, built in a copy of its folder with the installed build backend."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -49,7 +50,8 @@ def build_wheel(project: LossProject) -> Wheel | str:
     except ModuleNotFoundError:  # the package of the backend is missing
         installed = False
     if not installed:
-        return f"no wheel was built, because the backend {module} is not installed"
+        command = f"{shlex.quote(sys.executable)} -m pip install {shlex.join(project.build_requirements)}"
+        return f"no wheel was built, because the backend {module} is not installed: {command}"
     with tempfile.TemporaryDirectory() as folder:
         copy, out = Path(folder, "project"), Path(folder, "out")
         shutil.copytree(project.folder, copy, ignore=_NOT_SOURCE)

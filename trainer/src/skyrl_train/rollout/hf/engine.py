@@ -1,5 +1,6 @@
 """The rollout engine `hf`: samples with the model in this process, in batches, with a KV cache."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ from skyrl_core.errors import SkyrlError
 from skyrl_train.rollout.hf.decoding import Decoding, ModelDecoding, PrefilledPrompts, check_decoding, eval_mode
 from skyrl_train.rollout.hf.direct_decoding import DirectDecoding, can_decode_directly
 from skyrl_train.rollout.rollout_engine import EngineSetup, HandOver, Sample, SampleRequest, Sampling, WeightSource
+from skyrl_train.rollout.stop_strings import StopStrings
 
 COMPACT_BELOW = 0.9
 """Finished rows leave the batch once at most this share of it is unfinished; removing rows copies the cache."""
@@ -53,6 +55,7 @@ class HfEngine:
     def __init__(self, setup: EngineSetup) -> None:
         self.shares_weights = setup.trained is not None
         self._model = setup.trained if setup.trained is not None else setup.load_copy()
+        self._tokenizer = setup.tokenizer
         self._pad_id = int(setup.tokenizer.pad_token_id)
         self._eos_ids = setup.end_tokens
         self._batch_size = setup.config.rollout.batch_size
@@ -122,20 +125,25 @@ class HfEngine:
         tokens = torch.full((sampling.max_new_tokens, len(requests)), self._pad_id, device=device)
         log_probs = torch.zeros(tokens.shape, device=device)
         lengths = [sampling.max_new_tokens] * len(requests)
+        stop = StopStrings(sampling.stop, self._tokenizer)
+        finished = [False] * len(requests)
         for position in range(sampling.max_new_tokens):
             sampled, sampled_log_probs = sample_tokens(rows.decoding.logits, sampling, rows.uniforms[:, position])
             tokens[position].scatter_(0, rows.indices, sampled)
             log_probs[position].scatter_(0, rows.indices, sampled_log_probs)
-            for row in rows.finish(torch.isin(sampled, ends)):
-                lengths[row] = position + 1
+            ended = torch.isin(sampled, ends)
+            if stop:
+                ended |= _complete_stop(stop, tokens[: position + 1], rows.indices)
+            for row in rows.finish(ended):
+                lengths[row], finished[row] = position + 1, True
                 if hand_over is not None:
                     response = (values[: position + 1, row].tolist() for values in (tokens, log_probs))
-                    hand_over(start + row, self._sample(*response))
+                    hand_over(start + row, self._sample(*response, finished=True))
             if rows.unfinished == 0 or position + 1 == sampling.max_new_tokens:
                 break
             rows.decoding.advance(rows.compacted(sampled))
-        responses = zip(tokens.T.tolist(), log_probs.T.tolist(), lengths, strict=True)
-        return [self._sample(ids[:length], values[:length]) for ids, values, length in responses]
+        responses = zip(tokens.T.tolist(), log_probs.T.tolist(), lengths, finished, strict=True)
+        return [self._sample(ids[:length], values[:length], finished=end) for ids, values, length, end in responses]
 
     def _begin(self, requests: Sequence[SampleRequest], sampling: Sampling) -> _Rows:
         """Prefill each distinct prompt and set up a row for each request."""
@@ -150,11 +158,11 @@ class HfEngine:
             decoding = ModelDecoding(self._model, prompts, prompt_of, sampling.max_new_tokens)
         return _Rows(decoding, uniforms([r.seed for r in requests], sampling.max_new_tokens).to(device))
 
-    def _sample(self, token_ids: list[int], log_probs: list[float]) -> Sample:
+    def _sample(self, token_ids: list[int], log_probs: list[float], *, finished: bool) -> Sample:
         return Sample(
             token_ids=tuple(token_ids),
             log_probs=tuple(log_probs),
-            finished=token_ids[-1] in self._eos_ids,
+            finished=finished,
             policy_version=self._policy_version,
         )
 
@@ -170,22 +178,37 @@ def _max_learned_positions(model: PreTrainedModel) -> int | None:
 def sample_tokens(logits: Tensor, sampling: Sampling, uniform: Tensor) -> tuple[Tensor, Tensor]:
     """A token and its log-prob per row: logits [B, V], uniform [B] in [0, 1) -> int64 [B], float32 [B].
 
-    The log-probability is that of the sampled distribution, temperature and top-p included; greedy decoding reports the
-    one at temperature 1.
+    The log-probability is that of the sampled distribution: temperature, min-p, top-k and top-p included. Greedy
+    decoding reports the one at temperature 1.
     """
     if sampling.temperature == 0:
         log_p = torch.log_softmax(logits.float(), dim=-1)
         tokens = log_p.argmax(-1)
     else:
         log_p = torch.log_softmax(logits.float() / sampling.temperature, dim=-1)
-        if sampling.top_p < 1:
-            log_p = _keep_nucleus(log_p, sampling.top_p)
+        log_p = _truncated(log_p, sampling)
         # Inverse of the distribution function, summed in float64: a float32 sum over a large vocabulary is off by more
         # than the smallest probabilities. The first entry above u has positive probability by construction.
         cumulative = log_p.exp().cumsum(-1, dtype=torch.float64)
         target = (uniform * cumulative[:, -1])[:, None]
         tokens = torch.searchsorted(cumulative, target, right=True).squeeze(-1).clamp(max=log_p.shape[-1] - 1)
     return tokens, log_p.gather(-1, tokens[:, None]).squeeze(-1)
+
+
+def _complete_stop(stop: StopStrings, tokens: Tensor, rows: Tensor) -> Tensor:
+    """bool [B]: whether the last token of these rows of int64 [T, N] completes a stop string."""
+    return torch.tensor(stop.ends(tokens[-stop.window :, rows].T.tolist()), device=tokens.device)
+
+
+def _truncated(log_p: Tensor, sampling: Sampling) -> Tensor:
+    """Renormalise over the tokens that min-p, then top-k, then top-p leave, in the order of vLLM."""
+    if sampling.min_p > 0:  # arXiv 2407.01082
+        least = log_p.max(-1, keepdim=True).values + math.log(sampling.min_p)
+        log_p = torch.log_softmax(log_p.masked_fill(log_p < least, -torch.inf), dim=-1)
+    if sampling.top_k is not None and sampling.top_k < log_p.shape[-1]:
+        least = log_p.topk(sampling.top_k, dim=-1).values[..., -1:]  # all tokens that equal the last one stay
+        log_p = torch.log_softmax(log_p.masked_fill(log_p < least, -torch.inf), dim=-1)
+    return _keep_nucleus(log_p, sampling.top_p) if sampling.top_p < 1 else log_p
 
 
 def _keep_nucleus(log_p: Tensor, top_p: float) -> Tensor:

@@ -8,7 +8,16 @@ from typing import Any
 import torch
 
 from skyrl_core.errors import SkyrlError
-from skyrl_train.rollout.rollout_engine import EngineSetup, HandOver, Sample, SampleRequest, Sampling, WeightSource
+from skyrl_train.rollout.rollout_engine import (
+    EngineSetup,
+    HandOver,
+    Sample,
+    SampleRequest,
+    Sampling,
+    WeightSource,
+    longest_response,
+)
+from skyrl_train.rollout.stop_strings import StopStrings
 from skyrl_train.rollout.vllm.model_weights import load_into_worker
 from skyrl_train.rollout.vllm.process_guard import import_vllm, preserved_state, silence
 from skyrl_train.rollout.vllm.sampling_params import (
@@ -37,6 +46,7 @@ class VllmEngine:
             SkyrlError: vLLM is not installed, or does not start with this model and configuration.
         """
         self._end_tokens = setup.end_tokens
+        self._tokenizer = setup.tokenizer
         self._policy_version = 0
         setup.message("starting vLLM on every rank, which may take a minute ...")
         vllm = import_vllm()
@@ -61,9 +71,10 @@ class VllmEngine:
             self._check_length(len(request.prompt_ids), sampling.max_new_tokens)
         arguments = [sampling_arguments(request, sampling, self._end_tokens) for request in requests]
         samples: dict[int, Sample] = {}
+        stop = StopStrings(sampling.stop, self._tokenizer)
 
         def take(index: int, output: Any) -> None:
-            samples[index] = self._sample(output.outputs[0])
+            samples[index] = self._sample(output.outputs[0], stop)
             if hand_over is not None:
                 hand_over(index, samples[index])
 
@@ -124,9 +135,9 @@ class VllmEngine:
             raise
         self._sleep()
 
-    def _sample(self, output: Any) -> Sample:
+    def _sample(self, output: Any, stop: StopStrings) -> Sample:
         positions = log_probs_of(output.token_ids, output.logprobs)
-        return sample_from_output(output.token_ids, positions, self._end_tokens, self._policy_version)
+        return sample_from_output(output.token_ids, positions, self._end_tokens, self._policy_version, stop)
 
     def _check_length(self, prompt: int, response: int) -> None:
         if prompt + response > self._longest:
@@ -152,13 +163,14 @@ def _arguments(setup: EngineSetup, vllm: Any) -> dict[str, Any]:
     rollout, settings = setup.config.rollout, setup.config.rollout.vllm
     model: dict[str, Any] = {
         "model": setup.model,
-        "skip_tokenizer_init": True,  # token ids in, token ids out
+        # Token ids in, token ids out: vLLM needs a tokenizer only to find stop strings.
+        "skip_tokenizer_init": not (rollout.stop or setup.config.evaluation.stop),
         "generation_config": "vllm",  # otherwise the model's generation_config.json would change the sampling
         "dtype": DTYPES[setup.config.trainer.deepspeed.precision],
     }
     # The model's context may be shorter than the configuration allows; a prompt that needs more is a separate error.
     own: int = vllm.EngineArgs(**model).create_model_config().max_model_len
-    longest = min(rollout.max_prompt_tokens + rollout.max_new_tokens, own)
+    longest = min(rollout.max_prompt_tokens + longest_response(setup.config), own)
     common: dict[str, Any] = {
         "load_format": "dummy",  # the first sync brings the weights
         "logprobs_mode": LOGPROBS_MODE,

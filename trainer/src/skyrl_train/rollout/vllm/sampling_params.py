@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from skyrl_core.errors import SkyrlError
 from skyrl_train.rollout.rollout_engine import Sample, SampleRequest, Sampling
+from skyrl_train.rollout.stop_strings import StopStrings
 
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.01, 2.0
 """vLLM silently raises temperatures below the first to it, and refuses temperatures above the second."""
@@ -49,7 +50,10 @@ def sampling_arguments(request: SampleRequest, sampling: Sampling, end_tokens: C
         "stop_token_ids": sorted(end_tokens),
         "ignore_eos": True,  # otherwise vLLM adds the tokens of generation_config.json to ours
         "logprobs": 0,  # only that of the sampled token
-        "detokenize": False,
+        "top_k": sampling.top_k or 0,  # 0: all tokens
+        "min_p": sampling.min_p,
+        "stop": list(sampling.stop),
+        "detokenize": bool(sampling.stop),  # vLLM finds the strings in its text; token ids stay as they were sampled
     }
 
 
@@ -59,9 +63,13 @@ def log_prob_arguments() -> dict[str, Any]:
 
 
 def sample_from_output(
-    token_ids: Sequence[int], log_probs: Sequence[float], end_tokens: Collection[int], policy_version: int
+    token_ids: Sequence[int],
+    log_probs: Sequence[float],
+    end_tokens: Collection[int],
+    policy_version: int,
+    stop: StopStrings | None = None,
 ) -> Sample:
-    """A sample from vLLM's output; the token that ended the response is its last token.
+    """A sample from vLLM's output; the token that ended the response, or completed a stop string, is its last token.
 
     Raises:
         SkyrlError: the numbers of tokens and log-probs differ, or the output has no token.
@@ -71,10 +79,11 @@ def sample_from_output(
             f"vLLM returned {len(token_ids)} tokens and {len(log_probs)} log-probs; a response needs at least one "
             "token, and a log-prob for each: check that the installed vLLM is a supported version"
         )
+    length = stop.length(token_ids) if stop else None  # vLLM may notice a stop string a few tokens later
     return Sample(
-        token_ids=tuple(token_ids),
-        log_probs=tuple(log_probs),
-        finished=token_ids[-1] in end_tokens,
+        token_ids=tuple(token_ids[:length]),
+        log_probs=tuple(log_probs[:length]),
+        finished=length is not None or token_ids[-1] in end_tokens,
         policy_version=policy_version,
     )
 

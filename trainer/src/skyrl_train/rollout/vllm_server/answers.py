@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from skyrl_train.rollout.rollout_engine import Sample
+from skyrl_train.rollout.stop_strings import StopStrings
 from skyrl_train.rollout.vllm.sampling_params import sample_from_output
 from skyrl_train.rollout.vllm_server.client import ServerLostError
 
@@ -17,7 +18,9 @@ def version_of(answer: dict[str, Any]) -> str:
     return " then ".join(span["version"] for span in spans)
 
 
-def sample_of(answer: dict[str, Any], end_tokens: Collection[int], policy_version: int) -> Sample:
+def sample_of(
+    answer: dict[str, Any], end_tokens: Collection[int], policy_version: int, stop: StopStrings | None = None
+) -> Sample:
     """The response as a sample.
 
     Raises:
@@ -27,7 +30,7 @@ def sample_of(answer: dict[str, Any], end_tokens: Collection[int], policy_versio
     if choice["finish_reason"] not in COMPLETE:
         raise ServerLostError(f"a rollout server aborted a response ({choice['finish_reason']})")
     log_probs = [token["logprob"] for token in choice["logprobs"]["content"]]
-    return sample_from_output(choice["token_ids"], log_probs, end_tokens, policy_version)
+    return sample_from_output(choice["token_ids"], log_probs, end_tokens, policy_version, stop)
 
 
 def prompt_log_probs(answer: dict[str, Any], token_ids: Sequence[int]) -> tuple[float, ...]:

