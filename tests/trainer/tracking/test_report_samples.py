@@ -42,6 +42,11 @@ def test_the_latest_step_comes_first_and_keys_are_short(tmp_path):
     )
 
 
+def test_named_rewards_are_readable(tmp_path):
+    save_rollouts(tmp_path, 1, {}, [record(1, rewards={"correct": 1.0, "short": 0.25})], keep=1)
+    assert ("rewards", "correct 1, short 0.25") in read_samples(tmp_path, has_accuracy=True).shown[0].details
+
+
 @pytest.mark.parametrize("steps", [1, 3])
 def test_many_samples_are_spread_over_all_steps(tmp_path, steps):
     for step in range(1, steps + 1):
