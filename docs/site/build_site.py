@@ -14,7 +14,18 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
-from pages import HOME, ROOT, Section, linked_source, repository_pages, rewrite_links, sections, site_path, source_page
+from pages import (
+    HOME,
+    PICTURES,
+    ROOT,
+    Section,
+    linked_source,
+    repository_pages,
+    rewrite_links,
+    sections,
+    site_path,
+    source_page,
+)
 from reference import FACES, reference_pages
 
 from skyrl_core import policy_losses
@@ -56,8 +67,13 @@ def write_sources(folder: Path) -> None:
         _write(folder, linked_source(path), ORPHAN + source_page(path))
     for name, text in reference.items():
         _write(folder, PurePosixPath(name), text)
+    pictures = [path for suffix in PICTURES for path in ROOT.glob(f"docs/**/*{suffix}")]
+    for picture in pictures:
+        target = folder / site_path(PurePosixPath(picture.relative_to(ROOT).as_posix()))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(picture, target)
     for path, text in losses.items():
-        if path.suffix == ".svg":
+        if path.suffix in PICTURES:
             _write(folder, site_path(path), text)
     (folder / "_static").mkdir()
     shutil.copy(HERE / "style.css", folder / "_static")

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 ROOT = Path(__file__).parents[2]
 HOME = PurePosixPath("docs/README.md")
 PATTERNS = ("*.md", "docs/*.md", "benchmarks/**/*.md", "examples/**/*.md", "*/README.md", "plugins/*/README.md")
+PICTURES = (".svg", ".png")
 LANGUAGES = {".py": "python", ".sh": "bash", ".yaml": "yaml", ".toml": "toml", ".json": "json"}
 
 _LINK = re.compile(r"\]\((?P<target>[^)\s]+)\)")  # the text before it may be on several lines
@@ -69,7 +70,7 @@ def rewrite_links(markdown: str, page: PurePosixPath) -> tuple[str, set[PurePosi
             return match[0]
         found = resolve(page, target)
         found = found / "README.md" if found / "README.md" in pages else found
-        if found in pages or found.suffix == ".svg":
+        if found in pages or found.suffix in PICTURES:
             place = site_path(found)
         else:
             sources.add(found)
