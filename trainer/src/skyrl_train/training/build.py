@@ -104,9 +104,7 @@ def _build(run: ResolvedRun, own: Session, stack: ExitStack, *, threads: int | s
     own.watchdog.record = journal
     check_same_folder(journal.folder, ranks)
     settings = config.environment
-    scorer = stack.enter_context(
-        Scorer(environments, workers=settings.workers, deadline=settings.deadline, weights=settings.weights)
-    )
+    scorer = stack.enter_context(Scorer.of(settings, environments))
     converts = resumed is not None and resumed.converts
     engine, reference = _policy_and_reference(config, objective, ranks, loads_converted=converts)
     stack.callback(engine.close)

@@ -75,9 +75,7 @@ def _evaluate(target: str, run: ResolvedRun, ranks: Ranks) -> Evaluation:
     settings = config.environment
     environments = load_environments(config, run.environment, source.environments)
     with ExitStack() as stack:
-        scorer = stack.enter_context(
-            Scorer(environments, workers=settings.workers, deadline=settings.deadline, weights=settings.weights)
-        )
+        scorer = stack.enter_context(Scorer.of(settings, environments))
         engine = _engine(model, tokenizer, run, ranks)
         stack.callback(engine.close)
         evaluator = Evaluator(config, source=source, tokenizer=tokenizer, engine=engine, scorer=scorer, ranks=ranks)
