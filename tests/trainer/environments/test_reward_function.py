@@ -125,8 +125,7 @@ def test_a_callable_of_this_process_reaches_the_workers_with_what_it_closes_over
 
 def test_a_function_defined_at_a_prompt_reaches_the_workers():
     code = """
-from skyrl_train import Completion, Row, Scorer
-from skyrl_train.environments.reward_function import environment_of_function
+from skyrl_train import Completion, Row, Scorer, environment_of_function
 
 def reward(completion, row):
     return float(len(completion.text))

@@ -7,6 +7,7 @@ from .environments.environment import Message as Message
 from .environments.environment import Row as Row
 from .environments.load_environment import load_environment as load_environment
 from .environments.load_environment import register_environment as register_environment
+from .environments.reward_function import environment_of_function as environment_of_function
 from .observers.hookspecs import hookimpl as hookimpl
 from .observers.load_observers import make_observer as make_observer
 from .observers.observers import Observers as Observers

@@ -118,7 +118,7 @@ def _module(place: str, reference: str) -> ModuleType:
 
 
 def _module_of_file(file: Path) -> ModuleType:
-    """Import a file under a name of its own; modules next to it can be imported from it."""
+    """Import a file under a separate name; modules next to it can be imported from it."""
     name = f"skyrl_reward_{file.stem}_{abs(hash(str(file)))}"
     if not file.is_file():
         raise FileNotFoundError(file)

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from skyrl_core.errors import PluginLoadError, SkyrlError, UnknownPluginError
+from skyrl_train.config.schema import EnvironmentConfig
 from skyrl_train.environments.environment import Completion, Environment, Row
 from skyrl_train.rewards.reward_result import Score
 from skyrl_train.rewards.reward_stream import Inbox, Item, ScoreStream
@@ -110,6 +111,11 @@ class Scorer:
         self._workers: list[WorkerProcess] = []
         self._workers_lock = threading.Lock()  # held by the call or stream that uses the workers
         self._streams: list[ScoreStream] = []
+
+    @classmethod
+    def of(cls, settings: EnvironmentConfig, environments: Mapping[str, Environment]) -> Self:
+        """The scorer that the section `environment` describes."""
+        return cls(environments, workers=settings.workers, deadline=settings.deadline, weights=settings.weights)
 
     def __enter__(self) -> Self:
         return self

@@ -114,7 +114,7 @@ class RolloutCollector:
         metrics, errors = self._metrics(samples, scores, groups, optimizer_steps)
         judged = [index for index, score in enumerate(scores) if score.reward is not None]
         return Rollout(
-            experience=_rewarded(experience, [scores[index] for index in judged], judged),
+            experience=rewarded(experience, scores),
             judged=judged,
             records=_records(groups, rows, completions, scores),
             metrics=metrics,
@@ -189,10 +189,12 @@ def no_verdict_message(what: str, errors: Sequence[str]) -> str:
     return f"the reward gave no verdict on any {what}: it returned None for all; return a number for at least some"
 
 
-def _rewarded(experience: Experience, scores: Sequence[Score], judged: Sequence[int]) -> Experience:
-    """The sequences with a verdict, with their rewards."""
+def rewarded(experience: Experience, scores: Sequence[Score]) -> Experience:
+    """The sequences with a verdict, with their rewards; ``scores`` has one for each sequence."""
     device = experience.rewards.device
+    judged = [index for index, score in enumerate(scores) if score.reward is not None]
     kept = experience.select(torch.tensor(judged, dtype=torch.long, device=device))
+    scores = [scores[index] for index in judged]
 
     def tensor(values: Sequence[float | None]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.float32, device=device)

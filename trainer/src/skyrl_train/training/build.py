@@ -101,10 +101,7 @@ def _build(run: ResolvedRun, own: Session, stack: ExitStack, *, threads: int | s
     journal = _start_journal(run, own, stack, progress, resumed)
     for note in data.notes:
         journal.message(note)
-    settings = config.environment
-    scorer = stack.enter_context(
-        Scorer(data.environments, workers=settings.workers, deadline=settings.deadline, weights=settings.weights)
-    )
+    scorer = stack.enter_context(Scorer.of(config.environment, data.environments))
     converts = resumed is not None and resumed.converts
     engine, reference = _policy_and_reference(config, objective, ranks, loads_converted=converts)
     stack.callback(engine.close)

@@ -79,11 +79,8 @@ def _evaluate(target: str, run: ResolvedRun, ranks: Ranks) -> tuple[dict[str, Ev
     config = run.config
     model, tokenizer = _model(target, config).to(ranks.device), _tokenizer(config)
     data = load_run_data(config, run.environment, tokenizer, ranks, trains=False)
-    settings = config.environment
     with ExitStack() as stack:
-        scorer = stack.enter_context(
-            Scorer(data.environments, workers=settings.workers, deadline=settings.deadline, weights=settings.weights)
-        )
+        scorer = stack.enter_context(Scorer.of(config.environment, data.environments))
         engine = _engine(model, tokenizer, run, ranks)
         stack.callback(engine.close)
         sets = EvaluationSets(config, data.evaluation, tokenizer=tokenizer, engine=engine, scorer=scorer, ranks=ranks)
