@@ -160,6 +160,13 @@ def crash(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none", requires=["workspace"])
+def notebook(session: nox.Session) -> None:
+    """Ten runs in one process, whose memory and threads stay flat, and the example notebook."""
+    chosen = ("tests/trainer/entrypoints/test_train_function.py", "tests/examples/test_notebook.py")
+    _run(session, "pytest", *chosen, *session.posargs, SKYRL_TEST_RUNS="10")
+
+
+@nox.session(venv_backend="none", requires=["workspace"])
 def packages(session: nox.Session) -> None:
     """Run the tests that build packages and install them into fresh environments."""
     _run(session, "pytest", *BY_FILE, "-m", "packages", *session.posargs)

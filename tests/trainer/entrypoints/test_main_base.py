@@ -242,7 +242,6 @@ def test_the_module_and_the_command_are_the_same_program(run_skyrl):
     ("outcome", "code", "message"),
     [
         ("return 0", 0, ""),
-        ("return 3", 3, ""),
         ("raise SkyrlError('the disk is full')", 2, "[rank 1] error: the disk is full\n"),
         ("raise KeyboardInterrupt", 130, ""),
     ],

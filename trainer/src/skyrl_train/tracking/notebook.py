@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Mapping
 from html import escape
+from importlib import import_module
 from typing import Any
 
 from skyrl_core.discovery import printable
@@ -64,12 +65,11 @@ class Notebook:
         """Nothing to release: the output belongs to the cell."""
 
     def _show(self) -> None:
-        from IPython.display import HTML, display  # type: ignore[import-not-found,unused-ignore]  # not a dependency
-
+        ipython: Any = import_module("IPython.display")  # not a dependency: where it is missing, there is no notebook
         self._updated = time.monotonic()
-        html = HTML(self._html())
+        html = ipython.HTML(self._html())
         if self._handle is None:
-            self._handle = display(html, display_id=True)
+            self._handle = ipython.display(html, display_id=True)
         else:
             self._handle.update(html)
 
@@ -85,8 +85,5 @@ def _escaped(text: str) -> str:
 
 def is_notebook() -> bool:
     """Whether this process is the kernel of a notebook, which shows HTML."""
-    if "IPython" not in sys.modules:
-        return False
-    from IPython import get_ipython  # type: ignore[import-not-found,unused-ignore]  # not a dependency
-
+    get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)
     return getattr(get_ipython(), "kernel", None) is not None
