@@ -6,11 +6,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from skyrl_core.discovery import PluginGroup
+from skyrl_core.discovery import PluginGroup, PluginPolicy
 from skyrl_core.errors import InvalidParamsError, PluginConflictError, SkyrlError
-from skyrl_train.config.plugin_check import ENVIRONMENT_GROUP
+from skyrl_train.config.plugin_check import ENVIRONMENT_GROUP, EnvironmentLoader
 from skyrl_train.environments.environment import Environment
-from skyrl_train.environments.load_environment import register_environment
+from skyrl_train.environments.load_environment import load_environment, register_environment
+from skyrl_train.environments.reward_function import environment_of_function
 
 Settings = dict[str, Any]
 
@@ -62,10 +63,24 @@ def settings_of_environment(environment: object) -> Settings:
     if isinstance(environment, type) and issubclass(environment, Environment):
         name = _snake_case(environment, "environment")
         return {"name": _registered(ENVIRONMENT_GROUP, environment, name, register_environment)}
+    if callable(environment) and not isinstance(environment, type):
+        return {"name": environment_of_function(environment).reference}
     raise SkyrlError(
         f"environment = {environment!r}: pass a name, a section such as {{'name': 'gsm8k'}}, a subclass of "
-        "Environment, or an instance of one"
+        "Environment, an instance of one, or a reward function"
     )
+
+
+def loader_of_environment(environment: object) -> EnvironmentLoader:
+    """What loads the environment of a run: itself for a reward function, which no reference can name."""
+    if not callable(environment) or isinstance(environment, type):
+        return load_environment
+    function = environment_of_function(environment)
+
+    def load(reference: str, params: Mapping[str, Any], policy: PluginPolicy) -> Environment:
+        return function if reference == function.reference else load_environment(reference, params, policy)
+
+    return load
 
 
 def _registered(group: PluginGroup, plugin: Any, name: str, register: Any) -> str:

@@ -10,9 +10,8 @@ from skyrl_core.errors import SkyrlError
 from skyrl_train.config.load_config import resolve_run
 from skyrl_train.config.problem import raise_problems
 from skyrl_train.config.resolved import ResolvedRun
-from skyrl_train.config.sources import KEYWORDS, QUICKSTART
-from skyrl_train.entrypoints.given_plugins import name_of_loss, settings_of_environment
-from skyrl_train.environments.load_environment import load_environment
+from skyrl_train.config.sources import KEYWORDS
+from skyrl_train.entrypoints.given_plugins import loader_of_environment, name_of_loss, settings_of_environment
 from skyrl_train.machine.gc_pause import many_imports
 from skyrl_train.machine.process_state import restored_interpreter, restored_libraries
 from skyrl_train.ranks.stopping import Interrupted
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from skyrl_core import PolicyLoss
     from skyrl_train.environments.environment import Environment
 
-PRESETS = {"quickstart": QUICKSTART}
 CONFIG = "config argument"
 """The origin of options in the mapping that is passed to ``train``."""
 
@@ -47,7 +45,8 @@ def train(
             the quickstart settings for the tiny model.
         loss: a name from ``skyrl losses list``, a PolicyLoss class, an instance with its parameters, or a function. A
             class or function is registered under its name.
-        environment: a name, an Environment class, an instance with its parameters, or a section of options.
+        environment: a name, an Environment class, an instance with its parameters, a reward function
+            ``(completion, row)``, or a section of options.
         resume: continue this run; ``config`` defaults to its configuration.
         accept_loss_change: resume although the loss or its parameters changed.
         **overrides: sections or options, such as ``trainer={"steps": 3}``, ``seed=1`` or ``**{"trainer.steps": 3}``.
@@ -89,7 +88,7 @@ def resolve(
     settings[KEYWORDS] = overrides
     resumed = resume.folder if isinstance(resume, TrainingRun) else resume
     run = resolve_run(
-        load_environment,
+        loader_of_environment(environment),
         files=files,
         settings=settings,
         loss=name,
@@ -103,8 +102,6 @@ def resolve(
 def _files(config: str | PathLike[str] | None) -> Sequence[Path]:
     if config is None:
         return []
-    if isinstance(config, str) and config in PRESETS:
-        return [PRESETS[config]]
     try:
         return [Path(config)]
     except TypeError:
