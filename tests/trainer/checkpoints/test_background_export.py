@@ -24,7 +24,16 @@ RUN = {
     "checkpoint.export": True,
     "tracking.trackers": ["console"],
 }
-PROGRESS = Progress(step=1, optimizer_steps=1, world_size=1, zero_stage=2, loss={"id": "a:b@1"})
+LOSS = {
+    "id": "a:b@1",
+    "distribution": "a",
+    "name": "b",
+    "version": "1.0",
+    "params": {},
+    "files_sha256": "0" * 64,
+    "components": [],
+}
+PROGRESS = Progress(step=1, optimizer_steps=1, world_size=1, zero_stage=2, loss=LOSS)
 
 
 def loaded(folder, dtype=torch.float32):

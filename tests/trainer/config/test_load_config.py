@@ -57,10 +57,6 @@ def test_another_model_has_the_defaults_of_the_schema():
     assert run.config == RunConfig(model="Qwen/Qwen2.5-0.5B-Instruct")
 
 
-def test_the_tiny_model_by_name_has_the_settings_of_the_quickstart():
-    assert resolve("model=tiny").config == resolve().config
-
-
 def test_a_preset_is_a_configuration_by_name(tmp_path):
     run = resolve(text=QUICKSTART.read_text(), folder=tmp_path)
     by_name = resolve_run(load_environment, files=[Path("quickstart")])
@@ -91,7 +87,7 @@ def test_data_that_the_given_environment_needs_is_missing_because_of_the_environ
         ("trainer.learning_rate=1", "did you mean trainer.optimizer.learning_rate?"),
         ("learning_rate=1", "did you mean trainer.optimizer.learning_rate?"),
         ("trainer.optimizer.warmup_step=1", "did you mean trainer.optimizer.warmup_steps?"),
-        ("evaluation.steps=1", "unknown option; `skyrl config evaluation` lists the options"),
+        ("evaluation.betas=1", "unknown option; `skyrl config evaluation` lists the options"),
         ("rollout.learning_rate=1", "unknown option; `skyrl config rollout` lists the options"),
     ],
 )

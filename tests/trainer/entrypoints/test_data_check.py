@@ -10,6 +10,7 @@ from skyrl_train.config.load_config import resolve_run
 from skyrl_train.entrypoints import data_check
 from skyrl_train.entrypoints.data_check import with_checked_data
 from skyrl_train.entrypoints.dry_run import write_plan, write_plan_json
+from skyrl_train.entrypoints.machine_plan import plan_machine
 from skyrl_train.environments.load_environment import load_environment
 
 GOOD = {"prompt": "1+1?", "ground_truth": "2"}
@@ -34,10 +35,11 @@ def test_each_faulty_row_is_a_problem_and_the_checked_rows_are_counted(tmp_path)
     run = checked(f"data.train={lines(tmp_path / 'rows.jsonl', *rows)}", "rollout.max_prompt_tokens=99")
     assert run.data == ("data.train: all 3 rows checked",)
     wrong, too_long = rules(run)
+    machine = plan_machine(run, 1)
     assert "rows.jsonl:2: gsm8k: the ground truth 'two' is not a number" in wrong
     assert "rows.jsonl:3, column 'prompt': the prompt has" in too_long
-    assert "data.train: all 3 rows checked" in write_plan(run)
-    assert json.loads(write_plan_json(run))["data"] == list(run.data)
+    assert "data.train: all 3 rows checked" in write_plan(run, machine)
+    assert json.loads(write_plan_json(run, machine))["data"] == list(run.data)
 
 
 def test_rows_that_training_would_leave_out_are_listed_instead(tmp_path):

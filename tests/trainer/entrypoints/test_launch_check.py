@@ -25,7 +25,7 @@ def _in_a_notebook(monkeypatch):
     monkeypatch.setattr(LOSSES, "_registered", {})
     monkeypatch.setattr(ENVIRONMENT_GROUP, "_registered", {})
     monkeypatch.setattr(sys, "argv", ["ipykernel_launcher.py"])
-    monkeypatch.delattr(sys.modules["__main__"], "__file__")
+    monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)
     monkeypatch.setattr(launching, "_run", lambda command, _: launched.append(command) or 0)
     launched.clear()
 

@@ -84,7 +84,7 @@ def test_the_bare_command_is_the_quickstart_and_its_plan_says_so():
     bare, file = (without_torch("--loss", "entropy_reg", *more, "--dry-run") for more in ([], ["--config", QUICKSTART]))
     assert bare.stdout.splitlines()[1:3] == [
         "from          --loss entropy_reg",
-        "defaults      quickstart settings for the tiny model: neither --config nor another model is given",
+        "defaults      quickstart settings for the tiny model: neither --config nor a model is given",
     ]
     assert file.stdout.splitlines()[2] == "defaults      as listed by `skyrl config`"
     assert bare.stdout.splitlines()[3:] == file.stdout.splitlines()[3:]

@@ -30,6 +30,7 @@ def test_the_module_is_launched_with_the_same_arguments_but_the_number(monkeypat
 
 def test_a_script_that_registers_a_loss_is_launched_itself(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["my_script.py", "--num-processes", "2"])
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", "my_script.py", raising=False)
     assert launch_command(["--num-processes", "2"], 2)[-1] == "my_script.py"
 
 

@@ -40,7 +40,7 @@ def test_no_set_can_be_named_like_the_first_part_of_a_metric():
     assert first_parts <= set(RESERVED_SET_NAMES)
 
 
-def test_the_console_has_a_line_and_a_table_for_each_set_and_the_report_a_chart(tmp_path):
+def test_the_console_has_a_line_and_a_table_for_each_set_and_the_report_a_curve(tmp_path):
     metrics = {"a/accuracy": 0.25, "a/accuracy/standard_error": 0.1, "b/accuracy": 0.5}
     screen = io.StringIO()
     console = Console(screen)
@@ -51,5 +51,5 @@ def test_the_console_has_a_line_and_a_table_for_each_set_and_the_report_a_chart(
     assert "evaluation b before training: accuracy 50.0%\n" in shown
     assert "Held-out problems, a" in shown
     assert "Held-out problems, b" in shown
-    titles = [chart.title for chart in draw_charts(History(evaluations={0: metrics, 1: metrics}))]
-    assert titles == ["Accuracy, a", "Accuracy, b"]
+    charts = draw_charts(History(evaluations={0: metrics, 1: metrics}))
+    assert [entry.label for chart in charts for entry in chart.legend] == ["accuracy, a", "accuracy, b"]

@@ -25,8 +25,8 @@ def test_a_group_with_many_curves_is_split_into_several_charts():
 
 
 def test_every_named_evaluation_set_has_a_curve():
-    first = {"evaluation/easy/accuracy": 0.5, "evaluation/easy/accuracy/standard_error": 0.1}
-    history = History(train={4: {"loss/total": 1.0}}, evaluations={0: first, 4: {"evaluation/hard/accuracy": 0.25}})
+    first = {"easy/accuracy": 0.5, "evaluation/easy/accuracy/standard_error": 0.1}
+    history = History(train={4: {"loss/total": 1.0}}, evaluations={0: first, 4: {"hard/accuracy": 0.25}})
     [accuracy, _] = draw_charts(history)
     assert [(entry.label, entry.last) for entry in accuracy.legend] == [
         ("accuracy, easy", "50.0%"),

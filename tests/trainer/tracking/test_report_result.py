@@ -56,8 +56,8 @@ def test_a_run_without_metrics_has_no_headline():
 
 def test_every_named_set_has_its_rows_and_the_first_makes_the_headline():
     result = evaluated(
-        {"evaluation/easy/accuracy": 0.5, "evaluation/hard/accuracy": 0.1},
-        {"evaluation/easy/accuracy": 0.75, "evaluation/hard/accuracy": 0.2},
+        {"easy/accuracy": 0.5, "hard/accuracy": 0.1},
+        {"easy/accuracy": 0.75, "hard/accuracy": 0.2},
     )
     assert [(group.name, group.rows) for group in result.sets] == [
         ("easy", (("accuracy", "50.0%", "75.0%", "+25.0 points"),)),

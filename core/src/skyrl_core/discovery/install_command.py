@@ -9,7 +9,7 @@ from skyrl_core.discovery.installed import fold, installed_distributions
 from skyrl_core.errors import nearest
 
 PROJECT_LOSSES: Mapping[str, str] = {"clipped_pg": "skyrl-loss-clippedpg", "entropy_reg": "skyrl-loss-entropyreg"}
-"""Losses that this project publishes in a package of their own; pip cannot search an index for a loss."""
+"""Losses that this project publishes in separate packages; pip cannot search an index for a loss."""
 
 _NAME = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)")
 _EXTRA = re.compile(r"""\bextra\s*==\s*["']([A-Za-z0-9][A-Za-z0-9._-]*)["']""")

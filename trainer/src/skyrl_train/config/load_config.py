@@ -16,7 +16,6 @@ from skyrl_train.config.sources import COMMAND_LINE, DEFAULTS, KEYWORDS, Sources
 from skyrl_train.config.validation import Fault, validate
 from skyrl_train.config.yaml_text import inline_yaml
 
-TINY = RunConfig.model_fields["model"].default
 LOSS_KEY = ("trainer", "algorithm", "policy_loss_type")
 
 
@@ -36,7 +35,7 @@ def resolve_run(  # noqa: PLR0913 - one for each part of a command line or of a 
     Args:
         load_environment: the function of that name in skyrl_train.environments.
         files: YAML files or names of presets; later ones override earlier ones. Without any: on resume the file of
-            that run, else the defaults, which are the quickstart's if no override names another model than `tiny`.
+            that run, else the defaults, which are the quickstart's if no override names a model.
         overrides: `a.b=value`; they override the files.
         settings: options as Python values, by the origin that messages name; they override the files.
         loss: the same as an override of trainer.algorithm.policy_loss_type.
@@ -82,9 +81,9 @@ def resolve_run(  # noqa: PLR0913 - one for each part of a command line or of a 
 
 
 def _read(files: Sequence[Path], overrides: Sequence[str], settings: Mapping[str, Mapping[str, Any]] | None) -> Sources:
-    """All sources, on top of the quickstart settings if neither a file nor another model is given."""
+    """All sources, on top of the quickstart settings if neither a file nor a model is given."""
     sources = read_sources(files, overrides, settings=settings)
-    if files or sources.values.get("model", TINY) != TINY:
+    if files or "model" in sources.values:
         return sources
     # The defaults of the schema suit a real model; the tiny model learns nothing with them.
     return read_sources(files, overrides, settings=settings, quickstart=True)

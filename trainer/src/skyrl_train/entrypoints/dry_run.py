@@ -76,7 +76,7 @@ def _rows(run: ResolvedRun, machine: MachinePlan) -> Iterator[tuple[str, str]]:
     sources = (*run.files, *run.overrides)
     yield "from", ", ".join(sources) or "defaults only"
     if run.quickstart:
-        yield "defaults", "quickstart settings for the tiny model: neither --config nor another model is given"
+        yield "defaults", "quickstart settings for the tiny model: neither --config nor a model is given"
     elif run.files:
         yield "defaults", "as listed by `skyrl config`"
     else:

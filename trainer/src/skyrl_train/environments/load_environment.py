@@ -66,10 +66,10 @@ def load_environment(
 
 def _function_in_module(reference: str) -> str | None:
     """The reference of a function in a top-level module or in a file of the working folder; None for an environment."""
-    rows = ENVIRONMENT_GROUP.rows(ALLOW_ALL)
     place, _, name = reference.partition(":")
     if not (place.isidentifier() and name.isidentifier()):
         return None
+    rows = ENVIRONMENT_GROUP.rows(ALLOW_ALL)
     if place in {row.name for row in rows} | {row.distribution for row in rows}:
         return None
     if Path(f"{place}.py").is_file():
