@@ -137,10 +137,8 @@ class Environment:
 
     def listing(self) -> dict[str, tuple[str, str, str]]:
         """Return the rows of `skyrl losses list`: version, distribution and status by name."""
-        lines = run_command(str(self.bin / "skyrl"), "losses", "list").splitlines()
-        assert lines[0].split() == ["NAME", "VERSION", "DISTRIBUTION", "STATUS", "SUMMARY"]
-        rows = [line.split(maxsplit=4) for line in lines[1:] if not line.startswith(" ")]
-        return {name: (version, distribution, status) for name, version, distribution, status, _ in rows}
+        rows = json.loads(run_command(str(self.bin / "skyrl"), "losses", "list", "--json"))["losses"]
+        return {row["name"]: (row["version"], row["distribution"], row["status"]) for row in rows}
 
     @property
     def search_path(self) -> dict[str, str]:

@@ -487,7 +487,7 @@ class TestListing:
 
     def test_no_name_pushes_the_other_columns_off_the_terminal(self, site):
         header = site.skyrl("losses", "list").stdout.partition("\n")[0]
-        assert header.index("VERSION") <= 66
+        assert header.index("PACKAGE") <= 66
         assert header.index("SUMMARY") <= 230
 
     def test_a_summary_is_short_and_clean(self, rows):
