@@ -153,6 +153,13 @@ def browser(session: nox.Session) -> None:
     _run(session, "pytest", "-m", "browser", "tests/trainer", *session.posargs, PYTHONPATH=str(folder))
 
 
+@nox.session(reuse_venv=True)
+def trackers(session: nox.Session) -> None:
+    """Test the optional trackers, in a separate environment: Trackio restricts the version of Pillow."""
+    session.install(*CONSTRAINTS, *_group("tests"), "-e", "./core", "-e", "./trainer[tensorboard,trackio]")
+    session.run("pytest", "tests/trainer/tracking/test_trackio.py", "tests/trainer/tracking/test_tensorboard.py")
+
+
 @nox.session(venv_backend="none", requires=["workspace"])
 def crash(session: nox.Session) -> None:
     """Kill runs a hundred times, at any moment; each must end like an uninterrupted one."""
