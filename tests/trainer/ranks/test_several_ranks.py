@@ -142,23 +142,34 @@ def test_more_ranks_than_prompts_train(tiny_run, tmp_path):
     assert train_rows(tmp_path / "run")[0]["response_length/mean"] > 0
 
 
+FAILS_ON_ONE_RANK = """\
+import os
+from skyrl_train.entrypoints.main_base import main
+
+if __name__ == "__main__":
+    from skyrl_core.errors import SkyrlError
+    from skyrl_train.step.rollout import RolloutCollector
+
+    sample = RolloutCollector.sample
+
+    def fail_on_one_rank(self, *arguments):
+        if os.environ["RANK"] == "1":
+            raise SkyrlError("the prompts of this rank are gone")
+        return sample(self, *arguments)
+
+    RolloutCollector.sample = fail_on_one_rank
+    main()
+"""
+
+
 def test_an_error_of_one_rank_ends_the_others_at_once_without_a_traceback(tiny_run, tmp_path):
-    rows = [{"prompt": "word " * (1 if index else 300), "ground_truth": "1"} for index in (1, 0)]
-    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    options = tiny_run(
-        {
-            "data.train": str(tmp_path / "rows.jsonl"),
-            "data.shuffle": False,
-            "environment.name": "gsm8k",
-            "evaluation.prompts": 0,
-            "trainer.prompts_per_step": 2,
-            "rollout.max_prompt_tokens": 100,
-        }
-    )
-    done = launched(LAUNCHERS["torchrun"], tmp_path / "run", options)
+    script = tmp_path / "fails.py"
+    script.write_text(FAILS_ON_ONE_RANK)
+    command = [str(BIN / "torchrun"), "--nproc-per-node", "2", str(script)]
+    done = launched(command, tmp_path / "run", tiny_run({"evaluation.prompts": 0}))
     assert done.returncode != 0
-    assert re.search(r"\[rank 1\] error: the prompt of row .* more than rollout.max_prompt_tokens", done.stderr)
-    assert "[rank 0] error: rank 1 failed: the prompt of row" in done.stderr
+    assert "[rank 1] error: the prompts of this rank are gone" in done.stderr
+    assert "[rank 0] error: rank 1 failed: the prompts of this rank are gone" in done.stderr
     assert "rank0]: Traceback" not in done.stderr
     assert json.loads((tmp_path / "run" / "run.json").read_text())["outcome"] == "failed"
 
