@@ -1,5 +1,6 @@
 """The glossary of metrics lists exactly what runs log, feature by feature."""
 
+import json
 from importlib.metadata import entry_points
 
 import pytest
@@ -57,6 +58,12 @@ FEATURES = {
     },
 }
 
+NAMED_REWARDS = """
+def reward(completion, row):
+    return {"length": len(completion.text), "mark": float("####" in completion.text)}
+"""
+ROW = {"prompt": "What is 4 + 2?", "ground_truth": "6"}
+
 ENGINE = """
 from dataclasses import replace
 from skyrl_train.rollout.hf.engine import HfEngine
@@ -73,9 +80,13 @@ class Copy(HfEngine):
 def logged(train, tmp_path_factory):
     """The metrics of one short run for each feature."""
     folder = tmp_path_factory.mktemp("features")
+    (folder / "rewards.py").write_text(NAMED_REWARDS)
+    (folder / "rows.jsonl").write_text(json.dumps(ROW) + "\n")
+    rewards = {"environment.name": f"{folder}/rewards.py:reward", "data.train": f"{folder}/rows.jsonl"}
+    features = FEATURES | {"named rewards": rewards}
     return {
         feature: metric_names(train(folder / f"run{number}", **SHORT | options), LOSSES)
-        for number, (feature, options) in enumerate(FEATURES.items())
+        for number, (feature, options) in enumerate(features.items())
     }
 
 
@@ -93,7 +104,7 @@ def logged_one_step_ahead(train, distributions, tmp_path):
     return metric_names(train(tmp_path / "run", **SHORT | options))
 
 
-@pytest.mark.parametrize("feature", FEATURES)
+@pytest.mark.parametrize("feature", [*FEATURES, "named rewards"])
 def test_every_logged_metric_is_in_the_glossary(logged, feature):
     assert unlisted(logged[feature]) == set()
 
