@@ -96,6 +96,7 @@ def test_a_killed_rank_is_detected_by_a_busy_and_by_a_waiting_rank(busy, start, 
 
 
 SLOW_REWARD = """\
+import os
 import time
 
 from skyrl_train.environments.environment import Environment
@@ -108,15 +109,29 @@ class Slow(Environment):
         if row.ground_truth == "slow":
             time.sleep(10_000)
         return 1.0
+
+
+if os.environ.get("RANK") == "1" and "SKYRL_REWARD_WORKER" not in os.environ:
+    from skyrl_core.errors import SkyrlError
+    from skyrl_train.step.rollout import RolloutCollector
+
+    sample = RolloutCollector.sample
+
+    def fail_at_the_second_step(self, step, *arguments):
+        if step == 1:
+            raise SkyrlError("the prompts of this rank are gone")
+        return sample(self, step, *arguments)
+
+    RolloutCollector.sample = fail_at_the_second_step
 """
 
 
 @pytest.fixture
 def one_slow_one_failing(distributions, tiny_run, tmp_path):
-    """At the second step rank 0 waits for a reward that does not come, and rank 1 has a prompt that is too long."""
+    """At the second step rank 0 waits for a reward that does not come, and rank 1 fails before it samples."""
     groups = {"skyrl.environments": {"slow": "slow_reward:Slow"}}
     distributions.add("slow-reward", groups, modules={"slow_reward.py": SLOW_REWARD})
-    rows = [("a", "1"), ("b", "1"), ("c", "slow"), ("word " * 300, "1")]
+    rows = [("a", "1"), ("b", "1"), ("c", "slow"), ("d", "1")]
     file = tmp_path / "rows.jsonl"
     file.write_text("\n".join(json.dumps({"prompt": prompt, "ground_truth": truth}) for prompt, truth in rows))
     options = {
@@ -126,17 +141,16 @@ def one_slow_one_failing(distributions, tiny_run, tmp_path):
         "environment.deadline": 10_000.0,
         "evaluation.prompts": 0,
         "trainer.prompts_per_step": 2,
-        "rollout.max_prompt_tokens": 100,
     }
     path = os.pathsep.join(filter(None, [str(distributions.path), os.environ.get("PYTHONPATH", "")]))
     return tiny_run(options), {"PYTHONPATH": path}
 
 
 def check_failed(run):
-    assert "[rank 0] error: rank 1 failed: the prompt of row" in run.stderr
+    assert "[rank 0] error: rank 1 failed: the prompts of this rank are gone" in run.stderr
     assert "rank0]: Traceback" not in run.stderr
     assert run.run["outcome"] == "failed"
-    assert "rank 1 failed: the prompt of row" in run.run["error"]
+    assert "rank 1 failed: the prompts of this rank are gone" in run.run["error"]
 
 
 def test_a_rank_outside_of_collectives_is_ended_too(start, one_slow_one_failing):
