@@ -458,6 +458,14 @@ class TestRegister:
         with pytest.raises(ValueError, match="an_import:foo and another:foo; rename one of them"):
             things.register("foo", modules[2].foo, source=modules[2].foo)
 
+    def test_a_lambda_of_a_file_is_replaced_only_from_its_line(self, things):
+        for number in range(2):
+            one = lambda number=number: number  # noqa: E731 - a lambda is the case
+            things.register("foo", one, source=one)
+        other = lambda: 2  # noqa: E731
+        with pytest.raises(ValueError, match="registered twice"):
+            things.register("foo", other, source=other)
+
     def test_an_object_without_a_name_is_replaced_only_by_itself(self, things):
         first, second = functools.partial(print), functools.partial(print)
         things.register("foo", first, source=first)
