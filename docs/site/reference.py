@@ -16,9 +16,8 @@ from types import GenericAlias
 
 from pages import ROOT
 
+from skyrl_core import SkyrlError, policy_losses
 from skyrl_core.cli.parameter_table import parameters
-from skyrl_core.errors import SkyrlError
-from skyrl_core.registry.loss_registry import policy_losses
 from skyrl_core.registry.resolved_loss import ResolvedLoss
 from skyrl_train.config.options import Option, all_options, all_sections
 from skyrl_train.config.yaml_text import inline_yaml

@@ -25,7 +25,7 @@ def commands_of(document):
 
 @pytest.fixture(scope="module")
 def author(tmp_path_factory, new_environment, new_author, build_wheel, wheels, index):
-    """Someone who has installed skyrl-train from an index."""
+    """The shell of a person with skyrl-train from an index."""
     index.add("skyrl-core", wheels["skyrl-core"])
     index.add("skyrl-train", build_wheel(ROOT / "trainer"))
     folder = tmp_path_factory.mktemp("author")

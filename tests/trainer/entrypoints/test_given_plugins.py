@@ -3,12 +3,18 @@
 import pytest
 
 from skyrl_core import LossParams, PolicyLoss, TokenLosses, load_policy_loss
+from skyrl_core.discovery import ALLOW_ALL
 from skyrl_core.errors import InvalidParamsError, PluginConflictError, SkyrlError
 from skyrl_core.losses.dual_clip import DualClipLoss
 from skyrl_core.registry import LOSSES
-from skyrl_train import Environment, EnvironmentParams, load_environment
+from skyrl_train import Environment, EnvironmentParams, environment_of_function, load_environment
 from skyrl_train.config.plugin_check import ENVIRONMENT_GROUP
-from skyrl_train.entrypoints.given_plugins import name_of_loss, settings_of_environment
+from skyrl_train.entrypoints.given_plugins import (
+    loader_of_environment,
+    name_of_loss,
+    settings_of_environment,
+    with_function,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -99,3 +105,15 @@ def test_an_environment_is_a_name_a_section_a_class_or_an_instance():
     assert settings_of_environment(load_environment("arithmetic"))["name"].endswith("arithmetic")
     with pytest.raises(SkyrlError, match="a subclass of Environment"):
         settings_of_environment(42)
+
+
+@pytest.mark.parametrize("make", [lambda function: function, environment_of_function])
+def test_a_reward_function_is_loaded_itself_however_it_is_given(make):
+    def judge(completion, row):
+        return 0.25
+
+    environment = with_function(make(judge))
+    assert settings_of_environment(environment) == {"name": "judge"}
+    load = loader_of_environment(environment)
+    assert load("judge", {}, ALLOW_ALL) is environment
+    assert type(load("arithmetic", {}, ALLOW_ALL)) is type(load_environment("arithmetic"))

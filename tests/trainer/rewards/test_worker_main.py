@@ -1,3 +1,4 @@
+import asyncio
 import math
 from fractions import Fraction
 
@@ -6,7 +7,7 @@ import pytest
 
 from skyrl_train.environments.environment import Completion, Environment, EnvironmentParams, Row
 from skyrl_train.rewards.reward_result import Score
-from skyrl_train.rewards.worker_main import compute_reward
+from skyrl_train.rewards.worker_main import Setup, await_reward, compute_reward
 
 ROW = Row(prompt=({"role": "user", "content": "?"},), ground_truth="5", environment="mine:task")
 
@@ -117,3 +118,15 @@ def test_the_environment_says_what_solves_a_problem_up_to_rounding():
     assert computed(0.1 + 0.2, solved_at=0.3).solved is True
     assert computed(0.3 - 1e-9, solved_at=0.3).solved is True
     assert computed(0.29, solved_at=0.3).solved is False
+
+
+@pytest.mark.parametrize("outcome", ["1.0", {}, 1e39])
+def test_an_awaited_value_that_is_no_reward_has_the_error_of_any_other(outcome):
+    class Awaited(Fixed):
+        async def reward(self, completion, row):
+            return self.outcome
+
+    setup = Setup(environments=b"", script=None, module=None, deadline=60.0)
+    score = asyncio.run(await_reward(Awaited(outcome), Completion(text="", token_ids=(), finished=True), ROW, setup))
+    assert score == computed(outcome)
+    assert score.error is not None

@@ -120,9 +120,9 @@ def _hint(words: Sequence[str], options: Sequence[Option], block: Block | None) 
 def _json_schema(key: str, options: Sequence[Option], block: Block | None) -> dict[str, Any]:
     """The JSON Schema of the run, of a section, of a block, or of each of the options."""
     sections = all_sections()
-    whole = block.schema if block and key in (block.key, block.name) else sections.get(key)
-    if whole is not None:
-        return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | whole.model_json_schema()
+    schema = block.schema if block and key in (block.key, block.name) else sections.get(key)
+    if schema is not None:
+        return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema.model_json_schema()
     return {
         option.key: (block.schema if block else sections[option.section]).model_json_schema()["properties"][
             option.key.rpartition(".")[2]

@@ -11,7 +11,7 @@ from skyrl_core.errors import InvalidParamsError, PluginConflictError, SkyrlErro
 from skyrl_train.config.plugin_check import ENVIRONMENT_GROUP, EnvironmentLoader
 from skyrl_train.environments.environment import Environment
 from skyrl_train.environments.load_environment import load_environment, register_environment
-from skyrl_train.environments.reward_function import environment_of_function
+from skyrl_train.environments.reward_function import RewardFunction, environment_of_function
 
 Settings = dict[str, Any]
 
@@ -44,7 +44,7 @@ def name_of_loss(loss: object) -> tuple[str, Settings]:
 
 
 def settings_of_environment(environment: object) -> Settings:
-    """The section ``environment`` for a name, a section, a class, an instance or a reward function.
+    """The section ``environment`` for a name, a section, a class or an instance.
 
     Raises:
         PluginConflictError: another environment is registered under its name.
@@ -57,28 +57,33 @@ def settings_of_environment(environment: object) -> Settings:
         return {"name": environment}
     if isinstance(environment, Mapping):
         return dict(environment)
+    if isinstance(environment, RewardFunction):
+        return {"name": environment.reference}
     if isinstance(environment, Environment):
         params = _params_of(environment, Environment, "environment.params")
         return settings_of_environment(type(environment)) | ({"params": params} if params else {})
     if isinstance(environment, type) and issubclass(environment, Environment):
         name = _snake_case(environment, "environment")
         return {"name": _registered(ENVIRONMENT_GROUP, environment, name, register_environment)}
-    if callable(environment) and not isinstance(environment, type):
-        return {"name": environment_of_function(environment).reference}
     raise SkyrlError(
         f"environment = {environment!r}: pass a name, a section such as {{'name': 'gsm8k'}}, a subclass of "
         "Environment, an instance of one, or a reward function"
     )
 
 
+def with_function(environment: Any) -> object:
+    """The environment of a reward function; anything else as it is."""
+    is_function = callable(environment) and not isinstance(environment, type | Environment)
+    return environment_of_function(environment) if is_function else environment
+
+
 def loader_of_environment(environment: object) -> EnvironmentLoader:
     """What loads the environment of a run: itself for a reward function, which no reference can name."""
-    if not callable(environment) or isinstance(environment, type):
+    if not isinstance(environment, RewardFunction):
         return load_environment
-    function = environment_of_function(environment)
 
     def load(reference: str, params: Mapping[str, Any], policy: PluginPolicy) -> Environment:
-        return function if reference == function.reference else load_environment(reference, params, policy)
+        return environment if reference == environment.reference else load_environment(reference, params, policy)
 
     return load
 

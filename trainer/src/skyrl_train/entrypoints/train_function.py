@@ -11,7 +11,12 @@ from skyrl_train.config.load_config import resolve_run
 from skyrl_train.config.problem import raise_problems
 from skyrl_train.config.resolved import ResolvedRun
 from skyrl_train.config.sources import KEYWORDS
-from skyrl_train.entrypoints.given_plugins import loader_of_environment, name_of_loss, settings_of_environment
+from skyrl_train.entrypoints.given_plugins import (
+    loader_of_environment,
+    name_of_loss,
+    settings_of_environment,
+    with_function,
+)
 from skyrl_train.machine.gc_pause import many_imports
 from skyrl_train.machine.process_state import restored_interpreter, restored_libraries
 from skyrl_train.ranks.stopping import Interrupted
@@ -82,6 +87,7 @@ def resolve(
     """
     values, files = (config, []) if isinstance(config, Mapping) else ({}, _files(config))
     name, of_loss = (None, {}) if loss is None else name_of_loss(loss)
+    environment = with_function(environment)
     section = settings_of_environment(environment)
     settings: dict[str, Mapping[str, Any]] = {CONFIG: values, "loss argument": of_loss}
     settings["environment argument"] = {"environment": section} if section else {}

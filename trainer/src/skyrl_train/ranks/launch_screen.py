@@ -30,7 +30,7 @@ class LaunchScreen:
             return self
         os.mkfifo(self._path)
         self._frames = os.fdopen(os.open(self._path, os.O_RDWR), "rb")  # also for writing: it never ends
-        # A pipe in the place of the terminal would make Python keep their lines until there are many.
+        # A pipe instead of the terminal would make Python keep their lines until there are many.
         self.environment = {FRAMES: str(self._path), TERMINAL: os.ttyname(1), "PYTHONUNBUFFERED": "1"}
         threading.Thread(target=self._read, name="skyrl-frames", daemon=True).start()
         self._screen.show(lambda: self._shown)

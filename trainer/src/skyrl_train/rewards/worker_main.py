@@ -100,7 +100,8 @@ def _outcomes(
         unread = Score(error=f"the row cannot be unpickled in the reward worker: {_describe(error)}")
         yield from ((position, unread) for position in range(count))
         return
-    waits = [position for position, (_, row) in enumerate(items) if environments[row.environment].is_async]
+    awaited = {name for name, environment in environments.items() if environment.is_async}
+    waits = [position for position, (_, row) in enumerate(items) if row.environment in awaited]
     if waits:
         yield from _side_by_side({position: items[position] for position in waits}, setup, environments, runner)
     armed, pid = -math.inf, os.getpid()
@@ -153,11 +154,11 @@ async def await_reward(environment: Environment, completion: Completion, row: Ro
     try:
         async with asyncio.timeout(setup.deadline) as limit:
             value: object = await cast(Awaitable[object], environment.reward(completion, row))
-        return judged(value, environment, row.environment, setup.weights)
     except BaseException as error:  # noqa: BLE001 - even sys.exit in a reward affects only this sample
         if isinstance(error, TimeoutError) and limit.expired():
             return Score(error=too_slow(row.environment, setup.deadline))
         return Score(error=f"{_describe(error)}, raised by the {row.environment} reward{_place(error)}")
+    return _score(value, environment, row, setup.weights)
 
 
 def compute_reward(
@@ -168,8 +169,13 @@ def compute_reward(
         value = environment.reward(completion, row)
     except BaseException as error:  # noqa: BLE001 - even sys.exit in a reward affects only this sample
         return Score(error=f"{_describe(error)}, raised by the {row.environment} reward{_place(error)}")
+    return _score(value, environment, row, weights or {})
+
+
+def _score(value: object, environment: Environment, row: Row, weights: Mapping[str, float]) -> Score:
+    """The score for what a reward returned, or the error if that is no reward."""
     try:
-        return judged(value, environment, row.environment, weights or {})
+        return judged(value, environment, row.environment, weights)
     except Exception as error:  # noqa: BLE001 - a number may be of any class
         return Score(error=_describe(error))
 

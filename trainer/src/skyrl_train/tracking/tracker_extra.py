@@ -2,6 +2,7 @@
 
 from importlib.util import find_spec
 
+from skyrl_train.config.extras import install_extra
 from skyrl_train.tracking.tracker import TrackerError
 
 
@@ -14,5 +15,5 @@ def require(package: str) -> None:
     if find_spec(package) is None:
         raise TrackerError(
             f"tracking.trackers names {package!r}, but the package {package} is not installed: run "
-            f"`pip install 'skyrl-train[{package}]'`, or remove {package!r} from tracking.trackers."
+            f"`{install_extra(package)}`, or remove {package!r} from tracking.trackers."
         )

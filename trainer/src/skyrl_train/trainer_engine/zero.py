@@ -18,6 +18,7 @@ from torch import Tensor
 
 from skyrl_core.errors import SkyrlError
 from skyrl_core.parameters import number_at
+from skyrl_train.config.extras import install_extra
 from skyrl_train.config.schema import DeepSpeedConfig, OptimizerConfig
 from skyrl_train.machine.gc_pause import many_imports
 from skyrl_train.policy.adapters import merged_tensors
@@ -199,7 +200,7 @@ def _adamw(policy: Policy, config: OptimizerConfig) -> torch.optim.Optimizer:
         build: Any = import_module("bitsandbytes.optim").AdamW8bit
     except ImportError as error:
         raise SkyrlError(
-            f"trainer.optimizer.kind = adamw_8bit needs bitsandbytes ({error}): run pip install 'skyrl-train[8bit]'"
+            f"trainer.optimizer.kind = adamw_8bit needs bitsandbytes ({error}): {install_extra('bitsandbytes')}"
         ) from error
     optimizer: torch.optim.Optimizer = build(trained, **settings)
     return optimizer
