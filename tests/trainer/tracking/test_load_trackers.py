@@ -94,5 +94,5 @@ def test_trackers_and_observers_need_no_torch():
 def test_a_missing_extra_is_an_error_with_the_command_that_installs_it(monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setattr("skyrl_train.tracking.tracker_extra.find_spec", lambda package: None)
-    with pytest.raises(TrackerError, match=rf"run `.* -m pip install 'skyrl-train\[{name}\]'`, or remove '{name}' from"):
+    with pytest.raises(TrackerError, match=rf"-m pip install 'skyrl-train\[{name}\]'`, or remove '{name}' from"):
         load(name)
