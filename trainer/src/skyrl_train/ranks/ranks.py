@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from skyrl_core.errors import SkyrlError
+from skyrl_train.ranks.loopback import are_on_one_machine, stay_on_this_machine
 from skyrl_train.ranks.shared_error import SharedError
 
 T = TypeVar("T")
@@ -34,11 +35,17 @@ class Ranks:
         self.device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
 
     @classmethod
-    def start(cls, *, timeout: timedelta = timedelta(minutes=30)) -> "Ranks":
-        """Join the group that the launcher describes in the environment, or form a group of one process."""
+    def start(cls, *, timeout: timedelta = timedelta(minutes=30), nccl_to_servers: bool = False) -> "Ranks":
+        """Join the group that the launcher describes in the environment, or form a group of one process.
+
+        Ranks of one machine listen on its loopback interface only. ``nccl_to_servers``: except for NCCL, which also
+        sends weights to rollout servers.
+        """
         alone = "WORLD_SIZE" not in os.environ or "RANK" not in os.environ
         if alone:
             os.environ |= ALONE
+        if are_on_one_machine():
+            stay_on_this_machine(nccl=not nccl_to_servers)
         ranks = cls(alone=alone)
         if ranks.device.type == "cuda":
             torch.cuda.set_device(ranks.device)
