@@ -262,7 +262,7 @@ def test_a_broken_gate_skips_every_later_rule() -> None:
     expected = ["signature", "declared_needs", "inputs_not_mutated", "shape_dtype"]
     assert [result.rule for result in report.results] == expected
     assert report.skipped == tuple(rule.name for rule in RULES[4:] if rule.quick)
-    with pytest.raises(ConformanceError, match="not checked until these rules hold: deterministic, process_state"):
+    with pytest.raises(ConformanceError, match="not checked until these rules hold: deterministic, process_settings"):
         report.raise_for_failures()
 
 

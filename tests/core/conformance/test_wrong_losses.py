@@ -805,7 +805,7 @@ WRONG: dict[str, list[type[PolicyLoss]]] = {
         WarmsUpOverItsCalls,
         RemembersItsLastBatch,
     ],
-    "process_state": [
+    "process_settings": [
         AddsZerosOfTheDefaultDtype,
         AsksForTheDefaultDtype,
         SeedsTheGenerator,

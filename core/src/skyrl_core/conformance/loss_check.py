@@ -10,7 +10,7 @@ import torch
 from skyrl_core.conformance.author_code import line_of
 from skyrl_core.conformance.batches import example_batch
 from skyrl_core.conformance.check_report import Report, RuleResult
-from skyrl_core.conformance.process_settings import restored_settings
+from skyrl_core.conformance.restored_settings import restored_settings
 from skyrl_core.conformance.rule import Rule, Violation
 from skyrl_core.conformance.rules import RULES
 from skyrl_core.conformance.shrinking import as_lists, smallest_violation

@@ -30,7 +30,7 @@ class OtherDeviceTensor(Tensor):
 
     def __new__(cls, values: Tensor) -> "OtherDeviceTensor":
         """Wrap a CPU tensor, which is not copied."""
-        wrapper: OtherDeviceTensor = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        wrapper: OtherDeviceTensor = torch.Tensor._make_wrapper_subclass(
             cls,
             values.shape,
             strides=values.stride(),
@@ -44,10 +44,10 @@ class OtherDeviceTensor(Tensor):
         super().__init__()
         self.values_on_cpu = values
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]  # torch gives the signature of a function of a mode
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run one operation on the values."""
@@ -61,7 +61,7 @@ def other_device() -> Iterator[None]:
     Raises:
         MixedDevicesError: inside, an operation got tensors of two devices.
     """
-    with _Functions(), _Operations():
+    with _Functions(), _Operations():  # type: ignore[no-untyped-call]
         yield
 
 

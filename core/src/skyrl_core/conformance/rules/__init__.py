@@ -8,7 +8,7 @@ declared_needs         the loss reads exactly the inputs that it declares      d
 inputs_not_mutated     the inputs are not written to                           inputs_not_mutated.py
 shape_dtype            one loss per token comes back, with a gradient          shape_dtype.py
 deterministic          the same batch gives the same result, bit for bit       deterministic.py
-process_state          settings of the process are neither used nor changed    process_state.py
+process_settings       settings of the process are neither used nor changed    process_settings.py
 finite                 loss and gradient are finite, also on extreme batches   finite_values.py
 masked_tokens          masked tokens have no influence                         masked_tokens.py
 partition_invariance   micro-batches and ranks add up to the full batch        partition_invariance.py
@@ -47,7 +47,7 @@ from skyrl_core.conformance.rules.parameters_have_effect import PARAMETERS
 from skyrl_core.conformance.rules.partition_invariance import PARTITION_INVARIANCE
 from skyrl_core.conformance.rules.pickles import PICKLES
 from skyrl_core.conformance.rules.precision import PRECISION
-from skyrl_core.conformance.rules.process_state import PROCESS_STATE
+from skyrl_core.conformance.rules.process_settings import PROCESS_SETTINGS
 from skyrl_core.conformance.rules.sampled_entropy import SAMPLED_ENTROPY
 from skyrl_core.conformance.rules.shape_dtype import SHAPE_DTYPE
 from skyrl_core.conformance.rules.signature_and_first_call import SIGNATURE
@@ -60,7 +60,7 @@ RULES: tuple[Rule, ...] = (
     INPUTS_NOT_MUTATED,
     SHAPE_DTYPE,
     DETERMINISTIC,
-    PROCESS_STATE,
+    PROCESS_SETTINGS,
     FINITE,
     MASKED_TOKENS,
     PARTITION_INVARIANCE,

@@ -6,7 +6,7 @@ import torch
 
 from skyrl_core.conformance.batches import ExampleBatch
 from skyrl_core.conformance.rule import Rule, Violation
-from skyrl_core.conformance.trial import needs_of, run
+from skyrl_core.conformance.trial import advantage_effect, needs_of, run
 from skyrl_core.contract.policy_loss import Need, PolicyLoss
 
 _ANCHORS = (Need.OLD_LOG_PROBS, Need.ROLLOUT_LOG_PROBS, Need.REF_LOG_PROBS)
@@ -18,8 +18,9 @@ def check_term_signs(loss: PolicyLoss, base: ExampleBatch) -> list[str]:
     batch = base.on_policy().with_advantages(torch.zeros(len(base.mask)))
     # Without entropy, no bonus that is weighted by a ratio counts as a pull.
     flat = replace(batch, entropy=torch.zeros_like(batch.entropy))
-    anchors = [need for need in _ANCHORS if need in needs_of(loss)] if not type(loss).ignores_advantages else []
-    for need in anchors:
+    # Without any effect of the advantages, a supervised loss may raise the log-probs by a ratio.
+    anchors = _ANCHORS if advantage_effect(loss, base.on_policy()).any() else ()
+    for need in needs_of(loss).intersection(anchors):
         for shift in (SHIFT, -SHIFT):
             moved = replace(flat, **{need.value: getattr(flat, need.value) + shift})
             pull = run(loss, moved).gradient.sum() - run(loss, flat).gradient.sum()
@@ -47,6 +48,5 @@ TERM_SIGNS = Rule(
     remedy="losses are minimised: add coef * kl, never subtract it",
     counterexample="- beta * kl_loss(...); + coef * batch.entropy",
     check=check_term_signs,
-    requires=("gradient_sign",),
     quick=False,
 )

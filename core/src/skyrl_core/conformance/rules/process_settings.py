@@ -1,4 +1,4 @@
-"""Rule ``process_state``: the loss neither depends on settings of the process nor changes them."""
+"""Rule ``process_settings``: the loss neither depends on settings of the process nor changes them."""
 
 import random
 import sys
@@ -8,13 +8,13 @@ import torch
 
 from skyrl_core.conformance.batches import ExampleBatch
 from skyrl_core.conformance.loss_call import call_loss, ready_batch, result_dtype
-from skyrl_core.conformance.process_settings import read_settings, restored_settings
+from skyrl_core.conformance.restored_settings import read_settings, restored_settings
 from skyrl_core.conformance.rule import Rule, Violation
 from skyrl_core.conformance.trial import run
 from skyrl_core.contract.policy_loss import PolicyLoss
 
 
-def check_process_state(loss: PolicyLoss, batch: ExampleBatch) -> list[str]:
+def check_process_settings(loss: PolicyLoss, batch: ExampleBatch) -> list[str]:
     """Compare the settings before and after a call, and the loss under another default dtype."""
     before = read_settings()
     call_loss(loss, ready_batch(loss, batch))
@@ -55,11 +55,11 @@ def _generators(numpy: Any) -> dict[str, str]:
     return {name: repr(state) for name, state in states.items()}
 
 
-PROCESS_STATE = Rule(
-    name="process_state",
+PROCESS_SETTINGS = Rule(
+    name="process_settings",
     explanation="the loss neither depends on settings of the process nor changes them",
     remedy="give tensors the dtype of the inputs (zeros_like, new_tensor); leave torch.manual_seed, "
     "torch.set_default_dtype, warnings and environment variables to the trainer",
     counterexample="torch.zeros(3) added to the losses; torch.manual_seed(0) in token_losses; os.environ[...] = ...",
-    check=check_process_state,
+    check=check_process_settings,
 )
