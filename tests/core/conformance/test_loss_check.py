@@ -272,8 +272,8 @@ def test_the_message_of_an_undeclared_input_names_the_line_to_add() -> None:
 
 def test_an_exception_is_a_failure_with_its_file_and_line() -> None:
     (failure,) = check_policy_loss(AlwaysRaises(LossParams())).failures
-    assert (failure.failure or "").startswith("raised RuntimeError: no kernel for this device (")
-    assert "test_loss_check.py, line " in (failure.failure or "")
+    assert (failure.failure or "").startswith("raised RuntimeError: no kernel for this device at ")
+    assert "test_loss_check.py:" in (failure.failure or "")
 
 
 def test_a_report_is_plain_data() -> None:

@@ -1,7 +1,6 @@
 """Checks one loss against the rules of the contract."""
 
 import random
-import traceback
 from collections.abc import Mapping
 
 import torch
@@ -13,6 +12,7 @@ from skyrl_core.conformance.rules import RULES
 from skyrl_core.conformance.shrinking import as_lists, smallest_violation
 from skyrl_core.conformance.waivers import apply_waiver, check_waivers, waivers_of
 from skyrl_core.contract.policy_loss import PolicyLoss
+from skyrl_core.discovery.plugin_call import author_places, error_text
 
 
 def check_policy_loss(loss: PolicyLoss, *, thorough: bool = False, waive: Mapping[str, str] | None = None) -> Report:
@@ -61,9 +61,11 @@ def _apply(rule: Rule, loss: PolicyLoss) -> RuleResult:
     except Violation as violation:
         smallest = smallest_violation(rule, loss, violation)
         return RuleResult.broken(rule, smallest, as_lists(loss, smallest.batch) if smallest.batch is not None else None)
-    except Exception as error:  # noqa: BLE001 - a loss may raise anything; the report contains it
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        found = f"raised {type(error).__name__}: {error} ({frame.filename}, line {frame.lineno})"
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - a loss may raise anything, SystemExit too; the report contains it
+        places = author_places(error, type(loss).__module__)
+        found = f"raised {error_text(error)}" + (f" at {places[-1]}" if places else "")
         remedy = "make the loss work on float32 tensors on the CPU, here six sequences padded to 8 tokens"
         return RuleResult.broken(rule, Violation(found, remedy=remedy))
     return RuleResult(rule=rule.name, explanation=rule.explanation, passed=True, notes=tuple(notes))
