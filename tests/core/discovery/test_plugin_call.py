@@ -60,6 +60,13 @@ def raise_(error):
     raise error
 
 
+def replaced():
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        raise RuntimeError("while it cleans up") from None
+
+
 FAILURES = {
     "exit": (lambda: sys.exit(0), "SystemExit: 0", "raise an exception there instead of exiting"),
     "exit without a code": (lambda: sys.exit(), "SystemExit", "raise an exception there"),
@@ -67,7 +74,11 @@ FAILURES = {
     "recursion": (endless, "RecursionError: maximum recursion depth", "repair it"),
     "memory": (lambda: raise_(MemoryError()), "MemoryError", "micro_batch_size"),
     "device memory": (lambda: raise_(OutOfMemoryError("CUDA")), "OutOfMemoryError: CUDA", "micro_batch_size"),
-    "device": (lambda: raise_(RuntimeError("CUDA error: assert")), "RuntimeError: CUDA error", "CUDA_LAUNCH_BLOCKING=1"),
+    "device": (
+        lambda: raise_(RuntimeError("CUDA error: assert")),
+        "RuntimeError: CUDA error",
+        "CUDA_LAUNCH_BLOCKING=1",
+    ),
     "generator": (lambda: raise_(GeneratorExit()), "GeneratorExit", "repair it"),
     "stop iteration": (lambda: next(iter(())), "StopIteration", "repair it"),
     "base": (lambda: raise_(BaseException("base")), "BaseException: base", "repair it"),
@@ -104,19 +115,15 @@ def test_a_signal_stays_a_stop_even_if_the_plugin_replaces_it():
     with pytest.raises(KeyboardInterrupt), GUARD.calling("prepare"):
         raise KeyboardInterrupt
     with pytest.raises(KeyboardInterrupt), GUARD.calling("prepare"):
-        try:
-            raise KeyboardInterrupt
-        except KeyboardInterrupt:
-            raise RuntimeError("while it cleans up") from None
+        replaced()
 
 
 def test_a_signal_that_was_handled_before_the_call_is_over():
-    with pytest.raises(PluginError, match="later"):
-        try:
-            raise KeyboardInterrupt
-        except KeyboardInterrupt:
-            with GUARD.calling("prepare"):
-                raise ValueError("later")
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        with pytest.raises(PluginError, match="later"), GUARD.calling("prepare"):
+            raise_(ValueError("later"))
 
 
 def test_an_error_of_this_project_passes_unchanged():
@@ -140,7 +147,7 @@ def test_a_broken_contract_keeps_its_exit_code_and_gets_the_name_once():
 
 def test_kind_and_remedy_may_be_given():
     with (
-        pytest.raises(PluginLoadError, match="could not start: ValueError: no(?s:.*)\nset a key$"),
+        pytest.raises(PluginLoadError, match=r"could not start: ValueError: no(?s:.*)\nset a key$"),
         PluginCall(GUARD, "could not start", kind=PluginLoadError, advice=lambda error: "set a key"),
     ):
         raise ValueError("no")
@@ -148,16 +155,13 @@ def test_kind_and_remedy_may_be_given():
 
 def test_the_place_is_in_the_code_of_the_author_not_of_a_library():
     torch = pytest.importorskip("torch")
-    try:
+    with pytest.raises(RuntimeError) as mismatch:
         torch.zeros(2) @ torch.zeros(3)
-    except RuntimeError as error:
-        [place] = author_places(error, __name__)
-    assert "test_plugin_call.py" in place
-    try:
+    assert "test_plugin_call.py" in author_places(mismatch.value, __name__)[-1]
+    with pytest.raises(OSError, match="program") as missing:
         subprocess.run(["/no/such/program"], check=False)
-    except OSError as error:
-        assert "test_plugin_call.py" in author_places(error, __name__)[-1]
-        assert "subprocess.py" in author_places(error, "other_package.loss")[-1]
+    assert "test_plugin_call.py" in author_places(missing.value, __name__)[-1]
+    assert "subprocess.py" in author_places(missing.value, "other_package.loss")[-1]
 
 
 def test_the_complete_traceback_follows_on_request(monkeypatch):
@@ -165,10 +169,8 @@ def test_the_complete_traceback_follows_on_request(monkeypatch):
     error.add_note("a note")
     assert with_traceback(error) == "named\na note"
     monkeypatch.setenv(TRACEBACK, "1")
-    try:
-        raise error from ValueError("cause")
-    except PluginError:
-        assert "ValueError: cause" in with_traceback(error)
+    error.__cause__ = ValueError("cause")
+    assert "ValueError: cause" in with_traceback(error)
 
 
 def test_an_exception_that_cannot_be_formatted_has_a_traceback_all_the_same():
@@ -177,8 +179,5 @@ def test_an_exception_that_cannot_be_formatted_has_a_traceback_all_the_same():
         def __notes__(self):
             raise RuntimeError("no notes")
 
-    try:
-        raise Odd
-    except Odd as error:
-        assert "Odd" in complete_traceback(error)
-        assert error_text(error) == "Odd"
+    assert "Odd" in complete_traceback(Odd())
+    assert error_text(Odd()) == "Odd"

@@ -9,7 +9,7 @@ from typing import cast
 
 from skyrl_core.cli.colour import error_line, paint
 from skyrl_core.cli.table import indented, terminal_width
-from skyrl_core.discovery.claim import broken_entry_points
+from skyrl_core.discovery.claim import broken_entry_points, endless_metadata
 from skyrl_core.discovery.install_command import pip_install, requirement_with
 from skyrl_core.discovery.installed import installed_distributions
 from skyrl_core.discovery.plugin_call import PluginCall
@@ -99,6 +99,8 @@ def _run(arguments: list[str]) -> int:
         hint = f"did you mean {match}?" if match else "put options after the command; see `skyrl --help`"
         raise SkyrlError(f"unknown option {command!r}; {hint}")
     claim = _find(command)
+    if arguments[1:2] != ["list"] and (cause := endless_metadata()):
+        raise PluginLoadError(cause)
     function = cast(Callable[[Sequence[str]], int], _GROUP.load_claim(claim))
     return function(arguments[1:]) if claim.distribution in _OURS else _run_plugin(claim, function, arguments[1:])
 

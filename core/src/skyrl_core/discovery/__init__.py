@@ -20,6 +20,7 @@ from skyrl_core.discovery.allow_deny import PluginPolicy as PluginPolicy
 from skyrl_core.discovery.claim import Claim as Claim
 from skyrl_core.discovery.claim import qualified as qualified
 from skyrl_core.discovery.install_command import install_command as install_command
+from skyrl_core.discovery.metadata_files import installed_version as installed_version
 from skyrl_core.discovery.origin import origin_of as origin_of
 from skyrl_core.discovery.plugin_call import Guard as Guard
 from skyrl_core.discovery.plugin_call import PluginCall as PluginCall
