@@ -48,7 +48,8 @@ class FinderFailure(NamedTuple):
 def discovered(name: str | None = None) -> Iterator[metadata.Distribution | FinderFailure]:
     """Every installed distribution, or those of a name, in the order of ``sys.path``."""
     path = [entry for entry in sys.path if isinstance(entry, str)]
-    context = metadata.DistributionFinder.Context(path=path, **({"name": name} if name else {}))
+    untyped: Any = metadata.DistributionFinder.Context
+    context = untyped(path=path, **({"name": name} if name else {}))
     for finder in list(sys.meta_path):
         try:
             find: Any = getattr(finder, "find_distributions", None)

@@ -1,5 +1,6 @@
 """A loss over a run: rebuilt with its state when a schedule changes its parameters. Guards each call of its code."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -64,9 +65,9 @@ class ScheduledLoss:
             if not isinstance(state, Mapping):
                 raise TypeError(f"it returned {type(state).__name__} instead of a dict of numbers")
             for name, value in state.items():
-                if not isinstance(name, str) or not isinstance(value, int | float):
+                if not isinstance(name, str) or not isinstance(value, int | float) or not math.isfinite(value):
                     raise TypeError(
-                        f"{name!r} is {type(value).__name__}: keep only numbers, such as .item() of a tensor"
+                        f"{name!r} is {type(value).__name__}: keep only finite numbers, such as .item() of a tensor"
                     )
             return dict(state)
 
