@@ -273,8 +273,8 @@ def test_the_message_of_an_undeclared_input_names_the_line_to_add() -> None:
 
 def test_an_exception_is_a_failure_with_its_file_and_line() -> None:
     (failure,) = check_policy_loss(AlwaysRaises(LossParams())).failures
-    assert (failure.failure or "").startswith("raised RuntimeError: no kernel for this device (")
-    assert "test_loss_check.py, line " in (failure.failure or "")
+    assert (failure.failure or "").startswith("raised RuntimeError: no kernel for this device at ")
+    assert "test_loss_check.py:" in (failure.failure or "")
 
 
 @declared
@@ -290,7 +290,7 @@ def test_the_line_of_an_error_in_torch_is_that_of_the_author_and_is_reported_onc
     [failure] = report.failures
     assert failure.rule == "finite"
     line = RaisesInTorch.values.__code__.co_firstlineno + 2
-    assert f"test_loss_check.py, line {line})" in (failure.failure or "")
+    assert f"test_loss_check.py:{line}, in values" in (failure.failure or "")
     assert "partition_invariance" in report.skipped
 
 

@@ -122,7 +122,7 @@ def test_prepared_rows_follow_the_micro_batch_and_statistics_are_unchanged() -> 
     assert part["of_tokens"].tolist() == [[6, 7], [0, 1]]
 
 
-@pytest.mark.parametrize("part", ["values", "a_term"])
+@pytest.mark.parametrize("part", ["values", "the term 'a_term'"])
 def test_a_loss_that_returns_another_shape_on_some_batch_is_named(part):
     class Ragged(PolicyLoss):
         name = "ragged"

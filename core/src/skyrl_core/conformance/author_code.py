@@ -1,23 +1,23 @@
 """Finds the line in the author's code, among the frames of torch and of this package."""
 
 import sys
-import traceback
 from collections.abc import Iterable
 from itertools import dropwhile, takewhile
 from pathlib import Path
 
 import torch
 
+from skyrl_core.contract.policy_loss import PolicyLoss
+from skyrl_core.discovery.plugin_call import author_places
+
 _CORE = Path(__file__).parents[1]
 _AROUND = (str(Path(torch.__file__).parent), str(_CORE / "conformance"), str(_CORE / "contract"))
 _Frame = tuple[str, int]
 
 
-def line_of(error: BaseException) -> str:
-    """Return the file and the line in the author's code that led to an error."""
-    frames = traceback.extract_tb(error.__traceback__)
-    file, line = _of_author((frame.filename, frame.lineno or 0) for frame in reversed(frames))
-    return f"{file}, line {line}"
+def author_place(error: BaseException, loss: PolicyLoss) -> str:
+    """Return the file and the line in the code of a loss that led to an error."""
+    return (author_places(error, type(loss).__module__) or ["an unknown line"])[-1]
 
 
 def current_line() -> str:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from skyrl_core.conformance.author_code import line_of
+from skyrl_core.conformance.author_code import author_place
 from skyrl_core.conformance.batches import example_batch
 from skyrl_core.conformance.check_report import Report, RuleResult
 from skyrl_core.conformance.restored_settings import restored_settings
@@ -16,6 +16,7 @@ from skyrl_core.conformance.rules import RULES
 from skyrl_core.conformance.shrinking import as_lists, smallest_violation
 from skyrl_core.conformance.waivers import apply_waiver, check_waivers, waivers_of
 from skyrl_core.contract.policy_loss import PolicyLoss
+from skyrl_core.discovery.plugin_call import error_text
 
 
 def check_policy_loss(loss: PolicyLoss, *, thorough: bool = False, waive: Mapping[str, str] | None = None) -> Report:
@@ -65,12 +66,14 @@ def _apply(rule: Rule, loss: PolicyLoss, errors: set[str]) -> RuleResult | None:
     except Violation as violation:
         smallest = smallest_violation(rule, loss, violation)
         return RuleResult.broken(rule, smallest, as_lists(loss, smallest.batch) if smallest.batch is not None else None)
-    except Exception as error:  # noqa: BLE001 - a loss may raise anything; the report contains it
-        where = f"{type(error).__name__} at {line_of(error)}"
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - a loss may raise anything, SystemExit too; the report contains it
+        where = f"{type(error).__name__} at {author_place(error, loss)}"
         if where in errors:
             return None
         errors.add(where)
-        found = f"raised {type(error).__name__}: {error} ({line_of(error)})"
+        found = f"raised {error_text(error)} at {author_place(error, loss)}"
         remedy = "make the loss work on float32 tensors on the CPU, here six sequences padded to 8 tokens"
         return RuleResult.broken(rule, Violation(found, remedy=remedy))
     return RuleResult(rule=rule.name, explanation=rule.explanation, passed=True, notes=tuple(notes))

@@ -18,6 +18,7 @@ from skyrl_core.contract.loss_value import scalar_loss as scalar_loss
 from skyrl_core.contract.metric import Kind as Kind
 from skyrl_core.contract.metric import Metric as Metric
 from skyrl_core.contract.metric import merge as merge
+from skyrl_core.contract.output_check import check_prepared as check_prepared
 from skyrl_core.contract.policy_loss import LossBatch as LossBatch
 from skyrl_core.contract.policy_loss import Need as Need
 from skyrl_core.contract.policy_loss import PolicyLoss as PolicyLoss

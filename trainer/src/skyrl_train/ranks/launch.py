@@ -11,14 +11,22 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
+from skyrl_core.errors import PluginError
 from skyrl_train.ranks import exit_message as exit_message
 from skyrl_train.ranks.launch_screen import LaunchScreen
+from skyrl_train.tracking.stderr import say
 
 MAIN = "skyrl_train.entrypoints.main_base"
 OPTION = "--num-processes"
 
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP)
+
+
+VANISHED = (
+    "rank 0 exited without finishing the run: code that it called may have ended the process, for example with "
+    "os._exit; resume with --resume, and raise an exception there instead"
+)
 
 
 def is_launched() -> bool:
@@ -41,6 +49,9 @@ def launch(argv: Sequence[str], processes: int) -> int:
         with LaunchScreen(Path(folder), processes) as screen:
             code = _run(launch_command(argv, processes), {exit_message.FILE: str(message)} | screen.environment)
         last = exit_message.read_exit_message(message)
+    if last is None and code == 0:
+        say(f"error: {VANISHED}")
+        return PluginError.exit_code
     if last is None or code == 0:
         return code
     last.print()

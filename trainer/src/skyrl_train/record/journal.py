@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from skyrl_core.discovery import complete_traceback
 from skyrl_core.errors import SkyrlError
 from skyrl_train.observers.observers import Observers
 from skyrl_train.ranks.resume_command import accepting_loss_change
@@ -188,7 +189,8 @@ class Journal:
         if error is not None:
             outcome = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         reason = f"{type(error).__name__}: {error}" if outcome == "failed" else None
-        if reason is not None:
+        if error is not None and reason is not None:
+            _save_traceback(run_folder, error)
             observers.error(reason)
         summary = self._summary(outcome, reason)
         run_folder.end_run(summary)
@@ -255,6 +257,15 @@ class Journal:
         # Spread over the held-out problems, so that the choice is unbiased.
         stride = max(len(pairs) // SHOWN_ANSWERS, 1)
         return tuple(pairs[::stride][:SHOWN_ANSWERS])
+
+
+def _save_traceback(run_folder: RunFolder, error: BaseException) -> None:
+    try:
+        path = run_folder.write_traceback(complete_traceback(error))
+    except SkyrlError as problem:  # it must not hide the error itself
+        logger.warning("the traceback could not be saved: %s", problem)
+    else:
+        error.add_note(f"complete traceback: {path}")
 
 
 def _logged_evaluation(run_folder: RunFolder, step: int) -> Evaluation | None:

@@ -15,6 +15,7 @@ from skyrl_core.contract import (
     Metric,
     Need,
     PolicyLoss,
+    check_prepared,
     evaluate_loss,
     is_scalar_form,
     weighted_sum,
@@ -148,7 +149,10 @@ class Objective:
 
     def prepare(self, minibatch: LossBatch, inputs: Inputs) -> dict[str, Tensor]:
         """Statistics of the minibatch of all ranks, detached; each input is [N, T]."""
-        prepared = {name: tensor.detach() for name, tensor in self.loss.at(minibatch.step).prepare(minibatch).items()}
+        loss = self.loss.at(minibatch.step)
+        with self.loss.calling("prepare", minibatch.step):
+            made = check_prepared(loss, loss.prepare(minibatch))
+        prepared = {name: tensor.detach() for name, tensor in made.items()}
         entropy = inputs.get(Need.ENTROPY)
         if self.high_entropy_fraction is not None and entropy is not None:
             prepared[HIGH_ENTROPY] = highest_entropy(entropy, minibatch.mask, self.high_entropy_fraction)
@@ -165,7 +169,9 @@ class Objective:
         """
         factors, metrics = self._factors(batch, inputs)
         own = weights if factors is None else weights * factors
-        output = evaluate_loss(self.loss.at(batch.step), batch, own, token_share)
+        loss = self.loss.at(batch.step)
+        with self.loss.calling("compute_loss" if is_scalar_form(type(loss)) else "token_losses", batch.step):
+            output = evaluate_loss(loss, batch, own, token_share)
         terms, logged = self._added_terms(batch, inputs, weights)
         return LossOutput(
             total=output.total + sum(terms.values()),

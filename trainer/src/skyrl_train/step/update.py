@@ -93,9 +93,8 @@ class PolicyUpdate:
 
     def _adapt_loss(self, log: UpdateLog, step: int) -> None:
         """Pass the step's metrics to a loss that adapts to them. Collective for such a loss."""
-        loss = self._objective.loss.at(step)
-        if loss.adapts:
-            loss.after_step(summarise([log], self._ranks))
+        if self._objective.loss.adapts(step):
+            self._objective.loss.after_step(summarise([log], self._ranks), step)
 
     def _check_finite(self, what: str, value: float, step: int) -> None:
         # Every rank sees the same value, so all ranks stop before a checkpoint could save the damage.

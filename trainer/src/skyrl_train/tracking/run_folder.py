@@ -83,6 +83,10 @@ class RunFolder:
         return self.path / "config.yaml"
 
     @property
+    def traceback_file(self) -> Path:
+        return self.path / "traceback.txt"
+
+    @property
     def run_file(self) -> Path:
         return self.path / "run.json"
 
@@ -138,11 +142,17 @@ class RunFolder:
     def start_run(self, fields: Mapping[str, Any]) -> None:
         """Write run.json at the start: these fields and the time. A resumed run keeps its first start time."""
         earlier, now = self.read_run(), _now()
+        self.traceback_file.unlink(missing_ok=True)  # of an earlier failure
         if "started" in earlier:
             times = {"started": earlier["started"], "resumed": [*earlier.get("resumed", []), now]}
         else:
             times = {"started": now}
         self.update_run({**fields, **times, "ended": None, "outcome": "running", "error": None})
+
+    def write_traceback(self, text: str) -> Path:
+        """Write the complete traceback of the error that ended the run."""
+        write_bytes(self.traceback_file, f"{text}\n".encode(errors="backslashreplace"))
+        return self.traceback_file
 
     def end_run(self, summary: RunSummary) -> None:
         """Write the outcome, the evaluations and the sample answers into run.json."""

@@ -176,8 +176,8 @@ def _objective(run: ResolvedRun) -> tuple[Objective, LossCheck]:
 
 def _advantages(run: ResolvedRun, ranks: Ranks) -> AdvantagePass:
     algorithm = run.config.trainer.algorithm
-    estimator = run.estimator.build(run.estimator.class_plan.at(0))
-    return AdvantagePass(estimator, algorithm.advantage_estimator, algorithm.kl_reward_estimator, ranks)
+    estimator, name = run.estimator.build(run.estimator.class_plan.at(0)), algorithm.advantage_estimator
+    return AdvantagePass(estimator, name, algorithm.kl_reward_estimator, ranks, run.estimator.guard)
 
 
 def _progress(run: ResolvedRun, objective: Objective, resumed: Resumption | None, ranks: Ranks) -> Progress:
@@ -192,7 +192,8 @@ def _progress(run: ResolvedRun, objective: Objective, resumed: Resumption | None
     if resumed is None:
         return Progress(step=0, optimizer_steps=0, prompts=0, loss=run.loss.identity.record(), **form)
     loss = objective.loss.at(resumed.progress.optimizer_steps)
-    resume.restore(loss, resumed.progress, accept_change=run.accept_loss_change)
+    with objective.loss.calling("load_state_dict"):
+        resume.restore(loss, resumed.progress, accept_change=run.accept_loss_change)
     return replace(resumed.progress, **form)
 
 

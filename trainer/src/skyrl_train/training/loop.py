@@ -122,7 +122,7 @@ class Trainer:
 
     def _save(self) -> None:
         """Start a checkpoint of the steps done; training continues while it is written."""
-        loss_state = dict(self.components.objective.loss.loss.state_dict())  # a copy: the loss may change its dict
+        loss_state = self.components.objective.loss.state(self.progress.optimizer_steps - 1)
         self.components.saves.start(replace(self.progress, loss_state=loss_state))
         self._saved = self.progress.step
 
@@ -199,7 +199,7 @@ class Trainer:
 
     def _with_advantages(self, experience: Experience) -> tuple[Experience, dict[str, float]]:
         coef = number_at(self.components.objective.kl_reward_coef, self.progress.optimizer_steps)
-        return self.components.advantages.estimate(experience, coef)
+        return self.components.advantages.estimate(experience, coef, f"step {self.progress.step + 1}")
 
     def _scheduled_values(self, temperature: float) -> dict[str, float]:
         """The values of all schedules at the first optimizer step of this training step."""

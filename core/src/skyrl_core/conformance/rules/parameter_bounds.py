@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from skyrl_core.conformance.author_code import line_of
+from skyrl_core.conformance.author_code import author_place
 from skyrl_core.conformance.batches import ExampleBatch, far_batches, wide_batch
 from skyrl_core.conformance.parameter_variations import dotted, value_at, variations
 from skyrl_core.conformance.rule import Rule, Violation
@@ -22,7 +22,7 @@ def check_parameter_bounds(loss: PolicyLoss, base: ExampleBatch) -> list[str]:
             try:
                 trial = run(type(loss)(params), batch)
             except Exception as error:
-                found = f"{type(error).__name__}: {error} ({line_of(error)})"
+                found = f"{type(error).__name__}: {error} ({author_place(error, loss)})"
                 raise Violation(f"the schema admits {where}, but the loss raises {found}") from error
             if not trial.is_finite:
                 found = f"{float(trial.total):g}, or a gradient is not finite"

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from skyrl_core.conformance.author_code import line_of
+from skyrl_core.conformance.author_code import author_place
 from skyrl_core.conformance.batches import ExampleBatch
 from skyrl_core.conformance.loss_call import result_dtype
 from skyrl_core.conformance.rule import Rule, Violation
@@ -48,7 +48,7 @@ def _check_bfloat16(loss: PolicyLoss, base: ExampleBatch) -> list[str]:
     try:
         found = _differ(single, run(loss, batch, prepared=prepare(loss, batch)))
     except Exception as error:  # noqa: BLE001 - trainers call it in float32
-        found = f"it raises {type(error).__name__} ({line_of(error)}): {error}"
+        found = f"it raises {type(error).__name__} ({author_place(error, loss)}): {error}"
     return [f"prepare needs float32: {found}"] if found else []
 
 
