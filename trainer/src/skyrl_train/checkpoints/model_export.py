@@ -25,6 +25,7 @@ from skyrl_train.policy.model_loading import load_model, load_tokenizer
 from skyrl_train.record.progress import Progress
 from skyrl_train.tracking.atomic_file import flush_to_disk
 from skyrl_train.tracking.run_folder import RunFolder
+from skyrl_train.trainer_engine.plain_data import plain_data_only
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 ORIGIN = "skyrl.json"
@@ -99,15 +100,15 @@ def _config(file: Path) -> RunConfig:
 
 def _weights(found: Path, stage: int) -> dict[str, Tensor]:
     """Every tensor of the policy, complete, and in float32 where the optimizer keeps a float32 copy."""
-    if stage == 0:
-        states: dict[str, dict[str, Tensor]] = torch.load(
-            found / "state" / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=False
-        )
-        return states["module"]
-    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+    with plain_data_only(found):
+        if stage == 0:
+            file = found / "state" / "mp_rank_00_model_states.pt"
+            states: dict[str, dict[str, Tensor]] = torch.load(file, map_location="cpu", weights_only=True)
+            return states["module"]
+        from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints a line for each tensor
-        weights: dict[str, Tensor] = get_fp32_state_dict_from_zero_checkpoint(str(found), tag="state")
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints a line for each tensor
+            weights: dict[str, Tensor] = get_fp32_state_dict_from_zero_checkpoint(str(found), tag="state")
     return weights
 
 
