@@ -14,12 +14,12 @@ from skyrl_train.checkpoints.resume import Resumption
 from skyrl_train.config.load_config import resolve_run
 from skyrl_train.config.resolved import ResolvedRun
 from skyrl_train.environments.load_environment import load_environment
+from skyrl_train.record.fingerprint import fingerprint_of
 from skyrl_train.record.progress import Progress
 from skyrl_train.tracking.run_folder import RunFolder
 
 WEIGHTS = "state/mp_rank_00_model_states.pt"
 LOSS = describe_loss("dual_clip").record()
-PROGRESS = Progress(step=2, optimizer_steps=4, world_size=1, zero_stage=2, loss=LOSS)
 
 
 @pytest.fixture
@@ -41,6 +41,9 @@ def run(
     options = {"steps": steps, "deepspeed.zero_stage": stage, "deepspeed.precision": precision, "lora.rank": lora}
     overrides = [f"trainer.{key}={json.dumps(value)}" for key, value in options.items()]
     return replace(resolve_run(load_environment, overrides=overrides), accept_loss_change=accept)
+
+
+PROGRESS = Progress(step=2, optimizer_steps=4, world_size=1, zero_stage=2, loss=LOSS, fingerprint=fingerprint_of(run()))
 
 
 def found(tmp_path, **changes) -> Resumption:

@@ -28,6 +28,7 @@ def resolve_run(  # noqa: PLR0913 - one for each part of a command line or of a 
     loss: str | None = None,
     resume: str | None = None,
     accept_loss_change: bool = False,
+    accept_changes: bool = False,
     skip_damaged: bool = False,
 ) -> ResolvedRun:
     """Read, merge and validate the configuration of a run.
@@ -41,6 +42,7 @@ def resolve_run(  # noqa: PLR0913 - one for each part of a command line or of a 
         loss: the same as an override of trainer.algorithm.policy_loss_type.
         resume: a run folder or a checkpoint in one; empty takes `run_folder` of the configuration.
         accept_loss_change: resume although the loss changed.
+        accept_changes: resume although the loss, the data or options that change the course of training changed.
         skip_damaged: resume from the newest intact checkpoint.
 
     Raises:
@@ -73,7 +75,8 @@ def resolve_run(  # noqa: PLR0913 - one for each part of a command line or of a 
         overrides=(*([f"--loss {loss}"] if loss else []), *overrides),
         python_call=settings is not None,
         resume=None if resume is None else _resume_path(resume, config),
-        accept_loss_change=accept_loss_change,
+        accept_loss_change=accept_loss_change or accept_changes,
+        accept_changes=accept_changes,
         skip_damaged=skip_damaged,
         missing=tuple(find_missing(config, sources, generates_problems=plugins.generates_problems)),
         notes=(*plugins.notes, *find_oddities(config)),

@@ -45,7 +45,7 @@ def collect_provenance(distributions: Iterable[str] = (), *, folder: Path | None
     place = folder or here
     names = sorted({*DISTRIBUTIONS, *distributions})
     return {
-        "packages": _versions(names),
+        "packages": versions(names),
         "origins": {name: origin._asdict() for name in names if (origin := origin_of(name))},
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -56,14 +56,15 @@ def collect_provenance(distributions: Iterable[str] = (), *, folder: Path | None
     }
 
 
-def _versions(names: Iterable[str]) -> dict[str, str]:
-    versions: dict[str, str] = {}
+def versions(names: Iterable[str]) -> dict[str, str]:
+    """The versions of the installed ones among these distributions."""
+    found: dict[str, str] = {}
     for name in names:
         try:
-            versions[name] = importlib_metadata.version(name)
+            found[name] = importlib_metadata.version(name)
         except importlib_metadata.PackageNotFoundError:
             continue
-    return versions
+    return found
 
 
 def _git_state(folder: Path) -> dict[str, Any] | None:

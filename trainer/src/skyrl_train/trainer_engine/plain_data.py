@@ -2,9 +2,10 @@
 
 import os
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -40,7 +41,7 @@ def plain_data_only(folder: Path) -> Iterator[None]:
         os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
-def _deepspeed_classes() -> list[object]:
+def _deepspeed_classes() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
     """What DeepSpeed saves besides tensors: an enumeration, a loss scale that is constant, a pair of integers."""
     from deepspeed.runtime.fp16.loss_scaler import LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
