@@ -72,8 +72,9 @@ def run_command(command, folder, target, capsys):
     return ""
 
 
-@pytest.mark.parametrize("write", [zipped, bare])
-@pytest.mark.parametrize("command", ["export", "eval", "resume"])
+@pytest.mark.parametrize(
+    ("command", "write"), [("export", zipped), ("export", bare), ("eval", zipped), ("resume", zipped)]
+)
 def test_no_command_runs_code_from_a_checkpoint(stranger, tmp_path, capsys, command, write):
     original = tmp_path / "original"
     shutil.copytree(stranger / STEP, original)
@@ -122,3 +123,61 @@ def test_a_state_of_something_else_is_an_error_without_a_traceback(stranger, tmp
 def test_a_configuration_of_something_else_is_an_error_that_names_the_file(stranger, tmp_path, capsys, text):
     (stranger / "config.yaml").write_text(text)
     assert "config.yaml" in run_command("export", stranger, tmp_path / "model", capsys)
+
+
+def name_environment(folder, name):
+    text = (folder / "config.yaml").read_text()
+    assert "name: arithmetic" in text
+    (folder / "config.yaml").write_text(text.replace("name: arithmetic", f"name: {name}"))
+
+
+@pytest.mark.parametrize("command", ["eval", "resume"])
+@pytest.mark.parametrize(
+    "reference", ["{run}/rewards.py:reward", "rewards.py:reward", "rewards:reward", "pack.a:reward"]
+)
+def test_code_inside_the_run_folder_is_not_imported(stranger, tmp_path, capsys, monkeypatch, command, reference):
+    code = f"import os\nos.mkdir({str(tmp_path / 'ran')!r})\ndef reward(completion, row):\n    return 1.0\n"
+    (stranger / "rewards.py").write_text(code)
+    (stranger / "pack").mkdir()
+    (stranger / "pack/__init__.py").write_text(code)
+    name_environment(stranger, reference.format(run=stranger))
+    monkeypatch.chdir(stranger)
+    monkeypatch.syspath_prepend(str(stranger))
+    error = run_command(command, stranger, tmp_path, capsys)
+    assert "config.yaml:" in error
+    assert "is code inside the run folder" in error
+    assert not (tmp_path / "ran").exists()
+
+
+def test_code_inside_the_run_folder_is_imported_if_the_command_names_it(stranger, tmp_path, capsys):
+    (stranger / "rewards.py").write_text("def reward(completion, row):\n    return 1.0\n")
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "1+1=", "ground_truth": "2"}\n')
+    name_environment(stranger, f"{stranger}/rewards.py:reward")
+    given = ["--environment", f"{stranger}/rewards.py:reward", f"data.evaluation={tmp_path}/rows.jsonl"]
+    assert evaluate([str(stranger), "--prompts", "1", "evaluation.max_new_tokens=2", *given]) == 0
+    assert "reward" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", ".lock"])
+def test_a_resumed_run_does_not_write_through_a_link(stranger, tmp_path, capsys, name):
+    (tmp_path / "mine").write_text("mine")
+    (stranger / name).unlink(missing_ok=True)
+    (stranger / name).symlink_to(tmp_path / "mine")
+    assert f"{name} is a link" in run_command("resume", stranger, tmp_path, capsys)
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_another_course_is_refused_by_the_command_and_recorded_if_accepted(stranger, capsys):
+    from skyrl_train.entrypoints.main_base import main
+
+    command = ["--resume", str(stranger), "trainer.steps=2", "seed=7"]
+    with pytest.raises(SystemExit) as error:
+        main(command, prog="skyrl train")
+    assert error.value.code == 2
+    assert "seed: 0 -> 7\n" in capsys.readouterr().err
+    assert main([*command, "--accept-changes"], prog="skyrl train") == 0
+    (record,) = json.loads((stranger / "run.json").read_text())["accepted_changes"]
+    assert (record["step"], record["changes"][0]) == (1, "seed: 0 -> 7")
+    manifest = json.loads((stranger / "checkpoints/step_000002/manifest.json").read_text())
+    assert manifest["progress"]["accepted_changes"] == [record]
+    assert manifest["progress"]["fingerprint"]["options"]["seed"] == 7

@@ -11,6 +11,7 @@ from skyrl_train.config.plugin_check import EnvironmentLoader, PluginCheck
 from skyrl_train.config.presets import source_name
 from skyrl_train.config.problem import Problem, raise_problems
 from skyrl_train.config.resolved import ResolvedRun
+from skyrl_train.config.run_folder_code import find_run_folder_code
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.config.sources import COMMAND_LINE, DEFAULTS, KEYWORDS, Sources, read_sources
 from skyrl_train.config.validation import Fault, validate
@@ -57,7 +58,7 @@ def resolve_run(  # noqa: PLR0913 - one for each part of a command line or of a 
     _apply_loss(sources, loss, COMMAND_LINE if settings is None else KEYWORDS)
     _check_resume(sources, resume)
     config, faults = validate(sources.values)
-    problems = [*sources.problems, *_faulty_values(sources, faults)]
+    problems = [*sources.problems, *_faulty_values(sources, faults), *find_run_folder_code(sources)]
     faulty = frozenset(problem.key for problem in problems)
     problems += _broken_rules(config, sources, faulty)
     plugins = PluginCheck(config, sources, faulty, load_environment)
