@@ -24,8 +24,8 @@ def find_run_folder_code(sources: Sources) -> Iterator[Problem]:
     if any(path.resolve().is_relative_to(folder) for path in _files(place)):
         key = ".".join(KEY)
         rule = (
-            "is code inside the run folder, which is not imported unasked, because the run may be somebody else's: read "
-            f"it, then add {key}={reference} to the command"
+            "is code inside the run folder, which is not imported unasked, because the run may be somebody else's: "
+            f"read it, then add {key}={reference} to the command"
         )
         yield Problem(key=key, value=reference, rule=rule, origin=origin, error=SkyrlError)
 
