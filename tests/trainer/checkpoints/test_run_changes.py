@@ -1,6 +1,7 @@
 """Changes since a checkpoint: each is named, those that change the course of training are refused unless accepted."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -14,6 +15,7 @@ from skyrl_train.config.load_config import resolve_run
 from skyrl_train.data.run_data import load_run_data
 from skyrl_train.environments.load_environment import load_environment
 from skyrl_train.record.progress import Progress
+from skyrl_train.tiny_model import TINY_MODEL
 
 ROWS = [{"prompt": f"{n}+1=", "ground_truth": str(n + 1), "level": n} for n in range(4)]
 FALLING = {"schedule": "linear", "start": 1.0, "end": 0.5, "steps": 9}
@@ -135,8 +137,20 @@ def test_an_edited_reward_function_is_refused(begin, checkpoint, tmp_path):
     (tmp_path / "rewards.py").write_text(REWARD.replace("1.0", "2.0"))
     for name in [name for name in sys.modules if name.startswith("skyrl_reward_")]:
         del sys.modules[name]  # as in a new process
-    with pytest.raises(SkyrlError, match=r"code of environment .*rewards\.py:reward: [0-9a-f]{12} -> [0-9a-f]{12}"):
+    with pytest.raises(SkyrlError, match=r"content of environment .*rewards\.py:reward: [0-9a-f]{12} -> [0-9a-f]{12}"):
         begin(found=checkpoint)
+
+
+def test_other_weights_under_the_same_name_are_refused(begin, checkpoint, tmp_path):
+    shutil.copytree(TINY_MODEL, tmp_path / "base")
+    (weights,) = (tmp_path / "base").glob("*.safetensors")
+    progress, _ = begin(model=str(tmp_path / "base"))
+    found = replace(checkpoint, progress=replace(progress, step=2))
+    assert begin(found=found, model=str(tmp_path / "base"))[0].accepted_changes == ()
+    content = weights.read_bytes()
+    weights.write_bytes(content[: len(content) // 2] + bytes(len(content) - len(content) // 2))
+    with pytest.raises(SkyrlError, match=r"content of base model: [0-9a-f]{12} -> [0-9a-f]{12}"):
+        begin(found=found, model=str(tmp_path / "base"))
 
 
 def test_held_out_rows_steps_and_packages_are_noted(begin, checkpoint, tmp_path):

@@ -72,7 +72,7 @@ def start(
     """The progress of the run, after comparing rows and code and restoring the loss's state. Collective.
 
     Raises:
-        SkyrlError: rows or code differ from those of the checkpoint's run, and the user did not accept it.
+        SkyrlError: rows, code or base model differ from those of the checkpoint's run, and the user did not accept it.
     """
     deepspeed = run.config.trainer.deepspeed
     form: dict[str, Any] = {

@@ -40,14 +40,14 @@ def changed_options(before: Fingerprint | None, now: Fingerprint) -> RunChanges:
 
 
 def changed_data(before: Fingerprint | None, now: Fingerprint) -> RunChanges:
-    """The changes of training rows and of code; those of held-out rows are noted."""
+    """The changes of training rows, code and base model; those of held-out rows are noted."""
     if before is None:
         return RunChanges()
     lines = {key: line for key in sorted(before.data.keys() | now.data) if (line := _data(key, before, now))}
     return RunChanges(
         course=(
             *(line for key, line in lines.items() if key == "data.train"),
-            *(f"code of {line}" for line in _pairs(_short(before.code), _short(now.code), "")),
+            *_pairs(_short(before.content), _short(now.content), "content of "),
         ),
         noted=_notes(*(line for key, line in lines.items() if key != "data.train")),
     )

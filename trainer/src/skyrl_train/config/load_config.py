@@ -42,9 +42,7 @@ def resolve_run(  # noqa: PLR0913 - one for each part of a command line or of a 
         settings: options as Python values, by the origin that messages name; they override the files.
         loss: the same as an override of trainer.algorithm.policy_loss_type.
         resume: a run folder or a checkpoint in one; empty takes `run_folder` of the configuration.
-        accept_loss_change: resume although the loss changed.
-        accept_changes: resume although the loss, the data or options that change the course of training changed.
-        skip_damaged: resume from the newest intact checkpoint.
+        accept_loss_change, accept_changes, skip_damaged: as the options of the command line.
 
     Raises:
         SkyrlError: a file cannot be read, or the run to resume does not exist.

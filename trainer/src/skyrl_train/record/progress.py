@@ -14,7 +14,7 @@ class Fingerprint:
     """What the course of a run depends on besides its progress; resuming with something else is another run."""
 
     options: dict[str, Any] = field(default_factory=dict)  # by dotted key, those that change the course or the curves
-    code: dict[str, str] = field(default_factory=dict)  # SHA-256 of environments and of the advantage estimator
+    content: dict[str, str] = field(default_factory=dict)  # SHA-256 of environments, the estimator, the base model
     packages: dict[str, str] = field(default_factory=dict)  # versions of those that compute the numbers
     data: dict[str, dict[str, Any]] = field(
         default_factory=dict
