@@ -13,7 +13,7 @@ import numpy as np
 from skyrl_core.discovery import complete_traceback
 from skyrl_core.errors import SkyrlError
 from skyrl_train.observers.observers import Observers
-from skyrl_train.ranks.resume_command import accepting_loss_change
+from skyrl_train.ranks.resume_command import accepting
 from skyrl_train.step.evaluation import Answer, Evaluation
 from skyrl_train.step.rollout import Rollout
 from skyrl_train.tracking.background_writer import BackgroundWriter
@@ -59,7 +59,7 @@ class Journal:
         self.folder = folder
         self.checkpoints = folder / "checkpoints"
         self.last_checkpoint: Path | None = None
-        self.accepts_loss_change = False  # True until a checkpoint holds the changed loss
+        self.accepts: str | None = None  # the option to resume with until a checkpoint holds the accepted change
         self._run_folder = run_folder
         self._tracker = tracker
         self._observers = observers
@@ -139,7 +139,7 @@ class Journal:
 
     def checkpoint(self, path: Path) -> None:
         """Record a checkpoint that is complete."""
-        self.last_checkpoint, self.accepts_loss_change = path, False
+        self.last_checkpoint, self.accepts = path, None
         if self._observers is not None:
             self._observers.checkpoint_saved(path)
 
@@ -219,7 +219,7 @@ class Journal:
     @property
     def _command(self) -> str | None:
         command = self._resume_command
-        return accepting_loss_change(command) if command and self.accepts_loss_change else command
+        return accepting(command, self.accepts) if command and self.accepts else command
 
     def _summary(self, outcome: Outcome, reason: str | None) -> RunSummary:
         resumable = outcome != "finished" and self.last_checkpoint is not None

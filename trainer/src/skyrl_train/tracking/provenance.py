@@ -43,7 +43,7 @@ def collect_provenance(distributions: Iterable[str] = (), *, folder: Path | None
     place = folder or here
     names = sorted({*DISTRIBUTIONS, *distributions})
     return {
-        "packages": _versions(names),
+        "packages": versions(names),
         "origins": {name: origin._asdict() for name in names if (origin := origin_of(name))},
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -54,7 +54,8 @@ def collect_provenance(distributions: Iterable[str] = (), *, folder: Path | None
     }
 
 
-def _versions(names: Iterable[str]) -> dict[str, str]:
+def versions(names: Iterable[str]) -> dict[str, str]:
+    """The versions of the installed ones among these distributions."""
     return {name: version for name in names if (version := installed_version(name)) is not None}
 
 

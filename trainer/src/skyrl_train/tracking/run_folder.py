@@ -74,6 +74,7 @@ class RunFolder:
                 f"there is no run to resume in {folder.path}: {folder.run_file.name} is missing. "
                 "Give the run folder that `skyrl train` printed."
             )
+        folder._refuse_links()
         folder._acquire()
         remove_temporary_files(folder.path)
         return folder
@@ -218,6 +219,15 @@ class RunFolder:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _refuse_links(self) -> None:
+        """Raise if a file is a link: a run that somebody else made could have its target overwritten."""
+        for file in self.path.iterdir():
+            if file.is_symlink() and not file.is_dir():
+                raise RunFolderError(
+                    f"{file} is a link, and a resumed run would write to its target: copy the run with its files "
+                    "(`cp -rL`), or remove the link"
+                )
 
     def _acquire(self) -> None:
         path = self.path / LOCK_FILE

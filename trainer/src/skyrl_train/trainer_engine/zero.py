@@ -25,6 +25,7 @@ from skyrl_train.policy.adapters import merged_tensors
 from skyrl_train.policy.policy import Policy, Sequences, unpack
 from skyrl_train.ranks.ranks import Ranks
 from skyrl_train.trainer_engine.deepspeed_options import check_extra
+from skyrl_train.trainer_engine.plain_data import plain_data_only
 from skyrl_train.trainer_engine.snapshot import Snapshot
 
 MICRO_BATCH_SIZE_UNUSED = 1
@@ -143,8 +144,11 @@ class ZeroEngine:
         """
         complete = all(parameter.requires_grad for parameter in self.policy.parameters())
         try:
-            loaded, _ = self._engine.load_checkpoint(str(folder), tag="state", load_module_strict=complete)
-        except (AssertionError, AttributeError, KeyError, OSError, RuntimeError, ValueError) as error:
+            with plain_data_only(folder):
+                loaded, _ = self._engine.load_checkpoint(str(folder), tag="state", load_module_strict=complete)
+        except SkyrlError:
+            raise
+        except Exception as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise SkyrlError(
                 f"the state in {folder} does not fit this run: {reason}\n  resume with the model, optimizer and "
