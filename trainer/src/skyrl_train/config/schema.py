@@ -177,7 +177,9 @@ class CheckpointConfig(Section):
     export: bool = Field(
         default=False, description="Export each model as a transformers folder, step_N/model, in the background."
     )
-    on_stop: bool = Field(default=True, description="Save when Ctrl-C or SIGTERM stops the run after a step.")
+    on_stop: bool = Field(
+        default=True, description="Save when Ctrl-C, SIGTERM or an error between two steps ends the run."
+    )
 
 
 class WandbConfig(Section):

@@ -61,17 +61,19 @@ def _open_journal(run: ResolvedRun, ranks: Ranks, progress: Progress, found: Pat
             )
             if found is not None:
                 observers.checkpoint_loading(found)
-            tracker.start(
-                RunInfo(
-                    run_folder=folder.path,
-                    title=folder.path.name,
-                    loss=str(loss),
-                    total_steps=config.trainer.steps,
-                    config=run.as_dict(),
-                    world_size=ranks.world_size,
-                    start_step=progress.step,
-                )
+            info = RunInfo(
+                run_folder=folder.path,
+                title=folder.path.name,
+                loss=str(loss),
+                total_steps=config.trainer.steps,
+                config=run.as_dict(),
+                world_size=ranks.world_size,
+                start_step=progress.step,
             )
+            notes = folder.record.start(info)
+            tracker.start(info)
+            for note in notes:
+                tracker.message(note)
             observers.train_start(folder.read_run())
         undo.pop_all()
     journal = Journal(

@@ -20,7 +20,7 @@ from skyrl_train.tracking.atomic_file import (
     write_bytes,
     write_error,
 )
-from skyrl_train.tracking.metrics_jsonl import METRICS_FILE
+from skyrl_train.tracking.metrics_jsonl import METRICS_FILE, MetricsRecord
 from skyrl_train.tracking.strict_json import encode
 from skyrl_train.tracking.tracker import RunSummary
 
@@ -38,6 +38,8 @@ class RunFolder:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
+        self.record = MetricsRecord()
+        """metrics.jsonl; only the owner starts it."""
         self._lock: int | None = None
 
     @classmethod
@@ -168,6 +170,7 @@ class RunFolder:
                 "before": summary.before,
                 "after": summary.after,
                 "answers": answers,
+                "failed_evaluations": summary.failed_evaluations,
                 "checkpoint": summary.checkpoint,
                 "resume_command": summary.resume_command,
             }
@@ -209,7 +212,8 @@ class RunFolder:
         return False
 
     def close(self) -> None:
-        """Release the folder. A second call does nothing."""
+        """Close the record and release the folder. A second call does nothing."""
+        self.record.close()
         lock, self._lock = self._lock, None
         if lock is not None:
             os.close(lock)

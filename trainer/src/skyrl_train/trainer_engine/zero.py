@@ -56,6 +56,8 @@ class ZeroEngine:
         from skyrl_train.trainer_engine.state_capture import StateCapture
 
         self.policy = policy
+        self.updates = 0
+        """Optimizer steps begun by this process, even those that failed."""
         self.stage = deepspeed.zero_stage
         self._settings = {"betas": optimizer.betas, "weight_decay": optimizer.weight_decay}
         self._ranks = ranks
@@ -103,6 +105,7 @@ class ZeroEngine:
         """Clip the gradient, update the weights, clear the gradients. Returns the norm before clipping."""
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
+        self.updates += 1
         norm = self._plain_norm() if self.stage == 0 else None
         self._engine.step()
         if norm is None:

@@ -69,7 +69,9 @@ def run_training(run: ResolvedRun, on_start: Callable[[Path], None] = lambda _: 
         SystemExit: on one of several ranks instead of an error that is already printed.
     """
     quiet()
-    with session(on_start) as own:
+    rollout = run.config.rollout
+    nccl = rollout.engine == "vllm_server" and rollout.server.weight_transfer == "nccl"
+    with session(on_start, nccl_to_servers=nccl) as own:
         return _run(run, own)
 
 
