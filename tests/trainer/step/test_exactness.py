@@ -43,6 +43,20 @@ def test_gradient_is_exact_for_all_micro_batches_and_ranks(stage):
     }
     assert len(cells) == 2 * 5 * (4 + 2 + 1)
     assert too_far(cells) == []
+    assert_exact_steps(steps, [stage])
+
+
+def assert_exact_steps(cells, stages):
+    """In both precisions: float64 AdamW's weights, moments and step count, so no step was made at initialisation."""
+    parts = ("weights", "first moment", "second moment", "steps")
+    assert {(c["precision"], c["ranks"], c["stage"], c["part"]) for c in cells} == {
+        (precision, ranks, stage, part)
+        for precision in ("fp32", "bf16")
+        for ranks in (1, 2)
+        for stage in stages
+        for part in parts
+    }
+    assert too_far(cells) == []
 
 
 def test_gradient_of_every_loss_is_exact_where_gradients_or_weights_are_sharded(capsys, monkeypatch):
