@@ -1,4 +1,4 @@
-"""The part of ``gradient.py`` that measures optimizer steps: weights and AdamW's state after several of them.
+"""The part of ``gradient.py`` that measures optimizer steps: weights and AdamW state after three steps.
 
 AdamW divides by the size of a gradient, so its step for a gradient near zero depends on rounding. The reference is
 therefore AdamW in float64 on the gradients that DeepSpeed averaged, which the other rows compare with exact ones.

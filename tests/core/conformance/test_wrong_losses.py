@@ -12,6 +12,7 @@ from torch import Tensor
 from skyrl_core.conformance import RULES, check_policy_loss
 from skyrl_core.contract.metric import Metric
 from skyrl_core.contract.policy_loss import LossBatch, Need, PolicyLoss, TokenLosses
+from skyrl_core.contract.prepared import Prepared
 from skyrl_core.maths.masked import masked_mean, sequence_mean
 from skyrl_core.parameters.loss_params import LossParams
 
@@ -133,8 +134,8 @@ class ProductOfRatios(Correct):
 class DividesByLength(Correct):
     """0 / 0 if a sequence has no token."""
 
-    def prepare(self, minibatch: LossBatch) -> dict[str, Tensor]:
-        return {"mean": (minibatch.advantages.sum(-1) / minibatch.mask.sum(-1)).mean()}
+    def prepare(self, minibatch: LossBatch) -> Prepared:
+        return Prepared(per_minibatch={"mean": (minibatch.advantages.sum(-1) / minibatch.mask.sum(-1)).mean()})
 
     def values(self, batch: LossBatch) -> Tensor:
         return super().values(batch) + 0.1 * batch.prepared["mean"] * batch.log_probs
@@ -144,10 +145,10 @@ class DividesByLength(Correct):
 class DividesBySpreadOfAdvantages(Correct):
     """0 / 0 if the minibatch has one token."""
 
-    def prepare(self, minibatch: LossBatch) -> dict[str, Tensor]:
+    def prepare(self, minibatch: LossBatch) -> Prepared:
         advantages = minibatch.advantages[minibatch.mask]
         variance = (advantages - advantages.mean()).square().sum() / (advantages.numel() - 1)
-        return {"std": variance.sqrt() + 1e-6}
+        return Prepared(per_minibatch={"std": variance.sqrt() + 1e-6})
 
     def values(self, batch: LossBatch) -> Tensor:
         return super().values(batch) / batch.prepared["std"]
@@ -420,14 +421,14 @@ class SelectsByScaledAdvantages(Correct):
 
     Params = SelectionParams
 
-    def prepare(self, minibatch: LossBatch) -> dict[str, Tensor]:
+    def prepare(self, minibatch: LossBatch) -> Prepared:
         scaled = minibatch.advantages / 1000
         covariance = (minibatch.log_probs + 1) * scaled
         candidates = minibatch.mask & (covariance > 1.0) & (covariance < 5.0)
         count = int(self.params.fraction * candidates.sum())
         dropped = torch.zeros_like(candidates)
         dropped.view(-1)[candidates.flatten().nonzero()[:count]] = True
-        return {"dropped": dropped}
+        return Prepared(per_token={"dropped": dropped})
 
     def values(self, batch: LossBatch) -> Tensor:
         return torch.where(batch.prepared["dropped"], 0.0, super().values(batch))

@@ -2,14 +2,26 @@
 
 from torch import Tensor, arange, cat, nan
 
-from skyrl_core.conformance.batches import ExampleBatch
+from skyrl_core.conformance.batches import ExampleBatch, equal_sizes
 from skyrl_core.conformance.rule import Rule, Violation
 from skyrl_core.conformance.trial import EMPTY_MICRO_BATCH, run
 from skyrl_core.contract.policy_loss import PolicyLoss, is_scalar_form
 
 
 def check_partition_invariance(loss: PolicyLoss, batch: ExampleBatch) -> list[str]:
-    """Pad the batch, reorder its sequences, and split it into micro-batches as several ranks would."""
+    """Pad the batch, reorder its sequences, and split it into micro-batches as several ranks would.
+
+    Also with as many tokens and groups as sequences: a loss that tells tensors apart by their size mixes them up.
+    """
+    notes = _check(loss, batch)
+    try:
+        return notes or _check(loss, equal_sizes(batch))
+    except Violation as violation:
+        found = f"with as many tokens and groups as sequences: {violation.found}"
+        raise Violation(found, batch=violation.batch) from violation
+
+
+def _check(loss: PolicyLoss, batch: ExampleBatch) -> list[str]:
     expected = run(loss, batch)
     size, width = batch.mask.shape
     padded = batch.with_masked_column(width, nan).with_masked_column(width, nan)
