@@ -96,7 +96,7 @@ def test_a_loss_that_guesses_by_a_size_is_tried_on_equal_sizes() -> None:
     assert len({len(batch.mask), batch.mask.shape[1], int(batch.groups.max()) + 1}) == 3
     square = equal_sizes(batch)
     assert {len(square.mask), square.mask.shape[1], int(square.groups.max()) + 1} == {len(batch.mask)}
-    with pytest.raises(Violation, match="with as many tokens and groups as sequences: .* instead of ") as broken:
+    with pytest.raises(Violation, match=r"with as many tokens and groups as sequences: .* instead of ") as broken:
         check_partition_invariance(loss, batch)
     assert torch.equal(broken.value.batch.mask, square.mask)  # with different sizes, its guesses are right
 
