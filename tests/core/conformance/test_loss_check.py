@@ -12,8 +12,11 @@ from tests.core.conformance.example_losses import Correct, declared
 from torch import Tensor
 
 from skyrl_core.conformance import RULES, WaiverError, check_policy_loss
-from skyrl_core.conformance.batches import example_batch, extreme_batches, wide_batch
+from skyrl_core.conformance.batches import equal_sizes, example_batch, extreme_batches, wide_batch
+from skyrl_core.conformance.rule import Violation
+from skyrl_core.conformance.rules.partition_invariance import check_partition_invariance
 from skyrl_core.contract.policy_loss import LossBatch, Need, PolicyLoss
+from skyrl_core.contract.prepared import Prepared
 from skyrl_core.errors import ConformanceError
 from skyrl_core.losses.cispo import CispoLoss
 from skyrl_core.losses.dual_clip import DualClipLoss
@@ -62,13 +65,40 @@ class AddsEntropy(Correct):
 class CentresOverTheMinibatch(Correct):
     """Uses batch statistics, per-row ones included, in the exact way: through prepare."""
 
-    def prepare(self, minibatch: LossBatch) -> dict[str, Tensor]:
+    def prepare(self, minibatch: LossBatch) -> Prepared:
         mean = masked_mean(minibatch.advantages, minibatch.mask)
-        return {"mean": mean, "length": minibatch.mask.sum(-1), "centred": minibatch.advantages - mean}
+        return Prepared(
+            per_token={"centred": minibatch.advantages - mean},
+            per_sequence={"length": minibatch.mask.sum(-1)},
+            per_minibatch={"mean": mean},
+        )
 
     def values(self, batch: LossBatch) -> Tensor:
         ratio = (batch.log_probs - batch.old_log_probs).clamp(-20, 20).exp()
         return -ratio * batch.prepared["centred"] / (1 + batch.prepared["length"].unsqueeze(-1))
+
+
+@declared
+class TellsTablesApartByTheirSize(Correct):
+    """Weighs positions, but takes the table for one of sequences if the batch has as many."""
+
+    def prepare(self, minibatch: LossBatch) -> Prepared:
+        return Prepared(per_minibatch={"weights": 1 + torch.arange(minibatch.mask.shape[1])})
+
+    def values(self, batch: LossBatch) -> Tensor:
+        weights = batch.prepared["weights"]
+        of_sequences = len(weights) == len(batch.mask)
+        return super().values(batch) * (weights.unsqueeze(-1) if of_sequences else weights[: batch.mask.shape[1]])
+
+
+def test_a_loss_that_guesses_by_a_size_is_tried_on_equal_sizes() -> None:
+    loss, batch = TellsTablesApartByTheirSize(LossParams()), example_batch()
+    assert len({len(batch.mask), batch.mask.shape[1], int(batch.groups.max()) + 1}) == 3
+    square = equal_sizes(batch)
+    assert {len(square.mask), square.mask.shape[1], int(square.groups.max()) + 1} == {len(batch.mask)}
+    with pytest.raises(Violation, match="as many tokens and groups as sequences: ") as broken:
+        check_partition_invariance(loss, batch)
+    assert torch.equal(broken.value.batch.mask, square.mask)  # with different sizes, its guesses are right
 
 
 @declared
@@ -329,9 +359,9 @@ class KeepsTablesByWidth(Correct):
 
 @declared
 class ReadsQuantiles(Correct):
-    def prepare(self, minibatch: LossBatch) -> dict[str, Tensor]:
+    def prepare(self, minibatch: LossBatch) -> Prepared:
         valid = minibatch.advantages[minibatch.mask]
-        return {"median": torch.quantile(valid, 0.5) if len(valid) else valid.sum()}
+        return Prepared(per_minibatch={"median": torch.quantile(valid, 0.5) if len(valid) else valid.sum()})
 
     def values(self, batch: LossBatch) -> Tensor:
         return super().values(batch) * (1 + batch.prepared["median"].abs())

@@ -16,6 +16,7 @@ from torch import Tensor
 from skyrl_core.conformance import RULES, check_policy_loss
 from skyrl_core.contract.metric import Metric
 from skyrl_core.contract.policy_loss import LossBatch, Need, PolicyLoss, TokenLosses
+from skyrl_core.contract.prepared import Prepared
 from skyrl_core.maths.masked import masked_mean, sequence_mean
 from skyrl_core.parameters.loss_params import LossParams
 
@@ -137,8 +138,8 @@ class ProductOfRatios(Correct):
 class DividesByLength(Correct):
     """0 / 0 if a sequence has no token."""
 
-    def prepare(self, minibatch: LossBatch) -> dict[str, Tensor]:
-        return {"mean": (minibatch.advantages.sum(-1) / minibatch.mask.sum(-1)).mean()}
+    def prepare(self, minibatch: LossBatch) -> Prepared:
+        return Prepared(per_minibatch={"mean": (minibatch.advantages.sum(-1) / minibatch.mask.sum(-1)).mean()})
 
     def values(self, batch: LossBatch) -> Tensor:
         return super().values(batch) + 0.1 * batch.prepared["mean"] * batch.log_probs
@@ -148,10 +149,10 @@ class DividesByLength(Correct):
 class DividesBySpreadOfAdvantages(Correct):
     """0 / 0 if the minibatch has one token."""
 
-    def prepare(self, minibatch: LossBatch) -> dict[str, Tensor]:
+    def prepare(self, minibatch: LossBatch) -> Prepared:
         advantages = minibatch.advantages[minibatch.mask]
         variance = (advantages - advantages.mean()).square().sum() / (advantages.numel() - 1)
-        return {"std": variance.sqrt() + 1e-6}
+        return Prepared(per_minibatch={"std": variance.sqrt() + 1e-6})
 
     def values(self, batch: LossBatch) -> Tensor:
         return super().values(batch) / batch.prepared["std"]
@@ -458,8 +459,8 @@ class WritesThroughNumpy(Correct):
 
 @declared
 class WritesIntoItsMinibatch(Correct):
-    def prepare(self, minibatch: LossBatch) -> dict[str, Tensor]:
-        return {"centred": minibatch.advantages.sub_(0.1)}
+    def prepare(self, minibatch: LossBatch) -> Prepared:
+        return Prepared(per_token={"centred": minibatch.advantages.sub_(0.1)})
 
     def values(self, batch: LossBatch) -> Tensor:
         return -(batch.log_probs - batch.old_log_probs).clamp(-20, 20).exp() * batch.prepared["centred"]
@@ -469,8 +470,8 @@ class WritesIntoItsMinibatch(Correct):
 class WritesIntoWhatItPrepared(Correct):
     """The second micro-batch and the second epoch get the written values."""
 
-    def prepare(self, minibatch: LossBatch) -> dict[str, Tensor]:
-        return {"bound": torch.full((1,), 20.0)}
+    def prepare(self, minibatch: LossBatch) -> Prepared:
+        return Prepared(per_minibatch={"bound": torch.full((1,), 20.0)})
 
     def values(self, batch: LossBatch) -> Tensor:
         bound = batch.prepared["bound"].mul_(1.5)
@@ -496,10 +497,10 @@ class StoresItsFirstMean(Correct):
         super().__init__(params)
         self.mean: Tensor | None = None
 
-    def prepare(self, minibatch: LossBatch) -> dict[str, Tensor]:
+    def prepare(self, minibatch: LossBatch) -> Prepared:
         if self.mean is None:
             self.mean = masked_mean(minibatch.advantages, minibatch.mask)
-        return {"mean": self.mean}
+        return Prepared(per_minibatch={"mean": self.mean})
 
     def values(self, batch: LossBatch) -> Tensor:
         return super().values(batch) + 0.1 * batch.prepared["mean"] * batch.log_probs
@@ -704,14 +705,14 @@ class SelectsByScaledAdvantages(Correct):
 
     Params = SelectionParams
 
-    def prepare(self, minibatch: LossBatch) -> dict[str, Tensor]:
+    def prepare(self, minibatch: LossBatch) -> Prepared:
         scaled = minibatch.advantages / 1000
         covariance = (minibatch.log_probs + 1) * scaled
         candidates = minibatch.mask & (covariance > 1.0) & (covariance < 5.0)
         count = int(self.params.fraction * candidates.sum())
         dropped = torch.zeros_like(candidates)
         dropped.view(-1)[candidates.flatten().nonzero()[:count]] = True
-        return {"dropped": dropped}
+        return Prepared(per_token={"dropped": dropped})
 
     def values(self, batch: LossBatch) -> Tensor:
         return torch.where(batch.prepared["dropped"], 0.0, super().values(batch))

@@ -85,6 +85,12 @@ def example_batch() -> ExampleBatch:
     return _batch(certainty=2.0, spread=0.3, mismatch=0.05, advantage=1.0)
 
 
+def equal_sizes(batch: ExampleBatch) -> ExampleBatch:
+    """Return the batch with as many columns and groups as sequences, so that no size tells what a tensor is about."""
+    rows = torch.arange(len(batch.mask))
+    return replace(batch.take(rows, len(rows)), groups=rows)
+
+
 def wide_batch() -> ExampleBatch:
     """Return the same shape with rare values: unlikely tokens, ratios from 0.02 to 50, large advantages."""
     return _batch(certainty=8.0, spread=1.5, mismatch=1.0, advantage=3.0)

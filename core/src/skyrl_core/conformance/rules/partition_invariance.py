@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from torch import Tensor, arange, cat, float64, nan
 
-from skyrl_core.conformance.batches import ExampleBatch
+from skyrl_core.conformance.batches import ExampleBatch, equal_sizes
 from skyrl_core.conformance.loss_call import result_dtype
 from skyrl_core.conformance.rule import Rule, Violation
 from skyrl_core.conformance.trial import EMPTY_MICRO_BATCH, run
@@ -58,6 +58,8 @@ def _extreme(batch: ExampleBatch) -> dict[str, ExampleBatch]:
     rows = arange(len(batch.mask)).unsqueeze(-1)
     anchor = batch.old_log_probs + FAR * (1.0 * (rows == 1) - 1.0 * (rows == 0))
     return {
+        # A loss that tells tensors apart by their size mixes them up.
+        "as many tokens and groups as sequences": equal_sizes(batch),
         "rare values": batch.spread(4.0),
         "sequences without any token": replace(batch, mask=batch.mask & (rows % 2 == 0)),
         f"two sequences with log-ratios of {FAR:g} and -{FAR:g}": replace(

@@ -42,8 +42,7 @@ def _check_bfloat16(loss: PolicyLoss, base: ExampleBatch) -> list[str]:
     rounded = batch.to(torch.float32)
     prepared = prepare(loss, rounded)
     single = run(loss, rounded, prepared=prepared)
-    halved = {n: t.to(torch.bfloat16) if t.is_floating_point() else t for n, t in prepared.items()}
-    if found := _differ(single, run(loss, batch, prepared=halved)):
+    if found := _differ(single, run(loss, batch, prepared=prepared.to(torch.bfloat16))):
         raise Violation(found, batch=batch)
     try:
         found = _differ(single, run(loss, batch, prepared=prepare(loss, batch)))
