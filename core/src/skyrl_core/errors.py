@@ -48,10 +48,14 @@ class InvalidParamsError(SkyrlError):
         self.problems = tuple(problems)
 
 
-class PluginLoadError(SkyrlError):
-    """The selected plugin could not be imported or is not what its entry point promises."""
+class PluginError(SkyrlError):
+    """Code of a plugin failed. The exception that it raised is the ``__cause__``."""
 
     exit_code = 5
+
+
+class PluginLoadError(PluginError):
+    """The selected plugin could not be imported or is not what its entry point promises."""
 
 
 class ConformanceError(SkyrlError):
@@ -67,7 +71,7 @@ class MissingInputError(SkyrlError):
         super().__init__(f"the loss declares {name} in `needs`, but the caller did not pass it: pass {name}=")
 
 
-class UndeclaredInputError(SkyrlError):
+class UndeclaredInputError(ConformanceError):
     """A loss reads an input that it did not declare."""
 
     def __init__(self, name: str) -> None:

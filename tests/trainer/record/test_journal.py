@@ -208,7 +208,7 @@ def test_failed_evaluations_survive_a_resume_except_that_of_its_step(opened, tmp
 def test_a_changed_loss_is_accepted_in_the_command_until_a_checkpoint_has_it(opened, tmp_path):
     make, _ = opened
     journal = make()
-    journal.last_checkpoint, journal.accepts_loss_change = tmp_path / "step_000001", True
+    journal.last_checkpoint, journal.accepts = tmp_path / "step_000001", "accept_loss_change"
     assert journal.resume_hint().endswith("\n  resume it --accept-loss-change")
     journal.checkpoint(tmp_path / "step_000002")
     assert journal.resume_hint().endswith("\n  resume it")

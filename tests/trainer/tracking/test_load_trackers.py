@@ -57,7 +57,7 @@ def test_an_installed_tracker_receives_the_run_once_and_jsonl_is_no_tracker(tmp_
     ("name", "complaint"),
     [
         ("half", "lacks methods: log_step, log_evaluation, message, finish, close"),
-        ("demanding", r"could not be created without arguments: TypeError.*info\.config"),
+        ("demanding", r"could not be created without arguments: TypeError(?s:.*)info\.config"),
         ("number", "is not a class but int: point its entry point to a class"),
     ],
 )

@@ -47,6 +47,13 @@ FIXED_TEMPLATE_ARGS = (
 class DataConfig(Section):
     """Where prompts come from; null uses problems that the environment generates."""
 
+    # The rows themselves are compared.
+    free_on_resume = frozenset({"train", "evaluation", "train_split", "evaluation_split", "drop", "system_prompt"}) | {
+        "prompt_column",
+        "ground_truth_column",
+        "environment_column",
+    }
+
     train: Sources | None = Field(
         default=None,
         description="Training rows: a .jsonl or .parquet file, a pattern such as data/*.jsonl, or a hub dataset; "

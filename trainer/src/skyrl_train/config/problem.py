@@ -21,6 +21,7 @@ class Problem:
     value: Any = NO_VALUE
     origin: str = "default"  # file:line, or `command line`
     error: type[SkyrlError] = InvalidParamsError  # raised if this is the only problem
+    cause: SkyrlError | None = None  # has the traceback of a plugin
 
     def __str__(self) -> str:
         value = "" if self.value is NO_VALUE else f" = {inline_yaml(self.value)}"
@@ -42,7 +43,8 @@ def raise_problems(problems: Sequence[Problem], title: str) -> None:
     kind = kinds.pop() if len(kinds) == 1 else InvalidParamsError
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     listed = sorted(problems, key=lambda problem: _position(problem.origin))
-    raise kind("\n".join([f"{title}, {count}:", *(f"  {problem}" for problem in listed)]))
+    cause = next((problem.cause for problem in problems if problem.cause is not None), None)
+    raise kind("\n".join([f"{title}, {count}:", *(f"  {problem}" for problem in listed)])) from cause
 
 
 def _position(origin: str) -> tuple[str, int]:

@@ -83,6 +83,7 @@ def _rows(run: ResolvedRun, machine: MachinePlan) -> Iterator[tuple[str, str]]:
         yield "defaults", "for a real model, as listed by `skyrl config`; the quickstart settings suit only `tiny`"
     if run.resume is not None:
         accepts = ", accepting a changed loss" if run.accept_loss_change else ""
+        accepts = ", accepting changes" if run.accept_changes else accepts
         skips = ", from the newest intact checkpoint" if run.skip_damaged else ""
         yield "resumes", f"{run.resume}{skips}{accepts}"
     yield "model", config.model

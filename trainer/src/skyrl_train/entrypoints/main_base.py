@@ -85,6 +85,7 @@ def _checked(argv: Sequence[str], prog: str) -> tuple[ResolvedRun, TrainArgument
             loss=arguments.loss,
             resume=arguments.resume,
             accept_loss_change=arguments.accept_loss_change,
+            accept_changes=arguments.accept_changes,
             skip_damaged=arguments.skip_damaged,
         )
         if arguments.dry_run:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from skyrl_core.discovery import shortened
+from skyrl_core.discovery import Guard, shortened
 
 Split = Literal["train", "evaluation"]
 Reward = float | None | Mapping[str, float | None]
@@ -118,3 +118,8 @@ class Environment(ABC):
         None means no verdict: the sample is left out of the step. May raise: the trainer reports the sample and leaves
         it out, too. An ``async def`` is awaited; those of many answers run at the same time in one event loop.
         """
+
+
+def guard_of(environment: Environment, reference: str) -> Guard:
+    """The guard for calls of its code outside reward workers; ``reference`` is its name in messages."""
+    return Guard(f"environment {reference}", type(environment).__module__)

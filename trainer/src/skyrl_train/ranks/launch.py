@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
+from skyrl_core.errors import PluginError
 from skyrl_train.machine.parent_watch import child_of_this_process, watch_parent
 from skyrl_train.ranks import exit_message as exit_message
 from skyrl_train.ranks.launch_screen import LaunchScreen
@@ -22,6 +23,12 @@ OPTION = "--num-processes"
 
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP)
+
+
+VANISHED = (
+    "rank 0 exited without finishing the run: code that it called may have ended the process, for example with "
+    "os._exit; resume with --resume, and raise an exception there instead"
+)
 
 
 @functools.cache
@@ -51,6 +58,9 @@ def launch(argv: Sequence[str], processes: int) -> int:
         with LaunchScreen(Path(folder), processes) as screen:
             code = _run(launch_command(argv, processes), {exit_message.FILE: str(message)} | screen.environment)
         last = exit_message.read_exit_message(message)
+    if last is None and code == 0:
+        say(f"error: {VANISHED}")
+        return PluginError.exit_code
     if last is None or code == 0:
         return code
     last.print()

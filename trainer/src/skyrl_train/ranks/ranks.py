@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from skyrl_core.errors import SkyrlError
+from skyrl_core.errors import PluginError, SkyrlError
 from skyrl_train.ranks.loopback import are_on_one_machine, stay_on_this_machine
 from skyrl_train.ranks.shared_error import SharedError
 
@@ -191,7 +191,12 @@ def _detects_lost_rank() -> Iterator[None]:
 
 
 def is_broken_collective(error: BaseException) -> bool:
-    """Whether the error shows that another rank is gone; DeepSpeed's collectives show it in their text only."""
+    """Whether the error shows that another rank is gone; DeepSpeed's collectives show it in their text only.
+
+    The cause of a PluginError counts: a rollout engine reads the weights through a collective.
+    """
+    if isinstance(error, PluginError) and error.__cause__ is not None:
+        return is_broken_collective(error.__cause__)
     gloo = ("gloo/transport", "Connection closed by peer", "Connection reset by peer")
     nccl = ("ncclRemoteError", "remote process exited", "collective operation timeout")
     return isinstance(error, RankLost | dist.DistNetworkError) or (

@@ -62,6 +62,8 @@ def session(on_start: Callable[[Path], None] = lambda _: None, *, nccl_to_server
 def _exit_message(ranks: Ranks, board: FailureBoard, watchdog: Watchdog) -> Iterator[None]:
     try:
         yield
+        if ranks.is_main and ranks.world_size > 1:
+            ExitMessage(exit_code=0).print()
     except Interrupted as stop:
         if ranks.is_main:
             text = f"interrupted by {stop.signal.name}{watchdog.resume_hint()}"

@@ -10,9 +10,10 @@ from typing import Any, Self
 
 import numpy as np
 
+from skyrl_core.discovery import complete_traceback
 from skyrl_core.errors import SkyrlError
 from skyrl_train.observers.observers import Observers
-from skyrl_train.ranks.resume_command import accepting_loss_change
+from skyrl_train.ranks.resume_command import accepting
 from skyrl_train.record.evaluation_log import EvaluationLog, failure_message
 from skyrl_train.step.evaluation import Evaluation
 from skyrl_train.step.rollout import Rollout
@@ -57,7 +58,7 @@ class Journal:
         self.folder = folder
         self.checkpoints = folder / "checkpoints"
         self.last_checkpoint: Path | None = None
-        self.accepts_loss_change = False  # True until a checkpoint holds the changed loss
+        self.accepts: str | None = None  # the option to resume with until a checkpoint holds the accepted change
         self._run_folder = run_folder
         self._tracker = tracker
         self._observers = observers
@@ -149,7 +150,7 @@ class Journal:
 
     def checkpoint(self, path: Path) -> None:
         """Record a checkpoint that is complete."""
-        self.last_checkpoint, self.accepts_loss_change = path, False
+        self.last_checkpoint, self.accepts = path, None
         if self._observers is not None:
             self._observers.checkpoint_saved(path)
 
@@ -199,7 +200,8 @@ class Journal:
         if error is not None:
             outcome = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         reason = f"{type(error).__name__}: {error}" if outcome == "failed" else None
-        if reason is not None:
+        if error is not None and reason is not None:
+            _save_traceback(run_folder, error)
             observers.error(reason)
         summary = self._summary(outcome, reason)
         run_folder.end_run(summary)
@@ -224,7 +226,7 @@ class Journal:
     @property
     def _command(self) -> str | None:
         command = self._resume_command
-        return accepting_loss_change(command) if command and self.accepts_loss_change else command
+        return accepting(command, self.accepts) if command and self.accepts else command
 
     def _summary(self, outcome: Outcome, reason: str | None) -> RunSummary:
         evaluations = self._evaluations
@@ -242,6 +244,15 @@ class Journal:
             outcome=outcome,
             error=reason,
         )
+
+
+def _save_traceback(run_folder: RunFolder, error: BaseException) -> None:
+    try:
+        path = run_folder.write_traceback(complete_traceback(error))
+    except SkyrlError as problem:  # it must not hide the error itself
+        logger.warning("the traceback could not be saved: %s", problem)
+    else:
+        error.add_note(f"complete traceback: {path}")
 
 
 def _attempt(failure: str, work: Callable[[], object]) -> None:

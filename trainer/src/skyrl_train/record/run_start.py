@@ -51,6 +51,7 @@ def _open_journal(run: ResolvedRun, ranks: Ranks, progress: Progress, found: Pat
                     "title": folder.path.name,
                     "loss": loss.record(),
                     "loss_changes": progress.loss_changes,
+                    "accepted_changes": progress.accepted_changes,
                     "model": config.model,
                     "seeds": {"run": config.seed},
                     "total_steps": config.trainer.steps,
@@ -85,7 +86,12 @@ def _open_journal(run: ResolvedRun, ranks: Ranks, progress: Progress, found: Pat
         resume_command=resume_command(folder, ranks, python_call=run.python_call),
     )
     journal.last_checkpoint = found
-    journal.accepts_loss_change = any(change["step"] == progress.step for change in progress.loss_changes[-1:])
+    for option, changes in (
+        ("accept_loss_change", progress.loss_changes),
+        ("accept_changes", progress.accepted_changes),
+    ):
+        if any(change["step"] == progress.step for change in changes[-1:]):
+            journal.accepts = option
     return journal
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from typing import cast
 
-from skyrl_core.discovery import Claim
-from skyrl_core.errors import PluginLoadError, SkyrlError
+from skyrl_core.discovery import Claim, PluginCall
+from skyrl_core.errors import PluginLoadError
 from skyrl_train.config.plugin_check import TRACKER_GROUP
 from skyrl_train.tracking.notebook import Notebook, is_notebook
 from skyrl_train.tracking.tracker import Tracker, Trackers
@@ -31,15 +31,9 @@ def _load(claim: Claim) -> Tracker:
         raise PluginLoadError(
             f"tracker {name!r} is not a class but {type(loaded).__name__}: point its entry point to a class"
         )
-    try:
+    guard, failed = TRACKER_GROUP.guard(claim), "could not be created without arguments"
+    with PluginCall(guard, failed, kind=PluginLoadError, advice=lambda _: "read options from info.config in start()"):
         tracker = loaded()
-    except SkyrlError:
-        raise
-    except Exception as error:
-        raise PluginLoadError(
-            f"tracker {name!r} could not be created without arguments: {type(error).__name__}: {error}. "
-            "Read options from info.config in start()."
-        ) from error
     if missing := [method for method in _METHODS if not callable(getattr(tracker, method, None))]:
         raise PluginLoadError(f"tracker {name!r} lacks methods: {', '.join(missing)}. Implement them")
     return cast(Tracker, tracker)

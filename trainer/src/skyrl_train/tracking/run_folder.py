@@ -76,6 +76,7 @@ class RunFolder:
                 f"there is no run to resume in {folder.path}: {folder.run_file.name} is missing. "
                 "Give the run folder that `skyrl train` printed."
             )
+        folder._refuse_links()
         folder._acquire()
         remove_temporary_files(folder.path)
         return folder
@@ -83,6 +84,10 @@ class RunFolder:
     @property
     def config_file(self) -> Path:
         return self.path / "config.yaml"
+
+    @property
+    def traceback_file(self) -> Path:
+        return self.path / "traceback.txt"
 
     @property
     def run_file(self) -> Path:
@@ -140,11 +145,17 @@ class RunFolder:
     def start_run(self, fields: Mapping[str, Any]) -> None:
         """Write run.json at the start: these fields and the time. A resumed run keeps its first start time."""
         earlier, now = self.read_run(), _now()
+        self.traceback_file.unlink(missing_ok=True)  # of an earlier failure
         if "started" in earlier:
             times = {"started": earlier["started"], "resumed": [*earlier.get("resumed", []), now]}
         else:
             times = {"started": now}
         self.update_run({**fields, **times, "ended": None, "outcome": "running", "error": None})
+
+    def write_traceback(self, text: str) -> Path:
+        """Write the complete traceback of the error that ended the run."""
+        write_bytes(self.traceback_file, f"{text}\n".encode(errors="backslashreplace"))
+        return self.traceback_file
 
     def end_run(self, summary: RunSummary) -> None:
         """Write the outcome, the evaluations and the sample answers into run.json."""
@@ -212,6 +223,15 @@ class RunFolder:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _refuse_links(self) -> None:
+        """Raise if a file is a link: a run that somebody else made could have its target overwritten."""
+        for file in self.path.iterdir():
+            if file.is_symlink() and not file.is_dir():
+                raise RunFolderError(
+                    f"{file} is a link, and a resumed run would write to its target: copy the run with its files "
+                    "(`cp -rL`), or remove the link"
+                )
 
     def _acquire(self) -> None:
         path = self.path / LOCK_FILE

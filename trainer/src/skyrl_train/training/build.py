@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,10 +95,10 @@ def _build(run: ResolvedRun, own: Session, stack: ExitStack, *, threads: int | s
     advantages = _advantages(run, ranks)
     check_run(ranks, run)
     resumed = resume.choose(run, ranks)
-    progress = _progress(run, objective, resumed, ranks)
     tokenizer = load_tokenizer(config.model, config.model_options.revision)
     data = load_run_data(config, run.environment, tokenizer, ranks)
     check_data(ranks, data.sources())
+    progress, resumed = resume.start(run, objective.loss, resumed, data, tokenizer, ranks)
     journal = _start_journal(run, own, stack, progress, resumed)
     for note in data.notes:
         journal.message(note)
@@ -178,24 +177,8 @@ def _objective(run: ResolvedRun) -> tuple[Objective, LossCheck]:
 
 def _advantages(run: ResolvedRun, ranks: Ranks) -> AdvantagePass:
     algorithm = run.config.trainer.algorithm
-    estimator = run.estimator.build(run.estimator.class_plan.at(0))
-    return AdvantagePass(estimator, algorithm.advantage_estimator, algorithm.kl_reward_estimator, ranks)
-
-
-def _progress(run: ResolvedRun, objective: Objective, resumed: Resumption | None, ranks: Ranks) -> Progress:
-    """The progress of the run, after restoring the loss's state."""
-    deepspeed = run.config.trainer.deepspeed
-    form: dict[str, Any] = {
-        "world_size": ranks.world_size,
-        "zero_stage": deepspeed.zero_stage,
-        "precision": deepspeed.precision,
-        "lora": resume.lora_of(run.config),
-    }
-    if resumed is None:
-        return Progress(step=0, optimizer_steps=0, prompts=0, loss=run.loss.identity.record(), **form)
-    loss = objective.loss.at(resumed.progress.optimizer_steps)
-    resume.restore(loss, resumed.progress, accept_change=run.accept_loss_change)
-    return replace(resumed.progress, **form)
+    estimator, name = run.estimator.build(run.estimator.class_plan.at(0)), algorithm.advantage_estimator
+    return AdvantagePass(estimator, name, algorithm.kl_reward_estimator, ranks, run.estimator.guard)
 
 
 def _load(resumed: Resumption, run: ResolvedRun, engine: ZeroEngine, ranks: Ranks, journal: Journal) -> None:

@@ -189,7 +189,7 @@ class Trainer:
         self._on_rank_0(lambda: self._record_step(rollout, metrics, clock, started))
 
     def _complete_step(self) -> None:
-        loss_state = dict(self.components.objective.loss.loss.state_dict())  # a copy: the loss may change its dict
+        loss_state = self.components.objective.loss.state(self.progress.optimizer_steps - 1)
         progress, prompts = self.progress, self._next_position
         self.progress = replace(progress, step=progress.step + 1, prompts=prompts, loss_state=loss_state)
         self._complete = self.progress, self.components.engine.updates
@@ -243,7 +243,7 @@ class Trainer:
 
     def _with_advantages(self, experience: Experience) -> tuple[Experience, dict[str, float]]:
         coef = number_at(self.components.objective.kl_reward_coef, self.progress.optimizer_steps)
-        return self.components.advantages.estimate(experience, coef)
+        return self.components.advantages.estimate(experience, coef, f"step {self.progress.step + 1}")
 
     def _scheduled_values(self, temperature: float) -> dict[str, float]:
         """The values of all schedules at the first optimizer step of this training step."""
