@@ -55,6 +55,7 @@ from skyrl_train.trainer_engine.zero import ZeroEngine, import_deepspeed
 from skyrl_train.training.build_rollout_engine import build_rollout_engine
 from skyrl_train.training.checked_loss import LossCheck, check_loss
 from skyrl_train.training.loop import Trainer, TrainerComponents
+from skyrl_train.training.release import release
 
 PROBE_SEQUENCES, PROBE_TOKENS = 2, 64
 """The probe that compares rollout engine and trainer: how many of the first prompts, and how many tokens of each."""
@@ -105,11 +106,11 @@ def _build(run: ResolvedRun, own: Session, stack: ExitStack, *, threads: int | s
     scorer = stack.enter_context(Scorer.of(config.environment, data.environments))
     converts = resumed is not None and resumed.converts
     engine, reference = _policy_and_reference(config, objective, ranks, loads_converted=converts)
-    stack.callback(engine.close)
+    stack.callback(release, "the trainer engine", engine.close)
     if resumed is not None:
         _load(resumed, run, engine, ranks, journal)
     rollout_engine = _rollout_engine(run, engine, tokenizer, ranks, journal.message)
-    stack.callback(rollout_engine.close)
+    stack.callback(release, "the rollout engine", rollout_engine.close)
     objective = _for_engine(rollout_engine, objective, config)
     shared: dict[str, Any] = {"tokenizer": tokenizer, "engine": rollout_engine, "scorer": scorer, "ranks": ranks}
     export = stack.enter_context(_export(config, engine, tokenizer, ranks, journal))
