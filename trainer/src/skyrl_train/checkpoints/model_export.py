@@ -35,13 +35,15 @@ PREFIX = "model."
 """The policy's prefix before the parameter names of its transformers model."""
 
 
-def export(source: Path, target: Path | None = None, *, reuse: bool = False) -> Path:
+def export(source: Path, target: Path | None = None, *, reuse: bool = False, trust_remote_code: bool = False) -> Path:
     """Write model, tokenizer, model card and their origin; returns the folder.
 
     Args:
         source: a checkpoint, or a run folder, whose latest checkpoint is exported.
         target: a folder that does not exist yet; None writes ``exported/step_N`` in the run folder.
         reuse: return a folder that already holds the export of this checkpoint.
+        trust_remote_code: run the code that comes with the model. The run's configuration cannot permit it, because
+            the run may come from a stranger.
 
     Raises:
         SkyrlError: no intact checkpoint exists, its model cannot be loaded, or the folder exists or cannot be written.
@@ -51,13 +53,13 @@ def export(source: Path, target: Path | None = None, *, reuse: bool = False) -> 
     progress = checkpoint.read(found)
     run_folder = found.parent.parent
     folder = target or run_folder / "exported" / found.name
-    config = _config(run_folder / "config.yaml")
+    config = _config(run_folder / "config.yaml", trust_remote_code=trust_remote_code)
     model_origin = origin(config.model, found, progress)
     if reuse and _holds(folder, model_origin):
         return folder
     if folder.exists():
         raise SkyrlError(f"{folder} already exists and is not overwritten: give another folder, or remove it")
-    model, tokenizer = _restored(found, progress, config), load_tokenizer(config.model, config.model_options.revision)
+    model, tokenizer = _restored(found, progress, config), load_tokenizer(config.model, config.model_options)
     write_model(folder, model, tokenizer, model_origin, run=RunFolder(run_folder).read_run())
     return folder
 
@@ -89,12 +91,14 @@ def _restored(found: Path, progress: Progress, config: RunConfig) -> PreTrainedM
     return model
 
 
-def _config(file: Path) -> RunConfig:
+def _config(file: Path, *, trust_remote_code: bool) -> RunConfig:
     try:
         text = file.read_text(encoding="utf-8")
     except OSError as error:
         raise SkyrlError(f"cannot read the configuration of the checkpoint's run: {file}: {error.strerror}") from error
-    return RunConfig.model_validate(parse_yaml(text, str(file)).value)
+    config = RunConfig.model_validate(parse_yaml(text, str(file)).value)
+    options = config.model_options.model_copy(update={"trust_remote_code": trust_remote_code})
+    return config.model_copy(update={"model_options": options})
 
 
 def _weights(found: Path, stage: int) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from rich.table import Table
 from skyrl_core.cli import CommandParser
 from skyrl_core.discovery import printable
 from skyrl_core.errors import SkyrlError
-from skyrl_train.config.load_config import resolve_run, run_folder_of
+from skyrl_train.config.load_config import NO_REMOTE_CODE, resolve_run, run_folder_of
 from skyrl_train.config.override_completion import complete_override
 from skyrl_train.config.problem import raise_problems
 from skyrl_train.config.resolved import ResolvedRun
@@ -109,6 +109,7 @@ def _resolve(arguments: argparse.Namespace) -> ResolvedRun:
     files, folder = list(arguments.config), run_folder_of(Path(arguments.target))
     if folder is not None:
         files = [folder / "config.yaml", *files]
+        overrides.append(NO_REMOTE_CODE)
     else:
         overrides.append(f"model={json.dumps(arguments.target)}")
     _refuse_unused(arguments.overrides)

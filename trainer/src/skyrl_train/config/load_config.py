@@ -16,6 +16,9 @@ from skyrl_train.config.sources import COMMAND_LINE, DEFAULTS, KEYWORDS, Sources
 from skyrl_train.config.validation import Fault, validate
 from skyrl_train.config.yaml_text import inline_yaml
 
+NO_REMOTE_CODE = "model_options.trust_remote_code=false"
+"""An override for a configuration that was found in a run folder, perhaps a stranger's: only the user can permit the
+code of a model."""
 LOSS_KEY = ("trainer", "algorithm", "policy_loss_type")
 
 
@@ -49,9 +52,10 @@ def resolve_run(  # noqa: PLR0913 - one for each part of a command line or of a 
         PluginConflictError: every problem is a name that two distributions claim, or that the plugin policy denies.
         InvalidParamsError: any other problem; the message lists every problem.
     """
+    given = overrides
     if resume and not files:
-        files = [_config_of_run(Path(resume))]
-    sources = _read(files, overrides, settings)
+        files, given = [_config_of_run(Path(resume))], [NO_REMOTE_CODE, *overrides]
+    sources = _read(files, given, settings)
     _apply_loss(sources, loss, COMMAND_LINE if settings is None else KEYWORDS)
     _check_resume(sources, resume)
     config, faults = validate(sources.values)

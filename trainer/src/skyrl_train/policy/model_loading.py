@@ -1,10 +1,21 @@
-"""Loads a model and its tokenizer by name: ``tiny``, a folder, or a hub name."""
+"""Loads a model and its tokenizer by name: ``tiny``, a folder, or a hub name.
+
+Every call of transformers that reads a model's files is here, so that none runs the model's code, or asks whether to
+run it, unless ``model_options.trust_remote_code`` is true.
+"""
 
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from skyrl_core.errors import SkyrlError
@@ -25,14 +36,26 @@ def resolve_model(name: str) -> str:
     return str(Path(name).expanduser()) if Path(name).expanduser().exists() else name
 
 
-def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer, set to pad with its end-of-sequence token; ``revision`` is that of a hub model.
+def load_config(name: str, options: ModelOptions | None = None) -> PreTrainedConfig:
+    """The model's configuration.
+
+    Raises:
+        SkyrlError: it cannot be loaded.
+    """
+    try:
+        return AutoConfig.from_pretrained(resolve_model(name), **_source(options))
+    except Exception as error:
+        raise _loading_error("configuration", name, error) from error
+
+
+def load_tokenizer(name: str, options: ModelOptions | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer, set to pad with its end-of-sequence token.
 
     Raises:
         SkyrlError: it cannot be loaded, or has no end-of-sequence token.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(resolve_model(name), **_revision(revision))
+        tokenizer = AutoTokenizer.from_pretrained(resolve_model(name), **_source(options))
     except Exception as error:
         raise _loading_error("tokenizer", name, error) from error
     if tokenizer.eos_token_id is None:
@@ -45,7 +68,7 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
 def load_model(name: str, dtype: torch.dtype, options: ModelOptions | None = None) -> PreTrainedModel:
     """The causal language model in this dtype, without dropout, in eval mode.
 
-    ``options`` choose the revision and the attention; of the dtype, the configuration has checked that it is this one.
+    Of the dtype in the options, the configuration has checked that it is this one.
 
     Raises:
         SkyrlError: it cannot be loaded, or its logits are not just the product of hidden state and output embedding.
@@ -60,14 +83,15 @@ def load_model(name: str, dtype: torch.dtype, options: ModelOptions | None = Non
 
 
 def _settings(options: ModelOptions | None) -> dict[str, Any]:
-    if options is None:
-        return {}
-    attention = {} if options.attention is None else {"attn_implementation": options.attention}
-    return _revision(options.revision) | attention
+    attention = {"attn_implementation": options.attention} if options and options.attention else {}
+    return _source(options) | attention
 
 
-def _revision(revision: str | None) -> dict[str, Any]:
-    return {} if revision is None else {"revision": revision}
+def _source(options: ModelOptions | None) -> dict[str, Any]:
+    """The revision, and whether the code of the model may run; transformers asks on the terminal if that is missing."""
+    options = options or ModelOptions()
+    revision = {} if options.revision is None else {"revision": options.revision}
+    return {"trust_remote_code": options.trust_remote_code} | revision
 
 
 def prepare_model(model: PreTrainedModel) -> None:
@@ -130,6 +154,13 @@ def _check_plain_head(model: PreTrainedModel, name: str) -> None:
 
 
 def _loading_error(part: str, name: str, error: Exception) -> SkyrlError:
+    if "trust_remote_code" in str(error):
+        return SkyrlError(
+            f"cannot load the {part} of model {name!r}: it needs Python code that comes with the model, and that code "
+            "could do anything on this machine\n"
+            "  read the .py files of the model; if you trust them, set model_options.trust_remote_code=true (or add "
+            "--trust-remote-code to `skyrl export`), or choose a model that transformers supports without such code"
+        )
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return SkyrlError(
         f"cannot load the {part} of model {name!r}: {reason}\n"

@@ -95,7 +95,7 @@ def _build(run: ResolvedRun, own: Session, stack: ExitStack, *, threads: int | s
     check_run(ranks, run)
     resumed = resume.choose(run, ranks)
     progress = _progress(run, objective, resumed, ranks)
-    tokenizer = load_tokenizer(config.model, config.model_options.revision)
+    tokenizer = load_tokenizer(config.model, config.model_options)
     data = load_run_data(config, run.environment, tokenizer, ranks)
     check_data(ranks, data.sources())
     journal = _start_journal(run, own, stack, progress, resumed)
