@@ -44,5 +44,7 @@ def paint(text: str, style: Style, stream: TextIO | None = None) -> str:
 
 
 def error_line(message: object) -> str:
-    """An error for stderr, with its label in red."""
-    return f"{paint('error:', 'red', sys.stderr)} {message}"
+    """An error for stderr, with its label in red, without secrets and characters that control a terminal."""
+    from skyrl_core.discovery.printable_text import safe_to_print  # a command without an error does not need it
+
+    return f"{paint('error:', 'red', sys.stderr)} {safe_to_print(str(message))}"

@@ -27,6 +27,13 @@ def printable(text: str, *, escape: bool = False, lines: bool = False) -> str:
     )
 
 
+def safe_to_print(text: str) -> str:
+    """The text, with its lines, without secrets; characters that control a terminal become backslash escapes."""
+    from skyrl_core.redaction import redact_text  # takes milliseconds that a listing does not need
+
+    return redact_text(printable(text, escape=True, lines=True))
+
+
 def shortened(text: str, cells: int, *, escape: bool = False) -> str:
     """The printable text, cut with an ellipsis to fit this many terminal cells, as in a table."""
     text = printable(text[:_MAX_CHARACTERS], escape=escape)

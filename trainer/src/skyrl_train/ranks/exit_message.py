@@ -9,6 +9,7 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from skyrl_core.discovery import safe_to_print
 from skyrl_train.tracking.stderr import say
 
 FILE = "SKYRL_EXIT_MESSAGE"
@@ -28,7 +29,7 @@ class ExitMessage:
         if path:
             Path(path).write_text(json.dumps(asdict(self)))
         elif self.text:
-            say(self.text)
+            say(safe_to_print(self.text))
 
 
 def read_exit_message(path: Path) -> ExitMessage | None:

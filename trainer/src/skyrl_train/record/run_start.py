@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+from skyrl_core.redaction import redact_text
 from skyrl_core.registry import LossIdentity
 from skyrl_train.config.resolved import ResolvedRun
 from skyrl_train.observers.load_observers import load_observers
@@ -37,8 +38,10 @@ def _open_journal(run: ResolvedRun, ranks: Ranks, progress: Progress, found: Pat
     config, loss = run.config, run.loss.identity
     if found is not None:
         folder = RunFolder.resume(found.parent.parent)
+        if run.holds_secrets:
+            folder.make_private()
     else:
-        folder = RunFolder.create(config.run_folder, title=loss.name)
+        folder = RunFolder.create(config.run_folder, title=loss.name, is_private=run.holds_secrets)
     with ExitStack() as undo:
         undo.callback(folder.close)
         observers = load_observers(run.observers)
@@ -51,7 +54,7 @@ def _open_journal(run: ResolvedRun, ranks: Ranks, progress: Progress, found: Pat
                     "title": folder.path.name,
                     "loss": loss.record(),
                     "loss_changes": progress.loss_changes,
-                    "model": config.model,
+                    "model": redact_text(config.model),
                     "seeds": {"run": config.seed},
                     "total_steps": config.trainer.steps,
                     "world_size": ranks.world_size,
