@@ -13,6 +13,7 @@ from skyrl_train.ranks.resume_command import resume_command
 from skyrl_train.record.journal import Journal
 from skyrl_train.record.progress import Progress
 from skyrl_train.tracking.load_trackers import load_trackers
+from skyrl_train.tracking.output_log import OUTPUT_LOG
 from skyrl_train.tracking.provenance import collect_provenance
 from skyrl_train.tracking.run_folder import RunFolder
 from skyrl_train.tracking.tracker import RunInfo
@@ -24,6 +25,7 @@ def open_journal(run: ResolvedRun, ranks: Ranks, progress: Progress, found: Path
         path = ranks.broadcast(None)
         if path is None:
             raise RankLost("rank 0 could not start the run; see its error")
+        OUTPUT_LOG.open(Path(path), ranks.rank)
         return Journal(Path(path))
     try:
         journal = _open_journal(run, ranks, progress, found)
@@ -31,6 +33,7 @@ def open_journal(run: ResolvedRun, ranks: Ranks, progress: Progress, found: Path
         ranks.broadcast(None)
         raise
     ranks.broadcast(str(journal.folder))
+    OUTPUT_LOG.open(journal.folder, ranks.rank)
     return journal
 
 
