@@ -31,7 +31,7 @@ from skyrl_train.commands.serve import main as serve
 from skyrl_train.config.load_config import resolve_run
 from skyrl_train.config.schema import ModelOptions, RunConfig
 from skyrl_train.environments.load_environment import load_environment
-from skyrl_train.policy.model_loading import load_config, load_model, load_tokenizer, resolve_model
+from skyrl_train.policy.model_loading import load_config, load_model, load_tokenizer, resolve_model, tokenizer_files
 from skyrl_train.policy.policy import Policy, Sequences
 from skyrl_train.policy.prompts.shared_prompts import can_share_prompts
 from skyrl_train.tiny_model import TINY_MODEL
@@ -274,3 +274,25 @@ def test_no_other_module_reads_the_files_of_a_model_with_transformers():
         ("model_loading.py", "AutoTokenizer.from_pretrained", "_source"),
         ("model_loading.py", "AutoModelForCausalLM.from_pretrained", "_settings"),
     }
+
+
+def test_the_files_of_a_tokenizer_are_found_in_a_folder_and_in_the_cache_of_the_hub(tmp_path, monkeypatch):
+    assert set(tokenizer_files("tiny")) == {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "models--me--model"
+    snapshot = repository / "snapshots" / commit
+    shutil.copytree(TINY_MODEL, snapshot)
+    for name in ("additional_chat_templates/tools.jinja", "words.py", "weights.bin", "spiece.model"):
+        (snapshot / name).parent.mkdir(exist_ok=True)
+        (snapshot / name).touch()
+    (repository / "refs").mkdir()
+    for revision in ("main", "v1"):
+        (repository / "refs" / revision).write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", str(tmp_path))
+    found = tokenizer_files("me/model", ModelOptions(revision="v1"))
+    assert found.keys() == tokenizer_files("me/model").keys()
+    assert found.keys() == tokenizer_files("tiny").keys() | {"additional_chat_templates/tools.jinja", "spiece.model"}
+    assert "words.py" in tokenizer_files("me/model", TRUSTED)
+    with pytest.raises(SkyrlError, match="no longer in the cache"):
+        tokenizer_files("me/other")

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from skyrl_core.errors import SkyrlError
 from skyrl_train.checkpoints import manifest as checkpoint
@@ -21,7 +21,7 @@ from skyrl_train.config.schema import RunConfig
 from skyrl_train.config.yaml_text import parse_yaml
 from skyrl_train.machine.library_output import quiet
 from skyrl_train.policy.adapters import add_adapters, has_adapters, merge_adapters, save_adapters
-from skyrl_train.policy.model_loading import load_model, load_tokenizer
+from skyrl_train.policy.model_loading import load_model, load_tokenizer, tokenizer_files
 from skyrl_train.record.progress import Progress
 from skyrl_train.tracking.atomic_file import flush_to_disk
 from skyrl_train.tracking.run_folder import RunFolder
@@ -59,8 +59,10 @@ def export(source: Path, target: Path | None = None, *, reuse: bool = False, tru
         return folder
     if folder.exists():
         raise SkyrlError(f"{folder} already exists and is not overwritten: give another folder, or remove it")
-    model, tokenizer = _restored(found, progress, config), load_tokenizer(config.model, config.model_options)
-    write_model(folder, model, tokenizer, model_origin, run=RunFolder(run_folder).read_run())
+    model = _restored(found, progress, config)
+    load_tokenizer(config.model, config.model_options)  # downloads its files if they are missing here
+    files = tokenizer_files(config.model, config.model_options)
+    write_model(folder, model, files, model_origin, run=RunFolder(run_folder).read_run())
     return folder
 
 
@@ -139,7 +141,7 @@ def origin(model_name: str, found: Path, progress: Progress) -> dict[str, Any]:
 def write_model(
     folder: Path,
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Mapping[str, Path],
     source: Mapping[str, Any],
     *,
     weights: dict[str, Tensor] | None = None,
@@ -150,7 +152,7 @@ def write_model(
     Args:
         folder: must not exist yet.
         model: the model to write.
-        tokenizer: the model's tokenizer.
+        tokenizer: the files of the model's tokenizer, which are copied.
         source: the origin of the model.
         weights: complete tensors by name; None writes those of the model.
         run: the content of run.json, for the model card.
@@ -166,7 +168,9 @@ def write_model(
             save_adapters(model, partial / ADAPTER)
             merge_adapters(model)
         model.save_pretrained(partial, state_dict=weights)
-        tokenizer.save_pretrained(partial)
+        for name, file in tokenizer.items():
+            (partial / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, partial / name)
         (partial / ORIGIN).write_text(json.dumps(dict(source), indent=2) + "\n")
         (partial / "README.md").write_text(write_card(source, run or {}), encoding="utf-8")
         for path in (*partial.rglob("*"), partial):

@@ -23,6 +23,12 @@ from skyrl_train.config.schema import ModelOptions
 from skyrl_train.policy.prompts.attention import register_attention
 from skyrl_train.tiny_model import TINY_MODEL
 
+INDICATORS = ("tokenizer_config.json", "tokenizer.json", "config.json")
+"""Files of which every tokenizer of a hub has one."""
+TOKENIZER_FILES = (
+    *("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*"),
+    *("additional_chat_templates/*", "*.model", "*.tiktoken", "tekken.json", "normalizer.json", "sentencepiece*"),
+)
 LARGE_LOGIT = 1000.0
 """Far above the caps that models use, which are 15 to 50."""
 SMALL_LOGIT = 1e-6
@@ -63,6 +69,34 @@ def load_tokenizer(name: str, options: ModelOptions | None = None) -> PreTrained
     # Padding is masked, so any token with an embedding will do; an added pad token may lie outside the embedding.
     tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def tokenizer_files(name: str, options: ModelOptions | None = None) -> dict[str, Path]:
+    """The files of the model's tokenizer, by their path in its folder, for an exact copy.
+
+    transformers cannot write them again as they were: it adds how it loaded them, and what ``load_tokenizer`` sets.
+
+    Raises:
+        SkyrlError: they are not on this machine; ``load_tokenizer`` downloads those of a hub model.
+    """
+    folder = Path(resolve_model(name))
+    if not folder.is_dir():
+        revision = None if options is None else options.revision
+        known = next((found for file in INDICATORS if (found := _cached(name, file, revision))), None)
+        if known is None:
+            raise SkyrlError(f"the tokenizer files of model {name!r} are no longer in the cache of this machine")
+        folder = known.parent
+    patterns = (*TOKENIZER_FILES, "*.py") if options and options.trust_remote_code else TOKENIZER_FILES
+    return {
+        str(path.relative_to(folder)): path for pattern in patterns for path in folder.glob(pattern) if path.is_file()
+    }
+
+
+def _cached(name: str, file: str, revision: str | None) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(name, file, revision=revision)
+    return Path(found) if isinstance(found, str) else None
 
 
 def load_model(name: str, dtype: torch.dtype, options: ModelOptions | None = None) -> PreTrainedModel:

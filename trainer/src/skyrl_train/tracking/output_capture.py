@@ -21,7 +21,7 @@ KEEPER = (
     "trap '' INT TERM HUP QUIT; cat >/dev/null; {before} "
     "tail -c 65536 <&{pipe} | LC_ALL=C tr -cd '\\012\\040-\\176' | cut -b 1-2000"
 )
-"""Waits until this process has ended, however it ends, then prints what it has not, in ASCII without control characters."""
+"""Waits until this process has ended, however it ends, then prints what it has not, as lines of ASCII text."""
 SHOW_CURSOR = "printf '\\n\\033[?25h';"
 DELAY = 0.05
 """Seconds that output stays in the pipe. C code that aborts has just written why; what is in the pipe is not lost."""
