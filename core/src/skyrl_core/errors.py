@@ -34,7 +34,10 @@ class ParamProblem(NamedTuple):
     """For an unknown name, the known name most similar to it."""
 
     def __str__(self) -> str:
-        given = f"{self.path} = {reprlib.repr(self.value)}" if self.path else reprlib.repr(self.value)
+        from skyrl_core.redaction import redacted  # takes milliseconds that a listing does not need
+
+        shown = reprlib.repr(redacted(self.value, self.path))
+        given = f"{self.path} = {shown}" if self.path else shown
         return f"{given}: {self.rule}" + (f"; did you mean {self.nearest!r}?" if self.nearest else "")
 
 

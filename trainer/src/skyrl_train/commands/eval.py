@@ -11,14 +11,17 @@ from rich.console import Console
 from rich.table import Table
 
 from skyrl_core.cli import CommandParser
-from skyrl_core.discovery import printable
+from skyrl_core.discovery import printable, safe_to_print
 from skyrl_core.errors import SkyrlError
-from skyrl_train.config.load_config import resolve_run, run_folder_of
+from skyrl_train.config.load_config import NO_REMOTE_CODE, resolve_run, run_folder_of
 from skyrl_train.config.override_completion import complete_override
 from skyrl_train.config.problem import raise_problems
 from skyrl_train.config.resolved import ResolvedRun
 from skyrl_train.environments.load_environment import load_environment
 from skyrl_train.machine.gc_pause import many_imports
+from skyrl_train.tracking.output_capture import buffered_output
+from skyrl_train.tracking.screen import shown_while
+from skyrl_train.tracking.stderr import say
 
 if TYPE_CHECKING:
     from skyrl_train.training.evaluate_model import Assessment
@@ -63,12 +66,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     run = _resolve(arguments)
     with many_imports("skyrl_train.training.evaluate_model"):
         from skyrl_train.training.evaluate_model import assess
-    settings, console = run.config.evaluation, Console(stderr=True)
+    settings = run.config.evaluation
     what = f"{settings.prompts} problems x {settings.samples_per_prompt}"
-    with console.status(f"sampling answers to {what} ..."):
+    with shown_while(f"sampling answers to {what} ..."):
         assessment = assess(arguments.target, run)
     for note in assessment.notes:
-        console.print(note, markup=False, highlight=False)
+        say(safe_to_print(note))
     if arguments.json:
         print(json.dumps(_content(arguments.target, run, assessment), indent=2))
     else:
@@ -109,10 +112,12 @@ def _resolve(arguments: argparse.Namespace) -> ResolvedRun:
     files, folder = list(arguments.config), run_folder_of(Path(arguments.target))
     if folder is not None:
         files = [folder / "config.yaml", *files]
+        overrides.append(NO_REMOTE_CODE)
     else:
         overrides.append(f"model={json.dumps(arguments.target)}")
     _refuse_unused(arguments.overrides)
-    run = resolve_run(load_environment, files=files, overrides=[*overrides, *arguments.overrides])
+    with buffered_output():  # of the modules of plugins, which are imported here
+        run = resolve_run(load_environment, files=files, overrides=[*overrides, *arguments.overrides])
     missing = [problem for problem in run.missing if problem.key != "data.train"]  # nothing trains
     raise_problems(missing, "the model cannot be measured on this machine")
     if run.config.evaluation.prompts == 0:

@@ -6,6 +6,7 @@ from typing import Any
 
 from skyrl_core.discovery import printable
 from skyrl_core.errors import InvalidParamsError, PluginConflictError, SkyrlError, UnknownPluginError
+from skyrl_core.redaction import redact_arguments, redacted
 from skyrl_train.config.yaml_text import inline_yaml
 
 NO_VALUE: Any = object()
@@ -24,9 +25,10 @@ class Problem:
     cause: SkyrlError | None = None  # has the traceback of a plugin
 
     def __str__(self) -> str:
-        value = "" if self.value is NO_VALUE else f" = {inline_yaml(self.value)}"
+        value = "" if self.value is NO_VALUE else f" = {inline_yaml(redacted(self.value, self.key))}"
         rule = self.rule.replace("\n", "\n      ")
-        return f"{self.origin}  {printable(self.key, escape=True)}{value}: {rule}"
+        (key,) = redact_arguments([self.key])  # an override that cannot be read is reported complete
+        return f"{self.origin}  {printable(key, escape=True)}{value}: {rule}"
 
 
 def raise_problems(problems: Sequence[Problem], title: str) -> None:

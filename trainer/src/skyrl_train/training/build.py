@@ -28,6 +28,7 @@ from skyrl_train.policy.model_loading import (
     load_model,
     load_tokenizer,
     recompute_activations,
+    tokenizer_files,
 )
 from skyrl_train.policy.policy import Policy
 from skyrl_train.policy.prompts.shared_prompts import can_share_prompts
@@ -95,7 +96,7 @@ def _build(run: ResolvedRun, own: Session, stack: ExitStack, *, threads: int | s
     advantages = _advantages(run, ranks)
     check_run(ranks, run)
     resumed = resume.choose(run, ranks)
-    tokenizer = load_tokenizer(config.model, config.model_options.revision)
+    tokenizer = load_tokenizer(config.model, config.model_options)
     data = load_run_data(config, run.environment, tokenizer, ranks)
     check_data(ranks, data.sources())
     progress, resumed = resume.start(run, objective.loss, resumed, data, tokenizer, ranks)
@@ -112,7 +113,7 @@ def _build(run: ResolvedRun, own: Session, stack: ExitStack, *, threads: int | s
     stack.callback(rollout_engine.close)
     objective = _for_engine(rollout_engine, objective, config)
     shared: dict[str, Any] = {"tokenizer": tokenizer, "engine": rollout_engine, "scorer": scorer, "ranks": ranks}
-    export = stack.enter_context(_export(config, engine, tokenizer, ranks, journal))
+    export = stack.enter_context(_export(config, engine, ranks, journal))
     saves = stack.enter_context(BackgroundSave(engine, ranks, journal, config.checkpoint.keep, export))
     if resumed is not None:
         _restore_generators(resumed, run, ranks, export)
@@ -159,11 +160,12 @@ def _start_journal(
 
 
 def _export(
-    config: RunConfig, engine: ZeroEngine, tokenizer: PreTrainedTokenizerBase, ranks: Ranks, journal: Journal
+    config: RunConfig, engine: ZeroEngine, ranks: Ranks, journal: Journal
 ) -> AbstractContextManager[BackgroundExport | None]:
     if not config.checkpoint.export:
         return nullcontext()
-    return BackgroundExport(engine, tokenizer, ranks, model_name=config.model, message=journal.message)
+    files = tokenizer_files(config.model, config.model_options)
+    return BackgroundExport(engine, files, ranks, model_name=config.model, message=journal.message)
 
 
 def _objective(run: ResolvedRun) -> tuple[Objective, LossCheck]:

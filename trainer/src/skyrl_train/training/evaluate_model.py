@@ -102,7 +102,7 @@ def _engine(
 
 
 def _tokenizer(config: RunConfig) -> PreTrainedTokenizerBase:
-    return load_tokenizer(config.model, config.model_options.revision)
+    return load_tokenizer(config.model, config.model_options)
 
 
 def _model(target: str, config: RunConfig) -> PreTrainedModel:
