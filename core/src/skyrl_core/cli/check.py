@@ -16,6 +16,7 @@ from skyrl_core.cli.colour import paint
 from skyrl_core.cli.json_output import print_json
 from skyrl_core.cli.table import indented, terminal_width
 from skyrl_core.errors import ConformanceError, PluginLoadError, SkyrlError
+from skyrl_core.lookup import checked_path
 from skyrl_core.registry.resolved_loss import ResolvedLoss
 
 if TYPE_CHECKING:
@@ -30,9 +31,8 @@ INDENT = " " * 7
 def run(arguments: Namespace) -> int:
     """Print the result of each rule; return 6 if one is broken."""
     target, params = arguments.name, params_of(arguments.param)
-    folder = Path(target)
     if _is_folder(target):
-        passed = _check_folder(folder, params, arguments)
+        passed = _check_folder(checked_path(target), params, arguments)
     elif arguments.write_golden:
         raise SkyrlError(f"--write-golden writes into the folder of a package; pass a folder instead of {target!r}")
     else:

@@ -7,6 +7,8 @@ import os
 import sys
 from typing import Literal, TextIO
 
+from skyrl_core.printable_text import message_text
+
 Style = Literal["bold", "dim", "red", "green", "yellow", "cyan"]
 
 _CODES: dict[Style, str] = {"bold": "1", "dim": "2", "red": "1;31", "green": "32", "yellow": "33", "cyan": "36"}
@@ -44,5 +46,5 @@ def paint(text: str, style: Style, stream: TextIO | None = None) -> str:
 
 
 def error_line(message: object) -> str:
-    """An error for stderr, with its label in red."""
-    return f"{paint('error:', 'red', sys.stderr)} {message}"
+    """An error for stderr, with its label in red; escape sequences in the message are shown, not sent."""
+    return f"{paint('error:', 'red', sys.stderr)} {message_text(str(message))}"

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import importlib_metadata as metadata
 
-from skyrl_core.discovery.printable_text import printable, shortened
+from skyrl_core.printable_text import printable, shortened
 
 UNNAMED = "?"
 SCRIPT = "script"

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import importlib_metadata
 
 from skyrl_core.discovery.installed import MAX_NAME, MAX_VALUE
-from skyrl_core.discovery.printable_text import shortened
+from skyrl_core.printable_text import shortened
 
 
 class Origin(NamedTuple):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from skyrl_core.errors import SkyrlError
+from skyrl_core.lookup import checked_path
 from skyrl_train.config.machine_check import find_missing
 from skyrl_train.config.option_conflicts import Violation, check_rules, find_oddities
 from skyrl_train.config.plugin_check import EnvironmentLoader, PluginCheck
@@ -49,6 +50,8 @@ def resolve_run(  # noqa: PLR0913 - one for each part of a command line or of a 
         PluginConflictError: every problem is a name that two distributions claim, or that the plugin policy denies.
         InvalidParamsError: any other problem; the message lists every problem.
     """
+    for path in (*files, *([resume] if resume else [])):
+        checked_path(path)
     if resume and not files:
         files = [_config_of_run(Path(resume))]
     sources = _read(files, overrides, settings)

@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from skyrl_core.discovery import printable
-from skyrl_core.errors import InvalidParamsError, PluginConflictError, SkyrlError, UnknownPluginError
+from skyrl_core.discovery import shortened
+from skyrl_core.errors import InvalidParamsError, PluginConflictError, SkyrlError, UnknownPluginError, listed
 from skyrl_train.config.yaml_text import inline_yaml
 
 NO_VALUE: Any = object()
 """The value of a problem that has no value to show."""
+LONGEST_KEY = 200
+"""In terminal cells; a malformed override is shown as the key."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +27,7 @@ class Problem:
     def __str__(self) -> str:
         value = "" if self.value is NO_VALUE else f" = {inline_yaml(self.value)}"
         rule = self.rule.replace("\n", "\n      ")
-        return f"{self.origin}  {printable(self.key, escape=True)}{value}: {rule}"
+        return f"{self.origin}  {shortened(self.key, LONGEST_KEY, escape=True)}{value}: {rule}"
 
 
 def raise_problems(problems: Sequence[Problem], title: str) -> None:
@@ -40,9 +42,9 @@ def raise_problems(problems: Sequence[Problem], title: str) -> None:
         return
     kinds = {problem.error for problem in problems}
     kind = kinds.pop() if len(kinds) == 1 else InvalidParamsError
-    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    listed = sorted(problems, key=lambda problem: _position(problem.origin))
-    raise kind("\n".join([f"{title}, {count}:", *(f"  {problem}" for problem in listed)]))
+    count = "1 problem" if len(problems) == 1 else f"{len(problems):,} problems"
+    ordered = sorted(problems, key=lambda problem: _position(problem.origin))
+    raise kind("\n".join([f"{title}, {count}:", *listed(ordered)]))
 
 
 def _position(origin: str) -> tuple[str, int]:

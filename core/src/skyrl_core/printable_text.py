@@ -5,6 +5,8 @@ import re
 _MAX_CHARACTERS = 2000
 _ESCAPE_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])")
 _JOINERS = "\u200c\u200d"
+LONGEST_LINE = 1000
+"""Characters of a line of a message; a longer one loses its middle, because the rule that it breaks is at its end."""
 
 
 def printable(text: str, *, escape: bool = False, lines: bool = False) -> str:
@@ -25,6 +27,18 @@ def printable(text: str, *, escape: bool = False, lines: bool = False) -> str:
         char if char.isprintable() or (lines and _belongs_in_prose(char)) else _escaped(char) if escape else ""
         for char in text
     )
+
+
+def message_text(text: str) -> str:
+    """A message of several lines: printable, and without the middle of overlong lines."""
+    if len(text) <= LONGEST_LINE and text.isprintable():
+        return text
+    return "\n".join(map(_without_middle, printable(text, escape=True, lines=True).split("\n")))
+
+
+def _without_middle(line: str) -> str:
+    part = LONGEST_LINE // 2
+    return line if len(line) <= LONGEST_LINE else f"{line[:part]} … {line[-part:]}"
 
 
 def shortened(text: str, cells: int, *, escape: bool = False) -> str:
