@@ -12,7 +12,7 @@ MAX_DIGITS = 100
 MAX_DEPTH = 64
 TOO_DEEP = f"names more than {MAX_DEPTH} blocks inside each other; no parameter is that deep"
 _CONSTANTS = {"null": None, "none": None, "~": None, "true": True, "false": False}
-_NUMBER = re.compile(r"[+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:e[+-]?\d+)?", re.IGNORECASE)
+_NUMBER = re.compile(r"[+-]?(?:\d+(?:_\d+)*\.?\d*|\.\d+)(?:e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
 
 
 def params_of(assignments: Sequence[str]) -> dict[str, Any]:

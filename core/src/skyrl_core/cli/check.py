@@ -58,8 +58,6 @@ def _check_folder(folder: Path, params: Mapping[str, Any], arguments: Namespace)
 
 
 def _check_loss(target: str, params: Mapping[str, Any], *, as_json: bool) -> bool:
-    from skyrl_core.conformance import check_policy_loss
-
     if _is_class(target):
         loss, name, distribution, about = _loss_of_class(target, params), target, None, ""
     else:
@@ -67,6 +65,8 @@ def _check_loss(target: str, params: Mapping[str, Any], *, as_json: bool) -> boo
         claim = resolved.claim
         loss, name, distribution = resolved.scheduled().loss, claim.name, claim.distribution
         about = f" ({distribution} {claim.version})"
+    from skyrl_core.conformance import check_policy_loss  # imports torch, so parameters are checked before
+
     report = check_policy_loss(loss, thorough=True)
     if as_json:
         print_json(SCHEMA_VERSION, {"name": name, "distribution": distribution} | _content(report))

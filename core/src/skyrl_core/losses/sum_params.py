@@ -62,7 +62,7 @@ class SumParams(LossParams):
         # Each level is looked up and validated on its own, so deep sums are slow; and one sum can say the same.
         if _levels(terms) > MAX_LEVELS:
             raise ValueError(
-                f"sums are nested more than {MAX_LEVELS} levels deep: list the terms in one sum, with multiplied weights"
+                f"sums are nested more than {MAX_LEVELS} levels deep: list the terms in one sum, and multiply weights"
             )
         return terms
 

@@ -3,9 +3,9 @@
 import json
 import math
 from functools import partial
-from typing import Any, Self
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, TypeAdapter, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, GetCoreSchemaHandler, TypeAdapter
 from pydantic_core import core_schema
 
 LARGEST = 2**63 - 1
@@ -101,13 +101,11 @@ class StrictModel(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
+    # Of a subclass that allows unknown keys.
+    __pydantic_extra__: dict[str, Annotated[Any, AfterValidator(_storable)]]
+
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         """Pydantic's schema of the model with strict scalars."""
         strict: core_schema.CoreSchema = _Strictness(handler).applied(handler(source))
         return strict
-
-    @model_validator(mode="after")
-    def _finite_extras(self) -> Self:
-        _storable(self.model_extra or {})
-        return self

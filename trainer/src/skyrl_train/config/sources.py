@@ -11,7 +11,7 @@ from skyrl_core.parameters import MAX_DEPTH, TOO_DEEP, is_too_deep
 from skyrl_train.config.dotted_keys import expand_dotted_keys
 from skyrl_train.config.presets import FOLDER, find_preset, is_preset_name, preset_hint, source_name
 from skyrl_train.config.problem import Problem
-from skyrl_train.config.yaml_text import NOT_YAML, Keys, parse_yaml
+from skyrl_train.config.yaml_text import NOT_YAML, Keys, parse_yaml, text_fault
 
 COMMAND_LINE = "command line"
 KEYWORDS = "keyword arguments"
@@ -189,6 +189,8 @@ def _all_keys(values: Mapping[str, Any], at: Keys = ()) -> Iterator[Keys]:
 
 def _override_rule(text: str, has_value: bool, keys: Keys, value: str) -> str | None:
     """The rule that the form of an override breaks, or None."""
+    if fault := text_fault(text):
+        return fault
     if text.startswith("~"):
         return "options cannot be removed; set a value instead, such as `null`"
     if text.endswith((".yaml", ".yml")) and not has_value:

@@ -30,11 +30,15 @@ def validate(values: dict[str, Any]) -> tuple[RunConfig, list[Fault]]:
     A faulty option has its default in the configuration, so that later checks can find other problems in the same run.
     """
     values = _without_empty_sections(values, RunConfig)
-    try:
-        return RunConfig.model_validate(values), []
-    except ValidationError as error:
-        faults = list(_faults(error, values))
-    return RunConfig.model_validate(_without(values, {fault.keys for fault in faults})), faults
+    faults: list[Fault] = []
+    while True:  # some validators see values only when those before them are valid
+        try:
+            return RunConfig.model_validate(values), faults
+        except ValidationError as error:
+            found = list(_faults(error, values))
+        faults += found
+        rest = _without(values, {fault.keys for fault in found})
+        values = {} if rest == values else rest
 
 
 def _without_empty_sections(values: dict[str, Any], section: type[Section]) -> dict[str, Any]:

@@ -175,6 +175,8 @@ class _NodeReader:
         self._loader.refuse(node, f"the tag {node.tag} is not supported; remove it")
 
     def _scalar(self, node: yaml.ScalarNode) -> Any:
+        if node.tag == _TEXT:
+            self._check_text(node)
         if node.tag in _PATTERNS and not _PATTERNS[node.tag].match(node.value):
             kind = node.tag.rpartition(":")[2]
             self._loader.refuse(node, f"{show_value(node.value)} is no !!{kind}; correct it or remove the tag")
@@ -201,11 +203,25 @@ class _NodeReader:
     def _key(self, node: yaml.Node) -> str:
         if not isinstance(node, yaml.ScalarNode):
             self._loader.refuse(node, "a key must be a name, not a list or a mapping")
+        self._check_text(node)
         return str(node.value)
+
+    def _check_text(self, node: yaml.ScalarNode) -> None:
+        if rule := text_fault(node.value):
+            self._loader.refuse(node, rule)
 
 
 def _short_float(value: float) -> str:
     return repr(value) if math.isfinite(value) else {"inf": ".inf", "-inf": "-.inf", "nan": ".nan"}[repr(value)]
+
+
+def text_fault(text: str) -> str | None:
+    """The reason why no file can hold a text: a byte of the command line that is not UTF-8, or an escape in YAML."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"U+{ord(text[error.start]):04X} is half of a character or a byte that is not UTF-8; correct it"
+    return None
 
 
 def _printable(text: str, source: str) -> str:
