@@ -50,7 +50,7 @@ def error_line(message: object) -> str:
 
     An exception is followed by its notes.
     """
-    from skyrl_core.discovery.printable_text import safe_to_print  # a command without an error does not need it
+    from skyrl_core.printable_text import safe_to_print  # a command without an error does not need it
 
     text = with_traceback(message) if isinstance(message, BaseException) else str(message)
     return f"{paint('error:', 'red', sys.stderr)} {safe_to_print(text)}"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import NamedTuple
 
-from skyrl_core.discovery.printable_text import printable, shortened
+from skyrl_core.printable_text import printable, shortened
 from skyrl_core.errors import ConformanceError, PluginError, SkyrlError
 
 TRACEBACK = "SKYRL_TRACEBACK"

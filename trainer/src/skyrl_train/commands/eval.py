@@ -13,6 +13,7 @@ from rich.table import Table
 from skyrl_core.cli import CommandParser
 from skyrl_core.discovery import printable, safe_to_print
 from skyrl_core.errors import SkyrlError
+from skyrl_core.lookup import checked_path
 from skyrl_train.config.load_config import NO_REMOTE_CODE, resolve_run, run_folder_of
 from skyrl_train.config.override_completion import complete_override
 from skyrl_train.config.problem import raise_problems
@@ -109,7 +110,7 @@ def _resolve(arguments: argparse.Namespace) -> ResolvedRun:
     }
     overrides = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
     overrides.append("rollout.async=none")  # nothing trains, so any rollout engine will do
-    files, folder = list(arguments.config), run_folder_of(Path(arguments.target))
+    files, folder = list(arguments.config), run_folder_of(checked_path(arguments.target))
     if folder is not None:
         files = [folder / "config.yaml", *files]
         overrides.append(NO_REMOTE_CODE)
@@ -160,6 +161,7 @@ def _content(target: str, run: ResolvedRun, assessment: "Assessment") -> dict[st
 def _print(target: str, run: ResolvedRun, assessment: "Assessment") -> None:
     settings, metrics = run.config.evaluation, assessment.evaluation.metrics
     samples = f"{settings.samples_per_prompt} sample{'s' if settings.samples_per_prompt > 1 else ''} each"
+    target = printable(target, escape=True)
     print(f"{target} on {run.config.environment.name}: {assessment.prompts} held-out problems, {samples}, ", end="")
     print(f"temperature {settings.temperature:g}")
     table = Table(box=None, pad_edge=False)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from skyrl_core.errors import SkyrlError
+from skyrl_core.lookup import checked_path
 from skyrl_core.redaction import REDACTED, remember_secrets
 from skyrl_train.config.machine_check import find_missing
 from skyrl_train.config.option_conflicts import Violation, check_rules, find_oddities
@@ -54,6 +55,8 @@ def resolve_run(  # noqa: PLR0913 - one for each part of a command line or of a 
         PluginConflictError: every problem is a name that two distributions claim, or that the plugin policy denies.
         InvalidParamsError: any other problem; the message lists every problem.
     """
+    for path in (*files, *([resume] if resume else [])):
+        checked_path(path)
     found = [_config_of_run(Path(resume))] if resume and not files else []
     sources = _read([*files, *found], [NO_REMOTE_CODE, *overrides] if found else overrides, settings)
     files = found or files
