@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from skyrl_core.errors import SkyrlError
 from skyrl_train.config.schema import ModelOptions
+from skyrl_train.data.prompt_tokens import LIMITS, ModelLimits
 from skyrl_train.policy.prompts.attention import register_attention
 from skyrl_train.tiny_model import TINY_MODEL
 
@@ -28,6 +29,8 @@ def resolve_model(name: str) -> str:
 def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer, set to pad with its end-of-sequence token; ``revision`` is that of a hub model.
 
+    It carries the limits of the model, against which prompts are checked.
+
     Raises:
         SkyrlError: it cannot be loaded, or has no end-of-sequence token.
     """
@@ -39,7 +42,23 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
         raise SkyrlError(f"the tokenizer of model {name!r} has no eos token to end responses: choose another model")
     # Padding is masked, so any token with an embedding will do; an added pad token may lie outside the embedding.
     tokenizer.pad_token = tokenizer.eos_token
+    setattr(tokenizer, LIMITS, model_limits(name, revision))
     return tokenizer
+
+
+def model_limits(name: str, revision: str | None = None) -> ModelLimits:
+    """The sizes that prompts must respect, from the model's configuration; none if that cannot be loaded."""
+    try:
+        config = AutoConfig.from_pretrained(resolve_model(name), **_revision(revision)).get_text_config()
+    except Exception:  # noqa: BLE001 - loading the model reports it
+        return ModelLimits()
+    positions = getattr(config, "max_position_embeddings", None)
+    # YaRN is configured next to the length that the model was pretrained with, and multiplies it.
+    scaling = getattr(config, "rope_parameters", None) or {}
+    if positions is not None and scaling.get("rope_type") == "yarn":
+        original = scaling.get("original_max_position_embeddings") or positions
+        positions = max(positions, int(original * scaling.get("factor", 1)))
+    return ModelLimits(positions=positions, vocabulary=getattr(config, "vocab_size", None))
 
 
 def load_model(name: str, dtype: torch.dtype, options: ModelOptions | None = None) -> PreTrainedModel:

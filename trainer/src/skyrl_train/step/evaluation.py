@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from skyrl_core.errors import SkyrlError
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.data.prompt_source import PromptSource
-from skyrl_train.data.prompt_tokens import encode_prompt
+from skyrl_train.data.prompt_tokens import PromptEncoder
 from skyrl_train.ranks.ranks import Ranks
 from skyrl_train.rewards.reward_result import Score
 from skyrl_train.rewards.scorer import Scorer
@@ -60,8 +60,13 @@ class Evaluator:
         ranks: Ranks,
     ) -> None:
         self._config = config
-        self._tokenizer = tokenizer
-        self._sampler = Sampler(engine=engine, tokenizer=tokenizer, scorer=scorer)
+        self._encoder = PromptEncoder.of(config, tokenizer, evaluation=True)
+        self._sampler = Sampler(
+            engine=engine,
+            tokenizer=tokenizer,
+            scorer=scorer,
+            skip_special_tokens=config.rollout.skip_special_tokens,
+        )
         self._ranks = ranks
         wanted = config.evaluation.prompts
         # A file may hold fewer prompts; using a prompt twice would make the standard error too small.
@@ -71,10 +76,9 @@ class Evaluator:
         """Sample and reward answers; the result is the same on all ranks. Collective."""
         settings = self._config.evaluation
         own = [index for index in range(len(self._rows)) if index % self._ranks.world_size == self._ranks.rank]
-        limit = self._config.rollout.max_prompt_tokens
         requests, indices = [], []
         for index in own:
-            prompt_ids = encode_prompt(self._rows[index], self._tokenizer, limit, self._config.data.chat_template_args)
+            prompt_ids = self._encoder.encode(self._rows[index])
             for sample in range(settings.samples_per_prompt):
                 seed = sampling_seed(self._config.seed, 0, index, sample, stream="evaluation")
                 requests.append(SampleRequest(prompt_ids=prompt_ids, seed=seed))
