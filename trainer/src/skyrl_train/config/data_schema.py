@@ -87,6 +87,11 @@ class DataConfig(Section):
         default=(),
         description="Rows to leave out instead of an error: too_long (above rollout.max_prompt_tokens), invalid.",
     )
+    template_columns: tuple[str, ...] | None = Field(
+        default=None,
+        description="Columns that the chat template receives, such as [tools, documents]; [] leaves them to the "
+        "reward. null refuses rows that have such columns.",
+    )
 
     @property
     def train_sources(self) -> tuple[str, ...]:

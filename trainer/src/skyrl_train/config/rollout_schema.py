@@ -52,6 +52,11 @@ class RolloutConfig(Section):
     stop: StopStrings = Field(
         default=(), description="Strings that end a response; the reward sees the text before the first one."
     )
+    skip_special_tokens: bool = Field(
+        default=True,
+        description="Leave special tokens, such as <tool_call>, out of the text that rewards see. The end token "
+        "never is in it.",
+    )
 
 
 class EvaluationConfig(Section):

@@ -14,8 +14,8 @@ from skyrl_core.parameters import StrictModel
 Split = Literal["train", "evaluation"]
 Reward = float | None | Mapping[str, float | None]
 """A reward; None for no verdict; or several rewards by name, of which one None means no verdict."""
-Message = dict[str, str]
-"""A chat message: ``{"role": "user", "content": "..."}``."""
+Message = dict[str, Any]
+"""A chat message: ``{"role": "user", "content": "..."}``, and other keys that the chat template reads."""
 
 
 class EnvironmentParams(StrictModel):

@@ -18,7 +18,7 @@ from skyrl_train.checkpoints.resume import Resumption
 from skyrl_train.config.resolved import ResolvedRun
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.data.prompt_source import PromptSource
-from skyrl_train.data.prompt_tokens import encode_prompt
+from skyrl_train.data.prompt_tokens import PromptEncoder
 from skyrl_train.data.run_data import load_run_data
 from skyrl_train.machine.library_output import quiet
 from skyrl_train.machine.malloc import keep_freed_memory
@@ -277,9 +277,8 @@ def _weight_sync(
 ) -> WeightSync:
     wanted = config.rollout.probe and not rollout_engine.shares_weights
     rows = source.take(0, PROBE_SEQUENCES) if wanted else ()
-    limit = config.rollout.max_prompt_tokens
     tolerance = config.rollout.probe_tolerance or TOLERANCE[config.trainer.deepspeed.precision]
-    args = config.data.chat_template_args
-    prompts = [encode_prompt(row, tokenizer, limit, args)[:PROBE_TOKENS] for row in rows]
+    encoder = PromptEncoder.of(config, tokenizer)
+    prompts = [encoder.encode(row)[:PROBE_TOKENS] for row in rows]
     probe = [ids for ids in prompts if len(ids) > 1]
     return WeightSync(rollout_engine, engine, ranks, probe=probe, tolerance=tolerance)
