@@ -41,7 +41,7 @@ class Trained:
     """The part of ZeroEngine that the sync uses."""
 
     def __init__(self, engine, model):
-        self.policy, self.forward = engine.policy, engine.forward
+        self.policy, self.model, self.forward = engine.policy, engine.policy.model, engine.forward
         self.named_tensors = engine.policy.model.named_parameters
 
 

@@ -256,10 +256,10 @@ class Some:
     """Weights with some tensors removed or renamed."""
 
     def __init__(self, model: Any, change: Callable[[str], str | None]) -> None:
-        self._model, self._change = model, change
+        self.model, self._change = model, change
 
     def named_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        for name, tensor in self._model.named_parameters():
+        for name, tensor in self.model.named_parameters():
             if (changed := self._change(name)) is not None:
                 yield changed, tensor
 
@@ -362,7 +362,7 @@ class Trained:
     """The part of ZeroEngine that the sync uses."""
 
     def __init__(self, model: Any) -> None:
-        self.policy = Policy(model, chunk_size=64, temperature=1.0)
+        self.policy, self.model = Policy(model, chunk_size=64, temperature=1.0), model
 
     def forward(self, sequences: Any, *, with_entropy: bool) -> Any:
         return self.policy.log_probs(sequences, with_entropy)

@@ -79,10 +79,15 @@ HandOver = Callable[[int, Sample], None]
 
 
 class WeightSource(Protocol):
-    """The trained weights: complete tensors by transformers names, with adapters merged."""
+    """The trained weights: complete tensors, with adapters merged.
+
+    An engine that loads checkpoints, such as vLLM, takes ``skyrl_train.rollout.weights.checkpoint_tensors(source)``.
+    """
+
+    model: "PreTrainedModel"  # the trained module, for its configuration: its tensors may be shards
 
     def named_tensors(self) -> Iterator["tuple[str, Tensor]"]:
-        """Each parameter once, gathered from its shards if necessary. All ranks must iterate to the end.
+        """Each parameter once, by the names of transformers' module. All ranks must iterate to the end.
 
         A tensor is valid only until the next one is requested: copy it to keep it.
         """
