@@ -84,7 +84,10 @@ class WeightSource(Protocol):
     An engine that loads checkpoints, such as vLLM, takes ``skyrl_train.rollout.weights.checkpoint_tensors(source)``.
     """
 
-    model: "PreTrainedModel"  # the trained module, for its configuration: its tensors may be shards
+    @property
+    def model(self) -> "PreTrainedModel":
+        """The trained module, for its configuration: its tensors may be shards."""
+        ...
 
     def named_tensors(self) -> Iterator["tuple[str, Tensor]"]:
         """Each parameter once, by the names of transformers' module. All ranks must iterate to the end.

@@ -31,8 +31,8 @@ def checkpoint_tensors(weights: WeightSource) -> Iterator[tuple[str, Tensor]]:
     """The tensors of a source as a checkpoint has them, for engines that load checkpoints, such as vLLM.
 
     transformers renames and fuses tensors when it loads a checkpoint, such as the matrices of all experts of a layer.
-    This reverts it with the mapping that ``save_pretrained`` uses, and adds the buffers that a checkpoint stores. The
-    names of ``named_tensors`` are those of transformers' module. A tensor is valid only until the next one is requested.
+    This reverts it with the mapping that ``save_pretrained`` uses, and adds the buffers that a checkpoint stores. A
+    tensor is valid only until the next one is requested.
     """
     model = weights.model
     yield from _reverted(model, weights.named_tensors())

@@ -16,6 +16,7 @@ from skyrl_train.ranks.ranks import Ranks
 from skyrl_train.ranks.stopping import Interrupted, StopRequest
 from skyrl_train.record.journal import Journal
 from skyrl_train.record.progress import Progress
+from skyrl_train.rollout.rollout_engine import Sampling
 from skyrl_train.step.advantages import AdvantagePass
 from skyrl_train.step.batching import MicroBatchSize, minibatch_of_group
 from skyrl_train.step.evaluation_sets import EvaluationSets
@@ -84,7 +85,7 @@ class Trainer:
     def train(self) -> None:
         """Make every remaining step, with evaluations and checkpoints when they are due."""
         components, config = self.components, self.components.config
-        components.sync.start(self.progress.optimizer_steps)
+        self._start_rollout_engine()
         if components.evaluator is not None and self.progress.step == 0:
             components.journal.evaluation(0, components.evaluator.evaluate(), final=False)
         if self.progress.step == config.trainer.steps:
@@ -105,6 +106,14 @@ class Trainer:
             if done or _due(self.progress.step, config.checkpoint.every):
                 self._save()
         components.saves.wait()
+
+    def _start_rollout_engine(self) -> None:
+        """Make the first weight sync, and check that the rollout engine agrees with the trainer. Collective."""
+        config, done = self.components.config, self.progress.optimizer_steps
+        sampling = Sampling.for_training(config, number_at(config.rollout.temperature, done))
+        agreement = self.components.sync.start(done, sampling)
+        if agreement is not None:
+            self.components.journal.message(agreement)
 
     def _stop_if_asked(self) -> None:
         """Save and stop if any rank received a stop signal. Collective.
