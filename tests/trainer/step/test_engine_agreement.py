@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from skyrl_core.errors import SkyrlError
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.policy.policy import Policy
 from skyrl_train.rollout.hf.decoding import PrefilledPrompts
@@ -109,6 +110,23 @@ def test_another_distribution_is_refused_with_the_deviation_and_advice(check, ki
     message = r"engine mine does not sample .* are \d\.\de-0\d nats .* at most 1e-03 .*\n.*set rollout.engine"
     with pytest.raises(EngineDisagreesError, match=message):
         check(kind)
+
+
+TRUNCATIONS = [{"top_p": 0.5}, {"top_k": 3}, {"min_p": 0.3}]
+
+
+@pytest.mark.parametrize("options", TRUNCATIONS)
+def test_truncated_samples_agree_over_the_tokens_that_were_kept(check, options):
+    check(sampling=replace(SAMPLING, return_kept=True, **options))
+    with pytest.raises(EngineDisagreesError):
+        check(sampling=replace(SAMPLING, **options))
+
+
+@pytest.mark.parametrize("options", TRUNCATIONS)
+def test_an_engine_that_does_not_return_the_kept_tokens_is_refused(check, options):
+    forgetful = changed(lambda samples: [replace(sample, kept=None) for sample in samples])
+    with pytest.raises(SkyrlError, match=r"does not return those that it kept .*rollout\.engine to hf"):
+        check(forgetful, sampling=replace(SAMPLING, return_kept=True, **options))
 
 
 def test_an_engine_that_ignores_padding_is_refused(check, monkeypatch):

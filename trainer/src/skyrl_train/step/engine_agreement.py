@@ -20,7 +20,7 @@ from skyrl_train.data.prompt_source import PromptSource
 from skyrl_train.data.prompt_tokens import encode_prompt
 from skyrl_train.policy.policy import Sequences
 from skyrl_train.ranks.ranks import Ranks
-from skyrl_train.rollout.rollout_engine import RolloutEngine, Sample, SampleRequest, Sampling
+from skyrl_train.rollout.rollout_engine import RolloutEngine, Sample, SampleRequest, Sampling, generate
 from skyrl_train.step.experience import Experience
 
 TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2}
@@ -118,7 +118,7 @@ class EngineAgreement:
         prompts = self._ragged_prompts()
         groups = [number for number in range(len(prompts)) for _ in range(SAMPLES)]
         requests = [SampleRequest(prompt_ids=prompts[group], seed=seed) for seed, group in enumerate(groups)]
-        samples = self.engine.generate(requests, shortened(sampling))
+        samples = generate(self.engine, requests, shortened(sampling), lambda *_: None)
         self._check_complete(samples, len(requests))
         experience = Experience.build(
             [request.prompt_ids for request in requests],
