@@ -4,6 +4,8 @@ from safetensors.torch import load_file
 from tests.trainer.fixtures.families import models
 from transformers import AutoModelForCausalLM
 
+from skyrl_train.config.schema import LoraConfig
+from skyrl_train.policy.adapters import add_adapters, merged_tensors
 from skyrl_train.rollout.weights import (
     GuardedWeights,
     ModelWeights,
@@ -59,3 +61,17 @@ def test_checkpoint_tensors_are_those_that_save_pretrained_writes(kind, tmp_path
         assert synced.keys() == written.keys()
         for name, tensor in written.items():
             assert torch.equal(synced[name], tensor), name
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3_moe"])
+def test_merged_adapters_reach_a_checkpoint_under_its_names(kind, tmp_path):
+    _, model = models(kind)
+    model.save_pretrained(tmp_path)
+    names = load_file(tmp_path / "model.safetensors").keys()
+    add_adapters(model, LoraConfig(rank=2, target_modules=("q_proj",)), seed=0)
+
+    class Merged(ModelWeights):
+        def named_tensors(self):
+            return merged_tensors(self.model)
+
+    assert dict(checkpoint_tensors(Merged(model))).keys() == names

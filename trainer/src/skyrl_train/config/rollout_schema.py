@@ -31,7 +31,8 @@ class RolloutConfig(Section):
     batch_size: PositiveInt = Field(default=256, description="Sequences that the rollout engine hf decodes together.")
     probe: bool = Field(
         default=True,
-        description="Compare log-probs of rollout and trainer after each weight sync; stop if they differ.",
+        description="Compare log-probs of rollout engine and trainer at the start and after each weight sync; stop if "
+        "they differ.",
     )
     probe_tolerance: PositiveFloat | None = Field(
         default=None, description="Mean difference allowed, in nats; null takes 1e-3 in fp32 and 5e-2 in bf16."

@@ -52,7 +52,10 @@ def _reverted(model: PreTrainedModel, tensors: Iterator[tuple[str, Tensor]]) -> 
 def _is_converted(model: PreTrainedModel) -> bool:
     """Whether a checkpoint of the model has other names or layouts than the module."""
     # DeepSpeed stores the complete shape of a sharded parameter in ds_shape.
-    named = {name: torch.empty(getattr(p, "ds_shape", p.shape), device="meta") for name, p in model.named_parameters()}
+    named = {
+        name.replace(".base_layer.", "."): torch.empty(getattr(parameter, "ds_shape", parameter.shape), device="meta")
+        for name, parameter in model.named_parameters()  # with an adapter, those of its layer have this suffix
+    }
     reverted = revert_weight_conversion(model, dict(named))
     return any(reverted.get(name) is not tensor for name, tensor in named.items())
 
