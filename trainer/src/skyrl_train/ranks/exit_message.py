@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from skyrl_core.discovery import safe_to_print
 from skyrl_train.tracking.stderr import say
 
 FILE = "SKYRL_EXIT_MESSAGE"
@@ -31,7 +32,7 @@ class ExitMessage:
                 Path(path).write_text(json.dumps(asdict(self)))
                 return
         if self.text:
-            say(self.text)
+            say(safe_to_print(self.text))
 
 
 def read_exit_message(path: Path) -> ExitMessage | None:

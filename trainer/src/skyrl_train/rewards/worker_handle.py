@@ -33,6 +33,12 @@ serve({descriptor})
 """
 
 
+def _hash_seed() -> str:
+    """The same in all workers, so that no verdict depends on the order of a set in one of them."""
+    configured = os.environ.get("PYTHONHASHSEED", "")
+    return configured if configured.isdecimal() else "0"
+
+
 class WorkerProcess:
     """A worker process and the work that was sent to it.
 
@@ -55,7 +61,7 @@ class WorkerProcess:
                 pass_fds=[worker_end.fileno()],
                 process_group=0,
                 stdin=subprocess.DEVNULL,
-                env=os.environ | {WORKER_VARIABLE: "1"} | child_of_this_process(),
+                env=os.environ | {WORKER_VARIABLE: "1", "PYTHONHASHSEED": _hash_seed()} | child_of_this_process(),
             )
         except OSError as error:
             trainer_end.close()
@@ -79,14 +85,14 @@ class WorkerProcess:
         allowed = deadline + GRACE if self.awaits else deadline
         return self.since + (allowed if self.ready else START_TIMEOUT)
 
-    def send(self, tasks: Sequence[int], payload: bytes, *, awaits: bool) -> None:
+    def send(self, tasks: Sequence[int], payload: Sequence[bytes], *, awaits: bool) -> None:
         """Send pickled items; ``awaits``: the rewards of some run at the same time.
 
         Raises:
             OSError: the worker has ended or does not read.
         """
         self.tasks, self.awaits = dict(enumerate(tasks)), awaits
-        self.connection.send((len(tasks), payload))
+        self.connection.send(payload)
         self.since = time.monotonic()
 
     def messages(self) -> list[Any]:

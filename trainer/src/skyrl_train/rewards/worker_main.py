@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -23,6 +23,7 @@ from typing import Any, cast
 
 from skyrl_train.environments.environment import Completion, Environment, Row
 from skyrl_train.machine.parent_watch import kill_own_group, watch_parent
+from skyrl_train.rewards.isolation import Isolation, isolated, seed_generators
 from skyrl_train.rewards.reward_result import Score, judged
 
 Item = tuple[Completion, Row]
@@ -54,8 +55,8 @@ def serve(descriptor: int) -> None:
     """Compute rewards for the trainer, its parent, until it sends None or is gone.
 
     Args:
-        descriptor: of a socket that delivers a Setup, then messages ``(count, pickled items)``, and finally None. The
-            reply to Setup is None or an error; the reply to items is one Outcome per item, in any order.
+        descriptor: of a socket that delivers a Setup, then lists of pickled items, and finally None. The reply to Setup
+            is None or an error; the reply to items is one Outcome per item, in any order.
     """
     watch_parent(kill_own_group)  # even in the middle of a reward, and with the processes that the reward started
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -72,37 +73,45 @@ def serve(descriptor: int) -> None:
             connection.send(_describe(error))
             return
         connection.send(None)
+        isolation = Isolation(environments.values())
         with asyncio.Runner() as runner:  # one event loop for all messages: clients of a judge belong to a loop
             while message := connection.recv():
-                count, pickled = message
-                for outcome in _outcomes(count, pickled, setup, environments, runner):
+                for outcome in _outcomes(message, setup, environments, isolation, runner):
                     connection.send(outcome)
     except (EOFError, ConnectionError):
         return  # the trainer has ended
 
 
 def _outcomes(
-    count: int, pickled: bytes, setup: Setup, environments: Mapping[str, Environment], runner: asyncio.Runner
+    pickled: Sequence[bytes],
+    setup: Setup,
+    environments: Mapping[str, Environment],
+    isolation: Isolation,
+    runner: asyncio.Runner,
 ) -> Iterator[Outcome]:
-    try:
-        items: list[Item] = _unpickle(pickled, setup)
-    except Exception as error:  # noqa: BLE001 - columns may hold objects of any class
-        unread = Score(error=f"the row cannot be unpickled in the reward worker: {_describe(error)}")
-        yield from ((position, unread) for position in range(count))
-        return
+    items: dict[int, Item] = {}
+    for position, data in enumerate(pickled):
+        try:
+            items[position] = _unpickle(data, setup)  # each separately, so that two items share no object
+        except Exception as error:  # noqa: BLE001 - columns may hold objects of any class
+            yield position, Score(error=f"the row cannot be unpickled in the reward worker: {_describe(error)}")
     awaited = {name for name, environment in environments.items() if environment.is_async}
-    waits = [position for position, (_, row) in enumerate(items) if row.environment in awaited]
+    waits = [position for position, (_, row) in items.items() if row.environment in awaited]
     if waits:
         yield from _side_by_side({position: items[position] for position in waits}, setup, environments, runner)
+        isolation.restore()
     armed, pid = -math.inf, os.getpid()
     with open(os.devnull, "w") as discarded:
-        for position in sorted(set(range(count)) - set(waits)):
+        for position in sorted(items.keys() - set(waits)):
             completion, row = items[position]
             if time.monotonic() > armed + _REARM:
                 # Ends the process even if the reward never releases the interpreter lock and the trainer has ended.
                 faulthandler.dump_traceback_later(setup.deadline + GRACE, exit=True, file=discarded)
                 armed = time.monotonic()
-            score = compute_reward(environments[row.environment], completion, row, setup.weights)
+            seed_generators(hash((completion.text, completion.token_ids, row.ground_truth)))
+            compute = functools.partial(compute_reward, environments[row.environment], completion, row, setup.weights)
+            score = isolated(compute)
+            isolation.restore()  # at once, because what follows needs functions that a reward may have replaced
             if os.getpid() != pid:
                 os._exit(0)  # the child of a reward that forked got here; only the parent may reply
             signal.setitimer(signal.ITIMER_REAL, 0)  # a leftover alarm must not interrupt the next reward

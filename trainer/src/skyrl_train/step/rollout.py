@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from skyrl_core.errors import SkyrlError
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.data.prompt_source import PromptSource
-from skyrl_train.data.prompt_tokens import encode_prompt
+from skyrl_train.data.prompt_tokens import PromptEncoder
 from skyrl_train.environments.environment import Completion, Row
 from skyrl_train.ranks.ranks import Ranks
 from skyrl_train.ranks.shared_error import SharedError
@@ -61,7 +61,13 @@ class RolloutCollector:
         self._config = config
         self._source = source
         self._tokenizer = tokenizer
-        self._sampler = Sampler(engine=engine, tokenizer=tokenizer, scorer=scorer)
+        self._encoder = PromptEncoder.of(config, tokenizer)
+        self._sampler = Sampler(
+            engine=engine,
+            tokenizer=tokenizer,
+            scorer=scorer,
+            skip_special_tokens=config.rollout.skip_special_tokens,
+        )
         self._ranks = ranks
 
     def sample(self, step: int, position: int, temperature: float) -> PendingRollout:
@@ -72,15 +78,14 @@ class RolloutCollector:
             position: position of the first prompt in the data.
             temperature: sampling temperature.
         """
-        trainer, rollout = self._config.trainer, self._config.rollout
+        trainer = self._config.trainer
         num_groups = trainer.prompts_per_step
         rows = self._source.take(position, num_groups)
         owners = [owner_of_group(g, num_groups, trainer.minibatches, self._ranks.world_size) for g in range(num_groups)]
         groups = [
             g for g, owner in enumerate(owners) if owner == self._ranks.rank for _ in range(trainer.samples_per_prompt)
         ]
-        limit, template_args = rollout.max_prompt_tokens, self._config.data.chat_template_args
-        encoded = {g: encode_prompt(rows[g], self._tokenizer, limit, template_args) for g in set(groups)}
+        encoded = {g: self._encoder.encode(rows[g]) for g in set(groups)}
         requests = [
             SampleRequest(
                 prompt_ids=encoded[g],
