@@ -280,8 +280,19 @@ def test_a_checkpoint_appears_after_the_samples_of_its_steps(saves, engine, tmp_
     saves.start(progress(1))
     with pytest.raises(TimeoutError):
         saves._writing[1].result(0.2)
-    samples.set_exception(SkyrlError("cannot write rollouts"))
-    with pytest.raises(SkyrlError, match="cannot write rollouts"):
+    samples.set_exception(SkyrlError("cannot write rollouts"))  # the journal raises it; the steps are kept
+    saves.wait()
+    assert names(tmp_path) == ["step_000001"]
+
+
+def test_no_checkpoint_appears_before_the_record_of_its_steps_is_on_disk(saves, engine, tmp_path):
+    def full():
+        raise SkyrlError("cannot write metrics.jsonl: No space left on device")
+
+    saves._journal.sync = full
+    engine.disk.room.set()
+    saves.start(progress(1))
+    with pytest.raises(SkyrlError, match=r"cannot write metrics\.jsonl"):
         saves.wait()
     assert names(tmp_path) == []
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from skyrl_core.errors import SkyrlError
 from skyrl_train.checkpoints import manifest as checkpoint
@@ -22,7 +22,7 @@ from skyrl_train.config.validation import validate
 from skyrl_train.config.yaml_text import parse_yaml
 from skyrl_train.machine.library_output import quiet
 from skyrl_train.policy.adapters import add_adapters, has_adapters, merge_adapters, save_adapters
-from skyrl_train.policy.model_loading import load_model, load_tokenizer
+from skyrl_train.policy.model_loading import load_model, load_tokenizer, tokenizer_files
 from skyrl_train.record.progress import Progress
 from skyrl_train.tracking.atomic_file import flush_to_disk
 from skyrl_train.tracking.run_folder import RunFolder
@@ -37,13 +37,15 @@ PREFIX = "model."
 """The policy's prefix before the parameter names of its transformers model."""
 
 
-def export(source: Path, target: Path | None = None, *, reuse: bool = False) -> Path:
+def export(source: Path, target: Path | None = None, *, reuse: bool = False, trust_remote_code: bool = False) -> Path:
     """Write model, tokenizer, model card and their origin; returns the folder.
 
     Args:
         source: a checkpoint, or a run folder, whose latest checkpoint is exported.
         target: a folder that does not exist yet; None writes ``exported/step_N`` in the run folder.
         reuse: return a folder that already holds the export of this checkpoint.
+        trust_remote_code: run the code that comes with the model. The run's configuration cannot permit it, because
+            the run may come from a stranger.
 
     Raises:
         SkyrlError: no intact checkpoint exists, its model cannot be loaded, or the folder exists or cannot be written.
@@ -53,14 +55,16 @@ def export(source: Path, target: Path | None = None, *, reuse: bool = False) -> 
     progress = checkpoint.read(found)
     run_folder = found.parent.parent
     folder = target or run_folder / "exported" / found.name
-    config = _config(run_folder / "config.yaml")
+    config = _config(run_folder / "config.yaml", trust_remote_code=trust_remote_code)
     model_origin = origin(config.model, found, progress)
     if reuse and _holds(folder, model_origin):
         return folder
     if folder.exists():
         raise SkyrlError(f"{folder} already exists and is not overwritten: give another folder, or remove it")
-    model, tokenizer = _restored(found, progress, config), load_tokenizer(config.model, config.model_options.revision)
-    write_model(folder, model, tokenizer, model_origin, run=RunFolder(run_folder).read_run())
+    model = _restored(found, progress, config)
+    load_tokenizer(config.model, config.model_options)  # downloads its files if they are missing here
+    files = tokenizer_files(config.model, config.model_options)
+    write_model(folder, model, files, model_origin, run=RunFolder(run_folder).read_run())
     return folder
 
 
@@ -91,7 +95,7 @@ def _restored(found: Path, progress: Progress, config: RunConfig) -> PreTrainedM
     return model
 
 
-def _config(file: Path) -> RunConfig:
+def _config(file: Path, *, trust_remote_code: bool) -> RunConfig:
     try:
         text = file.read_text(encoding="utf-8")
     except OSError as error:
@@ -101,7 +105,8 @@ def _config(file: Path) -> RunConfig:
     if faults or not isinstance(values, dict):
         lines = [f"  {'.'.join(fault.keys)}: {fault.rule}" for fault in faults] or ["  it holds no options"]
         raise SkyrlError("\n".join([f"{file} is not the configuration of a run:", *lines]))
-    return config
+    options = config.model_options.model_copy(update={"trust_remote_code": trust_remote_code})
+    return config.model_copy(update={"model_options": options})
 
 
 def _weights(found: Path, stage: int) -> dict[str, Tensor]:
@@ -157,7 +162,7 @@ def origin(model_name: str, found: Path, progress: Progress) -> dict[str, Any]:
 def write_model(
     folder: Path,
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Mapping[str, Path],
     source: Mapping[str, Any],
     *,
     weights: dict[str, Tensor] | None = None,
@@ -168,7 +173,7 @@ def write_model(
     Args:
         folder: must not exist yet.
         model: the model to write.
-        tokenizer: the model's tokenizer.
+        tokenizer: the files of the model's tokenizer, which are copied.
         source: the origin of the model.
         weights: complete tensors by name; None writes those of the model.
         run: the content of run.json, for the model card.
@@ -184,7 +189,9 @@ def write_model(
             save_adapters(model, partial / ADAPTER)
             merge_adapters(model)
         model.save_pretrained(partial, state_dict=weights)
-        tokenizer.save_pretrained(partial)
+        for name, file in tokenizer.items():
+            (partial / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, partial / name)
         (partial / ORIGIN).write_text(json.dumps(dict(source), indent=2) + "\n")
         (partial / "README.md").write_text(write_card(source, run or {}), encoding="utf-8")
         for path in (*partial.rglob("*"), partial):

@@ -87,7 +87,9 @@ def start(
         return Progress(step=0, optimizer_steps=0, prompts=0, loss=identity, fingerprint=now, **form), None
     chosen = found
     compared = _on_main(ranks, lambda: _compare_data(chosen, run, data, tokenizer))
-    restore(loss.at(compared.progress.optimizer_steps), compared.progress, accept_change=run.accept_loss_change)
+    current = loss.at(compared.progress.optimizer_steps)
+    with loss.calling("load_state_dict"):
+        restore(current, compared.progress, accept_change=run.accept_loss_change)
     return replace(compared.progress, **form), compared
 
 

@@ -73,3 +73,8 @@ class ModelOptions(Section):
         description="Attention implementation of transformers; null takes sdpa if the model has it. Prompts are "
         "shared with sdpa only.",
     )
+    trust_remote_code: bool = Field(
+        default=False,
+        description="Run the Python code that comes with the model and its tokenizer, for a model that transformers "
+        "does not support without it. Read that code first: it can do anything that you can do.",
+    )

@@ -13,6 +13,7 @@ from pydantic import (
 
 from skyrl_core.parameters import KlEstimator, LossReduction, OffPolicyOptions
 from skyrl_train.config.data_schema import DataConfig
+from skyrl_train.config.lookups import PathText
 from skyrl_train.config.model_schema import DeepSpeedConfig as DeepSpeedConfig
 from skyrl_train.config.model_schema import ModelOptions as ModelOptions
 from skyrl_train.config.model_schema import OptimizerConfig as OptimizerConfig
@@ -35,7 +36,7 @@ class AlgorithmConfig(Section):
     # The loss is compared by its identity.
     free_on_resume = frozenset({"policy_loss_type", "skip_zero_advantages"})
 
-    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False, validate_default=True)
+    model_config = ConfigDict(extra="allow")
 
     policy_loss_type: str = Field(default="dual_clip", description="The loss: a name from `skyrl losses list`.")
     loss_reduction: LossReduction | None = Field(
@@ -177,7 +178,9 @@ class CheckpointConfig(Section):
     export: bool = Field(
         default=False, description="Export each model as a transformers folder, step_N/model, in the background."
     )
-    on_stop: bool = Field(default=True, description="Save when Ctrl-C or SIGTERM stops the run after a step.")
+    on_stop: bool = Field(
+        default=True, description="Save when Ctrl-C, SIGTERM or an error between two steps ends the run."
+    )
 
 
 class WandbConfig(Section):
@@ -240,13 +243,13 @@ class RunConfig(Section):
 
     free_on_resume = frozenset({"run_folder"})
 
-    model: str = Field(
+    model: PathText = Field(
         default="tiny",
         description="`tiny` (ships with the trainer), a model folder, or a hub name. Without --config, the tiny model "
         "trains with the settings of the quickstart, not with the defaults listed here.",
     )
     seed: NonNegativeInt = Field(default=0, description="Seed of the data order and of sampling.")
-    run_folder: str | None = Field(default=None, description="Folder of the run; null creates runs/<loss>-<time>.")
+    run_folder: PathText | None = Field(default=None, description="Folder of the run; null creates runs/<loss>-<time>.")
     trainer: TrainerConfig = Field(default_factory=TrainerConfig, description="Length and batches of training.")
     rollout: RolloutConfig = Field(default_factory=RolloutConfig, description="How samples are generated.")
     data: DataConfig = Field(default_factory=DataConfig, description="Where prompts come from.")

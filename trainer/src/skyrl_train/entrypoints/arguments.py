@@ -26,6 +26,8 @@ EXAMPLES = (
     "skyrl train --config run.yaml --num-processes 4",
     "skyrl train --resume runs/gspo-20260101-120000 trainer.steps=200",
 )
+MAX_PROCESSES = 1024
+"""On one machine; far more than any has GPUs."""
 RESUME = "continue a run from its folder or from one of its checkpoints; without FOLDER, from run_folder"
 
 
@@ -70,8 +72,8 @@ def parse_arguments(argv: Sequence[str], prog: str) -> TrainArguments:
     """
     parser = _parser(prog)
     parsed, unknown = parser.parse_known_args(_with_explicit_resume(argv))
-    if parsed.num_processes < 1:
-        raise SkyrlError(f"{OPTION} {parsed.num_processes}: must be 1 or more")
+    if not 1 <= parsed.num_processes <= MAX_PROCESSES:
+        raise SkyrlError(f"{OPTION} {parsed.num_processes}: must be from 1 to {MAX_PROCESSES}, one for each GPU")
     if parsed.skip_damaged and parsed.resume is None:
         raise SkyrlError("--skip-damaged selects the checkpoint to resume from; it needs --resume")
     if parsed.accept_changes and parsed.resume is None:
