@@ -41,7 +41,7 @@ def test_no_numeric_option_takes_an_absurd_value(key):
         ),
         ("rollout.temperature", 1e-30, "must be >= 0.01"),
         ("rollout.temperature", {"schedule": "constant", "value": 1e9}, "must be <= 100, but"),
-        ("trainer.optimizer.max_grad_norm", 1e-30, "must be >= 1e-06"),
+        ("trainer.optimizer.max_grad_norm", 1e-30, "must be >= 0.000001"),
         ("trainer.algorithm.off_policy.low", 1e300, "must be <= 1000000"),
         ("environment.weights", {"style": 1e308}, "must be <= 1000000"),
     ],
