@@ -23,6 +23,7 @@ from .errors import InvalidParamsError as InvalidParamsError
 from .errors import MissingInputError as MissingInputError
 from .errors import ParamProblem as ParamProblem
 from .errors import PluginConflictError as PluginConflictError
+from .errors import PluginError as PluginError
 from .errors import PluginLoadError as PluginLoadError
 from .errors import SkyrlError as SkyrlError
 from .errors import UndeclaredInputError as UndeclaredInputError

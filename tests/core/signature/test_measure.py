@@ -210,7 +210,7 @@ class TestRange:
             ((2.0, 2.0), Probe(), "from a positive number to a larger one"),
             ((1.0, math.nan), Probe(), "from a positive number to a larger one"),
             ((0.5, 10.0), Probe(), "end the ratios below 10"),
-            ((0.5, 2.0), Probe(length=0), "at least 1 token"),
+            ((0.5, 2.0), Probe(length=0), "from 1 to 4,096 tokens"),
             ((0.5, 2.0), Probe(probability=1.0), "between 0 and 1"),
         ],
     )

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from skyrl_core.errors import ConformanceError
@@ -39,6 +40,10 @@ class Prepared:
     def detached(self) -> "Prepared":
         """The same tensors without gradient."""
         return self._map(lambda mapping: {name: tensor.detach() for name, tensor in mapping.items()})
+
+    def to(self, dtype: torch.dtype) -> "Prepared":
+        """The same tensors, those of floats in this dtype."""
+        return self._map(lambda mapping: {n: t.to(dtype) if t.is_floating_point() else t for n, t in mapping.items()})
 
     def under(self, label: str) -> "Prepared":
         """The same tensors, each named ``label/NAME``."""

@@ -5,13 +5,15 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from skyrl_train.config.bounded import Gibibytes, PositiveInt, Seconds
-from skyrl_train.config.section import Section
+from skyrl_train.config.section import EVERY, Section
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
 class VllmConfig(Section):
     """The rollout engine vllm, one per rank. `skyrl serve` uses kv_cache_gib, max_num_seqs, enforce_eager."""
+
+    free_on_resume = EVERY
 
     kv_cache_gib: Gibibytes | None = Field(
         default=None,
@@ -32,6 +34,8 @@ class VllmConfig(Section):
 
 class ServerConfig(Section):
     """The rollout engine vllm_server: servers that `skyrl serve` started, here or on other machines."""
+
+    free_on_resume = EVERY
 
     urls: tuple[str, ...] = Field(
         default=("http://127.0.0.1:8000",), description="Addresses of the servers; each holds the entire model."

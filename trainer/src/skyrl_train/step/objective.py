@@ -150,7 +150,8 @@ class Objective:
 
     def prepare(self, minibatch: LossBatch, inputs: Inputs) -> Prepared:
         """Statistics of the minibatch of all ranks, detached; each input is [N, T]."""
-        prepared = prepared_by(self.loss.at(minibatch.step), minibatch).detached()
+        with self.loss.calling("prepare", minibatch.step):
+            prepared = prepared_by(self.loss.at(minibatch.step), minibatch).detached()
         entropy = inputs.get(Need.ENTROPY)
         if self.high_entropy_fraction is not None and entropy is not None:
             chosen = highest_entropy(entropy, minibatch.mask, self.high_entropy_fraction)
@@ -168,7 +169,9 @@ class Objective:
         """
         factors, metrics = self._factors(batch, inputs)
         own = weights if factors is None else weights * factors
-        output = evaluate_loss(self.loss.at(batch.step), batch, own, token_share)
+        loss = self.loss.at(batch.step)
+        with self.loss.calling("compute_loss" if is_scalar_form(type(loss)) else "token_losses", batch.step):
+            output = evaluate_loss(loss, batch, own, token_share)
         terms, logged = self._added_terms(batch, inputs, weights)
         return LossOutput(
             total=output.total + sum(terms.values()),

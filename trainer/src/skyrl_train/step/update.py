@@ -39,6 +39,10 @@ class UpdateLog:
             self.metrics.setdefault(name, []).append(metric)
 
 
+class NonFiniteError(SkyrlError):
+    """Loss or gradient is infinite or NaN. The weights may be damaged already, so they are not saved."""
+
+
 class PolicyUpdate:
     """Makes optimizer steps. The gradient does not depend on micro-batch size, ranks or ZeRO stage."""
 
@@ -101,16 +105,15 @@ class PolicyUpdate:
 
     def _adapt_loss(self, log: UpdateLog, step: int) -> None:
         """Pass the step's metrics to a loss that adapts to them. Collective for such a loss."""
-        loss = self._objective.loss.at(step)
-        if loss.adapts:
-            loss.after_step(summarise([log], self._ranks))
+        if self._objective.loss.adapts(step):
+            self._objective.loss.after_step(summarise([log], self._ranks), step)
 
     def _check_finite(self, what: str, value: float, step: int) -> None:
         # Every rank sees the same value, so all ranks stop before a checkpoint could save the damage.
         if not math.isfinite(value):
             loss = self._objective.loss.loss
             name = loss.name or type(loss).__name__
-            raise SkyrlError(
+            raise NonFiniteError(
                 f"the {what} of optimizer step {step + 1} is {value}: the loss {name} gives values that are not finite "
                 "on this batch, or the learning rate is too high; checkpoints are unchanged. Inspect the batch in "
                 f"rollouts/ of the run folder, or run `skyrl losses check {name}` to try the loss on extreme batches"

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from skyrl_core.errors import SkyrlError
 from skyrl_train.config.extras import install_extra
@@ -24,6 +25,7 @@ from skyrl_train.policy.adapters import merged_tensors
 from skyrl_train.policy.policy import Policy, Sequences, unpack
 from skyrl_train.ranks.ranks import Ranks
 from skyrl_train.trainer_engine.deepspeed_options import check_extra
+from skyrl_train.trainer_engine.plain_data import plain_data_only
 from skyrl_train.trainer_engine.snapshot import Snapshot
 
 MICRO_BATCH_SIZE_UNUSED = 1
@@ -54,6 +56,8 @@ class ZeroEngine:
         from skyrl_train.trainer_engine.state_capture import StateCapture
 
         self.policy = policy
+        self.updates = 0
+        """Optimizer steps begun by this process, even those that failed."""
         self.stage = deepspeed.zero_stage
         self._settings = {"betas": settings.betas, "weight_decay": settings.weight_decay}
         self._ranks = ranks
@@ -84,6 +88,11 @@ class ZeroEngine:
     def device(self) -> torch.device:
         return self._ranks.device
 
+    @property
+    def model(self) -> PreTrainedModel:
+        """The trained module; on stage 3 it holds shards."""
+        return self.policy.model
+
     def _declare_head(self) -> None:
         # The policy's forward reads the output embedding outside the module that owns it.
         import deepspeed
@@ -104,6 +113,7 @@ class ZeroEngine:
         """Clip the gradient, update the weights, clear the gradients. Returns the norm before clipping."""
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
+        self.updates += 1
         norm = self._plain_norm() if self.stage == 0 else None
         self._engine.step()
         if norm is None:
@@ -125,7 +135,7 @@ class ZeroEngine:
         own = [_shard(parameter, rank) for parameter in trained] if self.stage == 3 else trained[rank::count]
         norms = [torch.linalg.vector_norm(part.detach(), dtype=torch.float32).to(self.device) for part in own]
         squared = torch.stack(norms).double().square().sum() if norms else torch.zeros((), dtype=torch.float64)
-        return float(self._ranks.sum(squared)) ** 0.5
+        return math.sqrt(float(self._ranks.sum(squared)))
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Each complete parameter, adapters merged, by its transformers name. All ranks iterate to the end."""
@@ -157,8 +167,11 @@ class ZeroEngine:
         """
         complete = all(parameter.requires_grad for parameter in self.policy.parameters())
         try:
-            loaded, _ = self._engine.load_checkpoint(str(folder), tag="state", load_module_strict=complete)
-        except (AssertionError, AttributeError, KeyError, OSError, RuntimeError, ValueError) as error:
+            with plain_data_only(folder):
+                loaded, _ = self._engine.load_checkpoint(str(folder), tag="state", load_module_strict=complete)
+        except SkyrlError:
+            raise
+        except Exception as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise SkyrlError(
                 f"the state in {folder} does not fit this run: {reason}\n  resume with the model, optimizer and "

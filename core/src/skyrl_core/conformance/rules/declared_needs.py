@@ -63,4 +63,5 @@ DECLARED_NEEDS = Rule(
     counterexample="batch.entropy read but not declared; Need.REF_LOG_PROBS declared but never read",
     check=check_declared_needs,
     gate=True,
+    waivable=False,
 )
