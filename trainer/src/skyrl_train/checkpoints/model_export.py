@@ -18,6 +18,7 @@ from skyrl_train.checkpoints import manifest as checkpoint
 from skyrl_train.checkpoints.checkpoint_folder import PARTIAL, find
 from skyrl_train.checkpoints.model_card import write_card
 from skyrl_train.config.schema import RunConfig
+from skyrl_train.config.validation import validate
 from skyrl_train.config.yaml_text import parse_yaml
 from skyrl_train.machine.library_output import quiet
 from skyrl_train.policy.adapters import add_adapters, has_adapters, merge_adapters, save_adapters
@@ -25,6 +26,7 @@ from skyrl_train.policy.model_loading import load_model, load_tokenizer, tokeniz
 from skyrl_train.record.progress import Progress
 from skyrl_train.tracking.atomic_file import flush_to_disk
 from skyrl_train.tracking.run_folder import RunFolder
+from skyrl_train.trainer_engine.plain_data import plain_data_only
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 ORIGIN = "skyrl.json"
@@ -98,28 +100,47 @@ def _config(file: Path, *, trust_remote_code: bool) -> RunConfig:
         text = file.read_text(encoding="utf-8")
     except OSError as error:
         raise SkyrlError(f"cannot read the configuration of the checkpoint's run: {file}: {error.strerror}") from error
-    config = RunConfig.model_validate(parse_yaml(text, str(file)).value)
+    values = parse_yaml(text, str(file)).value
+    config, faults = validate(values if isinstance(values, dict) else {})
+    if faults or not isinstance(values, dict):
+        lines = [f"  {'.'.join(fault.keys)}: {fault.rule}" for fault in faults] or ["  it holds no options"]
+        raise SkyrlError("\n".join([f"{file} is not the configuration of a run:", *lines]))
     options = config.model_options.model_copy(update={"trust_remote_code": trust_remote_code})
     return config.model_copy(update={"model_options": options})
 
 
 def _weights(found: Path, stage: int) -> dict[str, Tensor]:
     """Every tensor of the policy, complete, and in float32 where the optimizer keeps a float32 copy."""
-    if stage == 0:
-        states: dict[str, dict[str, Tensor]] = torch.load(
-            found / "state" / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=False
-        )
-        return states["module"]
+    try:
+        with plain_data_only(found):
+            weights = _load(found / "state" / "mp_rank_00_model_states.pt") if stage == 0 else _gather(found)
+    except SkyrlError:
+        raise
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise SkyrlError(f"the state in {found} is not that of a policy: {reason}; use another checkpoint") from error
+    return weights
+
+
+def _load(file: Path) -> dict[str, Tensor]:
+    states: dict[str, dict[str, Tensor]] = torch.load(file, map_location="cpu", weights_only=True)
+    return dict(states["module"])
+
+
+def _gather(found: Path) -> dict[str, Tensor]:
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
     with contextlib.redirect_stdout(io.StringIO()):  # it prints a line for each tensor
-        weights: dict[str, Tensor] = get_fp32_state_dict_from_zero_checkpoint(str(found), tag="state")
-    return weights
+        return dict(get_fp32_state_dict_from_zero_checkpoint(str(found), tag="state"))
 
 
 def _fill(model: PreTrainedModel, weights: dict[str, Tensor], found: Path) -> None:
     own = {name.removeprefix(PREFIX): tensor for name, tensor in weights.items()}
-    _, unexpected = model.load_state_dict(own, strict=False)
+    try:
+        _, unexpected = model.load_state_dict(own, strict=False)
+    except RuntimeError as error:  # other shapes
+        reason = " ".join(str(error).split()[:60])
+        raise SkyrlError(f"{found} does not fit the model of its run: {reason}") from error
     # Frozen parameters are not saved, and an output embedding tied to the input embedding is one parameter.
     missing = {name for name, parameter in model.named_parameters() if parameter.requires_grad} - own.keys()
     if missing or unexpected:

@@ -2,9 +2,9 @@
 # PYTHON_ARGCOMPLETE_OK
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from skyrl_core.cli import CommandParser
+from skyrl_core.lookup import checked_path
 
 EXAMPLES = (
     "skyrl export runs/gspo-20260101-120000",
@@ -20,9 +20,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     about = "Write the model of a run as a folder that transformers and vLLM load."
     parser = CommandParser(prog="skyrl export", description=about, examples=EXAMPLES)
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder, or a checkpoint in one")
+    parser.add_argument("run", type=checked_path, metavar="RUN", help="a run folder, or a checkpoint in one")
     parser.add_argument(
-        "folder", type=Path, nargs="?", metavar="FOLDER", help="a new folder; default: RUN/exported/step_N"
+        "folder", type=checked_path, nargs="?", metavar="FOLDER", help="a new folder; default: RUN/exported/step_N"
     )
     parser.add_argument(
         "--push",

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from skyrl_core.errors import SkyrlError
+from skyrl_core.lookup import checked_path
 from skyrl_core.redaction import REDACTED, remember_secrets
 from skyrl_train.config.machine_check import find_missing
 from skyrl_train.config.option_conflicts import Violation, check_rules, find_oddities
@@ -12,6 +13,7 @@ from skyrl_train.config.plugin_check import EnvironmentLoader, PluginCheck
 from skyrl_train.config.presets import source_name
 from skyrl_train.config.problem import Problem, raise_problems
 from skyrl_train.config.resolved import ResolvedRun
+from skyrl_train.config.run_folder_code import find_run_folder_code
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.config.sources import COMMAND_LINE, DEFAULTS, KEYWORDS, Sources, read_sources
 from skyrl_train.config.validation import Fault, validate
@@ -32,6 +34,7 @@ def resolve_run(  # noqa: PLR0913 - one for each part of a command line or of a 
     loss: str | None = None,
     resume: str | None = None,
     accept_loss_change: bool = False,
+    accept_changes: bool = False,
     skip_damaged: bool = False,
 ) -> ResolvedRun:
     """Read, merge and validate the configuration of a run.
@@ -44,8 +47,7 @@ def resolve_run(  # noqa: PLR0913 - one for each part of a command line or of a 
         settings: options as Python values, by the origin that messages name; they override the files.
         loss: the same as an override of trainer.algorithm.policy_loss_type.
         resume: a run folder or a checkpoint in one; empty takes `run_folder` of the configuration.
-        accept_loss_change: resume although the loss changed.
-        skip_damaged: resume from the newest intact checkpoint.
+        accept_loss_change, accept_changes, skip_damaged: as the options of the command line.
 
     Raises:
         SkyrlError: a file cannot be read, or the run to resume does not exist.
@@ -53,6 +55,8 @@ def resolve_run(  # noqa: PLR0913 - one for each part of a command line or of a 
         PluginConflictError: every problem is a name that two distributions claim, or that the plugin policy denies.
         InvalidParamsError: any other problem; the message lists every problem.
     """
+    for path in [*files, *([Path(resume)] if resume else [])]:
+        checked_path(path)
     found = [_config_of_run(Path(resume))] if resume and not files else []
     sources = _read([*files, *found], [NO_REMOTE_CODE, *overrides] if found else overrides, settings)
     files = found or files
@@ -60,6 +64,7 @@ def resolve_run(  # noqa: PLR0913 - one for each part of a command line or of a 
     _check_resume(sources, resume)
     config, faults = validate(sources.values)
     problems = [*sources.problems, *_redacted_values(sources, sources.values), *_faulty_values(sources, faults)]
+    problems += find_run_folder_code(sources)
     faulty = frozenset(problem.key for problem in problems)
     problems += _broken_rules(config, sources, faulty)
     plugins = PluginCheck(config, sources, faulty, load_environment)
@@ -77,7 +82,8 @@ def resolve_run(  # noqa: PLR0913 - one for each part of a command line or of a 
         overrides=(*([f"--loss {loss}"] if loss else []), *overrides),
         python_call=settings is not None,
         resume=None if resume is None else _resume_path(resume, config),
-        accept_loss_change=accept_loss_change,
+        accept_loss_change=accept_loss_change or accept_changes,
+        accept_changes=accept_changes,
         skip_damaged=skip_damaged,
         missing=tuple(find_missing(config, sources, generates_problems=plugins.generates_problems)),
         notes=(*plugins.notes, *find_oddities(config)),

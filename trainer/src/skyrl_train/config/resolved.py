@@ -30,6 +30,7 @@ class ResolvedRun:
     python_call: bool = False  # whether Python code started it, so that no command line can repeat it
     resume: Path | None = None  # a run folder or a checkpoint in one
     accept_loss_change: bool = False
+    accept_changes: bool = False  # of anything that changes the course of a resumed run, the loss included
     skip_damaged: bool = False  # resume from the newest intact checkpoint
     missing: tuple[Problem, ...] = ()  # what training needs and this machine lacks; empty if training can start
     data: tuple[str, ...] = ()  # what the dry run found in the data

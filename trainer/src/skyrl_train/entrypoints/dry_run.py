@@ -84,6 +84,7 @@ def _rows(run: ResolvedRun, machine: MachinePlan) -> Iterator[tuple[str, str]]:
         yield "defaults", "for a real model, as listed by `skyrl config`; the quickstart settings suit only `tiny`"
     if run.resume is not None:
         accepts = ", accepting a changed loss" if run.accept_loss_change else ""
+        accepts = ", accepting changes" if run.accept_changes else accepts
         skips = ", from the newest intact checkpoint" if run.skip_damaged else ""
         yield "resumes", f"{run.resume}{skips}{accepts}"
     yield "model", config.model
@@ -240,7 +241,7 @@ def _optimisation(run: ResolvedRun) -> Iterator[tuple[str, str]]:
 def _outputs(run: ResolvedRun) -> Iterator[tuple[str, str]]:
     config = run.config
     every = f"every {_count(config.checkpoint.every, 'step')} and " if config.checkpoint.every else ""
-    stopped = ", or when the run is stopped" if config.checkpoint.on_stop else ""
+    stopped = ", or when a signal or an error ends the run" if config.checkpoint.on_stop else ""
     yield "checkpoints", f"{every}after the last step{stopped}; the latest {config.checkpoint.keep} are kept"
     trackers = ", ".join(config.tracking.trackers) or "none"
     wandb = f" (W&B {config.tracking.wandb.mode})" if "wandb" in config.tracking.trackers else ""

@@ -26,7 +26,7 @@ from skyrl_train.entrypoints.machine_plan import plan_machine
 from skyrl_train.environments.load_environment import load_environment
 from skyrl_train.machine.gc_pause import many_imports
 from skyrl_train.ranks.exit_process import exit_process
-from skyrl_train.ranks.launch import is_launched, launch
+from skyrl_train.ranks.launch import is_launched, launch, stop_with_launcher
 from skyrl_train.ranks.stopping import Interrupted
 from skyrl_train.tracking.output_capture import buffered_output, safe_output
 from skyrl_train.tracking.screen import Screen, show_loading, stop_loading
@@ -57,6 +57,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
         SystemExit: otherwise, with the exit code; the error is printed to stderr without a traceback.
     """
     arguments = sys.argv[1:] if argv is None else argv
+    stop_with_launcher()
     try:
         run, parsed = _checked(arguments, prog or os.path.basename(sys.argv[0]) or "skyrl train")
         if parsed.dry_run:
@@ -87,6 +88,7 @@ def _checked(argv: Sequence[str], prog: str) -> tuple[ResolvedRun, TrainArgument
                 loss=arguments.loss,
                 resume=arguments.resume,
                 accept_loss_change=arguments.accept_loss_change,
+                accept_changes=arguments.accept_changes,
                 skip_damaged=arguments.skip_damaged,
             )
         if arguments.dry_run:

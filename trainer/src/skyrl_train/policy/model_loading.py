@@ -22,6 +22,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from skyrl_core.errors import SkyrlError
 from skyrl_train.config.schema import ModelOptions
+from skyrl_train.data.prompt_tokens import LIMITS, ModelLimits
 from skyrl_train.policy.prompts.attention import register_attention
 from skyrl_train.tiny_model import TINY_MODEL
 
@@ -60,6 +61,8 @@ def load_config(name: str, options: ModelOptions | None = None, *, part: str = "
 def load_tokenizer(name: str, options: ModelOptions | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer, set to pad with its end-of-sequence token.
 
+    It carries the limits of the model, against which prompts are checked.
+
     Raises:
         SkyrlError: it cannot be loaded, has no end-of-sequence token, or its model is no causal language model.
     """
@@ -76,6 +79,7 @@ def load_tokenizer(name: str, options: ModelOptions | None = None) -> PreTrained
         raise SkyrlError(f"the tokenizer of model {name!r} has no eos token to end responses: choose another model")
     # Padding is masked, so any token with an embedding will do; an added pad token may lie outside the embedding.
     tokenizer.pad_token = tokenizer.eos_token
+    setattr(tokenizer, LIMITS, model_limits(name, options))
     return tokenizer
 
 
@@ -105,6 +109,21 @@ def _cached(name: str, file: str, revision: str | None) -> Path | None:
 
     found = try_to_load_from_cache(name, file, revision=revision)
     return Path(found) if isinstance(found, str) else None
+
+
+def model_limits(name: str, options: ModelOptions | None = None) -> ModelLimits:
+    """The sizes that prompts must respect, from the model's configuration; none if that cannot be loaded."""
+    try:
+        config = load_config(name, options).get_text_config()
+    except Exception:  # noqa: BLE001 - loading the model reports it
+        return ModelLimits()
+    positions = getattr(config, "max_position_embeddings", None)
+    # YaRN is configured next to the length that the model was pretrained with, and multiplies it.
+    scaling = getattr(config, "rope_parameters", None) or {}
+    if positions is not None and scaling.get("rope_type") == "yarn":
+        original = scaling.get("original_max_position_embeddings") or positions
+        positions = max(positions, int(original * scaling.get("factor", 1)))
+    return ModelLimits(positions=positions, vocabulary=getattr(config, "vocab_size", None))
 
 
 def load_model(name: str, dtype: torch.dtype, options: ModelOptions | None = None) -> PreTrainedModel:

@@ -6,6 +6,7 @@ after the launcher, and gives rank 0 a file to write it to. Imports no torch.
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,8 +28,10 @@ class ExitMessage:
         """Print it, or write it to the command's file. The last action of rank 0."""
         path = os.environ.get(FILE)
         if path:
-            Path(path).write_text(json.dumps(asdict(self)))
-        elif self.text:
+            with suppress(OSError):  # the command is gone, and its folder with it
+                Path(path).write_text(json.dumps(asdict(self)))
+                return
+        if self.text:
             say(safe_to_print(self.text))
 
 

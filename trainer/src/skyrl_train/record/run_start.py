@@ -57,6 +57,7 @@ def _open_journal(run: ResolvedRun, ranks: Ranks, progress: Progress, found: Pat
                     "title": folder.path.name,
                     "loss": loss.record(),
                     "loss_changes": progress.loss_changes,
+                    "accepted_changes": progress.accepted_changes,
                     "model": redact_text(config.model),
                     "seeds": {"run": config.seed},
                     "total_steps": config.trainer.steps,
@@ -66,17 +67,19 @@ def _open_journal(run: ResolvedRun, ranks: Ranks, progress: Progress, found: Pat
             )
             if found is not None:
                 observers.checkpoint_loading(found)
-            tracker.start(
-                RunInfo(
-                    run_folder=folder.path,
-                    title=folder.path.name,
-                    loss=str(loss),
-                    total_steps=config.trainer.steps,
-                    config=run.as_dict(),
-                    world_size=ranks.world_size,
-                    start_step=progress.step,
-                )
+            info = RunInfo(
+                run_folder=folder.path,
+                title=folder.path.name,
+                loss=str(loss),
+                total_steps=config.trainer.steps,
+                config=run.as_dict(),
+                world_size=ranks.world_size,
+                start_step=progress.step,
             )
+            notes = folder.record.start(info)
+            tracker.start(info)
+            for note in notes:
+                tracker.message(note)
             observers.train_start(folder.read_run())
         undo.pop_all()
     journal = Journal(
@@ -89,7 +92,12 @@ def _open_journal(run: ResolvedRun, ranks: Ranks, progress: Progress, found: Pat
         resume_command=resume_command(folder, ranks, python_call=run.python_call),
     )
     journal.last_checkpoint = found
-    journal.accepts_loss_change = any(change["step"] == progress.step for change in progress.loss_changes[-1:])
+    for option, changes in (
+        ("accept_loss_change", progress.loss_changes),
+        ("accept_changes", progress.accepted_changes),
+    ):
+        if any(change["step"] == progress.step for change in changes[-1:]):
+            journal.accepts = option
     return journal
 
 

@@ -9,9 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import importlib_metadata
-
-from skyrl_core.discovery import origin_of
+from skyrl_core.discovery import installed_version, origin_of
 from skyrl_core.redaction import redact_arguments, redacted
 
 DISTRIBUTIONS = (
@@ -46,7 +44,7 @@ def collect_provenance(distributions: Iterable[str] = (), *, folder: Path | None
     place = folder or here
     names = sorted({*DISTRIBUTIONS, *distributions})
     return {
-        "packages": _versions(names),
+        "packages": versions(names),
         "origins": redacted({name: origin._asdict() for name in names if (origin := origin_of(name))}),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -57,14 +55,9 @@ def collect_provenance(distributions: Iterable[str] = (), *, folder: Path | None
     }
 
 
-def _versions(names: Iterable[str]) -> dict[str, str]:
-    versions: dict[str, str] = {}
-    for name in names:
-        try:
-            versions[name] = importlib_metadata.version(name)
-        except importlib_metadata.PackageNotFoundError:
-            continue
-    return versions
+def versions(names: Iterable[str]) -> dict[str, str]:
+    """The versions of the installed ones among these distributions."""
+    return {name: version for name in names if (version := installed_version(name)) is not None}
 
 
 def _git_state(folder: Path) -> dict[str, Any] | None:
