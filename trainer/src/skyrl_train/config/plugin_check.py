@@ -12,6 +12,7 @@ from skyrl_core.discovery import (
     ROLLOUT_ENGINES,
     TRACKERS,
     Claim,
+    Guard,
     PluginGroup,
     PluginPolicy,
 )
@@ -123,7 +124,9 @@ class PluginCheck:
     def _make_environment(self) -> None:
         environment = self._config.environment
         self.environment = self._load_environment(environment.name, environment.params, self._policy)
-        self.generates_problems = self.environment.generates_problems
+        guard = Guard(f"environment {environment.name}", type(self.environment).__module__)
+        with guard.calling("generates_problems"):
+            self.generates_problems = bool(self.environment.generates_problems)
 
     def _find(
         self, group: PluginGroup, key: str, references: Iterable[str], rows: Sequence[Claim] | None = None
