@@ -11,6 +11,7 @@ from .contract.policy_loss import LossBatch as LossBatch
 from .contract.policy_loss import Need as Need
 from .contract.policy_loss import PolicyLoss as PolicyLoss
 from .contract.policy_loss import TokenLosses as TokenLosses
+from .contract.prepared import Prepared as Prepared
 from .contract.reduction import BatchCounts as BatchCounts
 from .contract.reduction import count_batch as count_batch
 from .contract.reduction import token_weights as token_weights

@@ -5,7 +5,6 @@ import torch
 
 from skyrl_core.contract.loss_value import evaluate_loss
 from skyrl_core.contract.metric import Metric
-from skyrl_core.contract.output_check import check_prepared
 from skyrl_core.contract.policy_loss import LossBatch, PolicyLoss, TokenLosses
 from skyrl_core.errors import ConformanceError
 from skyrl_core.parameters.loss_params import OpenLossParams
@@ -79,11 +78,3 @@ def test_without_gradients_a_constant_is_no_fault():
 
     with torch.no_grad():
         assert float(evaluate_loss(Constant(OpenLossParams()), batch(), torch.ones(2, 3), 1.0).total) == 6
-
-
-@pytest.mark.parametrize("prepared", [None, [ONE], {"a": 1.0}, {1: ONE}])
-def test_what_prepare_returns_is_a_dict_of_tensors(prepared):
-    loss = PolicyLoss(OpenLossParams())
-    with pytest.raises(ConformanceError, match="from prepare: return a dict of tensors by name"):
-        check_prepared(loss, prepared)
-    assert check_prepared(loss, {"a": ONE}) == {"a": ONE}

@@ -142,7 +142,7 @@ rollout:
         ("trainer.steps=0", "must be > 0"),
         ("trainer.steps=1.5", "must be a whole number"),
         ("trainer.steps=many", "must be a whole number"),
-        ("trainer.steps=true", "must not be true or false"),
+        ("trainer.steps=true", "must be a whole number"),
         ("trainer.threads=-1", "must be > 0 or auto"),
         ("trainer.deepspeed.zero_stage=4", "must be 0, 1, 2 or 3"),
         ("trainer.deepspeed.precision=bf17", "must be fp32 or bf16; did you mean bf16?"),

@@ -46,6 +46,11 @@ def paint(text: str, style: Style, stream: TextIO | None = None) -> str:
 
 
 def error_line(message: object) -> str:
-    """An error for stderr, with its label in red; an exception with its notes."""
-    text = with_traceback(message) if isinstance(message, BaseException) else message
-    return f"{paint('error:', 'red', sys.stderr)} {text}"
+    """An error for stderr, with its label in red, without secrets and characters that control a terminal.
+
+    An exception is followed by its notes.
+    """
+    from skyrl_core.printable_text import safe_to_print  # a command without an error does not need it
+
+    text = with_traceback(message) if isinstance(message, BaseException) else str(message)
+    return f"{paint('error:', 'red', sys.stderr)} {safe_to_print(text)}"

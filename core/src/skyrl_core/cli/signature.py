@@ -16,6 +16,7 @@ from skyrl_core.cli.table import indented, terminal_width
 from skyrl_core.discovery.plugin_call import Guard, PluginCall
 from skyrl_core.errors import ConformanceError, SkyrlError
 from skyrl_core.parameters.schema_call import as_json_values
+from skyrl_core.printable_text import printable
 from skyrl_core.registry.resolved_loss import ResolvedLoss
 from skyrl_core.signature.axis import number
 
@@ -37,7 +38,7 @@ def run(arguments: Namespace) -> int:
         about = {"name": claim.name, "distribution": claim.distribution, "params": _params(loss)}
         print(json.dumps({"schema_version": SCHEMA_VERSION} | about | _content(measured), indent=2, allow_nan=False))
     elif arguments.svg:
-        _write_svg(Path(arguments.svg), loss, measured)
+        _write_svg(arguments.svg, loss, measured)
     else:
         print("\n".join(_page(f"{claim.name} ({claim.distribution} {claim.version})", loss, measured)))
     return 0
@@ -139,7 +140,7 @@ def _write_svg(path: Path, loss: PolicyLoss, measured: Signature) -> None:
         path.write_text(svg(measured, loss.name, ratio_label(loss)), encoding="utf-8")
     except OSError as error:
         raise SkyrlError(f"cannot write {path}: {error.strerror}") from error
-    print(f"wrote {path}")
+    print(f"wrote {printable(str(path), escape=True)}")
 
 
 def _content(measured: Signature) -> dict[str, Any]:

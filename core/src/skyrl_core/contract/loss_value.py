@@ -90,18 +90,3 @@ def scalar_loss(loss: PolicyLoss, batch: LossBatch) -> Tensor:
         need.value: getattr(batch, need.value) for need in sorted(batch.needs - {Need.OLD_LOG_PROBS})
     }
     return loss.compute_loss(batch.log_probs, old_log_probs, batch.advantages, batch.mask, **others)
-
-
-def rows_of(prepared: Mapping[str, Tensor], rows: Tensor, minibatch_size: int, width: int) -> dict[str, Tensor]:
-    """A micro-batch's part of the tensors that ``prepare`` returned.
-
-    A tensor with one row for each sequence of the minibatch is cut to these rows, and to ``width`` columns if it has
-    columns; any other tensor is passed unchanged.
-    """
-    part = {}
-    for name, tensor in prepared.items():
-        if tensor.ndim and tensor.shape[0] == minibatch_size:
-            tensor = tensor[rows]
-            tensor = tensor[:, :width] if tensor.ndim > 1 else tensor
-        part[name] = tensor
-    return part

@@ -43,20 +43,6 @@ def check_scalar_loss(loss: PolicyLoss, output: Any, batch: LossBatch) -> None:
         raise _error(loss, f"a loss {problem}")
 
 
-def check_prepared(loss: PolicyLoss, prepared: Any) -> Mapping[str, Tensor]:
-    """The result of ``prepare``.
-
-    Raises:
-        ConformanceError: it is not a dict of tensors by name.
-    """
-    if not isinstance(prepared, Mapping):
-        raise _error(loss, f"{_described(prepared)} from prepare: return a dict of tensors by name")
-    for name, tensor in prepared.items():
-        if not isinstance(name, str) or not isinstance(tensor, Tensor):
-            raise _error(loss, f"{name!r} = {_described(tensor)} from prepare: return a dict of tensors by name")
-    return prepared
-
-
 def _log_problems(output: TokenLosses, batch: LossBatch) -> Iterator[str]:
     if not isinstance(output.terms, Mapping) or not isinstance(output.metrics, Mapping):
         yield "terms or metrics that are no dict: return them by name"

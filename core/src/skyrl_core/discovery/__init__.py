@@ -38,5 +38,7 @@ from skyrl_core.discovery.plugin_group import POLICY_LOSSES as POLICY_LOSSES
 from skyrl_core.discovery.plugin_group import ROLLOUT_ENGINES as ROLLOUT_ENGINES
 from skyrl_core.discovery.plugin_group import TRACKERS as TRACKERS
 from skyrl_core.discovery.plugin_group import PluginGroup as PluginGroup
-from skyrl_core.discovery.printable_text import printable as printable
-from skyrl_core.discovery.printable_text import shortened as shortened
+from skyrl_core.printable_text import printable as printable
+from skyrl_core.printable_text import printable_line as printable_line
+from skyrl_core.printable_text import safe_to_print as safe_to_print
+from skyrl_core.printable_text import shortened as shortened

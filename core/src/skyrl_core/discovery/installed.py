@@ -23,7 +23,7 @@ from skyrl_core.discovery.metadata_files import (
     irregular_files,
     read_metadata,
 )
-from skyrl_core.discovery.printable_text import printable, shortened
+from skyrl_core.printable_text import printable, shortened
 
 ENTRY_POINTS = "entry_points.txt"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import Lock
 
 from skyrl_core.discovery.plugin_call import error_text
-from skyrl_core.discovery.printable_text import printable
+from skyrl_core.printable_text import printable
 
 MAX_SOURCE_BYTES = 256 * 1024
 """A larger file is not read for its docstring."""

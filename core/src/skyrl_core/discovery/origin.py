@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from skyrl_core.discovery.installed import MAX_NAME, MAX_VALUE
 from skyrl_core.discovery.metadata_files import find_distribution, read_metadata
-from skyrl_core.discovery.printable_text import shortened
+from skyrl_core.printable_text import shortened
 
 
 class Origin(NamedTuple):

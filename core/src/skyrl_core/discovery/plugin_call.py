@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import NamedTuple
 
-from skyrl_core.discovery.printable_text import printable, shortened
 from skyrl_core.errors import ConformanceError, PluginError, SkyrlError
+from skyrl_core.printable_text import printable, shortened
 
 TRACEBACK = "SKYRL_TRACEBACK"
 """Environment variable: if it is set, the complete traceback follows an error message."""

@@ -1,13 +1,13 @@
 """Loads the class that a claim names, checks it and makes instances. Imports no torch."""
 
-import reprlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from skyrl_core.discovery.plugin_call import Guard, PluginCall
 from skyrl_core.discovery.plugin_group import Claim, PluginGroup
-from skyrl_core.discovery.printable_text import shortened
 from skyrl_core.errors import PluginLoadError
+from skyrl_core.printable_text import shortened
+from skyrl_core.value_text import show_value
 
 Plugin = TypeVar("Plugin", bound=Callable[..., Any])
 """A class or a function, which a decorator returns unchanged."""
@@ -55,4 +55,4 @@ def construct(guard: Guard, plugin: Callable[[Any], Base], params: Any) -> Base:
 
 def _shown(plugin: object) -> str:
     # A plugin may be anything: its repr may be long, contain control characters, or fail.
-    return shortened(reprlib.repr(plugin), MAX_SHOWN)
+    return shortened(show_value(plugin), MAX_SHOWN)

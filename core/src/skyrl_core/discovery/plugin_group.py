@@ -23,9 +23,9 @@ from skyrl_core.discovery.installed import (
 )
 from skyrl_core.discovery.module_source import docstring_line, source_file
 from skyrl_core.discovery.plugin_call import Guard, PluginCall
-from skyrl_core.discovery.printable_text import shortened
 from skyrl_core.discovery.registration import Registered, is_same_place, value_of
 from skyrl_core.errors import PluginConflictError, PluginLoadError, UnknownPluginError, did_you_mean
+from skyrl_core.printable_text import shortened
 
 POLICY_LOSSES = "skyrl.policy_losses"
 POLICY_LOSS_PARAMS = "skyrl.policy_loss_params"

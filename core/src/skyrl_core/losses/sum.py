@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skyrl_core import LossBatch, Metric, Need, PolicyLoss, TokenLosses, load_policy_loss
+from skyrl_core import LossBatch, Metric, Need, PolicyLoss, Prepared, TokenLosses, load_policy_loss
 from skyrl_core.contract.loss_value import scalar_loss
-from skyrl_core.contract.output_check import check_prepared, check_scalar_loss, check_token_losses
-from skyrl_core.contract.policy_loss import is_scalar_form
+from skyrl_core.contract.output_check import check_scalar_loss, check_token_losses
+from skyrl_core.contract.policy_loss import is_scalar_form, prepared_by
 from skyrl_core.discovery.plugin_call import Guard
 from skyrl_core.losses.sum_params import SumParams
 from skyrl_core.registry.loss_reference import loss_name
@@ -58,13 +58,14 @@ class SumLoss(PolicyLoss):
         """The losses of the terms."""
         return tuple((term.loss, term.params) for term in params.terms)
 
-    def prepare(self, minibatch: LossBatch) -> dict[str, Tensor]:
+    def prepare(self, minibatch: LossBatch) -> Prepared:
         """The tensors that each term prepares, under its label."""
-        prepared = {}
+        prepared = Prepared()
         for label, part in self.parts.items():
             with self._guards[label].calling("prepare", _step(minibatch)):
-                prepared[label] = check_prepared(part, part.prepare(minibatch.view(_needs(part), {})))
-        return {f"{label}/{name}": tensor for label, part in prepared.items() for name, tensor in part.items()}
+                of_part = prepared_by(part, minibatch.view(_needs(part), {}))
+            prepared = prepared.merged(of_part.under(label))
+        return prepared
 
     def token_losses(self, batch: LossBatch) -> TokenLosses:
         """The weighted sum, each weighted term, and the metrics of all terms under their labels."""

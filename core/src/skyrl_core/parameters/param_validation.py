@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
-from skyrl_core.errors import InvalidParamsError, ParamProblem, PluginError, nearest
+from skyrl_core.errors import MOST_LISTED, InvalidParamsError, ParamProblem, PluginError, nearest
 from skyrl_core.parameters.error_wording import rule_of
 from skyrl_core.parameters.schema_call import calling_schema, json_schema
 
@@ -34,7 +34,8 @@ def validate_params(schema: type[Schema], values: Mapping[str, Any], subject: st
             return params
         except ValidationError as error:
             invalid = error
-    problems = [_problem(item, schema) for item in invalid.errors(include_url=False) if not _is_consequence(item)]
+    found = [item for item in invalid.errors(include_url=False) if not _is_consequence(item)]
+    problems = [_problem(item, schema, suggest=n < MOST_LISTED) for n, item in enumerate(found)]
     raise InvalidParamsError(f"{subject}: invalid parameters", problems) from invalid
 
 
@@ -56,11 +57,11 @@ def _is_consequence(item: ErrorDetails) -> bool:
     return item["type"] == "too_short" and len(item["input"]) >= item["ctx"]["min_length"]
 
 
-def _problem(item: ErrorDetails, schema: type[BaseModel]) -> ParamProblem:
+def _problem(item: ErrorDetails, schema: type[BaseModel], *, suggest: bool) -> ParamProblem:
     path = ".".join(map(str, item["loc"]))
     if item["type"] == _PARAM_PROBLEM:
         return ParamProblem(path, item["input"], item["ctx"]["rule"], item["ctx"]["nearest"])
-    if item["type"] == "extra_forbidden":
+    if item["type"] == "extra_forbidden" and suggest:
         match = nearest(str(item["loc"][-1]), _known_names(schema, item["loc"][:-1]))
         return ParamProblem(path, item["input"], rule_of(item), match)
     return ParamProblem(path, None if item["type"] == "missing" else item["input"], rule_of(item))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, ClassVar, Generic, Self, TypeVar
@@ -13,6 +12,7 @@ from skyrl_core.discovery.plugin_group import ALLOW_ALL, Claim, PluginGroup, Plu
 from skyrl_core.errors import PluginLoadError
 from skyrl_core.parameters.loss_params import LossParams, OpenLossParams
 from skyrl_core.parameters.parameter_plan import ParamPlan
+from skyrl_core.value_text import show_value
 
 Base = TypeVar("Base")
 Values = Mapping[str, Any] | LossParams | None
@@ -48,7 +48,7 @@ class ResolvedPlugin(Generic[Base]):
         schema = self.group.schema(self.claim)
         if schema is None or (isinstance(schema, type) and issubclass(schema, LossParams)):
             return schema
-        what, found = f"{self.group.kind} {self.claim}", reprlib.repr(schema)
+        what, found = f"{self.group.kind} {self.claim}", show_value(schema)
         raise PluginLoadError(f"the parameter schema of {what} is {found}, not a subclass of LossParams")
 
     @cached_property

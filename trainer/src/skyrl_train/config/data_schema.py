@@ -5,9 +5,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, WithJsonSchema, field_validator
 
+from skyrl_train.config.lookups import PathText
 from skyrl_train.config.section import Section
 
-SourceName = Annotated[str, Field(min_length=1)]
+SourceName = Annotated[PathText, Field(min_length=1)]
 SourceNames = SourceName | Annotated[tuple[SourceName, ...], Field(min_length=1)]
 # The types in the list of options, which has little space.
 Sources = Annotated[SourceNames, WithJsonSchema({"type": "text/list"})]
@@ -47,6 +48,13 @@ FIXED_TEMPLATE_ARGS = (
 class DataConfig(Section):
     """Where prompts come from; null uses problems that the environment generates."""
 
+    # The rows themselves are compared.
+    free_on_resume = frozenset({"train", "evaluation", "train_split", "evaluation_split", "drop", "system_prompt"}) | {
+        "prompt_column",
+        "ground_truth_column",
+        "environment_column",
+    }
+
     train: Sources | None = Field(
         default=None,
         description="Training rows: a .jsonl or .parquet file, a pattern such as data/*.jsonl, or a hub dataset; "
@@ -78,6 +86,11 @@ class DataConfig(Section):
     drop: tuple[DropReason, ...] = Field(
         default=(),
         description="Rows to leave out instead of an error: too_long (above rollout.max_prompt_tokens), invalid.",
+    )
+    template_columns: tuple[str, ...] | None = Field(
+        default=None,
+        description="Columns that the chat template receives, such as [tools, documents]; [] leaves them to the "
+        "reward. null refuses rows that have such columns.",
     )
 
     @property

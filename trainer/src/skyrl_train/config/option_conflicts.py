@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from skyrl_train.config.data_files import files_of, is_data_file
 from skyrl_train.config.data_schema import evaluation_key
+from skyrl_train.config.lookups import server_address_fault
 from skyrl_train.config.schema import RunConfig
 
 ENGINES_IN_PROCESS = ("hf", "vllm")
@@ -135,13 +135,8 @@ def _servers(config: RunConfig) -> Iterator[Violation]:
                 rule=f"must be <= {LONGEST_WAIT:g}, because the other ranks wait no longer",
             )
     for url in urls:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
-            yield Violation(
-                keys=("rollout.server.urls",),
-                value=url,
-                rule="must be the address of a server without a path, such as http://127.0.0.1:8000",
-            )
+        if fault := server_address_fault(url):
+            yield Violation(keys=("rollout.server.urls",), value=url, rule=fault)
     if not urls:
         yield Violation(keys=("rollout.server.urls",), value=[], rule="must name at least one server")
     if len({url.rstrip("/") for url in urls}) < len(urls):

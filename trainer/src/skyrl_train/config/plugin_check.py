@@ -16,7 +16,7 @@ from skyrl_core.discovery import (
     PluginGroup,
     PluginPolicy,
 )
-from skyrl_core.errors import InvalidParamsError, SkyrlError, UnknownPluginError, nearest
+from skyrl_core.errors import MOST_LISTED, InvalidParamsError, SkyrlError, UnknownPluginError, nearest
 from skyrl_core.registry import ESTIMATORS, LOSSES, ResolvedEstimator, ResolvedLoss, ResolvedPlugin
 from skyrl_train.config.problem import NO_VALUE, Problem, kind_of
 from skyrl_train.config.schema import RunConfig
@@ -101,7 +101,8 @@ class PluginCheck:
         for name, value in self._blocks.items():
             key = f"trainer.algorithm.{name}"
             if name not in names:
-                self._add(key, value, _unknown_block(name, value, names))
+                suggest = len(self.problems) < MOST_LISTED
+                self._add(key, value, _unknown_block(name, value, names if suggest else set(), suggest=suggest))
             elif not isinstance(value, dict):
                 self._add(key, value, f"must be a mapping: the parameters of {name}")
             elif value and name not in used:
@@ -174,8 +175,8 @@ def plugin_policy(config: RunConfig) -> PluginPolicy:
     return PluginPolicy(allow=config.plugins.allow, deny=config.plugins.deny)
 
 
-def _unknown_block(name: str, value: Any, names: set[str]) -> str:
+def _unknown_block(name: str, value: Any, names: set[str], *, suggest: bool) -> str:
     match = nearest(name, names) if isinstance(value, dict) else None
     if match:
         return f"no installed loss or estimator has this name; did you mean trainer.algorithm.{match}?"
-    return unknown_option(("trainer", "algorithm", name))
+    return unknown_option(("trainer", "algorithm", name), suggest=suggest)

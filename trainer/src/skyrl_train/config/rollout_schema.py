@@ -6,7 +6,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from skyrl_core.parameters import NonNegative
 from skyrl_train.config.number import Number, Scheduled
-from skyrl_train.config.section import Section
+from skyrl_train.config.section import EVERY, Section
 from skyrl_train.config.vllm_schema import Fraction, ServerConfig, VllmConfig
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -16,6 +16,8 @@ StopStrings = tuple[Annotated[str, Field(min_length=1)], ...]
 
 class RolloutConfig(Section):
     """How samples are generated."""
+
+    free_on_resume = frozenset({"max_prompt_tokens", "batch_size", "probe", "probe_tolerance"})
 
     engine: str = Field(default="hf", description="The rollout engine, by entry-point name.")
     async_: Literal["none", "one_step"] = Field(
@@ -50,10 +52,17 @@ class RolloutConfig(Section):
     stop: StopStrings = Field(
         default=(), description="Strings that end a response; the reward sees the text before the first one."
     )
+    skip_special_tokens: bool = Field(
+        default=True,
+        description="Leave special tokens, such as <tool_call>, out of the text that rewards see. The end token "
+        "never is in it.",
+    )
 
 
 class EvaluationConfig(Section):
     """How progress on held-out prompts is measured."""
+
+    noted_on_resume = EVERY
 
     every: NonNegativeInt = Field(
         default=0, description="Steps between evaluations; 0 evaluates only before and after training."

@@ -54,7 +54,7 @@ class LoadedRows:
         """
         if not rows:
             raise ValueError("there are no rows")
-        self._rows = rows
+        self.rows = rows
         self._seed = seed
         self._shuffle = shuffle
         self._orders: dict[int, Sequence[int]] = {}  # by epoch; the epochs of the latest call
@@ -62,20 +62,20 @@ class LoadedRows:
 
     @property
     def size(self) -> int | None:
-        return len(self._rows)
+        return len(self.rows)
 
     def take(self, position: int, count: int) -> list[Row]:
         _check(position, count)
-        places = [divmod(number, len(self._rows)) for number in range(position, position + count)]
+        places = [divmod(number, len(self.rows)) for number in range(position, position + count)]
         self._orders = {epoch: self._order(epoch) for epoch in dict.fromkeys(epoch for epoch, _ in places)}
-        return [self._rows[self._orders[epoch][index]] for epoch, index in places]
+        return [self.rows[self._orders[epoch][index]] for epoch, index in places]
 
     def _order(self, epoch: int) -> Sequence[int]:
         if not self._shuffle:
-            return range(len(self._rows))
+            return range(len(self.rows))
         if epoch in self._orders:
             return self._orders[epoch]
-        order = list(range(len(self._rows)))
+        order = list(range(len(self.rows)))
         # A string seed is hashed with SHA-512, and Python's generator gives the same bits on every platform.
         random.Random(f"order/{self._seed}/{epoch}").shuffle(order)
         return order

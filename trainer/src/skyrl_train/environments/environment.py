@@ -8,24 +8,21 @@ from collections.abc import Awaitable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from skyrl_core.discovery import Guard, shortened
+from skyrl_core.parameters import StrictModel
 
 Split = Literal["train", "evaluation"]
 Reward = float | None | Mapping[str, float | None]
 """A reward; None for no verdict; or several rewards by name, of which one None means no verdict."""
-Message = dict[str, str]
-"""A chat message: ``{"role": "user", "content": "..."}``."""
+Message = dict[str, Any]
+"""A chat message: ``{"role": "user", "content": "..."}``, and other keys that the chat template reads."""
 
 
-class EnvironmentParams(BaseModel):
-    """Base class of an environment's parameter schema: unknown keys, infinities and NaN are errors.
+class EnvironmentParams(StrictModel):
+    """Base class of an environment's parameter schema, as strict as that of a loss.
 
     A schema with a field ``task`` takes the part after the colon of a reference such as ``reasoning_gym:leg_counting``.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
 
 _LABEL_LENGTH = 48

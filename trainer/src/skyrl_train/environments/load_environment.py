@@ -7,7 +7,9 @@ from typing import Any
 
 from skyrl_core.discovery import ALLOW_ALL, Claim, PluginPolicy, construct, load_class
 from skyrl_core.errors import InvalidParamsError, ParamProblem, PluginLoadError, SkyrlError, UnknownPluginError
+from skyrl_core.lookup import path_fault
 from skyrl_core.parameters import validate_params
+from skyrl_core.value_text import show_value
 from skyrl_train.config.plugin_check import ENVIRONMENT_GROUP, plugin_policy
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.environments.environment import Environment, EnvironmentParams
@@ -53,6 +55,8 @@ def load_environment(
         UnknownPluginError, PluginConflictError: as ``PluginGroup.find``, or it takes no task.
         PluginLoadError: it cannot be imported, is not an Environment, needs a package, or its constructor fails.
     """
+    if fault := path_fault(reference):  # it may be a file
+        raise UnknownPluginError(f"environment {show_value(reference)}: {fault}")
     function = reference if is_function_reference(reference) else _function_in_module(reference)
     if function is None:
         return _installed_environment(reference, params, policy)

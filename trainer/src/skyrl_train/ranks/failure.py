@@ -4,7 +4,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from skyrl_core.discovery import Guard, PluginCall, with_traceback
+from skyrl_core.discovery import Guard, PluginCall, safe_to_print, with_traceback
 from skyrl_core.errors import SkyrlError
 from skyrl_train.ranks.failure_board import ExitReason, FailureBoard
 from skyrl_train.ranks.ranks import LOST, RankLost, Ranks, is_broken_collective
@@ -98,4 +98,4 @@ def _message(error: BaseException) -> str:
 
 
 def _print(ranks: Ranks, text: str) -> None:
-    say(f"[rank {ranks.rank}] {text}")
+    say(f"[rank {ranks.rank}] {safe_to_print(text)}")

@@ -15,9 +15,10 @@ from skyrl_core.contract import (
     Metric,
     Need,
     PolicyLoss,
-    check_prepared,
+    Prepared,
     evaluate_loss,
     is_scalar_form,
+    prepared_by,
     weighted_sum,
 )
 from skyrl_core.errors import InvalidParamsError
@@ -147,15 +148,14 @@ class Objective:
         if self.skip_zero_advantages:
             check_skipping(self.loss, {"kl_coef": highest(self.kl_coef), "entropy_coef": highest(self.entropy_coef)})
 
-    def prepare(self, minibatch: LossBatch, inputs: Inputs) -> dict[str, Tensor]:
+    def prepare(self, minibatch: LossBatch, inputs: Inputs) -> Prepared:
         """Statistics of the minibatch of all ranks, detached; each input is [N, T]."""
-        loss = self.loss.at(minibatch.step)
         with self.loss.calling("prepare", minibatch.step):
-            made = check_prepared(loss, loss.prepare(minibatch))
-        prepared = {name: tensor.detach() for name, tensor in made.items()}
+            prepared = prepared_by(self.loss.at(minibatch.step), minibatch).detached()
         entropy = inputs.get(Need.ENTROPY)
         if self.high_entropy_fraction is not None and entropy is not None:
-            prepared[HIGH_ENTROPY] = highest_entropy(entropy, minibatch.mask, self.high_entropy_fraction)
+            chosen = highest_entropy(entropy, minibatch.mask, self.high_entropy_fraction)
+            prepared = prepared.merged(Prepared(per_token={HIGH_ENTROPY: chosen}))
         return prepared
 
     def evaluate(self, batch: LossBatch, inputs: Inputs, weights: Tensor, token_share: Tensor) -> LossOutput:

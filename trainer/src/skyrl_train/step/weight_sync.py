@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import torch
 
-from skyrl_core.errors import SkyrlError
 from skyrl_train.ranks.ranks import Ranks
+from skyrl_train.ranks.shared_error import SharedError
 from skyrl_train.rollout.rollout_engine import RolloutEngine, Sample
 from skyrl_train.rollout.weights import GuardedWeights, PerturbedWeights
 from skyrl_train.step.experience import Experience
@@ -19,7 +19,7 @@ TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2}
 """Mean |Δ log p| of a probe's tokens, in nats, that rounding explains: the engines sum in different orders."""
 
 
-class StaleEngineError(SkyrlError):
+class StaleEngineError(SharedError):
     """The rollout engine computes with different weights than the trainer."""
 
 

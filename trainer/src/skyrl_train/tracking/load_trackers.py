@@ -6,7 +6,6 @@ from typing import cast
 from skyrl_core.discovery import Claim, PluginCall
 from skyrl_core.errors import PluginLoadError
 from skyrl_train.config.plugin_check import TRACKER_GROUP
-from skyrl_train.tracking.metrics_jsonl import Jsonl
 from skyrl_train.tracking.notebook import Notebook, is_notebook
 from skyrl_train.tracking.tracker import Tracker, Trackers
 
@@ -14,14 +13,14 @@ _METHODS = ("start", "log_step", "log_evaluation", "message", "finish", "close")
 
 
 def load_trackers(claims: Iterable[Claim]) -> Trackers:
-    """The trackers of a run: metrics.jsonl first, always, then the named trackers without duplicates.
+    """The named trackers of a run, without duplicates. metrics.jsonl is always written, and is none of these.
 
     Raises:
         PluginLoadError: one of them is not a usable tracker.
         SkyrlError: one of them cannot work here, such as TrackerError for a package that is not installed.
     """
     others = [claim for claim in dict.fromkeys(claims) if (claim.distribution, claim.name) != ("skyrl-train", "jsonl")]
-    return Trackers([Jsonl(), *map(_load, others)])
+    return Trackers([*map(_load, others)])
 
 
 def _load(claim: Claim) -> Tracker:

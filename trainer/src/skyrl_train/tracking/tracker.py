@@ -57,6 +57,7 @@ class RunSummary:
     answers: tuple[AnswerPair, ...] = ()
     checkpoint: Path | None = None
     resume_command: str | None = None
+    failed_evaluations: tuple[Mapping[str, Any], ...] = ()  # step and error of each
     outcome: Outcome = "finished"
     error: str | None = None  # the error that ended a failed run
 

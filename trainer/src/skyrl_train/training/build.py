@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from skyrl_train.checkpoints.resume import Resumption
 from skyrl_train.config.resolved import ResolvedRun
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.data.prompt_source import PromptSource
-from skyrl_train.data.prompt_tokens import encode_prompt
+from skyrl_train.data.prompt_tokens import PromptEncoder
 from skyrl_train.data.run_data import load_run_data
 from skyrl_train.machine.library_output import quiet
 from skyrl_train.machine.malloc import keep_freed_memory
@@ -29,6 +28,7 @@ from skyrl_train.policy.model_loading import (
     load_model,
     load_tokenizer,
     recompute_activations,
+    tokenizer_files,
 )
 from skyrl_train.policy.policy import Policy
 from skyrl_train.policy.prompts.shared_prompts import can_share_prompts
@@ -70,7 +70,9 @@ def run_training(run: ResolvedRun, on_start: Callable[[Path], None] = lambda _: 
         SystemExit: on one of several ranks instead of an error that is already printed.
     """
     quiet()
-    with session(on_start) as own:
+    rollout = run.config.rollout
+    nccl = rollout.engine == "vllm_server" and rollout.server.weight_transfer == "nccl"
+    with session(on_start, nccl_to_servers=nccl) as own:
         return _run(run, own)
 
 
@@ -94,10 +96,10 @@ def _build(run: ResolvedRun, own: Session, stack: ExitStack, *, threads: int | s
     advantages = _advantages(run, ranks)
     check_run(ranks, run)
     resumed = resume.choose(run, ranks)
-    progress = _progress(run, objective, resumed, ranks)
-    tokenizer = load_tokenizer(config.model, config.model_options.revision)
+    tokenizer = load_tokenizer(config.model, config.model_options)
     data = load_run_data(config, run.environment, tokenizer, ranks)
     check_data(ranks, data.sources())
+    progress, resumed = resume.start(run, objective.loss, resumed, data, tokenizer, ranks)
     journal = _start_journal(run, own, stack, progress, resumed)
     for note in data.notes:
         journal.message(note)
@@ -111,7 +113,7 @@ def _build(run: ResolvedRun, own: Session, stack: ExitStack, *, threads: int | s
     stack.callback(rollout_engine.close)
     objective = _for_engine(rollout_engine, objective, config)
     shared: dict[str, Any] = {"tokenizer": tokenizer, "engine": rollout_engine, "scorer": scorer, "ranks": ranks}
-    export = stack.enter_context(_export(config, engine, tokenizer, ranks, journal))
+    export = stack.enter_context(_export(config, engine, ranks, journal))
     saves = stack.enter_context(BackgroundSave(engine, ranks, journal, config.checkpoint.keep, export))
     if resumed is not None:
         _restore_generators(resumed, run, ranks, export)
@@ -158,11 +160,12 @@ def _start_journal(
 
 
 def _export(
-    config: RunConfig, engine: ZeroEngine, tokenizer: PreTrainedTokenizerBase, ranks: Ranks, journal: Journal
+    config: RunConfig, engine: ZeroEngine, ranks: Ranks, journal: Journal
 ) -> AbstractContextManager[BackgroundExport | None]:
     if not config.checkpoint.export:
         return nullcontext()
-    return BackgroundExport(engine, tokenizer, ranks, model_name=config.model, message=journal.message)
+    files = tokenizer_files(config.model, config.model_options)
+    return BackgroundExport(engine, files, ranks, model_name=config.model, message=journal.message)
 
 
 def _objective(run: ResolvedRun) -> tuple[Objective, LossCheck]:
@@ -178,23 +181,6 @@ def _advantages(run: ResolvedRun, ranks: Ranks) -> AdvantagePass:
     algorithm = run.config.trainer.algorithm
     estimator, name = run.estimator.build(run.estimator.class_plan.at(0)), algorithm.advantage_estimator
     return AdvantagePass(estimator, name, algorithm.kl_reward_estimator, ranks, run.estimator.guard)
-
-
-def _progress(run: ResolvedRun, objective: Objective, resumed: Resumption | None, ranks: Ranks) -> Progress:
-    """The progress of the run, after restoring the loss's state."""
-    deepspeed = run.config.trainer.deepspeed
-    form: dict[str, Any] = {
-        "world_size": ranks.world_size,
-        "zero_stage": deepspeed.zero_stage,
-        "precision": deepspeed.precision,
-        "lora": resume.lora_of(run.config),
-    }
-    if resumed is None:
-        return Progress(step=0, optimizer_steps=0, prompts=0, loss=run.loss.identity.record(), **form)
-    loss = objective.loss.at(resumed.progress.optimizer_steps)
-    with objective.loss.calling("load_state_dict"):
-        resume.restore(loss, resumed.progress, accept_change=run.accept_loss_change)
-    return replace(resumed.progress, **form)
 
 
 def _load(resumed: Resumption, run: ResolvedRun, engine: ZeroEngine, ranks: Ranks, journal: Journal) -> None:
@@ -291,9 +277,8 @@ def _weight_sync(
 ) -> WeightSync:
     wanted = config.rollout.probe and not rollout_engine.shares_weights
     rows = source.take(0, PROBE_SEQUENCES) if wanted else ()
-    limit = config.rollout.max_prompt_tokens
     tolerance = config.rollout.probe_tolerance or TOLERANCE[config.trainer.deepspeed.precision]
-    args = config.data.chat_template_args
-    prompts = [encode_prompt(row, tokenizer, limit, args)[:PROBE_TOKENS] for row in rows]
+    encoder = PromptEncoder.of(config, tokenizer)
+    prompts = [encoder.encode(row)[:PROBE_TOKENS] for row in rows]
     probe = [ids for ids in prompts if len(ids) > 1]
     return WeightSync(rollout_engine, engine, ranks, probe=probe, tolerance=tolerance)

@@ -164,6 +164,7 @@ def _arguments(setup: EngineSetup, vllm: Any) -> dict[str, Any]:
     model: dict[str, Any] = {
         "model": setup.model,
         "revision": setup.config.model_options.revision,
+        "trust_remote_code": setup.config.model_options.trust_remote_code,
         # Token ids in, token ids out: vLLM needs a tokenizer only to find stop strings.
         "skip_tokenizer_init": not (rollout.stop or setup.config.evaluation.stop),
         "generation_config": "vllm",  # otherwise the model's generation_config.json would change the sampling
