@@ -12,7 +12,6 @@ from skyrl_core.discovery import (
     ROLLOUT_ENGINES,
     TRACKERS,
     Claim,
-    Guard,
     PluginGroup,
     PluginPolicy,
 )
@@ -125,7 +124,7 @@ class PluginCheck:
     def _make_environment(self) -> None:
         environment = self._config.environment
         self.environment = self._load_environment(environment.name, environment.params, self._policy)
-        guard = Guard(f"environment {environment.name}", type(self.environment).__module__)
+        guard = ENVIRONMENT_GROUP.guard_of(type(self.environment), f"environment {environment.name}")
         with guard.calling("generates_problems"):
             self.generates_problems = bool(self.environment.generates_problems)
 
