@@ -159,7 +159,7 @@ def _value(dice: random.Random, depth: int = 0) -> str:
                 "[" * times + inside + "]" * times,
                 "{a: " * times + inside + "}" * times,
                 _sums(dice, inside),
-                f"{{schedule: {dice.choice(('linear', 'cosine', 'constant', 'x'))}, start: {inside}, end: 0, steps: 2}}",
+                f"{{schedule: {dice.choice(('linear', 'cosine', 'constant', 'x'))}, start: {inside}, end: 0, steps: 2}}",  # noqa: E501
                 f"{{schedule: piecewise, points: [[0, {inside}], [3, 1]]}}",
             )
         )

@@ -9,6 +9,9 @@ from deepspeed.accelerator import get_accelerator
 from deepspeed.comm.torch import build_shm_op
 from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
 from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_grad, safe_get_full_optimizer_state
+from safetensors.torch import load_file
+from tests.trainer.fixtures.families import models
+from transformers import AutoModelForCausalLM
 
 from skyrl_core.errors import SkyrlError
 from skyrl_train.config.schema import DeepSpeedConfig, LoraConfig, OptimizerConfig
@@ -16,6 +19,7 @@ from skyrl_train.policy.adapters import add_adapters
 from skyrl_train.policy.model_loading import recompute_activations
 from skyrl_train.policy.policy import Policy
 from skyrl_train.ranks.ranks import Ranks
+from skyrl_train.rollout.weights import checkpoint_tensors
 from skyrl_train.trainer_engine.zero import ZeroEngine
 
 pytestmark = pytest.mark.train
@@ -308,3 +312,15 @@ def test_adamw_in_8_bits_without_its_package_names_the_extra(build, monkeypatch)
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
     with pytest.raises(SkyrlError, match=r"needs bitsandbytes .*pip install 'skyrl-train\[8bit\]'"):
         build(optimizer={"kind": "adamw_8bit"})
+
+
+def test_sharded_experts_reach_a_rollout_engine_as_a_checkpoint_has_them(build, tmp_path):
+    _, model = models("qwen3_moe")
+    model.save_pretrained(tmp_path)
+    engine = build(model=AutoModelForCausalLM.from_pretrained(tmp_path), zero_stage=3)
+    written = load_file(tmp_path / "model.safetensors")
+    # A tensor of a source is valid only until the next one is requested.
+    sent = {name: tensor.detach().clone() for name, tensor in checkpoint_tensors(engine)}
+    assert "model.layers.1.mlp.experts.3.gate_proj.weight" in sent
+    assert sent.keys() == written.keys()
+    assert all(torch.equal(sent[name], tensor) for name, tensor in written.items())

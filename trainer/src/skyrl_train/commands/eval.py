@@ -42,8 +42,6 @@ UNUSED = {
     "evaluation.every": "it evaluates once",
     "rollout.temperature": "set evaluation.temperature",
     "rollout.async": NOTHING_TRAINS,
-    "rollout.probe": NOTHING_TRAINS,
-    "rollout.probe_tolerance": NOTHING_TRAINS,
     "data.train": NOTHING_TRAINS,
     "data.train_split": NOTHING_TRAINS,
     "data.shuffle": "held-out problems are taken in order",

@@ -55,7 +55,7 @@ def resolve_run(  # noqa: PLR0913 - one for each part of a command line or of a 
         PluginConflictError: every problem is a name that two distributions claim, or that the plugin policy denies.
         InvalidParamsError: any other problem; the message lists every problem.
     """
-    for path in (*files, *([resume] if resume else [])):
+    for path in [*files, *([Path(resume)] if resume else [])]:
         checked_path(path)
     found = [_config_of_run(Path(resume))] if resume and not files else []
     sources = _read([*files, *found], [NO_REMOTE_CODE, *overrides] if found else overrides, settings)

@@ -16,7 +16,7 @@ from skyrl_train.config.course_options import compared_options
 from skyrl_train.config.resolved import ResolvedRun
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.data.prompt_source import LoadedRows, PromptSource
-from skyrl_train.data.prompt_tokens import encode_prompt
+from skyrl_train.data.prompt_tokens import PromptEncoder
 from skyrl_train.data.run_data import RunData
 from skyrl_train.environments.environment import Environment, Row
 from skyrl_train.environments.reward_function import RewardFunction
@@ -102,8 +102,8 @@ def _base_model(name: str, revision: str | None) -> str:
 def _rows(config: RunConfig, source: PromptSource, tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
     # In the order of the files: that of training also depends on the seed, which is an option.
     rows = source.rows if isinstance(source, LoadedRows) else source.take(0, FIRST_ROWS)
-    limit, arguments = config.rollout.max_prompt_tokens, config.data.chat_template_args
-    tokens = [encode_prompt(row, tokenizer, limit, arguments) for row in rows[:FIRST_ROWS]]
+    encoder = PromptEncoder.of(config, tokenizer)
+    tokens = [encoder.encode(row) for row in rows[:FIRST_ROWS]]
     return {"rows": source.size, "sha256": _digest(map(_content, rows)), "tokens": _digest(map(str, tokens))}
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from skyrl_core.errors import SkyrlError
 from skyrl_train.config.extras import install_extra
@@ -86,6 +87,11 @@ class ZeroEngine:
     @property
     def device(self) -> torch.device:
         return self._ranks.device
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The trained module; on stage 3 it holds shards."""
+        return self.policy.model
 
     def _declare_head(self) -> None:
         # The policy's forward reads the output embedding outside the module that owns it.

@@ -17,6 +17,7 @@ from skyrl_train.ranks.ranks import Ranks
 from skyrl_train.ranks.stopping import Interrupted, StopRequest
 from skyrl_train.record.journal import Journal
 from skyrl_train.record.progress import Progress
+from skyrl_train.rollout.rollout_engine import Sampling
 from skyrl_train.step.advantages import AdvantagePass
 from skyrl_train.step.batching import MicroBatchSize, minibatch_of_group
 from skyrl_train.step.evaluation_sets import EvaluationSets
@@ -88,7 +89,7 @@ class Trainer:
     def train(self) -> None:
         """Make every remaining step, with evaluations and checkpoints when they are due."""
         components, config = self.components, self.components.config
-        components.sync.start(self.progress.optimizer_steps)
+        self._start_rollout_engine()
         if not components.ranks.broadcast(components.journal.restore_evaluation(final=self._is_last)):
             self._evaluate_if_due()
         components.stop.wait_for_steps()
@@ -137,6 +138,14 @@ class Trainer:
             self.components.saves.wait()
         except SkyrlError as problem:  # the error that ended the run comes first
             logger.warning("the last checkpoint could not be written: %s", problem)
+
+    def _start_rollout_engine(self) -> None:
+        """Make the first weight sync, and check that the rollout engine agrees with the trainer. Collective."""
+        config, done = self.components.config, self.progress.optimizer_steps
+        sampling = Sampling.for_training(config, number_at(config.rollout.temperature, done))
+        agreement = self.components.sync.start(done, sampling)
+        if agreement is not None:
+            self.components.journal.message(agreement)
 
     def _stop_if_asked(self) -> None:
         """Save and stop if any rank received a stop signal. Collective.
