@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from skyrl_core.discovery import Guard, shortened
-from skyrl_train.config.plugin_check import ENVIRONMENT_GROUP
 from skyrl_core.parameters import StrictModel
+from skyrl_train.config.plugin_check import ENVIRONMENT_GROUP
 
 Split = Literal["train", "evaluation"]
 Reward = float | None | Mapping[str, float | None]

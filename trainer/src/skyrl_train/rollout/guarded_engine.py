@@ -72,3 +72,8 @@ def _check_samples(samples: Any, requests: Sequence[SampleRequest]) -> None:
                 f"sample {index} has {len(sample.token_ids)} token ids and {len(sample.log_probs)} log-probs: "
                 "return one log-prob for each of one or more tokens"
             )
+        if sample.kept is not None and len(sample.kept) != len(sample.token_ids):
+            raise ValueError(
+                f"sample {index} has {len(sample.token_ids)} token ids and {len(sample.kept)} lists of kept tokens: "
+                "return one list for each token"
+            )
