@@ -113,6 +113,12 @@ def screens(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none", requires=["workspace"])
+def families(session: nox.Session) -> None:
+    """Print the table of model families; `-- --write` writes docs/families.md. Not in .ci/run: it takes minutes."""
+    _run(session, "python", "-m", "docs.generate_families", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["workspace"])
 def ranks(session: nox.Session) -> None:
     """Run the tests that start several processes."""
     _run(session, "pytest", "-m", "ranks", *session.posargs)

@@ -21,7 +21,7 @@ from record import record
 
 from skyrl_train.config.load_config import resolve_run
 from skyrl_train.data.prompt_source import generated_source
-from skyrl_train.data.prompt_tokens import encode_prompt
+from skyrl_train.data.prompt_tokens import PromptEncoder
 from skyrl_train.environments.environment import Row
 from skyrl_train.environments.load_environment import load_environment
 from skyrl_train.policy.model_loading import load_model, load_tokenizer
@@ -54,14 +54,13 @@ def build() -> tuple[RolloutEngine, Any, list[SampleRequest], list[Row]]:
     """The engine, its tokenizer, the requests and their rows."""
     run = resolve_run(load_environment, overrides=[f"rollout.batch_size={BATCH_SIZE}"])
     tokenizer, model = load_tokenizer("tiny"), load_model("tiny", torch.float32)
+    encoder = PromptEncoder(tokenizer, max_tokens=1024)
     os.environ.update(ALONE)
     engine = build_rollout_engine(run, model, tokenizer, Ranks(), message=print)
     rows = [
         row for row in generated_source(run.config, "train", run.environment).take(0, PROMPTS) for _ in range(SAMPLES)
     ]
-    requests = [
-        SampleRequest(prompt_ids=encode_prompt(row, tokenizer, 1024), seed=seed) for seed, row in enumerate(rows)
-    ]
+    requests = [SampleRequest(prompt_ids=encoder.encode(row), seed=seed) for seed, row in enumerate(rows)]
     return engine, tokenizer, requests, rows
 
 

@@ -42,7 +42,8 @@ class ParamProblem(NamedTuple):
     """For an unknown name, the known name most similar to it."""
 
     def __str__(self) -> str:
-        given = f"{self.path} = {show_value(self.value)}" if self.path else show_value(self.value)
+        shown = show_value(self.value, self.path)
+        given = f"{self.path} = {shown}" if self.path else shown
         return f"{given}: {self.rule}" + (f"; did you mean {self.nearest!r}?" if self.nearest else "")
 
 
@@ -56,10 +57,14 @@ class InvalidParamsError(SkyrlError):
         self.problems = tuple(problems)
 
 
-class PluginLoadError(SkyrlError):
-    """The selected plugin could not be imported or is not what its entry point promises."""
+class PluginError(SkyrlError):
+    """Code of a plugin failed. The exception that it raised is the ``__cause__``."""
 
     exit_code = 5
+
+
+class PluginLoadError(PluginError):
+    """The selected plugin could not be imported or is not what its entry point promises."""
 
 
 class ConformanceError(SkyrlError):
@@ -75,7 +80,7 @@ class MissingInputError(SkyrlError):
         super().__init__(f"the loss declares {name} in `needs`, but the caller did not pass it: pass {name}=")
 
 
-class UndeclaredInputError(SkyrlError):
+class UndeclaredInputError(ConformanceError):
     """A loss reads an input that it did not declare."""
 
     def __init__(self, name: str) -> None:

@@ -23,9 +23,18 @@ class Abridged(str):
         return str(self)
 
 
-def show_value(value: Any) -> str:
-    """The value as Python writes it, printable and shortened."""
-    return repr(bounded(value))
+def show_value(value: Any, name: str = "") -> str:
+    """The value as Python writes it, printable, shortened and without secrets; ``name`` is its key."""
+    return repr(public(value, name))
+
+
+def public(value: Any, name: str = "") -> Any:
+    """The value as ``bounded``, without secrets; ``name`` is the key or option it belongs to."""
+    from skyrl_core.redaction import redacted  # takes milliseconds that a listing does not need
+
+    shown = bounded(value)
+    safe = redacted(shown, name)
+    return shown if safe == shown else safe  # the first keeps what is Abridged
 
 
 def bounded(value: Any) -> Any:

@@ -1,8 +1,11 @@
+import datetime
 import json
 from decimal import Decimal
 
 import datasets
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from skyrl_train.data.row_problem import DataError
 from skyrl_train.data.rows import Columns, load_rows
@@ -48,10 +51,49 @@ def test_text_becomes_a_user_message_and_messages_stay_unchanged(write):
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [("18", "18"), ("", ""), (18, "18"), (-2.5, "-2.5"), (True, "True"), (10**30, "1" + "0" * 30)]
+    "text", ["18", "1.10", "1e5", "1E400", "-0", "-2.50", "1" + "0" * 5000, "0.1000000000000000055511151231257827"]
 )
-def test_any_scalar_is_a_ground_truth(write, value, text):
-    assert load_one(write, ground_truth=value).ground_truth == text
+def test_a_number_keeps_its_exact_text(write, text):
+    row = load(write(f'{{"prompt": "?", "ground_truth": {text}}}'))[0]
+    assert (row.ground_truth, type(row.ground_truth)) == (text, str)
+
+
+@pytest.mark.parametrize("text", ["18", "", " 5 ", "01", "1e5"])
+def test_text_is_a_ground_truth_unchanged(write, text):
+    assert load_one(write, ground_truth=text).ground_truth == text
+
+
+def test_numbers_of_other_columns_are_numbers(write):
+    extra = load_one(write, level=3, share=0.5, nested={"values": [1, 2.5, None, "x"]}).extra
+    assert extra == {"level": 3, "share": 0.5, "nested": {"values": [1, 2.5, None, "x"]}}
+    assert [type(value) for value in extra["nested"]["values"]] == [int, float, type(None), str]
+
+
+def test_a_nested_number_is_a_ground_truth(write):
+    path = write('{"prompt": "?", "reward_model": {"ground_truth": 1.50}}')
+    assert load(path, ground_truth="reward_model.ground_truth")[0].ground_truth == "1.50"
+
+
+@pytest.mark.parametrize("kind", ["float32", "float16"])
+def test_a_short_float_has_its_shortest_text(tmp_path, kind):
+    features = datasets.Features({"prompt": datasets.Value("string"), "ground_truth": datasets.Value(kind)})
+    dataset = datasets.Dataset.from_dict({"prompt": ["?"], "ground_truth": [1.1]}, features=features)
+    dataset.to_parquet(tmp_path / "r.parquet")
+    dataset.save_to_disk(tmp_path / "saved")
+    assert load(tmp_path / "r.parquet")[0].ground_truth == "1.1"
+    assert load(tmp_path / "saved")[0].ground_truth == "1.1"
+
+
+def test_a_message_keeps_parts_that_a_chat_template_may_read(write):
+    calls = [{"name": "add", "arguments": {"a": 2}}]
+    messages = [
+        {"role": "user", "content": [{"type": "text", "text": "2+3?"}], "name": "Ana"},
+        {"role": "assistant", "content": None, "tool_calls": calls},
+    ]
+    assert load_one(write, prompt=messages).prompt == (
+        {"role": "user", "content": "2+3?", "name": "Ana"},
+        {"role": "assistant", "content": "", "tool_calls": calls},
+    )
 
 
 def test_a_row_may_name_its_environment_and_null_selects_the_default(write):
@@ -98,12 +140,37 @@ WRONG_LINES = [
     ({"prompt": 3, "ground_truth": 1}, r":2, column 'prompt': 3 is not text"),
     ({"prompt": " \n", "ground_truth": 1}, r":2, column 'prompt': .* is not a prompt with text"),
     ({"prompt": [], "ground_truth": 1}, r":2, column 'prompt': \[\] is not text or a list"),
-    ({"prompt": ["hi"], "ground_truth": 1}, r":2, message 0, column 'prompt': \"hi\" is not a chat message"),
-    ({"prompt": [{"role": "user", "content": 3}], "ground_truth": 1}, r":2, message 0, column 'prompt'"),
-    ({"prompt": [{"role": "user", "text": "?"}], "ground_truth": 1}, r":2, message 0, column 'prompt'"),
-    ({"prompt": "?", "ground_truth": None}, r":2, column 'ground_truth': null is not text or a number"),
-    ({"prompt": "?", "ground_truth": [1]}, r":2, column 'ground_truth': \[1\] is not text or a number"),
-    ('{"prompt": "?", "ground_truth": NaN}', r":2, column 'ground_truth': NaN is not text or a number"),
+    ({"prompt": ["hi"], "ground_truth": 1}, r":2, column 'prompt': message 0: \"hi\" is not a chat message"),
+    ({"prompt": [{"role": "user", "content": 3}], "ground_truth": 1}, r":2, column 'prompt': message 0"),
+    ({"prompt": [{"role": " ", "content": "?"}], "ground_truth": 1}, r":2, column 'prompt': message 0"),
+    (
+        {
+            "prompt": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]}],
+            "ground_truth": 1,
+        },
+        r"message 0: a part of type \"image\" cannot be used",
+    ),
+    (
+        {"prompt": [{"role": "user", "content": [{"type": "text", "text": "a"}] * 2}], "ground_truth": 1},
+        "message 0: .* join its parts",
+    ),
+    (
+        '{"prompt": "\\ud800", "ground_truth": 1}',
+        r":2, column 'prompt': message 0: character 0 is .ud800, half of a surr",
+    ),
+    ('{"prompt": "?", "ground_truth": "\\udc00"}', r":2, column 'ground_truth': .*half of a surrogate pair"),
+    ('{"prompt": "?", "ground_truth": 1, "x": ["\\ud800"]}', r":2, column 'x': .*half of a surrogate pair"),
+    ('{"prompt": "?", "ground_truth": 1, "x": 1e999}', r":2, column 'x': the number 1e999 is too large"),
+    ('{"prompt": "?", "ground_truth": 1, "ground_truth": 2}', r":2 is not JSON: the key 'ground_truth' appears twice"),
+    ({"prompt": "?", "ground_truth": True}, r":2, column 'ground_truth': true is not text or a finite number"),
+    ({"prompt": "?", "ground_truth": {"a": 1}}, r":2, column 'ground_truth': .* is not text or a finite number"),
+    (
+        {"prompt": [{"role": "user", "text": 3}], "ground_truth": 1},
+        r":2, column 'prompt': .* is not a prompt with text",
+    ),
+    ({"prompt": "?", "ground_truth": None}, r":2, column 'ground_truth': null is not text or a finite number"),
+    ({"prompt": "?", "ground_truth": [1]}, r":2, column 'ground_truth': \[1\] is not text or a finite number"),
+    ('{"prompt": "?", "ground_truth": NaN}', r":2 is not JSON: NaN is not a JSON number"),
     ({"prompt": "?", "ground_truth": 1, "environment": 7}, r":2, column 'environment': 7 is not the name"),
     ({"prompt": "?", "truth": 1}, r":2 has no column 'ground_truth'.*'prompt', 'truth'.*data\.ground_truth_column"),
     ({"promt": "?", "ground_truth": 1}, r":2 has no column 'prompt'; did you mean 'promt'\?; .*data\.prompt_column"),
@@ -124,6 +191,42 @@ def test_an_invalid_parquet_row_is_an_error_with_its_number(tmp_path):
     datasets.Dataset.from_dict({"prompt": ["a", "b", None], "ground_truth": ["1", "2", "3"]}).to_parquet(path)
     with pytest.raises(DataError, match=r"rows\.parquet, row 2, column 'prompt': null"):
         load(path)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [datetime.date(2020, 1, 1)],
+        [datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)],
+        [datetime.timedelta(1)],
+        [b"18"],
+        [True],
+        [float("inf")],
+        [float("nan")],
+        [[1]],
+    ],
+    ids=lambda values: type(values[0]).__name__,
+)
+def test_a_parquet_value_that_has_no_certain_text_is_not_a_ground_truth(tmp_path, values):
+    parquet.write_table(pyarrow.table({"prompt": ["?"], "ground_truth": values}), tmp_path / "r.parquet")
+    with pytest.raises(DataError, match=r"r\.parquet, row 0, column 'ground_truth': .* is not text or a finite number"):
+        load(tmp_path / "r.parquet")
+
+
+def test_parquet_text_that_is_not_utf_8_is_a_problem_of_its_row(tmp_path):
+    broken = pyarrow.array([b"18", b"\xff", b"7"]).view(pyarrow.string())
+    parquet.write_table(pyarrow.table({"prompt": ["?"] * 3, "ground_truth": broken}), tmp_path / "r.parquet")
+    with pytest.raises(
+        DataError, match=r"(?s)1 of 3 rows.*r\.parquet, row 1, column 'ground_truth' cannot be read: 'utf-8'"
+    ):
+        load(tmp_path / "r.parquet")
+
+
+def test_two_parquet_columns_of_one_name_are_an_error(tmp_path):
+    table = pyarrow.table([["?"], ["1"], ["2"]], names=["prompt", "ground_truth", "ground_truth"])
+    parquet.write_table(table, tmp_path / "r.parquet")
+    with pytest.raises(DataError, match="has two columns 'ground_truth'"):
+        load(tmp_path / "r.parquet")
 
 
 def test_a_long_value_is_shortened_in_the_error(write):

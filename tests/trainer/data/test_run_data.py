@@ -149,7 +149,9 @@ def test_a_template_argument_that_the_template_does_not_read_is_an_error(tmp_pat
 
 def test_template_arguments_reach_the_chat_template(tmp_path, tokenizer, monkeypatch):
     path = lines(tmp_path / "train.jsonl", GOOD)
-    monkeypatch.setattr(tokenizer, "chat_template", "{% if long %}{{ 'word ' * 200 }}{% endif %}{{ 'hi' }}")
+    monkeypatch.setattr(
+        tokenizer, "chat_template", "{% if long %}{{ 'word ' * 200 }}{% endif %}{{ messages[0].content }}"
+    )
     load({"train": path, "chat_template_args": {"long": False}}, tokenizer)
     with pytest.raises(DataError, match="the prompt has"):
         load({"train": path, "chat_template_args": {"long": True}}, tokenizer)

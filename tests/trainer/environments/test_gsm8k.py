@@ -35,9 +35,9 @@ def test_the_ground_truth_may_be_a_complete_worked_answer():
 
 
 @pytest.mark.parametrize(
-    ("text", "reward"), [("#### 18", 0.0), ("#### 18.", 0.0), ("#### 18\n", 1.0), ("#### 18 eggs for br", 1.0)]
+    ("text", "reward"), [("#### 18", 0.0), ("#### 18.", 0.0), ("#### 18\n", 1.0), ("#### 18 eggs for br", 0.0)]
 )
-def test_a_number_that_may_have_been_cut_off_is_not_rewarded(text, reward):
+def test_an_answer_that_may_have_been_cut_off_is_not_rewarded(text, reward):
     assert reward_of(text, finished=False) == reward
 
 
@@ -62,7 +62,15 @@ def test_an_unknown_parameter_is_an_error_that_suggests_the_nearest():
 
 @pytest.mark.parametrize(
     ("text", "reward"),
-    [(r"#### \sqrt{12}", 1.0), (r"#### $2\sqrt{3}$.", 1.0), (r"#### 3\sqrt{2}", 0.0), ("#### 2", 0.0), ("", 0.0)],
+    [
+        (r"#### \sqrt{12}", 1.0),
+        (r"#### x = \sqrt{12}", 1.0),
+        (r"#### 2x = \sqrt{12}", 0.0),
+        (r"#### $2\sqrt{3}$.", 1.0),
+        (r"#### 3\sqrt{2}", 0.0),
+        ("#### 2", 0.0),
+        ("", 0.0),
+    ],
 )
 def test_latex_answers_are_compared_by_math_verify(text, reward):
     pytest.importorskip("math_verify", reason="the extra skyrl-train[math] is not installed")

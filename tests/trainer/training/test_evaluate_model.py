@@ -1,4 +1,4 @@
-"""Confidence intervals by hand, and a run that is measured again."""
+"""A run that is measured again, and compared with another model on the same problems."""
 
 import json
 import os
@@ -7,22 +7,8 @@ import pytest
 
 from skyrl_core.errors import InvalidParamsError, SkyrlError
 from skyrl_train.commands.eval import main
-from skyrl_train.training.evaluate_model import wilson
-
-
-@pytest.mark.parametrize(
-    ("successes", "count", "low", "high"),
-    [
-        # z² = 3.8415: 0 of 10 gives z² / (10 + z²) as the upper end
-        (0, 10, 0.0, 0.27754),
-        (10, 10, 0.72246, 1.0),
-        # centre (0.8 + 0.19207) / 1.38415, spread 1.95996 sqrt(0.016 + 0.0096037) / 1.38415
-        (8, 10, 0.49016, 0.94332),
-        (5, 10, 0.23659, 0.76341),
-    ],
-)
-def test_wilson_by_hand(successes: int, count: int, low: float, high: float) -> None:
-    assert wilson(successes / count, count) == pytest.approx((low, high), abs=1e-5)
+from skyrl_train.step.evaluation import Evaluation
+from skyrl_train.training.evaluate_model import Assessment, changes
 
 
 def evaluated(capsys, *arguments: str) -> dict:
@@ -50,7 +36,8 @@ def test_a_model_is_measured_with_several_samples(capsys) -> None:
     one, three = found["measures"]["pass@1"], found["measures"]["pass@3"]
     assert one["value"] <= three["value"]
     for measure in (one, three):
-        assert 0 <= measure["low"] <= measure["value"] <= measure["high"] <= 1
+        assert 0 <= measure["low"] < measure["high"] <= 1
+        assert measure["low"] <= measure["value"] <= measure["high"]
 
 
 @pytest.mark.train
@@ -79,3 +66,40 @@ def test_an_invalid_target_is_an_error_with_its_reason(tmp_path) -> None:
     (tmp_path / "config.yaml").write_text("model: tiny\n")
     with pytest.raises(SkyrlError, match="no complete checkpoint"):
         main([str(tmp_path)])
+
+
+def assessment(**solved: tuple[bool, ...]) -> Assessment:
+    part = Evaluation(metrics={}, answers=[], solved=solved)
+    return Assessment(evaluation=part, parts={"": part}, prompts=len(solved), intervals={})
+
+
+def test_the_change_is_over_the_problems_on_which_both_models_have_a_verdict() -> None:
+    before, after = (
+        assessment(a=(True, False), b=(False, False)),
+        assessment(a=(True, True), b=(False, True), c=(True,)),
+    )
+    found = changes(before, after, samples=2)
+    assert [(name, change.value, change.problems) for name, change in found.items()] == [
+        ("pass@1", 0.5, 2),  # shares 1/2 and 0, then 1 and 1/2
+        ("pass@2", 0.5, 2),  # one of two, then two of two
+    ]
+    assert found["pass@1"].interval[0] < 0.5 < found["pass@1"].interval[1]
+
+
+def test_models_that_answered_different_problems_cannot_be_compared() -> None:
+    with pytest.raises(SkyrlError, match=r"different problems.*give --environment"):
+        changes(assessment(a=(True,)), assessment(b=(True,)), samples=1)
+    assert changes(assessment(), assessment(), samples=1) == {}
+
+
+@pytest.mark.train
+def test_a_model_compared_with_itself_has_not_changed(capsys) -> None:
+    options = ("tiny", "--baseline", "tiny", "--prompts", "6", "rollout.max_new_tokens=24")
+    found = evaluated(capsys, *options)["baseline"]
+    change = found["changes"]["pass@1"]
+    assert (found["target"], change["value"], change["problems"]) == ("tiny", 0.0, 6)
+    assert -1 < change["low"] < 0 < change["high"] < 1
+    assert main([*options]) == 0
+    printed = capsys.readouterr().out
+    assert "change from tiny, on the same problems:" in printed
+    assert "+0.0" in printed

@@ -88,20 +88,18 @@ def _loss_of_class(target: str, params: Mapping[str, Any]) -> PolicyLoss:
         InvalidParamsError: the parameters are not valid.
     """
     from skyrl_core.contract.policy_loss import PolicyLoss
+    from skyrl_core.discovery.plugin_call import Guard, PluginCall
     from skyrl_core.discovery.plugin_class import construct
     from skyrl_core.parameters.param_validation import validate_params
 
     module, _, attribute = target.partition(":")
     sys.path.insert(0, os.getcwd())
-    try:
+    guard = Guard(target, module)
+    with PluginCall(guard, "could not be imported", kind=PluginLoadError):
         cls = getattr(importlib.import_module(module), attribute)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # a module may call sys.exit
-        raise PluginLoadError(f"{target} could not be imported: {type(error).__name__}: {error}") from error
     if not (isinstance(cls, type) and issubclass(cls, PolicyLoss)):
         raise PluginLoadError(f"{target} is {cls!r}, not a subclass of PolicyLoss")
-    return construct(target, cls, validate_params(cls.Params, params, f"policy loss {target}"))
+    return construct(guard, cls, validate_params(cls.Params, params, f"policy loss {target}"))
 
 
 def _lines(report: Report) -> list[str]:

@@ -7,7 +7,7 @@ import os
 import sys
 from typing import Literal, TextIO
 
-from skyrl_core.printable_text import message_text
+from skyrl_core.discovery.plugin_call import with_traceback
 
 Style = Literal["bold", "dim", "red", "green", "yellow", "cyan"]
 
@@ -46,5 +46,11 @@ def paint(text: str, style: Style, stream: TextIO | None = None) -> str:
 
 
 def error_line(message: object) -> str:
-    """An error for stderr, with its label in red; escape sequences in the message are shown, not sent."""
-    return f"{paint('error:', 'red', sys.stderr)} {message_text(str(message))}"
+    """An error for stderr, with its label in red, without secrets and characters that control a terminal.
+
+    An exception is followed by its notes.
+    """
+    from skyrl_core.printable_text import safe_to_print  # a command without an error does not need it
+
+    text = with_traceback(message) if isinstance(message, BaseException) else str(message)
+    return f"{paint('error:', 'red', sys.stderr)} {safe_to_print(text)}"

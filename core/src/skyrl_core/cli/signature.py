@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from skyrl_core.cli.assignments import params_of
 from skyrl_core.cli.table import indented, terminal_width
+from skyrl_core.discovery.plugin_call import Guard, PluginCall
 from skyrl_core.errors import ConformanceError, SkyrlError
+from skyrl_core.parameters.schema_call import as_json_values
 from skyrl_core.printable_text import printable
 from skyrl_core.registry.resolved_loss import ResolvedLoss
 from skyrl_core.signature.axis import number
@@ -84,15 +86,11 @@ def _measure(loss: PolicyLoss, arguments: Namespace) -> Signature:
         check_range(ratios or WIDE, probe)
     except ValueError as error:
         raise SkyrlError(str(error)) from error
-    try:
+    failed = f"failed on a sequence of {probe.length} equal tokens"
+    advice = f"run `skyrl losses check {arguments.name}` to find the cause"
+    guard = Guard(arguments.name, type(loss).__module__)
+    with PluginCall(guard, failed, kind=ConformanceError, advice=lambda _: advice):
         return measure_signature(loss, ratios=ratios, probe=probe)
-    except SkyrlError:
-        raise
-    except Exception as error:
-        raise ConformanceError(
-            f"{arguments.name} failed on a sequence of {probe.length} equal tokens: {type(error).__name__}: {error}; "
-            f"run `skyrl losses check {arguments.name}` to find the cause"
-        ) from error
 
 
 def _page(title: str, loss: PolicyLoss, measured: Signature) -> list[str]:
@@ -163,7 +161,7 @@ def _numbers(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _params(loss: PolicyLoss) -> dict[str, Any]:
-    return dict(loss.params.model_dump(mode="json"))
+    return as_json_values(loss.params)
 
 
 def _prints(text: str) -> bool:

@@ -9,6 +9,7 @@ from skyrl_core import InvalidParamsError, LossParams, ParamProblem, PluginPolic
 from skyrl_core.discovery.claim import qualified
 from skyrl_core.discovery.plugin_group import ALLOW_ALL
 from skyrl_core.parameters.param_validation import as_validation_error
+from skyrl_core.parameters.schema_call import as_json_values
 from skyrl_core.parameters.strict_model import StrictModel
 from skyrl_core.registry.loss_reference import LOSSES
 from skyrl_core.registry.resolved_loss import ResolvedLoss
@@ -44,7 +45,7 @@ class SumTerm(StrictModel):
         # From here on the name means this one distribution, whatever the policy allows when the loss is built.
         pin = values["loss"].partition("@")[1:]
         spec = values["loss"] if LOSSES.is_registered(loss.claim) else qualified(loss.claim) + "".join(pin)
-        return values | {"loss": spec, "params": checked.model_dump(mode="json")}
+        return values | {"loss": spec, "params": as_json_values(checked)}
 
 
 class SumParams(LossParams):

@@ -22,4 +22,7 @@ from skyrl_core.parameters.schedule import is_schedule as is_schedule
 from skyrl_core.parameters.schedule import number_at as number_at
 from skyrl_core.parameters.schedule import parse_schedule as parse_schedule
 from skyrl_core.parameters.schedule import schedule_fault as schedule_fault
+from skyrl_core.parameters.schema_call import as_json_values as as_json_values
+from skyrl_core.parameters.schema_call import calling_schema as calling_schema
+from skyrl_core.parameters.schema_call import json_schema as json_schema
 from skyrl_core.parameters.strict_model import StrictModel as StrictModel

@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, PydanticInvalidForJsonSchema, ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
-from skyrl_core.errors import MOST_LISTED, InvalidParamsError, ParamProblem, nearest
+from skyrl_core.errors import MOST_LISTED, InvalidParamsError, ParamProblem, PluginError, nearest
 from skyrl_core.parameters.error_wording import rule_of
+from skyrl_core.parameters.schema_call import calling_schema, json_schema
 
 Schema = TypeVar("Schema", bound=BaseModel)
 Path = tuple[str | int, ...]
@@ -23,13 +24,19 @@ def validate_params(schema: type[Schema], values: Mapping[str, Any], subject: st
 
     Raises:
         InvalidParamsError: values are invalid; ``problems`` lists every problem.
+        PluginError: a validator of the schema fails in another way than with ValueError.
     """
-    try:
-        return schema.model_validate(values, context=context)
-    except ValidationError as error:
-        found = [item for item in error.errors(include_url=False) if not _is_consequence(item)]
-        problems = [_problem(item, schema, suggest=n < MOST_LISTED) for n, item in enumerate(found)]
-        raise InvalidParamsError(f"{subject}: invalid parameters", problems) from error
+    with calling_schema(schema, "could not validate its parameters", subject):
+        try:
+            params = schema.model_validate(values, context=context)
+            if not isinstance(params, schema):
+                raise TypeError(f"a validator returned {type(params).__name__} instead of the parameters")
+            return params
+        except ValidationError as error:
+            invalid = error
+    found = [item for item in invalid.errors(include_url=False) if not _is_consequence(item)]
+    problems = [_problem(item, schema, suggest=n < MOST_LISTED) for n, item in enumerate(found)]
+    raise InvalidParamsError(f"{subject}: invalid parameters", problems) from invalid
 
 
 def as_validation_error(schema: type[BaseModel], problems: Iterable[tuple[Path, ParamProblem]]) -> ValidationError:
@@ -65,9 +72,9 @@ def _known_names(schema: type[BaseModel], path: Path) -> list[str]:
     if not path:
         return list(schema.model_fields)
     try:
-        node = document = schema.model_json_schema()
-    except PydanticInvalidForJsonSchema:
-        return []
+        node = document = json_schema(schema)
+    except PluginError:
+        return []  # the suggestion is optional
     for part in path:
         node = node.get("items", {}) if isinstance(part, int) else node.get("properties", {}).get(part, {})
         node = document["$defs"][node["$ref"].rpartition("/")[2]] if "$ref" in node else node

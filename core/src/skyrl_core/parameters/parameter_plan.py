@@ -10,6 +10,7 @@ from skyrl_core.parameters.loss_params import OpenLossParams
 from skyrl_core.parameters.nesting import TOO_DEEP, is_too_deep
 from skyrl_core.parameters.param_validation import validate_params
 from skyrl_core.parameters.schedule import Schedule, checked_steps, is_schedule, parse_schedule, schedule_fault
+from skyrl_core.parameters.schema_call import as_json_values
 
 Schema = TypeVar("Schema", bound=BaseModel)
 Path = tuple[str | int, ...]
@@ -65,7 +66,7 @@ class ParamPlan(Generic[Schema]):
 
     def document(self) -> dict[str, Any]:
         """The parameters as JSON values, with defaults and schedules; enough to make an equal plan."""
-        document = BaseModel.model_dump(self.at(0), mode="json")  # not as a loss that reads its parameters
+        document = as_json_values(self.at(0))
         schedules = {path: each.model_dump(mode="json") for path, each in self.schedules.items()}
         written: dict[str, Any] = _replaced(document, schedules)
         return written

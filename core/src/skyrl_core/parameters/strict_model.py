@@ -5,7 +5,7 @@ import math
 from functools import partial
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, GetCoreSchemaHandler, TypeAdapter
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter
 from pydantic_core import core_schema
 
 LARGEST = 2**63 - 1
@@ -102,7 +102,7 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
     # Of a subclass that allows unknown keys.
-    __pydantic_extra__: dict[str, Annotated[Any, AfterValidator(_storable)]]
+    __pydantic_extra__: dict[str, Annotated[Any, AfterValidator(_storable)]] = Field(init=False)
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:

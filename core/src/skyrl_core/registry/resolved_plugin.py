@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
+from skyrl_core.discovery.plugin_call import Guard
 from skyrl_core.discovery.plugin_class import construct
 from skyrl_core.discovery.plugin_group import ALLOW_ALL, Claim, PluginGroup, PluginPolicy
 from skyrl_core.errors import PluginLoadError
@@ -35,6 +36,11 @@ class ResolvedPlugin(Generic[Base]):
     def find(cls, spec: str, values: Values = None, policy: PluginPolicy = ALLOW_ALL) -> Self:
         """The plugin that a spec names. Raises as ``PluginGroup.find``; imports nothing."""
         return cls(cls.group.find(spec, policy), values, policy)
+
+    @cached_property
+    def guard(self) -> Guard:
+        """The guard for calls of the plugin's code."""
+        return self.group.guard(self.claim)
 
     @cached_property
     def schema(self) -> type[LossParams] | None:
@@ -68,7 +74,7 @@ class ResolvedPlugin(Generic[Base]):
 
     def build(self, params: LossParams) -> Base:
         """An instance with parameters of ``class_plan``."""
-        return construct(f"{self.group.kind} {self.claim}: {self.claim.value}", self.plugin, params)
+        return construct(self.guard, self.plugin, params)
 
     def _load(self) -> type[Base]:
         raise NotImplementedError

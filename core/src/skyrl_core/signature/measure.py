@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from skyrl_core.contract.loss_value import evaluate_loss
-from skyrl_core.contract.policy_loss import LossBatch, Need, PolicyLoss, is_scalar_form
+from skyrl_core.contract.policy_loss import LossBatch, Need, PolicyLoss, is_scalar_form, prepared_by
 from skyrl_core.signature.clip_bounds import Break, find_breaks
 from skyrl_core.value_text import show_value
 
@@ -192,7 +192,8 @@ class Scale:
         }
         with torch.no_grad():
             detached = inputs | {Need.ENTROPY: entropy.detach()}
-            prepared = self.loss.prepare(LossBatch(log_probs=log_probs.detach(), inputs=detached, **parts))
+            minibatch = LossBatch(log_probs=log_probs.detach(), inputs=detached, **parts)
+            prepared = prepared_by(self.loss, minibatch).tensors
         return LossBatch(log_probs=log_probs, inputs=inputs, prepared=prepared, **parts)
 
 

@@ -29,6 +29,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="REPO",
         help="upload the folder to this repository on the Hugging Face Hub, OWNER/NAME; a new one is private",
     )
+    parser.add_argument(
+        "--trust-remote-code",
+        action="store_true",
+        help="run the Python code that comes with the model of the run; whatever the configuration of the run says",
+    )
     parser.add_argument("--public", action="store_true", help="with --push: make a new repository public")
     options = parser.parse_args(argv)
     if options.public and not options.push:
@@ -39,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_push(options.push)
     from skyrl_train.checkpoints.model_export import export
 
-    folder = export(options.run, options.folder, reuse=bool(options.push))
+    folder = export(options.run, options.folder, reuse=bool(options.push), trust_remote_code=options.trust_remote_code)
     print(folder)
     if options.push:
         from skyrl_train.checkpoints.hub_push import push

@@ -48,6 +48,13 @@ FIXED_TEMPLATE_ARGS = (
 class DataConfig(Section):
     """Where prompts come from; null uses problems that the environment generates."""
 
+    # The rows themselves are compared.
+    free_on_resume = frozenset({"train", "evaluation", "train_split", "evaluation_split", "drop", "system_prompt"}) | {
+        "prompt_column",
+        "ground_truth_column",
+        "environment_column",
+    }
+
     train: Sources | None = Field(
         default=None,
         description="Training rows: a .jsonl or .parquet file, a pattern such as data/*.jsonl, or a hub dataset; "
@@ -79,6 +86,11 @@ class DataConfig(Section):
     drop: tuple[DropReason, ...] = Field(
         default=(),
         description="Rows to leave out instead of an error: too_long (above rollout.max_prompt_tokens), invalid.",
+    )
+    template_columns: tuple[str, ...] | None = Field(
+        default=None,
+        description="Columns that the chat template receives, such as [tools, documents]; [] leaves them to the "
+        "reward. null refuses rows that have such columns.",
     )
 
     @property

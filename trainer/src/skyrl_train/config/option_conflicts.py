@@ -13,6 +13,11 @@ from skyrl_train.config.schema import RunConfig
 ENGINES_IN_PROCESS = ("hf", "vllm")
 """Rollout engines of skyrl-train only; one of another package must raise an error itself when it is built."""
 
+ENGINES_OF_VLLM = ("vllm", "vllm_server")
+
+NO_TRUNCATION = {"top_p": 1.0, "top_k": None, "min_p": 0.0}
+"""The values of the options in ``rollout`` with which sampling leaves out no token."""
+
 LONGEST_WAIT = 1500.0
 """Maximum seconds of a timeout; ranks that wait for each other give up after 1800."""
 
@@ -34,6 +39,7 @@ def check_rules(config: RunConfig) -> Iterator[Violation]:
     yield from _algorithm(config)
     yield from _servers(config)
     yield from _async_rollout(config)
+    yield from _truncation(config)
     if len(set(config.tracking.trackers)) < len(config.tracking.trackers):
         trackers = list(config.tracking.trackers)
         yield Violation(keys=("tracking.trackers",), value=trackers, rule="names a tracker twice")
@@ -150,6 +156,21 @@ def _async_rollout(config: RunConfig) -> Iterator[Violation]:
             value="one_step",
             rule=f"the rollout engine {config.rollout.engine} samples in the trainer's process, which cannot train "
             "meanwhile; use rollout.engine: vllm_server",
+        )
+
+
+def _truncation(config: RunConfig) -> Iterator[Violation]:
+    rollout = config.rollout
+    if rollout.truncates and rollout.engine in ENGINES_OF_VLLM:
+        options = {"top_p": rollout.top_p, "top_k": rollout.top_k, "min_p": rollout.min_p}
+        name = next(name for name, neutral in NO_TRUNCATION.items() if options[name] != neutral)
+        neutral = "null" if NO_TRUNCATION[name] is None else f"{NO_TRUNCATION[name]:g}"
+        yield Violation(
+            keys=(f"rollout.{name}", "rollout.engine"),
+            value=options[name],
+            rule=f"{rollout.engine} does not return which tokens it left out, so its log-probs and the trainer's would "
+            f"be of different distributions and every ratio of the two biased: must be {neutral}, or rollout.engine "
+            f"must be hf; evaluation.{name} may differ",
         )
 
 

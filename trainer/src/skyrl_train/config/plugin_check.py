@@ -153,11 +153,18 @@ class PluginCheck:
                 self._add(inner, NO_VALUE if given is None else given, problem.rule + hint)
         except SkyrlError as error:
             given = self._sources.value(tuple(name_key.split(".")))
-            self._add(name_key, NO_VALUE if given is None else given, str(error), kind_of(error))
+            self._add(name_key, NO_VALUE if given is None else given, str(error), kind_of(error), error)
 
-    def _add(self, key: str, value: Any, rule: str, kind: type[SkyrlError] = InvalidParamsError) -> None:
+    def _add(
+        self,
+        key: str,
+        value: Any,
+        rule: str,
+        kind: type[SkyrlError] = InvalidParamsError,
+        cause: SkyrlError | None = None,
+    ) -> None:
         origin = self._sources.origin(tuple(key.split(".")))
-        self.problems.append(Problem(key=key, value=value, rule=rule, origin=origin, error=kind))
+        self.problems.append(Problem(key=key, value=value, rule=rule, origin=origin, error=kind, cause=cause))
 
 
 def plugin_policy(config: RunConfig) -> PluginPolicy:

@@ -6,6 +6,8 @@ from typing import Any
 
 from skyrl_core.discovery import shortened
 from skyrl_core.errors import InvalidParamsError, PluginConflictError, SkyrlError, UnknownPluginError, listed
+from skyrl_core.redaction import redact_arguments
+from skyrl_core.value_text import public
 from skyrl_train.config.yaml_text import inline_yaml
 
 NO_VALUE: Any = object()
@@ -23,11 +25,13 @@ class Problem:
     value: Any = NO_VALUE
     origin: str = "default"  # file:line, or `command line`
     error: type[SkyrlError] = InvalidParamsError  # raised if this is the only problem
+    cause: SkyrlError | None = None  # has the traceback of a plugin
 
     def __str__(self) -> str:
-        value = "" if self.value is NO_VALUE else f" = {inline_yaml(self.value)}"
+        value = "" if self.value is NO_VALUE else f" = {inline_yaml(public(self.value, self.key))}"
         rule = self.rule.replace("\n", "\n      ")
-        return f"{self.origin}  {shortened(self.key, LONGEST_KEY, escape=True)}{value}: {rule}"
+        (key,) = redact_arguments([self.key])  # an override that cannot be read is reported complete
+        return f"{self.origin}  {shortened(key, LONGEST_KEY, escape=True)}{value}: {rule}"
 
 
 def raise_problems(problems: Sequence[Problem], title: str) -> None:
@@ -44,7 +48,8 @@ def raise_problems(problems: Sequence[Problem], title: str) -> None:
     kind = kinds.pop() if len(kinds) == 1 else InvalidParamsError
     count = "1 problem" if len(problems) == 1 else f"{len(problems):,} problems"
     ordered = sorted(problems, key=lambda problem: _position(problem.origin))
-    raise kind("\n".join([f"{title}, {count}:", *listed(ordered)]))
+    cause = next((problem.cause for problem in problems if problem.cause is not None), None)
+    raise kind("\n".join([f"{title}, {count}:", *listed(ordered)])) from cause
 
 
 def _position(origin: str) -> tuple[str, int]:

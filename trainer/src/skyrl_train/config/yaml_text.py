@@ -55,7 +55,10 @@ class _Loader(yaml.SafeLoader):
         self._composed += 1
         self._depth += 1
         if self._composed > MAX_NODES or self._depth > MAX_DEPTH:
-            self.refuse(self.peek_event(), TOO_MANY if self._composed > MAX_NODES else TOO_DEEP)
+            self.refuse(
+                self.peek_event(),  # type: ignore[no-untyped-call]
+                TOO_MANY if self._composed > MAX_NODES else TOO_DEEP,
+            )
         node = super().compose_node(parent, index)
         self._depth -= 1
         return node
@@ -74,7 +77,8 @@ class _Loader(yaml.SafeLoader):
 
     def refuse(self, at: yaml.Node | yaml.Event, rule: str) -> NoReturn:
         """Raise an InvalidParamsError with the line of a node."""
-        raise InvalidParamsError(f"{self.source}:{at.start_mark.line + 1}: {rule}")
+        mark: Any = at.start_mark
+        raise InvalidParamsError(f"{self.source}:{mark.line + 1}: {rule}")
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         text = self.construct_scalar(node)

@@ -1,12 +1,13 @@
 """Reads records from files, patterns of files, folders and hubs, each record with its place."""
 
-import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from skyrl_core.errors import nearest
 from skyrl_train.config.data_files import DATA_FILES, files_of, is_pattern
+from skyrl_train.data.json_record import Numeral, parse_record
 from skyrl_train.data.row_problem import DataError, RowProblem, shown
 
 _FORMS = "a .jsonl or .parquet file, a folder saved by datasets, or a hub name such as openai/gsm8k:main"
@@ -50,7 +51,7 @@ def _records(source: str, split: str, *, streaming: bool) -> Iterator[Record | R
     if path.suffix in DATA_FILES:
         if not path.is_file():
             raise DataError(f"{source} does not exist{_neighbours(path)}")
-        return _jsonl(path) if path.suffix == ".jsonl" else _numbered(source, _parquet(path))
+        return _jsonl(path) if path.suffix == ".jsonl" else _parquet(path)
     looks_local = path.suffix in (".json", ".csv", ".txt", ".arrow") or source.startswith((".", "/", "~"))
     if path.exists() or looks_local or is_pattern(source):
         state = "has an unsupported format" if path.exists() else "does not exist"
@@ -88,7 +89,7 @@ def _json_line(where: str, line: bytes, *, encoding: str) -> Record | RowProblem
         text = line.decode(encoding)
         if not text.strip():
             return None
-        record = json.loads(text)
+        record = parse_record(text)
     except UnicodeDecodeError as error:
         return RowProblem(text=f"{where} is not UTF-8: {error.reason} at byte {error.start}", place=where)
     except (ValueError, RecursionError) as error:
@@ -98,16 +99,59 @@ def _json_line(where: str, line: bytes, *, encoding: str) -> Record | RowProblem
     return where, record
 
 
-def _parquet(path: Path) -> Iterator[Mapping[str, Any]]:
+def _parquet(path: Path) -> Iterator[Record | RowProblem]:
     import pyarrow
     import pyarrow.parquet
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            twice = next((name for name in names if names.count(name) > 1), None)
+            if twice is not None:
+                raise DataError(f"{path} has two columns {twice!r}: rename or remove one")
+            number = 0
             for batch in file.iter_batches(batch_size=1024):
-                yield from batch.to_pylist()
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+                columns = [_column_values(column) for column in batch.columns]
+                for values in zip(*columns, strict=True):
+                    yield _parquet_row(f"{path}, row {number}", dict(zip(names, values, strict=True)))
+                    number += 1
+    except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path} cannot be read as parquet: {error}") from error
+
+
+def _column_values(column: Any) -> list[Any]:
+    """The values of a column; an exception for each that Python cannot express, such as text that is not UTF-8."""
+    kind = str(column.type)
+    if kind in ("float", "halffloat"):
+        return [_as_numeral(value, kind) for value in column.to_pylist()]
+    try:
+        values: list[Any] = column.to_pylist()
+    except (ValueError, OverflowError):
+        return [_value_or_error(value) for value in column]
+    return values
+
+
+def _value_or_error(value: Any) -> Any:
+    try:
+        return value.as_py()
+    except (ValueError, OverflowError) as error:
+        return error
+
+
+def _parquet_row(where: str, record: Mapping[str, Any]) -> Record | RowProblem:
+    for name, value in record.items():
+        if isinstance(value, Exception):
+            return RowProblem(text=f"{where}, column {name!r} cannot be read: {value}", place=where)
+    return where, record
+
+
+def _as_numeral(value: float | None, kind: str) -> Any:
+    """A float of 32 or 16 bits by its shortest text: 1.1, not 1.100000023841858, its value in 64 bits."""
+    import numpy
+
+    if value is None or not math.isfinite(value):
+        return value
+    return Numeral(numpy.float16(value) if kind in ("halffloat", "float16") else numpy.float32(value))
 
 
 def _saved_dataset(folder: Path, split: str) -> Iterable[Mapping[str, Any]]:
@@ -146,4 +190,8 @@ def _hub(source: str, split: str, *, streaming: bool) -> Iterable[Mapping[str, A
 
 def _rows_of(dataset: Any) -> Iterable[Mapping[str, Any]]:
     rows: Iterable[Mapping[str, Any]] = dataset.with_format(None)
-    return rows
+    kinds = {name: getattr(feature, "dtype", None) for name, feature in (dataset.features or {}).items()}
+    short = {name: kind for name, kind in kinds.items() if kind in ("float32", "float16")}
+    if not short:
+        return rows
+    return ({**row, **{name: _as_numeral(row[name], kind) for name, kind in short.items()}} for row in rows)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from skyrl_core.discovery import printable, shortened
 from skyrl_core.errors import SkyrlError
 from skyrl_train.config.data_schema import DropReason
+from skyrl_train.data.json_record import Numeral, as_data
 
 LISTED = 20
 """Problems that a message lists; the others are counted."""
@@ -81,7 +82,17 @@ def raise_faulty(parts: Iterable[FaultyRows]) -> None:
 
 def shown(value: object) -> str:
     """A value from a row as short JSON, for a message."""
-    return shortened(json.dumps(value, ensure_ascii=False, default=repr), 120, escape=True)
+    return shortened(_json(value), 120, escape=True)
+
+
+def _json(value: object) -> str:
+    if isinstance(value, Numeral):
+        return str(value)
+    try:
+        value = as_data(value)  # numerals inside a value as numbers
+    except ValueError:
+        return repr(value)
+    return json.dumps(value, ensure_ascii=False, default=repr)
 
 
 def _rows(count: int) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 
 from skyrl_core.errors import did_you_mean
 from skyrl_train.data.data_source import read_records
+from skyrl_train.data.json_record import Numeral, as_data, check_text
+from skyrl_train.data.messages import messages_of
 from skyrl_train.data.row_problem import FaultyRows, RowProblem, raise_faulty, shown
 from skyrl_train.environments.environment import Message, Row
 
@@ -17,7 +19,7 @@ class Columns:
     """The names of the columns; a dotted name is a nested value. All other columns become ``Row.extra``."""
 
     prompt: str = "prompt"  # text, or a list of chat messages
-    ground_truth: str = "ground_truth"  # any scalar
+    ground_truth: str = "ground_truth"  # text or a finite number, whose exact text is kept
     environment: str = "environment"  # optional; null selects the default environment
 
 
@@ -85,16 +87,24 @@ def _row(where: str, record: Mapping[str, Any], columns: Columns, default_enviro
     environment = next(_found(record, columns.environment), None)
     if environment is None:
         environment = default_environment
-    if not isinstance(environment, str) or not environment:
+    if not isinstance(environment, str) or isinstance(environment, Numeral) or not environment:
         raise _wrong(where, columns.environment, environment, "the name of an environment")
     used = (columns.prompt, columns.ground_truth, columns.environment)
     return Row(
         prompt=prompt,
         ground_truth=_ground_truth(where, columns.ground_truth, stated),
         environment=environment,
-        extra={name: value for name, value in record.items() if name not in used},
+        extra={name: _data(where, name, value) for name, value in record.items() if name not in used},
         place=where,
     )
+
+
+def _data(where: str, column: str, value: object) -> Any:
+    """The value with its numerals as numbers."""
+    try:
+        return as_data(value)
+    except ValueError as error:
+        raise _InvalidRow(f"{where}, column {column!r}: {error}: correct it or write it as text") from None
 
 
 def _column(where: str, record: Mapping[str, Any], column: str, option: str) -> Any:
@@ -133,32 +143,28 @@ def _names(record: Mapping[str, Any]) -> list[str]:
 
 
 def _prompt(where: str, column: str, value: object) -> tuple[Message, ...]:
-    if isinstance(value, str):
-        messages: tuple[Message, ...] = ({"role": "user", "content": value},)
-    elif isinstance(value, list) and value:
-        messages = tuple(_message(f"{where}, message {number}", column, item) for number, item in enumerate(value))
-    else:
-        raise _wrong(where, column, value, "text or a list of chat messages")
-    if not any(message["content"].strip() for message in messages):
-        raise _wrong(where, column, value, "a prompt with text in it")
-    return messages
-
-
-def _message(where: str, column: str, value: object) -> Message:
-    wanted = 'a chat message, {"role": "user", "content": "..."}'
-    if not isinstance(value, dict):
-        raise _wrong(where, column, value, wanted)
-    # A struct column has every key in every row, with null for keys that were not given.
-    given = {key: item for key, item in value.items() if item is not None}
-    if given.keys() != {"role", "content"} or not all(isinstance(item, str) for item in given.values()):
-        raise _wrong(where, column, value, wanted)
-    return {"role": given["role"], "content": given["content"]}
+    try:
+        return messages_of(value)
+    except ValueError as error:
+        raise _InvalidRow(f"{where}, column {column!r}: {error}") from None
 
 
 def _ground_truth(where: str, column: str, value: object) -> str:
-    if not isinstance(value, str | int | float | Decimal) or (isinstance(value, float) and math.isnan(value)):
-        raise _wrong(where, column, value, "text or a number")
-    return str(value)
+    if isinstance(value, str):
+        return str(value) if isinstance(value, Numeral) else _text(where, column, value)
+    finite = isinstance(value, float | Decimal) and math.isfinite(value)
+    if finite or (isinstance(value, int) and not isinstance(value, bool)):
+        return str(value)
+    # Text for a date, a boolean or a list could be written in several ways, and an answer would have to match one.
+    raise _wrong(where, column, value, "text or a finite number; write the expected answer as text")
+
+
+def _text(where: str, column: str, value: str) -> str:
+    try:
+        check_text(value)
+    except ValueError as error:
+        raise _InvalidRow(f"{where}, column {column!r}: {shown(value)}: {error}: correct the text") from None
+    return value
 
 
 def _wrong(where: str, column: str, value: object, wanted: str) -> _InvalidRow:

@@ -4,13 +4,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from skyrl_core.discovery import error_text
+from skyrl_core.errors import PluginError
 from skyrl_train.config.data_schema import evaluation_key
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.data.prompt_source import LoadedRows, PromptSource, generated_source
-from skyrl_train.data.prompt_tokens import PromptError, check_template_args, encode_prompt
+from skyrl_train.data.prompt_tokens import PromptEncoder, PromptError
 from skyrl_train.data.row_problem import FaultyRows, RowProblem, raise_faulty
 from skyrl_train.data.rows import Columns, read_rows, with_system_prompt
-from skyrl_train.environments.environment import Environment, Row
+from skyrl_train.environments.environment import Environment, Row, guard_of
 from skyrl_train.environments.load_environment import load_environments
 
 if TYPE_CHECKING:
@@ -62,25 +64,26 @@ class RowCheck:
     def __init__(
         self, config: RunConfig, environments: Mapping[str, Environment], tokenizer: "PreTrainedTokenizerBase | None"
     ) -> None:
-        """Raises DataError if the tokenizer's chat template does not read an argument that is configured."""
+        """Raises DataError if the tokenizer does not fit the model or the options of the chat template."""
         self._config = config
         self._environments = environments
-        self._tokenizer = tokenizer
-        if tokenizer is not None:
-            check_template_args(tokenizer, config.data.chat_template_args)
+        self._encoders = (
+            {evaluation: PromptEncoder.of(config, tokenizer, evaluation=evaluation) for evaluation in (False, True)}
+            if tokenizer is not None
+            else {}
+        )
 
-    def problem(self, row: Row) -> RowProblem | None:
-        """The reason why the row cannot be used, or None."""
+    def problem(self, row: Row, key: str) -> RowProblem | None:
+        """The reason why a row of an option such as ``data.train`` cannot be used, or None."""
         data = self._config.data
         rejection = _rejection(self._environments[row.environment], row)
         if rejection is not None:
             column = f" (column {data.ground_truth_column!r})" if "ground truth" in rejection else ""
             return RowProblem(place=row.place, text=f"{row.place}: {row.environment}: {rejection}{column}")
-        if self._tokenizer is None:
+        if not self._encoders:
             return None
-        limit = self._config.rollout.max_prompt_tokens
         try:
-            encode_prompt(row, self._tokenizer, limit, data.chat_template_args)
+            self._encoders[key != "data.train"].encode(row)
         except PromptError as error:
             where = f"{row.place}, column {data.prompt_column!r}"
             text = f"{where}: the prompt {error.problem} (row {row.label})"
@@ -111,8 +114,8 @@ def load_run_data(
     named = {entry.environment for part in entries.values() for entry in part if isinstance(entry, Row)}
     environments = load_environments(config, environment, named)
     check = RowCheck(config, environments, tokenizer)
-    for part in entries.values():
-        _replace_faulty(part, check, workers)
+    for key, part in entries.items():
+        _replace_faulty(key, part, check, workers)
     faulty = [_faulty(key, part) for key, part in entries.items()]
     raise_faulty(part.without(config.data.drop) for part in faulty)
     loaded = {key: _source(config, environment, key, entries.get(key)) for key in sources}
@@ -149,13 +152,13 @@ def entries_of(config: RunConfig, key: str, sources: Sequence[str], *, streaming
         yield with_system_prompt(entry, data.system_prompt) if isinstance(entry, Row) else entry
 
 
-def _replace_faulty(entries: list[Entry], check: RowCheck, workers: Workers | None) -> None:
+def _replace_faulty(key: str, entries: list[Entry], check: RowCheck, workers: Workers | None) -> None:
     """Replace each row that the check rejects with its problem; the same on all ranks. Collective."""
     found = []
     first, stride = (workers.rank, workers.world_size) if workers is not None else (0, 1)
     for index in range(first, len(entries), stride):
         entry = entries[index]
-        problem = check.problem(entry) if isinstance(entry, Row) else None
+        problem = check.problem(entry, key) if isinstance(entry, Row) else None
         if problem is not None:
             found.append((index, problem))
     for index, problem in (
@@ -170,9 +173,10 @@ def _faulty(key: str, entries: Sequence[Entry]) -> FaultyRows:
 
 def _rejection(environment: Environment, row: Row) -> str | None:
     try:
-        return environment.check_row(row)
-    except Exception as error:  # noqa: BLE001 - code of other people; the row is reported with its place
-        return f"check_row raised {type(error).__name__}: {error}"
+        with guard_of(environment, row.environment).calling("check_row"):
+            return environment.check_row(row)
+    except PluginError as error:  # the row is reported with its place
+        return f"check_row raised {error_text(error.__cause__ or error)}"
 
 
 def _source(config: RunConfig, environment: Environment, key: str, entries: Sequence[Entry] | None) -> PromptSource:

@@ -9,7 +9,7 @@ from typing import Any
 from skyrl_core.errors import SkyrlError
 from skyrl_train.config.problem import NO_VALUE, Problem
 from skyrl_train.config.resolved import ResolvedRun
-from skyrl_train.data.prompt_tokens import check_template_args
+from skyrl_train.data.prompt_tokens import PromptEncoder, check_template_args
 from skyrl_train.data.row_problem import FaultyRows, RowProblem
 from skyrl_train.data.run_data import RowCheck, entries_of, wanted_sources
 from skyrl_train.environments.load_environment import load_environments
@@ -60,7 +60,7 @@ def _tokenizer(run: ResolvedRun) -> tuple[Any, list[Problem]]:
     quiet()
     model, template_args = run.config.model, run.config.data.chat_template_args
     try:
-        tokenizer = load_tokenizer(model, run.config.model_options.revision)
+        tokenizer = load_tokenizer(model, run.config.model_options)
     except SkyrlError as error:
         return None, [Problem(key="model", value=model, rule=str(error), origin="data check", error=SkyrlError)]
     try:
@@ -68,6 +68,11 @@ def _tokenizer(run: ResolvedRun) -> tuple[Any, list[Problem]]:
     except SkyrlError as error:
         key = "data.chat_template_args"
         return None, [Problem(key=key, value=template_args, rule=str(error), origin="data check", error=SkyrlError)]
+    try:
+        for evaluation in (False, True):
+            PromptEncoder.of(run.config, tokenizer, evaluation=evaluation)
+    except SkyrlError as error:
+        return None, [Problem(key="model", value=model, rule=str(error), origin="data check", error=SkyrlError)]
     return tokenizer, []
 
 
@@ -93,7 +98,7 @@ def _read(run: ResolvedRun, key: str, sources: Sequence[str], tokenizer: Any, pr
                 if entry.environment not in checks:
                     named = load_environments(config, run.environment, [entry.environment])
                     checks[entry.environment] = RowCheck(config, named, tokenizer)
-                problem = checks[entry.environment].problem(entry)
+                problem = checks[entry.environment].problem(entry, key)
             progress.count += 1
             if problem is not None:
                 progress.problems.append(problem)

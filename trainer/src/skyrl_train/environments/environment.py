@@ -8,14 +8,14 @@ from collections.abc import Awaitable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from skyrl_core.discovery import shortened
+from skyrl_core.discovery import Guard, shortened
 from skyrl_core.parameters import StrictModel
 
 Split = Literal["train", "evaluation"]
 Reward = float | None | Mapping[str, float | None]
 """A reward; None for no verdict; or several rewards by name, of which one None means no verdict."""
-Message = dict[str, str]
-"""A chat message: ``{"role": "user", "content": "..."}``."""
+Message = dict[str, Any]
+"""A chat message: ``{"role": "user", "content": "..."}``, and other keys that the chat template reads."""
 
 
 class EnvironmentParams(StrictModel):
@@ -115,3 +115,8 @@ class Environment(ABC):
         None means no verdict: the sample is left out of the step. May raise: the trainer reports the sample and leaves
         it out, too. An ``async def`` is awaited; those of many answers run at the same time in one event loop.
         """
+
+
+def guard_of(environment: Environment, reference: str) -> Guard:
+    """The guard for calls of its code outside reward workers; ``reference`` is its name in messages."""
+    return Guard(f"environment {reference}", type(environment).__module__)

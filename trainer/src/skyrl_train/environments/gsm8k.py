@@ -1,5 +1,6 @@
 """The environment `gsm8k`: rewards a correct final number; its problems come from data files."""
 
+from fractions import Fraction
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -7,7 +8,13 @@ from pydantic import Field
 from skyrl_core.errors import PluginLoadError
 from skyrl_train.config.extras import install_extra
 from skyrl_train.environments.environment import Completion, Environment, EnvironmentParams, Row
-from skyrl_train.environments.final_answer import Number, last_number, parse_answer, stated_after_marker
+from skyrl_train.environments.final_answer import (
+    last_number,
+    may_be_cut_off,
+    parse_answer,
+    right_side,
+    stated_after_marker,
+)
 
 
 class Gsm8kParams(EnvironmentParams):
@@ -65,7 +72,7 @@ class Gsm8k(Environment):
         )
 
     def reward(self, completion: Completion, row: Row) -> float:
-        """1.0 or 0.0; 0.0 for a number that the token limit may have cut off.
+        """1.0 or 0.0; 0.0 for an answer that the token limit may have cut off.
 
         Raises:
             ValueError: the ground truth is not a number and ``latex`` is off.
@@ -74,15 +81,15 @@ class Gsm8k(Environment):
         gold = parse_answer(expected)
         if gold is None and (problem := self.check_row(row)):
             raise ValueError(problem)
+        if may_be_cut_off(completion.text, finished=completion.finished):
+            return 0.0
         stated, answer = self._answer(completion.text)
         if gold is not None and answer is not None:
-            may_be_cut = answer.at_end and not completion.finished and not completion.text[-1:].isspace()
-            return float(answer.value == gold.value and not may_be_cut)
-        if self.params.latex and stated and completion.finished:
-            return float(_equal_latex(expected, stated))
-        return 0.0
+            return float(answer == gold)
+        formula = right_side(stated) if self.params.latex else None
+        return float(_equal_latex(expected, formula)) if formula else 0.0
 
-    def _answer(self, text: str) -> tuple[str, Number | None]:
+    def _answer(self, text: str) -> tuple[str, Fraction | None]:
         """The stated answer as text and, if it is exactly one number, as a number."""
         stated = stated_after_marker(text)
         if stated is not None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from skyrl_core.discovery import ALLOW_ALL, Claim, PluginPolicy, load_class
+from skyrl_core.discovery import ALLOW_ALL, Claim, PluginPolicy, construct, load_class
 from skyrl_core.errors import InvalidParamsError, ParamProblem, PluginLoadError, SkyrlError, UnknownPluginError
 from skyrl_core.lookup import path_fault
 from skyrl_core.parameters import validate_params
@@ -87,15 +87,7 @@ def _installed_environment(reference: str, params: Mapping[str, Any] | None, pol
     claim = ENVIRONMENT_GROUP.find(plugin, policy, rows=rows)
     environment = _environment_class(claim)
     checked = validate_params(environment.Params, _with_task(claim, environment, params or {}, task), str(claim))
-    try:
-        return environment(checked)
-    except SkyrlError:
-        raise
-    except Exception as error:
-        why = f"{type(error).__name__}: {error}"
-        raise PluginLoadError(
-            f"environment {claim}: {claim.value} could not be created with {checked!r}: {why}"
-        ) from error
+    return construct(ENVIRONMENT_GROUP.guard(claim), environment, checked)
 
 
 def load_environments(config: RunConfig, configured: Environment, named: Iterable[str] = ()) -> dict[str, Environment]:

@@ -56,9 +56,10 @@ class _Batch:
     def in_order(self) -> list[Score]:
         return [self.scores[index] for index in range(len(self.items))]
 
-    def payload(self, tasks: Sequence[int]) -> bytes:
+    def payload(self, tasks: Sequence[int]) -> list[bytes]:
+        """The items, each pickled separately: pickled together, samples of a prompt would share its row."""
         try:
-            return pickle.dumps([self.items[index] for index in tasks], protocol=pickle.HIGHEST_PROTOCOL)
+            return [pickle.dumps(self.items[index], protocol=pickle.HIGHEST_PROTOCOL) for index in tasks]
         except Exception as error:
             rows = ", ".join(sorted({self.items[index][1].label for index in tasks})[:3])
             raise SkyrlError(

@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from skyrl_core.errors import SkyrlError
+from skyrl_train.machine.parent_watch import child_of_this_process
 from skyrl_train.rewards.worker_main import GRACE, Setup
 
 WORKER_VARIABLE = "SKYRL_REWARD_WORKER"
@@ -28,8 +29,14 @@ _COMMAND = """
 import sys
 sys.path[:] = {path!r}
 from skyrl_train.rewards.worker_main import serve
-serve({descriptor}, {parent})
+serve({descriptor})
 """
+
+
+def _hash_seed() -> str:
+    """The same in all workers, so that no verdict depends on the order of a set in one of them."""
+    configured = os.environ.get("PYTHONHASHSEED", "")
+    return configured if configured.isdecimal() else "0"
 
 
 class WorkerProcess:
@@ -47,14 +54,14 @@ class WorkerProcess:
         """
         trainer_end, worker_end = socket.socketpair()
         trainer_end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _SEND_TIMEOUT, 0))
-        command = _COMMAND.format(path=sys.path, descriptor=worker_end.fileno(), parent=os.getpid())
+        command = _COMMAND.format(path=sys.path, descriptor=worker_end.fileno())
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", command],
                 pass_fds=[worker_end.fileno()],
                 process_group=0,
                 stdin=subprocess.DEVNULL,
-                env=os.environ | {WORKER_VARIABLE: "1"},
+                env=os.environ | {WORKER_VARIABLE: "1", "PYTHONHASHSEED": _hash_seed()} | child_of_this_process(),
             )
         except OSError as error:
             trainer_end.close()
@@ -78,14 +85,14 @@ class WorkerProcess:
         allowed = deadline + GRACE if self.awaits else deadline
         return self.since + (allowed if self.ready else START_TIMEOUT)
 
-    def send(self, tasks: Sequence[int], payload: bytes, *, awaits: bool) -> None:
+    def send(self, tasks: Sequence[int], payload: Sequence[bytes], *, awaits: bool) -> None:
         """Send pickled items; ``awaits``: the rewards of some run at the same time.
 
         Raises:
             OSError: the worker has ended or does not read.
         """
         self.tasks, self.awaits = dict(enumerate(tasks)), awaits
-        self.connection.send((len(tasks), payload))
+        self.connection.send(payload)
         self.since = time.monotonic()
 
     def messages(self) -> list[Any]:

@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -22,15 +22,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from skyrl_train.environments.environment import Completion, Environment, Row
+from skyrl_train.machine.parent_watch import kill_own_group, watch_parent
+from skyrl_train.rewards.isolation import Isolation, isolated, seed_generators
 from skyrl_train.rewards.reward_result import Score, judged
 
 Item = tuple[Completion, Row]
 Outcome = tuple[int, Score]
 """The position of an item in its message, and its score."""
-
-_PARENT_CHECK = 5.0
-"""Seconds between checks that the trainer is alive. A closed connection shows it at once, unless another process
-inherited the connection from the trainer."""
 
 GRACE = 3.0
 """Seconds after its deadline in which the trainer may end a reward, before the worker exits by itself. Rewards that are
@@ -53,14 +51,14 @@ class Setup:
     weights: Mapping[str, float] = field(default_factory=dict, hash=False)  # of named rewards
 
 
-def serve(descriptor: int, parent: int) -> None:
-    """Compute rewards for the process ``parent`` until it sends None or ends.
+def serve(descriptor: int) -> None:
+    """Compute rewards for the trainer, its parent, until it sends None or is gone.
 
     Args:
-        descriptor: of a socket that delivers a Setup, then messages ``(count, pickled items)``, and finally None. The
-            reply to Setup is None or an error; the reply to items is one Outcome per item, in any order.
-        parent: the process id of the trainer.
+        descriptor: of a socket that delivers a Setup, then lists of pickled items, and finally None. The reply to Setup
+            is None or an error; the reply to items is one Outcome per item, in any order.
     """
+    watch_parent(kill_own_group)  # even in the middle of a reward, and with the processes that the reward started
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with suppress(OSError):  # stderr was closed
         os.dup2(2, 1)  # output of a reward must not mix with the output of the command
@@ -75,44 +73,45 @@ def serve(descriptor: int, parent: int) -> None:
             connection.send(_describe(error))
             return
         connection.send(None)
+        isolation = Isolation(environments.values())
         with asyncio.Runner() as runner:  # one event loop for all messages: clients of a judge belong to a loop
-            while message := _next_message(connection, parent):
-                count, pickled = message
-                for outcome in _outcomes(count, pickled, setup, environments, runner):
+            while message := connection.recv():
+                for outcome in _outcomes(message, setup, environments, isolation, runner):
                     connection.send(outcome)
     except (EOFError, ConnectionError):
         return  # the trainer has ended
 
 
-def _next_message(connection: "Connection[Any, Any]", parent: int) -> Any:
-    while not connection.poll(_PARENT_CHECK):
-        if os.getppid() != parent:
-            return None
-    return connection.recv()
-
-
 def _outcomes(
-    count: int, pickled: bytes, setup: Setup, environments: Mapping[str, Environment], runner: asyncio.Runner
+    pickled: Sequence[bytes],
+    setup: Setup,
+    environments: Mapping[str, Environment],
+    isolation: Isolation,
+    runner: asyncio.Runner,
 ) -> Iterator[Outcome]:
-    try:
-        items: list[Item] = _unpickle(pickled, setup)
-    except Exception as error:  # noqa: BLE001 - columns may hold objects of any class
-        unread = Score(error=f"the row cannot be unpickled in the reward worker: {_describe(error)}")
-        yield from ((position, unread) for position in range(count))
-        return
+    items: dict[int, Item] = {}
+    for position, data in enumerate(pickled):
+        try:
+            items[position] = _unpickle(data, setup)  # each separately, so that two items share no object
+        except Exception as error:  # noqa: BLE001 - columns may hold objects of any class
+            yield position, Score(error=f"the row cannot be unpickled in the reward worker: {_describe(error)}")
     awaited = {name for name, environment in environments.items() if environment.is_async}
-    waits = [position for position, (_, row) in enumerate(items) if row.environment in awaited]
+    waits = [position for position, (_, row) in items.items() if row.environment in awaited]
     if waits:
         yield from _side_by_side({position: items[position] for position in waits}, setup, environments, runner)
+        isolation.restore()
     armed, pid = -math.inf, os.getpid()
     with open(os.devnull, "w") as discarded:
-        for position in sorted(set(range(count)) - set(waits)):
+        for position in sorted(items.keys() - set(waits)):
             completion, row = items[position]
             if time.monotonic() > armed + _REARM:
                 # Ends the process even if the reward never releases the interpreter lock and the trainer has ended.
                 faulthandler.dump_traceback_later(setup.deadline + GRACE, exit=True, file=discarded)
                 armed = time.monotonic()
-            score = compute_reward(environments[row.environment], completion, row, setup.weights)
+            seed_generators(hash((completion.text, completion.token_ids, row.ground_truth)))
+            compute = functools.partial(compute_reward, environments[row.environment], completion, row, setup.weights)
+            score = isolated(compute)
+            isolation.restore()  # at once, because what follows needs functions that a reward may have replaced
             if os.getpid() != pid:
                 os._exit(0)  # the child of a reward that forked got here; only the parent may reply
             signal.setitimer(signal.ITIMER_REAL, 0)  # a leftover alarm must not interrupt the next reward

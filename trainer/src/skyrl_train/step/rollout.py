@@ -11,9 +11,10 @@ from transformers import PreTrainedTokenizerBase
 from skyrl_core.errors import SkyrlError
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.data.prompt_source import PromptSource
-from skyrl_train.data.prompt_tokens import encode_prompt
+from skyrl_train.data.prompt_tokens import PromptEncoder
 from skyrl_train.environments.environment import Completion, Row
 from skyrl_train.ranks.ranks import Ranks
+from skyrl_train.ranks.shared_error import SharedError
 from skyrl_train.rewards.reward_result import Score
 from skyrl_train.rewards.scorer import Scorer
 from skyrl_train.rollout.rollout_engine import RolloutEngine, Sample, SampleRequest, Sampling
@@ -60,7 +61,13 @@ class RolloutCollector:
         self._config = config
         self._source = source
         self._tokenizer = tokenizer
-        self._sampler = Sampler(engine=engine, tokenizer=tokenizer, scorer=scorer)
+        self._encoder = PromptEncoder.of(config, tokenizer)
+        self._sampler = Sampler(
+            engine=engine,
+            tokenizer=tokenizer,
+            scorer=scorer,
+            skip_special_tokens=config.rollout.skip_special_tokens,
+        )
         self._ranks = ranks
 
     def sample(self, step: int, position: int, temperature: float) -> PendingRollout:
@@ -71,15 +78,14 @@ class RolloutCollector:
             position: position of the first prompt in the data.
             temperature: sampling temperature.
         """
-        trainer, rollout = self._config.trainer, self._config.rollout
+        trainer = self._config.trainer
         num_groups = trainer.prompts_per_step
         rows = self._source.take(position, num_groups)
         owners = [owner_of_group(g, num_groups, trainer.minibatches, self._ranks.world_size) for g in range(num_groups)]
         groups = [
             g for g, owner in enumerate(owners) if owner == self._ranks.rank for _ in range(trainer.samples_per_prompt)
         ]
-        limit, template_args = rollout.max_prompt_tokens, self._config.data.chat_template_args
-        encoded = {g: encode_prompt(rows[g], self._tokenizer, limit, template_args) for g in set(groups)}
+        encoded = {g: self._encoder.encode(rows[g]) for g in set(groups)}
         requests = [
             SampleRequest(
                 prompt_ids=encoded[g],
@@ -110,7 +116,7 @@ class RolloutCollector:
             pad_id=int(self._tokenizer.pad_token_id),
             device=self._ranks.device,
         )
-        scores = pending.samples.scores.scores()
+        scores = self._ranks.together(pending.samples.scores.scores)
         metrics, errors = self._metrics(samples, scores, groups, optimizer_steps)
         judged = [index for index, score in enumerate(scores) if score.reward is not None]
         return Rollout(
@@ -158,7 +164,7 @@ def reward_metrics(scores: Sequence[tuple[int, Score]]) -> dict[str, float]:
     """The metrics of the rewards of all ranks, each with the group of its sample.
 
     Raises:
-        SkyrlError: no sample has a verdict.
+        SharedError: no sample has a verdict.
     """
     by_group: dict[int, list[float]] = {}
     for group, score in scores:
@@ -167,7 +173,7 @@ def reward_metrics(scores: Sequence[tuple[int, Score]]) -> dict[str, float]:
     rewards = torch.tensor([reward for _, rewards in sorted(by_group.items()) for reward in rewards])
     errors = [score.error for _, score in scores if score.error]
     if not len(rewards):
-        raise SkyrlError(no_verdict_message("sample of this step", errors))
+        raise SharedError(no_verdict_message("sample of this step", errors))
     named: dict[str, list[float]] = {}
     for _, score in scores:
         for name, part in score.parts.items():

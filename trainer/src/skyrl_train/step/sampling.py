@@ -28,6 +28,7 @@ class Sampler:
     engine: RolloutEngine
     tokenizer: PreTrainedTokenizerBase
     scorer: Scorer
+    skip_special_tokens: bool = True  # in the text that rewards see
 
     def sample(self, requests: Sequence[SampleRequest], rows: Sequence[Row], sampling: Sampling) -> Samples:
         """One sample for each request; ``rows`` are the rows of the requests, in the same order."""
@@ -36,7 +37,9 @@ class Sampler:
 
         def hand_over(index: int, sample: Sample) -> None:
             if index not in completions:
-                completions[index] = complete(sample, self.tokenizer, sampling.stop)
+                completions[index] = complete(
+                    sample, self.tokenizer, sampling.stop, skip_special_tokens=self.skip_special_tokens
+                )
                 scores.add(index, (completions[index], rows[index]))
 
         try:
@@ -48,7 +51,12 @@ class Sampler:
         return Samples(samples=samples, completions=[completions[i] for i in range(len(samples))], scores=scores)
 
 
-def complete(sample: Sample, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str] = ()) -> Completion:
-    """The sample with its text, without special tokens, up to the first stop string."""
-    text = str(tokenizer.decode(list(sample.token_ids), skip_special_tokens=True))
+def complete(
+    sample: Sample, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str] = (), *, skip_special_tokens: bool = True
+) -> Completion:
+    """The sample with its text, without the end token and, usually, other special ones, up to the first stop string."""
+    ids = list(sample.token_ids)
+    if ids and ids[-1] == tokenizer.eos_token_id:
+        ids.pop()
+    text = str(tokenizer.decode(ids, skip_special_tokens=skip_special_tokens))
     return Completion(text=before_stop(text, stop), token_ids=sample.token_ids, finished=sample.finished)

@@ -1,12 +1,13 @@
 """Measures a model: pass@1 and pass@k on held-out problems, with confidence intervals."""
 
-import math
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from skyrl_core.errors import SkyrlError
 from skyrl_train.checkpoints import manifest as checkpoint
 from skyrl_train.checkpoints.checkpoint_folder import find
 from skyrl_train.checkpoints.model_export import DTYPES, trained_model
@@ -16,18 +17,16 @@ from skyrl_train.config.schema import RunConfig
 from skyrl_train.data.run_data import load_run_data
 from skyrl_train.machine.library_output import quiet
 from skyrl_train.policy.model_loading import load_model, load_tokenizer
+from skyrl_train.policy.policy import Policy
 from skyrl_train.ranks.ranks import Ranks
 from skyrl_train.rewards.scorer import Scorer
-from skyrl_train.rollout.rollout_engine import RolloutEngine
+from skyrl_train.rollout.rollout_engine import RolloutEngine, Sampling
 from skyrl_train.rollout.weights import ModelWeights
+from skyrl_train.step.confidence import Interval, mean_interval, paired_difference, wilson
+from skyrl_train.step.engine_agreement import EngineAgreement
 from skyrl_train.step.evaluation import Evaluation
 from skyrl_train.step.evaluation_sets import EvaluationSets, merged, prefixed
 from skyrl_train.training.build_rollout_engine import build_rollout_engine
-
-Z95 = 1.959964
-"""The normal quantile of a two-sided 95 % interval."""
-
-Interval = tuple[float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +37,7 @@ class Assessment:
     """
 
     evaluation: Evaluation
+    parts: Mapping[str, Evaluation]  # by evaluation set
     prompts: int
     intervals: dict[str, Interval]  # by measure: pass@1, pass@k, NAME/pass@1 of an evaluation set
     notes: tuple[str, ...] = ()  # the rows that were left out
@@ -72,7 +72,9 @@ def assess(target: str, run: ResolvedRun) -> Assessment:
         for name, part in parts.items()
         for measure, interval in _intervals(part, run.config).items()
     }
-    return Assessment(evaluation=evaluation, prompts=len(evaluation.answers), intervals=intervals, notes=notes)
+    return Assessment(
+        evaluation=evaluation, parts=parts, prompts=len(evaluation.answers), intervals=intervals, notes=notes
+    )
 
 
 def _evaluate(target: str, run: ResolvedRun, ranks: Ranks) -> tuple[dict[str, Evaluation], tuple[str, ...]]:
@@ -83,6 +85,10 @@ def _evaluate(target: str, run: ResolvedRun, ranks: Ranks) -> tuple[dict[str, Ev
         scorer = stack.enter_context(Scorer.of(config.environment, data.environments))
         engine = _engine(model, tokenizer, run, ranks)
         stack.callback(engine.close)
+        first = next(iter(data.evaluation.values()))
+        agreement = EngineAgreement.of(config, engine, first, tokenizer, ranks)
+        if agreement is not None:
+            _check_agreement(agreement, model, config)
         sets = EvaluationSets(config, data.evaluation, tokenizer=tokenizer, engine=engine, scorer=scorer, ranks=ranks)
         return sets.evaluate_each(), data.notes
 
@@ -101,8 +107,16 @@ def _engine(
     return engine
 
 
+def _check_agreement(agreement: EngineAgreement, model: PreTrainedModel, config: RunConfig) -> None:
+    policy = Policy(model, chunk_size=config.trainer.logprob_chunk_size, temperature=1.0)
+    agreement.check(
+        lambda sequences: policy.log_probs(sequences, False)[0],
+        Sampling(max_new_tokens=Sampling.for_evaluation(config).max_new_tokens),
+    )
+
+
 def _tokenizer(config: RunConfig) -> PreTrainedTokenizerBase:
-    return load_tokenizer(config.model, config.model_options.revision)
+    return load_tokenizer(config.model, config.model_options)
 
 
 def _model(target: str, config: RunConfig) -> PreTrainedModel:
@@ -113,24 +127,50 @@ def _model(target: str, config: RunConfig) -> PreTrainedModel:
 
 
 def _intervals(evaluation: Evaluation, config: RunConfig) -> dict[str, Interval]:
-    metrics, prompts = evaluation.metrics, len(evaluation.answers)
-    if "accuracy" not in metrics:
+    solved, samples = evaluation.solved.values(), config.evaluation.samples_per_prompt
+    if not solved:
         return {}
-    samples = config.evaluation.samples_per_prompt
-    if samples == 1:
-        return {"pass@1": wilson(metrics["accuracy"], prompts)}
-    # The samples of a prompt are not independent, so the standard error is that of the mean over prompts.
-    spread = Z95 * metrics["accuracy/standard_error"]
-    pass_1 = (max(metrics["accuracy"] - spread, 0.0), min(metrics["accuracy"] + spread, 1.0))
-    return {"pass@1": pass_1, f"pass@{samples}": wilson(metrics[f"pass@{samples}"], prompts)}
+    intervals = {"pass@1": mean_interval([_share(each) for each in solved], samples)}
+    if samples > 1:
+        intervals[f"pass@{samples}"] = wilson(evaluation.metrics[f"pass@{samples}"], len(solved))
+    return intervals
 
 
-def wilson(share: float, count: int) -> Interval:
-    """The 95 % interval of a share of successes among ``count`` trials: E. B. Wilson, JASA 22 (1927).
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """The change of one measure between two models, over the problems on which both have a verdict."""
 
-    Unlike share ± 1.96 standard errors it is valid near 0 and 1, where the estimated error vanishes.
+    value: float
+    interval: Interval  # 95 %
+    problems: int
+
+
+def changes(before: Assessment, after: Assessment, samples: int) -> dict[str, Change]:
+    """The change of each measure on the same problems, by measure.
+
+    Raises:
+        SkyrlError: the two models answered different problems.
     """
-    square = Z95 * Z95 / count
-    centre = (share + square / 2) / (1 + square)
-    spread = Z95 * math.sqrt(share * (1 - share) / count + square / (4 * count)) / (1 + square)
-    return max(centre - spread, 0.0), min(centre + spread, 1.0)
+    found = {}
+    for name, part in after.parts.items():
+        old, new = before.parts[name].solved if name in before.parts else {}, part.solved
+        shared = sorted(old.keys() & new.keys())
+        if new and not shared:
+            raise SkyrlError(
+                "the two models answered different problems, so their results cannot be compared: give --environment, "
+                "--prompts and the data options that both should use"
+            )
+        measures = {"pass@1": _share} | ({f"pass@{samples}": _any} if samples > 1 else {}) if shared else {}
+        for measure, share_of in measures.items():
+            first, last = ([share_of(solved[key]) for key in shared] for solved in (old, new))
+            value, interval = paired_difference(first, last)
+            found[prefixed(name, measure)] = Change(value=value, interval=interval, problems=len(shared))
+    return found
+
+
+def _share(solved: Sequence[bool]) -> float:
+    return sum(solved) / len(solved)
+
+
+def _any(solved: Sequence[bool]) -> float:
+    return float(any(solved))
