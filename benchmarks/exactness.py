@@ -8,6 +8,10 @@ and the other 12, so that one needs masked filler micro-batches. Model, batch an
 workers/gradient_inputs.py explains; otherwise the rounding error of float32 would be larger than these deviations. Rows
 with LoRA compare the gradient of the adapters. Rows with skipping leave out the sequences without an advantage; their
 exact gradient includes them. Rows with sharing compute the prompt of a group once.
+
+The second table is about what the gradients are used for: weights, moments and step count after three steps of AdamW
+with weight decay, in float32 and bfloat16. Its reference is AdamW in float64 on the gradients of the same run, rounded
+as that run rounds them; weights and moments are float32 in both precisions.
 """
 
 import argparse
@@ -43,7 +47,10 @@ LORA_LOSSES = ("entropy_reg", "clip_cov")
 BOUND = 1e-6
 WORKER = Path(__file__).parent / "workers" / "gradient.py"
 
-NAMES = ("stages", "sizes", "tokens", "losses", "lora_losses", "skipping_losses", "sharing_losses")
+PRECISIONS = ("fp32", "bf16")
+"""Precisions in which optimizer steps are compared."""
+
+NAMES = ("stages", "sizes", "tokens", "losses", "lora_losses", "skipping_losses", "sharing_losses", "updates")
 """The command-line options that gradient.py receives."""
 
 Cell = dict[str, Any]
@@ -74,6 +81,20 @@ def summary(cells: list[Cell]) -> str:
     return "\n".join(lines)
 
 
+def updates(cells: list[Cell]) -> str:
+    """Markdown: one row per part of the state and precision, one column per ZeRO stage; the worst over ranks."""
+    stages = sorted({cell["stage"] for cell in cells})
+    lines = [
+        _row(["state after 3 steps", "precision", *(f"ZeRO {stage}" for stage in stages)]),
+        "|---" * (2 + len(stages)) + "|",
+    ]
+    for precision, part in dict.fromkeys((cell["precision"], cell["part"]) for cell in cells):
+        own = [cell for cell in cells if (cell["precision"], cell["part"]) == (precision, part)]
+        worsts = [f"{worst(cell for cell in own if cell['stage'] == stage):.1e}" for stage in stages]
+        lines.append(_row([part, precision, *worsts]))
+    return "\n".join(lines)
+
+
 def details(cells: list[Cell]) -> str:
     """Markdown: one row per loss, ranks and stage, one column per micro-batch size."""
     measured = [cell for cell in cells if cell["stage"] is not None]
@@ -95,8 +116,18 @@ def page(cells: list[Cell], text: str) -> str:
     return f"# Equality of gradients\n\n{how}\n\n{rows}\n\n{text}\n## Every measurement\n\n{details(cells)}"
 
 
+def updates_row(cells: list[Cell]) -> Row:
+    """The worst deviation of weights and optimizer state."""
+    return Row(
+        measure="largest deviation of weights, AdamW's moments or step count after 3 steps from float64 / the largest "
+        "element; fp32 and bf16 x ranks x ZeRO stages",
+        result=f"{worst(cells):.1e}",
+        goal=f"≤ {BOUND:.0e}",
+    )
+
+
 def row(cells: list[Cell]) -> Row:
-    """The worst deviation, next to the worst of plain float32 autograd without the trainer."""
+    """The worst deviation of a gradient, next to the worst of plain float32 autograd without the trainer."""
     losses = len({cell["loss"] for cell in cells})
     return Row(
         measure=f"largest deviation of a gradient from the float64 one / its largest element; {losses} losses x "
@@ -134,17 +165,19 @@ def main() -> None:
     parser.add_argument("--tokens", nargs="*", type=int, default=MICRO_BATCH_TOKENS, help="micro-batch token budgets")
     parser.add_argument("--skipping-losses", nargs="*", default=SKIPPING_LOSSES, help="also measured with skipping")
     parser.add_argument("--sharing-losses", nargs="*", default=SHARING_LOSSES, help="also measured with shared prompts")
+    parser.add_argument("--updates", nargs="*", default=PRECISIONS, help="precisions of the measured optimizer steps")
     parser.add_argument("--json", action="store_true", help="print the deviations as JSON")
     parser.add_argument("--write", action="store_true", help="write the results and the summary table")
     arguments = parser.parse_args()
     given = {name: getattr(arguments, name) for name in NAMES}
-    cells = [cell for ranks in RANKS for cell in launch(ranks, given)]
-    largest = worst(cell for cell in cells if cell["stage"] is not None)
-    text = f"{summary(cells)}\n\nlargest deviation {largest:.1e}, bound {BOUND:.0e}\n"
-    print(json.dumps(cells) if arguments.json else text)
+    measured = [cell for ranks in RANKS for cell in launch(ranks, given)]
+    cells, steps = ([cell for cell in measured if (key in cell)] for key in ("loss", "part"))
+    largest = worst(cell for cell in measured if cell["stage"] is not None)
+    text = f"{summary(cells)}\n\n{updates(steps)}\n\nlargest deviation {largest:.1e}, bound {BOUND:.0e}\n"
+    print(json.dumps(measured) if arguments.json else text)
     if arguments.write:
         packages = ("torch", "deepspeed", "transformers")
-        record("exactness", [row(cells)], page(cells, text), packages=packages)
+        record("exactness", [row(cells), updates_row(steps)], page(cells, text), packages=packages)
     if largest > BOUND:
         sys.exit(1)
 

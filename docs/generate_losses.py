@@ -254,7 +254,7 @@ def _logs(loss: PolicyLoss) -> str:
 def _evaluated(loss: PolicyLoss) -> TokenLosses:
     batch = loss_batch(loss, example_batch())
     with torch.no_grad():
-        batch.prepared = loss.prepare(batch)
+        batch.prepared = loss.prepare(batch).tensors
     return loss.token_losses(batch)
 
 

@@ -137,7 +137,7 @@ def test_the_trainer_names_no_loss():
         ("fsync(", ["trainer/src/skyrl_train/tracking/atomic_file.py"]),
         (
             "isprintable(",
-            ["core/src/skyrl_core/discovery/printable_text.py", "trainer/src/skyrl_train/config/yaml_text.py"],
+            ["core/src/skyrl_core/printable_text.py", "trainer/src/skyrl_train/config/yaml_text.py"],
         ),
         ("import yaml", ["trainer/src/skyrl_train/config/yaml_text.py"]),
         ("importlib.metadata", []),

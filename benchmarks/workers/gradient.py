@@ -10,6 +10,7 @@ import torch
 from deepspeed.utils import safe_get_full_grad
 from gradient_inputs import GROUPS, build_batch, build_model, build_objective, without_advantages
 from plain_autograd import Gradient, deviation, in_float64, plain_gradient
+from updates import measure_updates
 
 from skyrl_train.config.schema import DeepSpeedConfig, OptimizerConfig
 from skyrl_train.policy.policy import Policy
@@ -75,7 +76,7 @@ def measure(
 
 
 def main(given: dict[str, Any]) -> None:
-    """Print the deviations with all weights trained, then those of each variant."""
+    """Print the deviations with all weights trained, those of each variant, then those of optimizer steps."""
     torch.set_num_threads(1)
     ranks = Ranks.start()
     sizes = {str(size): MicroBatchSize(sequences=size) for size in given["sizes"]}
@@ -84,6 +85,8 @@ def main(given: dict[str, Any]) -> None:
         losses = given[f"{variant.lower()}_losses" if variant else "losses"]
         for cell in measure(ranks, given["stages"], sizes, losses, variant):
             print(json.dumps(cell), flush=True)
+    for cell in measure_updates(ranks, given["stages"], given["updates"]):
+        print(json.dumps(cell), flush=True)
     ranks.end_run()
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from skyrl_core.contract.advantage_estimator import AdvantageBatch
-from skyrl_core.contract.loss_value import evaluate_loss, rows_of
+from skyrl_core.contract.loss_value import evaluate_loss
 from skyrl_core.contract.policy_loss import LossBatch, Need
 from skyrl_core.contract.reduction import count_batch, token_weights
 from skyrl_core.registry.estimator_registry import load_advantage_estimator
@@ -229,7 +229,7 @@ def ours_in_parts() -> Callable[..., dict[str, Any]]:
         for start in range(0, len(sample.mask), rows):
             part = torch.arange(start, start + rows)
             batch = batch_of(slice(start, start + rows))
-            batch.prepared = rows_of(prepared, part, len(sample.mask), sample.mask.shape[1])
+            batch.prepared = prepared.part(part, sample.mask.shape[1])
             output = evaluate_loss(loss, batch, weights[part], batch.mask.sum() / counts.tokens)
             output.total.backward()
             total += output.total.item()

@@ -11,6 +11,7 @@ from .contract.policy_loss import LossBatch as LossBatch
 from .contract.policy_loss import Need as Need
 from .contract.policy_loss import PolicyLoss as PolicyLoss
 from .contract.policy_loss import TokenLosses as TokenLosses
+from .contract.prepared import Prepared as Prepared
 from .contract.reduction import BatchCounts as BatchCounts
 from .contract.reduction import count_batch as count_batch
 from .contract.reduction import token_weights as token_weights
@@ -22,6 +23,7 @@ from .errors import InvalidParamsError as InvalidParamsError
 from .errors import MissingInputError as MissingInputError
 from .errors import ParamProblem as ParamProblem
 from .errors import PluginConflictError as PluginConflictError
+from .errors import PluginError as PluginError
 from .errors import PluginLoadError as PluginLoadError
 from .errors import SkyrlError as SkyrlError
 from .errors import UndeclaredInputError as UndeclaredInputError

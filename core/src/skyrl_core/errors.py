@@ -1,14 +1,22 @@
 """The errors that a user can cause. A message names what failed, where, why, and the fix."""
 
-import reprlib
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from skyrl_core.printable_text import message_text
+from skyrl_core.value_text import show_value
+
+MOST_LISTED = 50
+"""Problems that one message lists."""
+
 
 class SkyrlError(Exception):
-    """Base class of errors that end a command without a traceback."""
+    """Base class of errors that end a command without a traceback. Its text is printable, whatever it quotes."""
 
     exit_code = 2
+
+    def __str__(self) -> str:
+        return message_text(super().__str__())
 
 
 class UnknownPluginError(SkyrlError):
@@ -34,7 +42,8 @@ class ParamProblem(NamedTuple):
     """For an unknown name, the known name most similar to it."""
 
     def __str__(self) -> str:
-        given = f"{self.path} = {reprlib.repr(self.value)}" if self.path else reprlib.repr(self.value)
+        shown = show_value(self.value, self.path)
+        given = f"{self.path} = {shown}" if self.path else shown
         return f"{given}: {self.rule}" + (f"; did you mean {self.nearest!r}?" if self.nearest else "")
 
 
@@ -44,14 +53,18 @@ class InvalidParamsError(SkyrlError):
     exit_code = 4
 
     def __init__(self, message: str, problems: Sequence[ParamProblem] = ()) -> None:
-        super().__init__("\n".join([message, *(f"  {problem}" for problem in problems)]))
+        super().__init__("\n".join([message, *listed(problems)]))
         self.problems = tuple(problems)
 
 
-class PluginLoadError(SkyrlError):
-    """The selected plugin could not be imported or is not what its entry point promises."""
+class PluginError(SkyrlError):
+    """Code of a plugin failed. The exception that it raised is the ``__cause__``."""
 
     exit_code = 5
+
+
+class PluginLoadError(PluginError):
+    """The selected plugin could not be imported or is not what its entry point promises."""
 
 
 class ConformanceError(SkyrlError):
@@ -67,13 +80,20 @@ class MissingInputError(SkyrlError):
         super().__init__(f"the loss declares {name} in `needs`, but the caller did not pass it: pass {name}=")
 
 
-class UndeclaredInputError(SkyrlError):
+class UndeclaredInputError(ConformanceError):
     """A loss reads an input that it did not declare."""
 
     def __init__(self, name: str) -> None:
         super().__init__(
             f"the loss read batch.{name} without declaring it: add Need.{name.upper()} to the set that `needs` returns"
         )
+
+
+def listed(problems: Sequence[object]) -> list[str]:
+    """A line for each of the first problems, and one that counts the others."""
+    others = len(problems) - MOST_LISTED
+    lines = [f"  {problem}" for problem in problems[:MOST_LISTED]]
+    return [*lines, f"  and {others:,} more"] if others > 0 else lines
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

@@ -1,5 +1,5 @@
 """The version of the installed distribution skyrl-core."""
 
-from importlib_metadata import version
+from skyrl_core.discovery.metadata_files import installed_version
 
-__version__ = version("skyrl-core")
+__version__ = installed_version("skyrl-core") or ""

@@ -32,7 +32,7 @@ def test_a_loss_is_found_by_name_or_class(capsys, target: str, name: str) -> Non
     code, out = check(capsys, target)
     assert code == 0
     assert name in out
-    assert "keeps all 18 rules" in out
+    assert "keeps all 23 rules" in out
 
 
 def test_parameters_can_be_set(capsys) -> None:
@@ -48,7 +48,7 @@ def test_a_folder_is_checked_with_the_rules_of_packages(capsys) -> None:
     code, out = check(capsys, str(ROOT / "plugins/clipped_pg"))
     assert code == 0
     assert "package skyrl-loss-clippedpg keeps all 6 rules" in out
-    assert "loss clipped_pg keeps all 18 rules" in out
+    assert "loss clipped_pg keeps all 23 rules" in out
 
 
 def test_a_wrong_loss_exits_with_6_and_reports_what_to_change(capsys, tmp_path, monkeypatch) -> None:

@@ -194,7 +194,7 @@ class TestErrors:
             (["dual_clip", "--param", "clip_high=-1"], 4, "clip_high = -1"),
             (["dual_clip", "--range", "2", "1"], 2, "from a positive number to a larger one"),
             (["dual_clip", "--range", "0.5", "20"], 2, "end the ratios below 10"),
-            (["dual_clip", "--length", "0"], 2, "at least 1 token"),
+            (["dual_clip", "--length", "0"], 2, "from 1 to 4,096 tokens"),
         ],
     )
     def test_wrong_usage_is_explained(self, skyrl, arguments, code: int, message: str) -> None:

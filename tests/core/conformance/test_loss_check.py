@@ -12,8 +12,11 @@ from tests.core.conformance.example_losses import Correct, declared
 from torch import Tensor
 
 from skyrl_core.conformance import RULES, WaiverError, check_policy_loss
-from skyrl_core.conformance.batches import example_batch, extreme_batches, wide_batch
+from skyrl_core.conformance.batches import equal_sizes, example_batch, extreme_batches, wide_batch
+from skyrl_core.conformance.rule import Violation
+from skyrl_core.conformance.rules.partition_invariance import check_partition_invariance
 from skyrl_core.contract.policy_loss import LossBatch, Need, PolicyLoss
+from skyrl_core.contract.prepared import Prepared
 from skyrl_core.errors import ConformanceError
 from skyrl_core.losses.cispo import CispoLoss
 from skyrl_core.losses.dual_clip import DualClipLoss
@@ -62,13 +65,40 @@ class AddsEntropy(Correct):
 class CentresOverTheMinibatch(Correct):
     """Uses batch statistics, per-row ones included, in the exact way: through prepare."""
 
-    def prepare(self, minibatch: LossBatch) -> dict[str, Tensor]:
+    def prepare(self, minibatch: LossBatch) -> Prepared:
         mean = masked_mean(minibatch.advantages, minibatch.mask)
-        return {"mean": mean, "length": minibatch.mask.sum(-1), "centred": minibatch.advantages - mean}
+        return Prepared(
+            per_token={"centred": minibatch.advantages - mean},
+            per_sequence={"length": minibatch.mask.sum(-1)},
+            per_minibatch={"mean": mean},
+        )
 
     def values(self, batch: LossBatch) -> Tensor:
         ratio = (batch.log_probs - batch.old_log_probs).clamp(-20, 20).exp()
         return -ratio * batch.prepared["centred"] / (1 + batch.prepared["length"].unsqueeze(-1))
+
+
+@declared
+class TellsTablesApartByTheirSize(Correct):
+    """Weighs positions, but takes the table for one of sequences if the batch has as many."""
+
+    def prepare(self, minibatch: LossBatch) -> Prepared:
+        return Prepared(per_minibatch={"weights": 1 + torch.arange(minibatch.mask.shape[1])})
+
+    def values(self, batch: LossBatch) -> Tensor:
+        weights = batch.prepared["weights"]
+        of_sequences = len(weights) == len(batch.mask)
+        return super().values(batch) * (weights.unsqueeze(-1) if of_sequences else weights[: batch.mask.shape[1]])
+
+
+def test_a_loss_that_guesses_by_a_size_is_tried_on_equal_sizes() -> None:
+    loss, batch = TellsTablesApartByTheirSize(LossParams()), example_batch()
+    assert len({len(batch.mask), batch.mask.shape[1], int(batch.groups.max()) + 1}) == 3
+    square = equal_sizes(batch)
+    assert {len(square.mask), square.mask.shape[1], int(square.groups.max()) + 1} == {len(batch.mask)}
+    with pytest.raises(Violation, match="as many tokens and groups as sequences: ") as broken:
+        check_partition_invariance(loss, batch)
+    assert torch.equal(broken.value.batch.mask, square.mask)  # with different sizes, its guesses are right
 
 
 @declared
@@ -222,7 +252,7 @@ def test_failures_raise_one_error_with_what_was_found_and_what_to_change() -> No
         report.raise_for_failures()
     assert caught.value.exit_code == 6
     assert str(caught.value).splitlines()[:2] == [
-        "loss 'WrongSign' breaks 1 of 12 rules of the loss contract",
+        "loss 'WrongSign' breaks 1 of 13 rules of the loss contract",
         "  gradient_sign: at ratio 1 a step raises the log-prob of tokens with A > 0 and lowers that of tokens "
         "with A < 0",
     ]
@@ -259,9 +289,10 @@ def test_a_rule_that_requires_a_broken_one_is_skipped() -> None:
 
 def test_a_broken_gate_skips_every_later_rule() -> None:
     report = check_policy_loss(ReducesItself(LossParams()))
-    assert [result.rule for result in report.results] == ["signature", "declared_needs", "shape_dtype"]
-    assert report.skipped == tuple(rule.name for rule in RULES[3:] if rule.quick)
-    with pytest.raises(ConformanceError, match="not checked until these rules hold: finite, masked_tokens"):
+    expected = ["signature", "declared_needs", "inputs_not_mutated", "shape_dtype"]
+    assert [result.rule for result in report.results] == expected
+    assert report.skipped == tuple(rule.name for rule in RULES[4:] if rule.quick)
+    with pytest.raises(ConformanceError, match="not checked until these rules hold: deterministic, process_settings"):
         report.raise_for_failures()
 
 
@@ -272,8 +303,114 @@ def test_the_message_of_an_undeclared_input_names_the_line_to_add() -> None:
 
 def test_an_exception_is_a_failure_with_its_file_and_line() -> None:
     (failure,) = check_policy_loss(AlwaysRaises(LossParams())).failures
-    assert (failure.failure or "").startswith("raised RuntimeError: no kernel for this device (")
-    assert "test_loss_check.py, line " in (failure.failure or "")
+    assert (failure.failure or "").startswith("raised RuntimeError: no kernel for this device at ")
+    assert "test_loss_check.py:" in (failure.failure or "")
+
+
+@declared
+class RaisesInTorch(Correct):
+    def values(self, batch: LossBatch) -> Tensor:
+        if len(batch.mask) == 1:
+            batch.log_probs @ batch.log_probs.new_zeros(3, 3)
+        return super().values(batch)
+
+
+def test_the_line_of_an_error_in_torch_is_that_of_the_author_and_is_reported_once() -> None:
+    report = check_policy_loss(RaisesInTorch(LossParams()), thorough=True)
+    [failure] = report.failures
+    assert failure.rule == "finite"
+    line = RaisesInTorch.values.__code__.co_firstlineno + 2
+    assert f"test_loss_check.py:{line}, in values" in (failure.failure or "")
+    assert "partition_invariance" in report.skipped
+
+
+@declared
+class DropsTokensAtRandom(Correct):
+    conformance_waivers = {"deterministic": "drops tokens at random"}
+
+    def values(self, batch: LossBatch) -> Tensor:
+        return super().values(batch) * torch.rand_like(batch.log_probs[:, :1]).ge(0.5)
+
+
+def test_a_waived_gate_does_not_stop_the_rules_after_it() -> None:
+    report = check_policy_loss(DropsTokensAtRandom(LossParams()))
+    assert "deterministic" in [result.rule for result in report.waived]
+    assert report.skipped == ()
+
+
+# --- unusual but correct ---
+
+
+@declared
+class KeepsTablesByWidth(Correct):
+    """Constants that are computed once and kept are no state."""
+
+    def __init__(self, params: LossParams) -> None:
+        super().__init__(params)
+        self.tables: dict[Any, Tensor] = {}
+
+    def values(self, batch: LossBatch) -> Tensor:
+        key = batch.mask.shape[1], batch.log_probs.dtype, batch.log_probs.device
+        if key not in self.tables:
+            self.tables[key] = 1 / torch.arange(1, key[0] + 1, dtype=key[1], device=key[2])
+        place = batch.mask.cumsum(-1) - 1
+        return super().values(batch) * self.tables[key][place.clamp(min=0)]
+
+
+@declared
+class ReadsQuantiles(Correct):
+    def prepare(self, minibatch: LossBatch) -> Prepared:
+        valid = minibatch.advantages[minibatch.mask]
+        return Prepared(per_minibatch={"median": torch.quantile(valid, 0.5) if len(valid) else valid.sum()})
+
+    def values(self, batch: LossBatch) -> Tensor:
+        return super().values(batch) * (1 + batch.prepared["median"].abs())
+
+
+@declared
+class LoopsOverTokens(Correct):
+    def values(self, batch: LossBatch) -> Tensor:
+        carry, columns = torch.zeros_like(batch.advantages[:, 0]), []
+        for column in batch.mask.unbind(-1):
+            carry = torch.where(column, 0.9 * carry + 1, carry)
+            columns.append(carry)
+        return super().values(batch) * torch.stack(columns, -1)
+
+
+@declared
+class LowersTheEntropyOnPurpose(Correct):
+    conformance_waivers = {"term_signs": "minimises the entropy, as a test of confidence"}
+
+    @classmethod
+    def needs(cls, params: Any) -> frozenset[Need]:
+        return frozenset({Need.OLD_LOG_PROBS, Need.ENTROPY})
+
+    def values(self, batch: LossBatch) -> Tensor:
+        return super().values(batch) + 0.01 * batch.entropy
+
+
+@declared
+class WeighsEntropyByTheRatio(LowersTheEntropyOnPurpose):
+    conformance_waivers = {}
+
+    def values(self, batch: LossBatch) -> Tensor:
+        ratio = (batch.log_probs - batch.old_log_probs).clamp(-20, 20).exp()
+        return -ratio * (batch.advantages + 0.01 * batch.entropy)
+
+
+UNUSUAL = [KeepsTablesByWidth, ReadsQuantiles, LoopsOverTokens, LowersTheEntropyOnPurpose, WeighsEntropyByTheRatio]
+
+
+@pytest.mark.parametrize("unusual", UNUSUAL)
+def test_an_unusual_but_correct_loss_passes(unusual: type[PolicyLoss]) -> None:
+    check_policy_loss(unusual(LossParams()), thorough=True).raise_for_failures()
+
+
+def test_a_loop_over_tokens_and_a_prepare_that_needs_float32_are_notes() -> None:
+    loop = check_policy_loss(LoopsOverTokens(LossParams()), thorough=True).notes
+    assert any("a loop over tokens is slow" in note for note in loop)
+    quantiles = check_policy_loss(ReadsQuantiles(LossParams()), thorough=True).notes
+    assert any(note.startswith("prepare needs float32: it raises RuntimeError (") for note in quantiles)
 
 
 def test_a_report_is_plain_data() -> None:
@@ -370,4 +507,4 @@ def test_a_report_prints_its_verdict_and_a_line_for_each_rule_and_shows_as_a_tab
     html = report._repr_html_()
     assert html.count("<tr") == len(report.results)
     assert "<b>fix</b>: losses are minimised" in html
-    assert str(check_policy_loss(Correct(LossParams()))).startswith("loss 'correct' passes 12 rules\n")
+    assert str(check_policy_loss(Correct(LossParams()))).startswith("loss 'correct' passes 13 rules\n")

@@ -1,5 +1,9 @@
 """Every wrong loss fails exactly the rule that it breaks; most are bugs that other projects released."""
 
+import math
+import os
+import random
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +16,7 @@ from torch import Tensor
 from skyrl_core.conformance import RULES, check_policy_loss
 from skyrl_core.contract.metric import Metric
 from skyrl_core.contract.policy_loss import LossBatch, Need, PolicyLoss, TokenLosses
+from skyrl_core.contract.prepared import Prepared
 from skyrl_core.maths.masked import masked_mean, sequence_mean
 from skyrl_core.parameters.loss_params import LossParams
 
@@ -133,8 +138,8 @@ class ProductOfRatios(Correct):
 class DividesByLength(Correct):
     """0 / 0 if a sequence has no token."""
 
-    def prepare(self, minibatch: LossBatch) -> dict[str, Tensor]:
-        return {"mean": (minibatch.advantages.sum(-1) / minibatch.mask.sum(-1)).mean()}
+    def prepare(self, minibatch: LossBatch) -> Prepared:
+        return Prepared(per_minibatch={"mean": (minibatch.advantages.sum(-1) / minibatch.mask.sum(-1)).mean()})
 
     def values(self, batch: LossBatch) -> Tensor:
         return super().values(batch) + 0.1 * batch.prepared["mean"] * batch.log_probs
@@ -144,10 +149,10 @@ class DividesByLength(Correct):
 class DividesBySpreadOfAdvantages(Correct):
     """0 / 0 if the minibatch has one token."""
 
-    def prepare(self, minibatch: LossBatch) -> dict[str, Tensor]:
+    def prepare(self, minibatch: LossBatch) -> Prepared:
         advantages = minibatch.advantages[minibatch.mask]
         variance = (advantages - advantages.mean()).square().sum() / (advantages.numel() - 1)
-        return {"std": variance.sqrt() + 1e-6}
+        return Prepared(per_minibatch={"std": variance.sqrt() + 1e-6})
 
     def values(self, batch: LossBatch) -> Tensor:
         return super().values(batch) / batch.prepared["std"]
@@ -164,7 +169,7 @@ class ScalarMeanOfSumsPerColumn(PolicyLoss):
     """Weights tokens by their position, which counts masked tokens."""
 
     def compute_loss(self, log_probs, old_log_probs, advantages, masks, **kwargs):
-        return masked_mean(-log_probs * advantages * 0.9 ** torch.arange(masks.shape[1]), masks)
+        return masked_mean(-log_probs * advantages * 0.9 ** torch.arange(masks.shape[1]).to(log_probs), masks)
 
 
 class ScalarMeanOverPadding(PolicyLoss):
@@ -247,6 +252,22 @@ class LogsAMeanOfMeans(Correct):
 
 
 @declared
+class RescalesIfRatiosAreHuge(Correct):
+    """Only a corrupt sequence in the same micro-batch changes the others."""
+
+    def values(self, batch: LossBatch) -> Tensor:
+        largest = (batch.log_probs - batch.old_log_probs).detach().max()
+        return super().values(batch) / torch.where(largest > 40, 2.0, 1.0)
+
+
+@declared
+class HalvesMicroBatchesWithARareToken(Correct):
+    def values(self, batch: LossBatch) -> Tensor:
+        is_rare = (batch.log_probs.detach() < -7).any()
+        return torch.where(is_rare, 0.5, 1.0) * super().values(batch)
+
+
+@declared
 class WrongSign(Correct):
     def values(self, batch: LossBatch) -> Tensor:
         return -super().values(batch)
@@ -262,6 +283,41 @@ class ForgetsTheSignOfAdvantages(Correct):
 class IgnoresAdvantages(Correct):
     def values(self, batch: LossBatch) -> Tensor:
         return -(batch.log_probs - batch.old_log_probs).clamp(-20, 20).exp()
+
+
+@declared
+class TurnsLargeAdvantages(Correct):
+    """A Taylor series of the advantage, cut off."""
+
+    def values(self, batch: LossBatch) -> Tensor:
+        bounded = batch.advantages - batch.advantages**3 / 6
+        return -(batch.log_probs - batch.old_log_probs).clamp(-20, 20).exp() * bounded
+
+
+@declared
+class SubtractsKl(Correct):
+    @classmethod
+    def needs(cls, params: Any) -> frozenset[Need]:
+        return frozenset({Need.OLD_LOG_PROBS, Need.REF_LOG_PROBS})
+
+    def values(self, batch: LossBatch) -> Tensor:
+        return super().values(batch) - 0.1 * (batch.log_probs - batch.ref_log_probs).square()
+
+
+@declared
+class AddsEntropy(Correct):
+    @classmethod
+    def needs(cls, params: Any) -> frozenset[Need]:
+        return frozenset({Need.OLD_LOG_PROBS, Need.ENTROPY})
+
+    def values(self, batch: LossBatch) -> Tensor:
+        return super().values(batch) + 0.01 * batch.entropy
+
+
+@declared
+class RewardsLeavingTheOldPolicy(Correct):
+    def values(self, batch: LossBatch) -> Tensor:
+        return super().values(batch) - 0.1 * (batch.log_probs - batch.old_log_probs).square()
 
 
 class _HalfBackward(torch.autograd.Function):
@@ -377,6 +433,140 @@ class CountsItsCalls(Correct):
 
 
 @declared
+class WritesAndRestores(Correct):
+    """Another stream, or another loss of a sum, may read in between."""
+
+    def values(self, batch: LossBatch) -> Tensor:
+        losses = super().values(batch)
+        batch.advantages.mul_(2).div_(2)
+        return losses
+
+
+@declared
+class WritesThroughData(Correct):
+    def values(self, batch: LossBatch) -> Tensor:
+        with torch.no_grad():
+            batch.log_probs.data[:, 0].add_(1).sub_(1)
+        return super().values(batch)
+
+
+@declared
+class WritesThroughNumpy(Correct):
+    def values(self, batch: LossBatch) -> Tensor:
+        batch.advantages.numpy()[...] *= 2
+        return super().values(batch)
+
+
+@declared
+class WritesIntoItsMinibatch(Correct):
+    def prepare(self, minibatch: LossBatch) -> Prepared:
+        return Prepared(per_token={"centred": minibatch.advantages.sub_(0.1)})
+
+    def values(self, batch: LossBatch) -> Tensor:
+        return -(batch.log_probs - batch.old_log_probs).clamp(-20, 20).exp() * batch.prepared["centred"]
+
+
+@declared
+class WritesIntoWhatItPrepared(Correct):
+    """The second micro-batch and the second epoch get the written values."""
+
+    def prepare(self, minibatch: LossBatch) -> Prepared:
+        return Prepared(per_minibatch={"bound": torch.full((1,), 20.0)})
+
+    def values(self, batch: LossBatch) -> Tensor:
+        bound = batch.prepared["bound"].mul_(1.5)
+        return super().values(batch) * bound / bound
+
+
+class WeightsParams(LossParams):
+    weights: list[float] = Field(default=[1.0, 2.0])
+
+
+@declared
+class WritesIntoItsParameters(Correct):
+    Params = WeightsParams
+
+    def values(self, batch: LossBatch) -> Tensor:
+        self.params.weights.append(1.0)
+        return super().values(batch) * self.params.weights[0] * self.params.weights[1]
+
+
+@declared
+class StoresItsFirstMean(Correct):
+    def __init__(self, params: LossParams) -> None:
+        super().__init__(params)
+        self.mean: Tensor | None = None
+
+    def prepare(self, minibatch: LossBatch) -> Prepared:
+        if self.mean is None:
+            self.mean = masked_mean(minibatch.advantages, minibatch.mask)
+        return Prepared(per_minibatch={"mean": self.mean})
+
+    def values(self, batch: LossBatch) -> Tensor:
+        return super().values(batch) + 0.1 * batch.prepared["mean"] * batch.log_probs
+
+
+@declared
+class WarmsUpOverItsCalls(CountsItsCalls):
+    """Micro-batches are calls, so the warm-up depends on their size."""
+
+    def values(self, batch: LossBatch) -> Tensor:
+        self.calls += 1
+        return Correct.values(self, batch) * min(1.0, 0.5 + 0.5 * (self.calls > 30))
+
+
+@declared
+class RemembersItsLastBatch(Correct):
+    def __init__(self, params: LossParams) -> None:
+        super().__init__(params)
+        self.last = 0.0
+
+    def values(self, batch: LossBatch) -> Tensor:
+        last, self.last = self.last, float(batch.advantages.abs().max())
+        return super().values(batch) * (1 + 1e-6 * (last > 4))
+
+
+@declared
+class AddsZerosOfTheDefaultDtype(Correct):
+    def values(self, batch: LossBatch) -> Tensor:
+        return super().values(batch) + torch.zeros(batch.mask.shape[1], device=batch.mask.device)
+
+
+@declared
+class SeedsTheGenerator(Correct):
+    def values(self, batch: LossBatch) -> Tensor:
+        torch.manual_seed(0)
+        return super().values(batch) * (1 + torch.rand(()))
+
+
+@declared
+class SeedsPython(Correct):
+    def values(self, batch: LossBatch) -> Tensor:
+        random.seed(0)
+        return super().values(batch) * (1 + random.random())
+
+
+@declared
+class SetsAnEnvironmentVariable(Correct):
+    def values(self, batch: LossBatch) -> Tensor:
+        os.environ["TOKENIZERS_PARALLELISM"] = "false, as the loss wants it"
+        return super().values(batch)
+
+
+@declared
+class SilencesWarnings(Correct):
+    def values(self, batch: LossBatch) -> Tensor:
+        warnings.simplefilter("ignore")
+        return super().values(batch)
+
+
+@declared
+class AsksForTheDefaultDtype(Correct):
+    def values(self, batch: LossBatch) -> Tensor:
+        return super().values(batch) * (1 + torch.finfo(torch.get_default_dtype()).eps ** 0.25)
+
+
+@declared
 class SampledEntropyBonus(Correct):
     def values(self, batch: LossBatch) -> Tensor:
         return super().values(batch) + 0.01 * batch.log_probs.exp() * batch.log_probs
@@ -393,6 +583,101 @@ class AddsEpsilonToAProbability(Correct):
     def values(self, batch: LossBatch) -> Tensor:
         others = 1 - batch.log_probs.clamp(max=0).exp() + 1e-8
         return super().values(batch) - 0.1 * (others.log() - others.log().detach())
+
+
+@declared
+class ComparesEveryPairOfTokens(Correct):
+    """A decay from each token to all later ones, as a matrix."""
+
+    def values(self, batch: LossBatch) -> Tensor:
+        at = torch.arange(batch.mask.shape[1], device=batch.mask.device)
+        decay = torch.tril(0.5 ** (at.unsqueeze(-1) - at).clamp(min=0).to(batch.log_probs))
+        advantages = batch.advantages @ decay.T / decay.sum(-1)
+        return super().values(batch) + 0 * advantages.detach()
+
+
+@declared
+class MultipliesProbabilities(Correct):
+    """The probability of a long sequence underflows."""
+
+    def values(self, batch: LossBatch) -> Tensor:
+        sequence = torch.where(batch.mask, batch.log_probs.exp(), 1.0).prod(-1, keepdim=True).log()
+        return super().values(batch) + 0.01 * (sequence - sequence.detach())
+
+
+@declared
+class HasATableOfPositions(Correct):
+    def values(self, batch: LossBatch) -> Tensor:
+        table = torch.ones(4096, device=batch.mask.device, dtype=batch.log_probs.dtype)
+        return super().values(batch) * table[torch.arange(batch.mask.shape[1])]
+
+
+@declared
+class CountsOnTheCpu(Correct):
+    def values(self, batch: LossBatch) -> Tensor:
+        first = (torch.arange(batch.mask.shape[1]) == 0).to(batch.log_probs.dtype)
+        return super().values(batch) + 0 * first
+
+
+@declared
+class KeepsATableOnTheCpu(Correct):
+    @classmethod
+    def needs(cls, params: Any) -> frozenset[Need]:
+        return frozenset({Need.OLD_LOG_PROBS, Need.GROUPS})
+
+    def __init__(self, params: LossParams) -> None:
+        super().__init__(params)
+        self.weights = [1.0] * 16
+
+    def values(self, batch: LossBatch) -> Tensor:
+        return super().values(batch) * torch.tensor(self.weights)[batch.groups].unsqueeze(-1).to(batch.log_probs)
+
+
+@declared
+class LeavesTheDevice(Correct):
+    def values(self, batch: LossBatch) -> Tensor:
+        weights = torch.from_numpy(1 + 0 * batch.advantages.double().numpy())
+        return super().values(batch) * weights.to(batch.log_probs)
+
+
+@declared
+class DiffersOnTheCpu(Correct):
+    def values(self, batch: LossBatch) -> Tensor:
+        return super().values(batch) * (1.0 if batch.log_probs.device.type == "cpu" else 1.5)
+
+
+class TemperatureParams(LossParams):
+    temperature: float = Field(default=1.0, ge=0)
+
+
+@declared
+class DividesByATemperature(Correct):
+    Params = TemperatureParams
+
+    def values(self, batch: LossBatch) -> Tensor:
+        return super().values(batch) / self.params.temperature
+
+
+class ShareParams(LossParams):
+    share: float = Field(default=0.5, ge=0, le=1)
+    power: float = 1.0
+
+
+@declared
+class TakesTheLogarithmOfAShare(Correct):
+    Params = ShareParams
+
+    def values(self, batch: LossBatch) -> Tensor:
+        return super().values(batch) * self.params.power + math.log(1 - self.params.share) * batch.log_probs
+
+
+@declared
+class RaisesARatioToAPower(Correct):
+    Params = ShareParams
+
+    def values(self, batch: LossBatch) -> Tensor:
+        ratio = (batch.log_probs - batch.old_log_probs).clamp(-20, 20).exp()
+        return -(ratio**self.params.power) * batch.advantages * (1 + self.params.share)
 
 
 class ForgottenParams(LossParams):
@@ -420,14 +705,14 @@ class SelectsByScaledAdvantages(Correct):
 
     Params = SelectionParams
 
-    def prepare(self, minibatch: LossBatch) -> dict[str, Tensor]:
+    def prepare(self, minibatch: LossBatch) -> Prepared:
         scaled = minibatch.advantages / 1000
         covariance = (minibatch.log_probs + 1) * scaled
         candidates = minibatch.mask & (covariance > 1.0) & (covariance < 5.0)
         count = int(self.params.fraction * candidates.sum())
         dropped = torch.zeros_like(candidates)
         dropped.view(-1)[candidates.flatten().nonzero()[:count]] = True
-        return {"dropped": dropped}
+        return Prepared(per_token={"dropped": dropped})
 
     def values(self, batch: LossBatch) -> Tensor:
         return torch.where(batch.prepared["dropped"], 0.0, super().values(batch))
@@ -495,6 +780,16 @@ WRONG: dict[str, list[type[PolicyLoss]]] = {
         ScalarWithOtherArguments,
     ],
     "declared_needs": [ReadsWithoutDeclaring, DeclaresWithoutReading, ScalarReadsWithoutDeclaring],
+    "inputs_not_mutated": [
+        WritesIntoAdvantages,
+        WritesIntoGroups,
+        WritesAndRestores,
+        WritesThroughData,
+        WritesThroughNumpy,
+        WritesIntoItsMinibatch,
+        WritesIntoWhatItPrepared,
+        WritesIntoItsParameters,
+    ],
     "shape_dtype": [
         ReducesItself,
         OneLossPerSequence,
@@ -503,6 +798,21 @@ WRONG: dict[str, list[type[PolicyLoss]]] = {
         LogsAFloat,
         ZeroTimesInfinity,
         ScalarReturnsATuple,
+    ],
+    "deterministic": [
+        DrawsRandomNumbers,
+        CountsItsCalls,
+        StoresItsFirstMean,
+        WarmsUpOverItsCalls,
+        RemembersItsLastBatch,
+    ],
+    "process_settings": [
+        AddsZerosOfTheDefaultDtype,
+        AsksForTheDefaultDtype,
+        SeedsTheGenerator,
+        SeedsPython,
+        SetsAnEnvironmentVariable,
+        SilencesWarnings,
     ],
     "finite": [OverflowsOnProducts, ProductOfRatios, DividesByLength, DividesBySpreadOfAdvantages],
     "masked_tokens": [ReadsItsLeftNeighbour, ScalarMeanOfSumsPerColumn, ScalarMeanOverPadding, LengthOverWidth],
@@ -515,15 +825,19 @@ WRONG: dict[str, list[type[PolicyLoss]]] = {
         DividesByItsKeptTokens,
         WhitensOverItsMicroBatch,
         LogsAMeanOfMeans,
+        RescalesIfRatiosAreHuge,
+        HalvesMicroBatchesWithARareToken,
     ],
-    "gradient_sign": [WrongSign, ForgetsTheSignOfAdvantages, IgnoresAdvantages],
+    "gradient_sign": [WrongSign, ForgetsTheSignOfAdvantages, IgnoresAdvantages, TurnsLargeAdvantages],
     "gradient": [ForgetsAFactorInItsBackward, ClipsWithoutClippingTheGradient],
     "inputs_steer": [K1AsALoss, KlUnderNoGrad, DetachedEntropyBonus],
+    "term_signs": [SubtractsKl, AddsEntropy, RewardsLeavingTheOldPolicy],
     "no_gradient_to_inputs": [DifferentiatesItsInputs],
-    "inputs_not_mutated": [WritesIntoAdvantages, WritesIntoGroups],
-    "deterministic": [DrawsRandomNumbers, CountsItsCalls],
     "sampled_entropy": [SampledEntropyBonus],
     "precision": [HardcodesFloat32, AddsEpsilonToAProbability],
+    "long_sequences": [ComparesEveryPairOfTokens, MultipliesProbabilities, HasATableOfPositions],
+    "device": [CountsOnTheCpu, KeepsATableOnTheCpu, LeavesTheDevice, DiffersOnTheCpu],
+    "parameter_bounds": [DividesByATemperature, TakesTheLogarithmOfAShare, RaisesARatioToAPower],
     "parameters": [ForgetsAParameter, SelectsByScaledAdvantages],
     "pickles": [MadeInAFunction, KeepsALambda],
     "state": [ForgetsItsState, LoadsNothing, KeepsATensor],
@@ -532,7 +846,7 @@ WRONG: dict[str, list[type[PolicyLoss]]] = {
 
 def test_every_rule_that_can_fail_has_a_loss_that_breaks_it() -> None:
     assert [*WRONG] == [rule.name for rule in RULES if rule.name != "no_host_sync"]
-    assert sum(map(len, WRONG.values())) >= 32
+    assert sum(map(len, WRONG.values())) >= 60
 
 
 @pytest.mark.parametrize(("rule", "wrong"), [(rule, wrong) for rule, losses in WRONG.items() for wrong in losses])

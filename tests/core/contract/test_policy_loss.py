@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from skyrl_core.contract.policy_loss import LossBatch, Need, PolicyLoss, TokenLosses, is_scalar_form
+from skyrl_core.contract.prepared import Prepared
 from skyrl_core.errors import MissingInputError, UndeclaredInputError
 from skyrl_core.parameters.loss_params import LossParams
 
@@ -35,8 +36,8 @@ class Reinforce(PolicyLoss):
     def needs(cls, params: Any) -> frozenset[Need]:
         return frozenset()
 
-    def prepare(self, minibatch: LossBatch) -> dict[str, Tensor]:
-        return {"largest": minibatch.log_probs.abs().max()}
+    def prepare(self, minibatch: LossBatch) -> Prepared:
+        return Prepared(per_minibatch={"largest": minibatch.log_probs.abs().max()})
 
     def token_losses(self, batch: LossBatch) -> TokenLosses:
         return TokenLosses(values=-batch.advantages * batch.log_probs * batch.prepared["largest"])

@@ -63,7 +63,7 @@ def test_one_step_on_policy_has_the_gradient_of_reinforce(loss: PolicyLoss) -> N
 @every_loss
 def test_nan_in_masked_slots_reaches_neither_loss_nor_gradient(loss: PolicyLoss, ragged) -> None:
     batch = ragged(loss)
-    batch.prepared = loss.prepare(batch)
+    batch.prepared = loss.prepare(batch).tensors
     output = loss.token_losses(batch)
     (gradient,) = torch.autograd.grad(output.values[batch.mask].sum(), batch.log_probs)
     assert output.values[batch.mask].isfinite().all()
@@ -87,7 +87,7 @@ def test_keeps_every_rule_of_the_contract_with_nothing_to_note(loss: PolicyLoss)
 @every_loss
 def test_the_dtype_of_the_loss_is_that_of_the_log_probs(loss: PolicyLoss, ragged) -> None:
     batch = ragged(loss)
-    batch.prepared = loss.prepare(batch)
+    batch.prepared = loss.prepare(batch).tensors
     assert loss.token_losses(batch).values.dtype == torch.float64
 
 

@@ -40,7 +40,7 @@ def test_loss_and_gradient_match_the_paper(request, name: str, bound: float, rat
     batch = request.getfixturevalue(name)(loss)
     among = oracle_candidates(batch, loss.params)
     assert 2 < len(among) < batch.mask.sum()
-    batch.prepared = loss.prepare(batch)
+    batch.prepared = loss.prepare(batch).tensors
     dropped = {tuple(index) for index in batch.prepared["dropped"].nonzero().tolist()}
     assert dropped <= among
     assert len(dropped) == min(len(among), max(math.floor(ratio_of_tokens * int(batch.mask.sum())), 1))
@@ -63,7 +63,7 @@ def test_the_bounds_of_the_covariance_are_those_given(by_ratio, covariance: floa
     # two tokens ±x from their mean log-prob with advantages ±1: both have the covariance x, and none is clipped
     loss = loss_of(clip_cov_ratio=1.0, clip_cov_lb=0.5, clip_cov_ub=0.75, clip_low=1.0, clip_high=1e6)
     batch = by_ratio(loss, [math.exp(covariance), math.exp(-covariance)], [1.0, -1.0])
-    assert loss.prepare(batch)["dropped"].tolist() == [[chosen, chosen]]
+    assert loss.prepare(batch).tensors["dropped"].tolist() == [[chosen, chosen]]
 
 
 def test_the_choice_depends_on_the_minibatch_and_the_step_but_not_on_the_order() -> None:
@@ -74,7 +74,7 @@ def test_the_choice_depends_on_the_minibatch_and_the_step_but_not_on_the_order()
     def drawn(rows: torch.Tensor, step: int = 0) -> torch.Tensor:
         whole = loss_batch(loss, batch.take(rows, 8))
         whole.step = step
-        return loss.prepare(whole)["dropped"]
+        return loss.prepare(whole).tensors["dropped"]
 
     first = drawn(torch.arange(6))
     assert first.sum() == 2  # a tenth of the tokens
@@ -95,13 +95,13 @@ def test_without_a_candidate_it_is_ppo() -> None:
     batch = example_batch()
     zero = replace(batch, advantages=torch.zeros_like(batch.advantages))
     loss = loss_of()
-    assert not loss.prepare(loss_batch(loss, zero))["dropped"].any()
+    assert not loss.prepare(loss_batch(loss, zero)).tensors["dropped"].any()
 
 
 def test_kept_fraction_excludes_the_chosen_tokens(by_ratio) -> None:
     loss = loss_of(clip_cov_ratio=0.25, clip_cov_lb=-1.0, clip_cov_ub=1.0)
     batch = by_ratio(loss, [1.0, 1.1, 0.9, 1.05], [1.0, -1.0, 1.0, -1.0])
-    batch.prepared = loss.prepare(batch)
+    batch.prepared = loss.prepare(batch).tensors
     assert loss.token_losses(batch).metrics["kept_fraction"].result() == 0.75
 
 

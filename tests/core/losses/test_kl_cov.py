@@ -24,7 +24,7 @@ def test_loss_and_gradient_match_the_paper(request, name: str, fraction: float) 
     mean_p, mean_a = math.fsum(p.values()) / len(where), math.fsum(a.values()) / len(where)
     ranked = sorted(where, key=lambda at: -(p[at] - mean_p) * (a[at] - mean_a))
     penalised = set(ranked[: max(math.floor(fraction * len(where)), 1)])
-    batch.prepared = loss.prepare(batch)
+    batch.prepared = loss.prepare(batch).tensors
     output = loss.token_losses(batch)
     (gradients,) = torch.autograd.grad(output.values[batch.mask].sum(), batch.log_probs)
     for at in where:
@@ -42,7 +42,7 @@ def test_by_hand_the_penalty_is_for_the_highest_covariance(by_ratio) -> None:
     # log-probs -1, -1, -1 + log 2 with A = 0, 0, 3: the third is above both means
     loss = KlCovLoss(KlCovParams())
     batch = by_ratio(loss, [1.0, 1.0, 2.0], [0.0, 0.0, 3.0])
-    batch.prepared = loss.prepare(batch)
+    batch.prepared = loss.prepare(batch).tensors
     assert batch.prepared["penalised"].tolist() == [[False, False, True]]
     output = loss.token_losses(batch)
     (gradient,) = torch.autograd.grad(output.values.sum(), batch.log_probs)
@@ -53,7 +53,7 @@ def test_by_hand_the_penalty_is_for_the_highest_covariance(by_ratio) -> None:
 def test_on_policy_the_penalty_has_no_gradient(by_ratio) -> None:
     loss = KlCovLoss(KlCovParams(kl_cov_frac=1.0, ppo_kl_coef=100.0))
     batch = by_ratio(loss, [1.0, 1.0], [2.0, -1.0])
-    batch.prepared = loss.prepare(batch)
+    batch.prepared = loss.prepare(batch).tensors
     (gradient,) = torch.autograd.grad(loss.token_losses(batch).values.sum(), batch.log_probs)
     assert gradient.tolist() == [[-2.0, 1.0]]
 

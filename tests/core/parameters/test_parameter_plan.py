@@ -61,7 +61,7 @@ def test_the_document_has_defaults_and_schedules_and_makes_an_equal_plan() -> No
 
 
 def test_a_bound_that_is_broken_at_a_later_knot_names_the_step() -> None:
-    assert problems(coef=falling(0.5, 2.0)) == ["coef = 2.0: must be <= 1 at step 10 of its schedule"]
+    assert problems(coef=falling(0.5, 2.0)) == ["coef = 2: must be <= 1 at step 10 of its schedule"]
 
 
 def test_every_problem_is_reported_once() -> None:

@@ -1,8 +1,12 @@
 """A loss over a run: rebuilt when it changes, with the needs of all steps, and with its state."""
 
+import sys
+
 import pytest
 
-from skyrl_core.contract.policy_loss import Need
+from skyrl_core.contract.policy_loss import Need, PolicyLoss
+from skyrl_core.errors import PluginError
+from skyrl_core.parameters.loss_params import OpenLossParams
 from skyrl_core.registry.loss_registry import load_policy_loss
 from skyrl_core.registry.resolved_loss import ResolvedLoss
 from skyrl_core.registry.scheduled_loss import ScheduledLoss
@@ -53,3 +57,56 @@ def test_a_given_instance_is_the_loss_of_every_step() -> None:
     fixed = ScheduledLoss.fixed(loss)
     assert fixed.at(3) is fixed.loss is loss
     assert fixed.needs == loss.needs(loss.params)
+
+
+class Odd(PolicyLoss):
+    """Does what ``act`` does, in every method that a run calls."""
+
+    name = "odd"
+
+    def __init__(self, act) -> None:
+        super().__init__(OpenLossParams())
+        self.act = act
+
+    def needs(self, params):
+        return self.act()
+
+    @property
+    def adapts(self):
+        return self.act()
+
+    def after_step(self, metrics):
+        self.act()
+
+    def state_dict(self):
+        return self.act()
+
+
+@pytest.mark.parametrize(
+    ("method", "call"),
+    [
+        ("needs", lambda loss: loss.needs),
+        ("adapts", lambda loss: loss.adapts(2)),
+        ("after_step", lambda loss: loss.after_step({}, 2)),
+        ("state_dict", lambda loss: loss.state(2)),
+    ],
+)
+def test_a_failing_method_of_a_loss_names_the_loss_and_the_optimizer_step(method, call) -> None:
+    loss = ScheduledLoss.fixed(Odd(lambda: sys.exit(0)))
+    with pytest.raises(PluginError) as caught:
+        call(loss)
+    step = "" if method == "needs" else ", optimizer step 3"
+    assert str(caught.value).startswith(f"policy loss 'odd' failed in {method}{step}: SystemExit: 0\n  at {__file__}:")
+
+
+@pytest.mark.parametrize("state", [None, [1.0], {"a": "text"}, {1: 1.0}, {"a": float("nan")}, {"a": None}])
+def test_a_state_that_a_checkpoint_cannot_hold_is_refused(state) -> None:
+    with pytest.raises(PluginError, match=r"failed in state_dict, optimizer step 1: TypeError"):
+        ScheduledLoss.fixed(Odd(lambda: state)).state(0)
+
+
+def test_the_state_is_a_copy() -> None:
+    state = {"a": 1.0, "n": 2}
+    copied = ScheduledLoss.fixed(Odd(lambda: state)).state(0)
+    assert copied == state
+    assert copied is not state

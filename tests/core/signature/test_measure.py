@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from skyrl_core.contract.policy_loss import Need, PolicyLoss, TokenLosses
+from skyrl_core.contract.prepared import Prepared
 from skyrl_core.parameters.loss_params import OpenLossParams
 from skyrl_core.registry.function_plugins import loss_of_function
 from skyrl_core.registry.loss_registry import load_policy_loss, policy_losses
@@ -171,7 +172,7 @@ class ReadsEverything(PolicyLoss):
         return frozenset(Need)
 
     def prepare(self, minibatch):
-        return {"mean": minibatch.log_probs.mean()}
+        return Prepared(per_minibatch={"mean": minibatch.log_probs.mean()})
 
     def token_losses(self, batch):
         apart = (batch.old_log_probs - batch.rollout_log_probs) + (batch.rollout_log_probs - batch.ref_log_probs)
@@ -209,7 +210,7 @@ class TestRange:
             ((2.0, 2.0), Probe(), "from a positive number to a larger one"),
             ((1.0, math.nan), Probe(), "from a positive number to a larger one"),
             ((0.5, 10.0), Probe(), "end the ratios below 10"),
-            ((0.5, 2.0), Probe(length=0), "at least 1 token"),
+            ((0.5, 2.0), Probe(length=0), "from 1 to 4,096 tokens"),
             ((0.5, 2.0), Probe(probability=1.0), "between 0 and 1"),
         ],
     )

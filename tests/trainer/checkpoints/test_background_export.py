@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from skyrl_train.checkpoints.background_export import BackgroundExport
 from skyrl_train.checkpoints.model_export import export
+from skyrl_train.policy.model_loading import tokenizer_files
 from skyrl_train.record.progress import Progress
 
 RUN = {
@@ -120,9 +121,10 @@ class SlowTokenizer:
     def __init__(self) -> None:
         self.writing, self.room = threading.Event(), threading.Event()
 
-    def save_pretrained(self, folder) -> None:
+    def items(self):
         self.writing.set()
         assert self.room.wait(60)
+        return []
 
 
 @pytest.fixture
@@ -190,11 +192,12 @@ def test_a_failure_is_reported_once_and_does_not_end_the_run(slow, tmp_path):
 
 
 @pytest.mark.train
-def test_a_full_disk_is_reported_and_no_partial_files_remain(small_model, one_rank, small_disk, tokenizer):
+def test_a_full_disk_is_reported_and_no_partial_files_remain(small_model, one_rank, small_disk):
     disk, messages = small_disk(1), []
     big = copy.deepcopy(small_model)
     big.resize_token_embeddings(40_000)
-    with BackgroundExport(Engine(big), tokenizer, one_rank, model_name="m", message=messages.append) as exporting:
+    files = tokenizer_files("tiny")
+    with BackgroundExport(Engine(big), files, one_rank, model_name="m", message=messages.append) as exporting:
         exporting.start(disk, PROGRESS)
     assert "No space left on device" in messages[0]
     assert list(disk.iterdir()) == []

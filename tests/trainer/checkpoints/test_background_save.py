@@ -19,6 +19,7 @@ from skyrl_train.record.progress import Progress
 from skyrl_train.trainer_engine.snapshot import Snapshot
 
 LIMIT = 60
+WEIGHTS = "state/mp_rank_00_model_states.pt"
 
 
 class Disk:
@@ -50,7 +51,9 @@ class Engine:
 
     def snapshot(self, folder: Path) -> Snapshot:
         snapshot = OnDisk(self.disk)
-        snapshot.add(folder / "state" / f"{self._rank}.pt", self.weight)
+        if self._rank == 0:
+            snapshot.add(folder / WEIGHTS, self.weight)
+        snapshot.add(folder / f"state/zero_pp_rank_{self._rank}_mp_rank_00_optim_states.pt", self.weight)
         return snapshot
 
 
@@ -113,7 +116,7 @@ def test_steps_do_not_wait_for_the_disk_and_the_saved_weights_are_those_of_the_s
     found = tmp_path / "checkpoints/step_000001"
     assert (observers.announced, names(tmp_path), saves.is_writing) == (["step_000001"], ["step_000001"], False)
     assert checkpoint.read(found) == progress(1)
-    assert torch.equal(torch.load(found / "state/0.pt"), torch.zeros(1000))
+    assert torch.equal(torch.load(found / WEIGHTS), torch.zeros(1000))
     assert (found / "random/rank_00000.pt").is_file()
 
 
@@ -277,8 +280,19 @@ def test_a_checkpoint_appears_after_the_samples_of_its_steps(saves, engine, tmp_
     saves.start(progress(1))
     with pytest.raises(TimeoutError):
         saves._writing[1].result(0.2)
-    samples.set_exception(SkyrlError("cannot write rollouts"))
-    with pytest.raises(SkyrlError, match="cannot write rollouts"):
+    samples.set_exception(SkyrlError("cannot write rollouts"))  # the journal raises it; the steps are kept
+    saves.wait()
+    assert names(tmp_path) == ["step_000001"]
+
+
+def test_no_checkpoint_appears_before_the_record_of_its_steps_is_on_disk(saves, engine, tmp_path):
+    def full():
+        raise SkyrlError("cannot write metrics.jsonl: No space left on device")
+
+    saves._journal.sync = full
+    engine.disk.room.set()
+    saves.start(progress(1))
+    with pytest.raises(SkyrlError, match=r"cannot write metrics\.jsonl"):
         saves.wait()
     assert names(tmp_path) == []
 
@@ -318,8 +332,9 @@ def test_two_ranks_write_one_checkpoint_and_the_faster_one_trains_on(two_ranks, 
     assert seen == [[".step_000001.partial"]] * 2
     found = tmp_path / "checkpoints/step_000001"
     assert checkpoint.read(found) == progress(1)
+    shards = [f"state/zero_pp_rank_{rank}_mp_rank_00_optim_states.pt" for rank in (0, 1)]
     files = sorted(path.relative_to(found).as_posix() for path in found.rglob("*.pt"))
-    assert files == ["random/rank_00000.pt", "random/rank_00001.pt", "state/0.pt", "state/1.pt"]
+    assert files == ["random/rank_00000.pt", "random/rank_00001.pt", WEIGHTS, *shards]
 
 
 class Late:

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tests.trainer.fixtures.plain_checkpoint import write_state
 
 from skyrl_core.errors import SkyrlError
 from skyrl_train.checkpoints import checkpoint_folder
@@ -23,9 +24,7 @@ def progress(step: int, **changes) -> Progress:
 def save(folder: Path, step: int, *, keep: int = 2, **changes) -> Path:
     partial = checkpoint_folder.partial_folder(folder, step)
     checkpoint_folder.begin(partial)
-    (partial / "state").mkdir()
-    (partial / "state" / "weights.bin").write_bytes(b"\x00" * 1000)
-    (partial / "state" / "optimizer.bin").write_bytes(b"\x01" * 1000)
+    write_state(partial)
     write_manifest(partial, progress(step, **changes), {"python": "3.11"})
     path = checkpoint_folder.publish(partial)
     checkpoint_folder.prune(folder, step, keep)
@@ -46,7 +45,7 @@ def test_a_saved_checkpoint_reads_back_and_no_other_files_remain(write, tmp_path
     assert path == tmp_path / "step_000003"
     assert checkpoint.read(path) == progress(3)
     assert names(tmp_path) == ["step_000003"]
-    assert names(path) == [MANIFEST, "state"]
+    assert names(path) == [MANIFEST, "random", "state"]
 
 
 def test_finish_names_the_newest_checkpoint_and_prunes_after_a_kill(write, tmp_path):
@@ -74,7 +73,8 @@ def test_everything_is_on_disk_before_the_name_is(write, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", noting_fsync)
     monkeypatch.setattr(Path, "rename", noting_rename)
     write(1)
-    inside = ["", MANIFEST, "state", "state/optimizer.bin", "state/weights.bin"]
+    names = write_state(tmp_path / "names")
+    inside = ["", MANIFEST, "random", "state", *names]
     assert renamed == [len(inside)]
     assert sorted(flushed[: len(inside)]) == sorted(f".step_000001.partial/{name}".rstrip("/") for name in inside)
     assert flushed[len(inside)] == "."  # then the new name
@@ -159,7 +159,7 @@ def test_leftovers_of_a_killed_run_are_removed(write, tmp_path):
     assert checkpoints(tmp_path) == [kept]  # none of them was ever visible
     clear(tmp_path)
     assert names(tmp_path) == ["step_000002"]
-    assert names(kept) == [MANIFEST, "state"]
+    assert names(kept) == [MANIFEST, "random", "state"]
 
 
 def test_a_run_folder_or_a_checkpoint_may_be_named(tmp_path):

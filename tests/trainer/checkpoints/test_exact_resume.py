@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from tests.trainer.fixtures.plain_checkpoint import write_old_manifest
 
 FALLING = {"schedule": "linear", "start": 0.2, "end": 0.0, "steps": 8}
 # All features that depend on the step, on earlier metrics or on a global random number generator.
@@ -109,9 +110,7 @@ def test_a_resume_without_the_random_states_differs(zygote, tiny_run, tmp_path, 
     copy_half(uninterrupted, broken)
     checkpoint = broken / "checkpoints/step_000002"
     shutil.rmtree(checkpoint / "random")
-    manifest = json.loads((checkpoint / "manifest.json").read_text())
-    manifest["sha256"] = {name: value for name, value in manifest["sha256"].items() if not name.startswith("random")}
-    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
+    write_old_manifest(checkpoint, 1)
     zygote.train([*tiny_run(RUN), "--resume", str(broken)])
     assert train_rows(broken)[2] == train_rows(uninterrupted)[2]
     assert train_rows(broken)[3] != train_rows(uninterrupted)[3]
@@ -141,9 +140,6 @@ def test_from_a_checkpoint_without_the_position_in_the_data(zygote, tiny_run, tm
     uninterrupted, broken = tmp_path / "uninterrupted", tmp_path / "broken"
     zygote.train(tiny_run(RUN | {"run_folder": str(uninterrupted)}))
     copy_half(uninterrupted, broken)
-    path = broken / "checkpoints/step_000002/manifest.json"
-    manifest = json.loads(path.read_text())
-    assert manifest["progress"].pop("prompts") == 8
-    path.write_text(json.dumps(manifest | {"schema": 2}))
+    assert write_old_manifest(broken / "checkpoints/step_000002", 2) == 8
     zygote.train([*tiny_run(RUN), "--resume", str(broken)])
     assert train_rows(broken) == train_rows(uninterrupted)

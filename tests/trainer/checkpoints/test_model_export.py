@@ -65,6 +65,19 @@ def test_the_exported_folder_is_complete_and_records_its_origin(runs, capsys):
     assert loaded(folder).generate(ids, max_new_tokens=4, do_sample=False).shape[1] > ids.shape[1]
 
 
+def test_the_exported_tokenizer_is_the_one_of_the_base_model_byte_for_byte(runs, tmp_path):
+    before = dict(os.environ)
+    folder = export(runs[0], tmp_path / "model")
+    assert dict(os.environ) == before
+    names = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
+    assert {file.name for file in folder.iterdir()} - {file.name for file in TINY_MODEL.iterdir()} <= {
+        "README.md",
+        "skyrl.json",
+    }
+    for name in names:
+        assert (folder / name).read_bytes() == (TINY_MODEL / name).read_bytes(), name
+
+
 def test_an_export_is_pushed_and_a_retry_uses_the_exported_folder(runs, tmp_path, capsys, monkeypatch):
     with LocalHub() as hub:
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from tests.trainer.fixtures.plain_checkpoint import write_state
 
 from skyrl_core.errors import SkyrlError
 from skyrl_core.registry.loss_registry import describe_loss
@@ -13,11 +14,12 @@ from skyrl_train.checkpoints.resume import Resumption
 from skyrl_train.config.load_config import resolve_run
 from skyrl_train.config.resolved import ResolvedRun
 from skyrl_train.environments.load_environment import load_environment
+from skyrl_train.record.fingerprint import fingerprint_of
 from skyrl_train.record.progress import Progress
 from skyrl_train.tracking.run_folder import RunFolder
 
+WEIGHTS = "state/mp_rank_00_model_states.pt"
 LOSS = describe_loss("dual_clip").record()
-PROGRESS = Progress(step=2, optimizer_steps=4, world_size=1, zero_stage=2, loss=LOSS)
 
 
 @pytest.fixture
@@ -28,7 +30,7 @@ def folder(tmp_path):
     for step in (1, 2, 3):
         path = owned.checkpoints / f"step_{step:06d}"
         path.mkdir(parents=True)
-        (path / "weights").write_bytes(b"0" * 100)
+        write_state(path)
         write_manifest(path, replace(PROGRESS, step=step, optimizer_steps=2 * step), {})
     return owned.path
 
@@ -41,12 +43,15 @@ def run(
     return replace(resolve_run(load_environment, overrides=overrides), accept_loss_change=accept)
 
 
+PROGRESS = Progress(step=2, optimizer_steps=4, world_size=1, zero_stage=2, loss=LOSS, fingerprint=fingerprint_of(run()))
+
+
 def found(tmp_path, **changes) -> Resumption:
     return Resumption(path=tmp_path / "step_000002", progress=replace(PROGRESS, **changes))
 
 
 def damage(folder, step: int) -> None:
-    (folder / f"checkpoints/step_{step:06d}/weights").write_bytes(b"0" * 99 + b"1")
+    (folder / f"checkpoints/step_{step:06d}" / WEIGHTS).write_bytes(b"0" * 99 + b"1")
 
 
 def test_an_unchanged_run_resumes_with_its_progress(tmp_path):
@@ -145,12 +150,14 @@ def test_the_latest_checkpoint_of_a_run_is_taken(folder):
 def test_a_damaged_checkpoint_is_refused_and_skipped_only_when_asked(folder):
     damage(folder, 3)
     (folder / "checkpoints/step_000002/manifest.json").unlink()
-    with pytest.raises(DamagedCheckpointError, match=r"step_000003 is damaged: weights .* --skip-damaged"):
+    with pytest.raises(
+        DamagedCheckpointError, match=r"step_000003 is damaged: state/mp_rank_00_model_states.* --skip-damaged"
+    ):
         resume.find_intact(folder, skip=False)
     taken = resume.find_intact(folder, skip=True)
     assert taken.progress.step == 1
     assert taken.notes(run(), 1) == [
-        "skipped: step_000003 is damaged: weights does not match its hash",
+        f"skipped: step_000003 is damaged: {WEIGHTS} does not match its hash",
         "skipped: step_000002 is damaged: manifest.json is missing",
         "resuming from step_000001, the newest intact checkpoint",
     ]

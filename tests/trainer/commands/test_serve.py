@@ -54,7 +54,7 @@ def test_arguments_after_two_dashes_are_passed_to_vllm(capsys):
 
 def test_an_unreadable_model_is_an_error(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(SkyrlError, match=f"cannot read the configuration of model '{tmp_path}'"):
+    with pytest.raises(SkyrlError, match=f"cannot load the configuration of model '{tmp_path}'"):
         main([f"model={tmp_path}", "--dry-run"])
 
 

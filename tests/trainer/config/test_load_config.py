@@ -142,7 +142,7 @@ rollout:
         ("trainer.steps=0", "must be > 0"),
         ("trainer.steps=1.5", "must be a whole number"),
         ("trainer.steps=many", "must be a whole number"),
-        ("trainer.steps=true", "must not be true or false"),
+        ("trainer.steps=true", "must be a whole number"),
         ("trainer.threads=-1", "must be > 0 or auto"),
         ("trainer.deepspeed.zero_stage=4", "must be 0, 1, 2 or 3"),
         ("trainer.deepspeed.precision=bf17", "must be fp32 or bf16; did you mean bf16?"),
@@ -445,6 +445,14 @@ def test_the_scaffold_reserves_the_names_of_all_algorithm_options():
         (["rollout.min_p=2"], "must be <= 1"),
         (["rollout.top_k=0"], "must be > 0"),
         (["rollout.stop=['']"], "rollout.stop"),
+        *(
+            (
+                [f"rollout.engine={engine}", f"rollout.{option}"],
+                f"rollout.{option.replace('=', ' = ')}: {engine} does not",
+            )
+            for engine in ("vllm", "vllm_server")
+            for option in ("top_p=0.9", "top_k=20", "min_p=0.1")
+        ),
     ],
 )
 def test_wrong_options_of_model_optimizer_and_sampling_are_refused_before_loading(overrides, message, tmp_path):

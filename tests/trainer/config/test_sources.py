@@ -116,6 +116,6 @@ def test_a_folder_is_an_error(tmp_path):
 
 def test_a_huge_file_is_rejected(tmp_path):
     path = tmp_path / "huge.yaml"
-    path.write_bytes(b"#" * 10_000_001)
-    with pytest.raises(InvalidParamsError, match="more than 10 MB"):
+    path.write_bytes(b"#" * 1_000_001)
+    with pytest.raises(InvalidParamsError, match="more than 1 MB"):
         read_sources([path], [])

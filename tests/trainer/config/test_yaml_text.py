@@ -1,6 +1,7 @@
 """YAML: scalars, line numbers, duplicate keys, and texts that are rejected."""
 
 import math
+import time
 
 import pytest
 from hypothesis import given
@@ -57,14 +58,27 @@ def test_keys_of_a_mapping_override_merged_ones():
         ("a: b: c", "f:1: not valid YAML"),
         ("a: [1", "f:1: not valid YAML"),
         ("x: !!python/object:os.system {}", "f:1: the tag"),
-        ("x: !mine 1", "f:1: not valid YAML"),
-        ("x: !!int word", "f:1: "),
+        ("x: !mine 1", "f:1: the tag !mine is not supported"),
+        ("x: !!int word", "f:1: 'word' is no !!int"),
+        ("x: !!bool maybe", "f:1: 'maybe' is no !!bool"),
+        ('x: !!float ""', "f:1: '' is no !!float"),
+        ("x: !!null word", "f:1: 'word' is no !!null"),
+        ("x: !!timestamp word", "f:1: the tag tag:yaml.org,2002:timestamp is not supported"),
+        ("x: !!binary YQ==", "f:1: the tag tag:yaml.org,2002:binary is not supported"),
+        ("x: !!merge a", "f:1: 'a' is no !!merge"),
+        ("x: !!str [a]", "f:1: the tag"),
         ("? [a]\n: 1", "f:1: a key must be a name"),
         ("a: 1\n---\nb: 2", "f:2: not valid YAML"),
-        ("a: 1\nb: \x00", "f:2: the character U+0000"),
-        ("a: &x [*x]", "an alias that contains itself"),
-        ("a: " + "[" * 5000, "nested too deeply"),
-        ("a: " + "9" * 5000, "f:1: "),
+        ("a: 1\nb: \x00", "f:2: not valid YAML: the character U+0000"),
+        ("a: &x [*x]", "contains itself"),
+        ("a: " + "[" * 5000, "f:1: nested more than 64 levels deep"),
+        ("a: " + "9" * 5000, "f:1: the number has more than 100 digits"),
+        ("a: 0x" + "f" * 5000, "f:1: the number has more than 100 digits"),
+        (
+            "\n".join(f"a{i}: &a{i} {'[' * 9}{f'*a{i - 1}' if i else 1}{']' * 9}" for i in range(9)),
+            "nested more than 64",
+        ),
+        ("a: &a {b: 1, <<: *a}", "contains itself"),
     ],
 )
 def test_invalid_yaml_is_rejected_with_its_line(text, message):
@@ -78,11 +92,22 @@ def test_a_tab_is_an_error_with_a_hint():
         parse_yaml("a:\n\tb: 1", "f")
 
 
-def test_aliases_that_multiply_are_rejected():
-    bomb = "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n"
-    bomb += "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 9))
-    with pytest.raises(InvalidParamsError, match="aliases multiply"):
+LISTS = "a0: &a0 [1, 1, 1, 1]\n" + "".join(f"a{i}: &a{i} [{f'*a{i - 1}, ' * 10}]\n" for i in range(1, 9))
+MERGES = f"a: &a {{{', '.join(f'k{i}: 1' for i in range(300))}}}\nb: {{<<: [{'*a, ' * 100}]}}\n"
+
+
+@pytest.mark.parametrize("bomb", [LISTS, MERGES])
+def test_aliases_that_multiply_are_rejected(bomb):
+    with pytest.raises(InvalidParamsError, match="aliases included"):
         parse_yaml(bomb, "f")
+
+
+@pytest.mark.parametrize("text", ["k: 1\n" * 200_000, "a: [" + "1, " * 300_000, "{" * 900_000])
+def test_a_text_of_a_megabyte_is_refused_within_seconds(text):
+    start = time.process_time()
+    with pytest.raises(InvalidParamsError):
+        parse_yaml(text, "f")
+    assert time.process_time() - start < 5
 
 
 plain = st.recursive(

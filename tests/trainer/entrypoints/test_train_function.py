@@ -5,6 +5,7 @@ import logging
 import os
 import random
 import signal
+import sys
 import threading
 import warnings
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 from skyrl_core import LossParams, PolicyLoss, TokenLosses
-from skyrl_core.errors import InvalidParamsError, SkyrlError, UnknownPluginError
+from skyrl_core.errors import InvalidParamsError, PluginError, SkyrlError, UnknownPluginError
 from skyrl_core.registry import LOSSES
 from skyrl_train import TrainingRun, train
 from skyrl_train.entrypoints.train_function import resolve
@@ -177,17 +178,22 @@ def test_an_interrupt_ends_the_run_after_the_step_and_it_can_be_resumed(tmp_path
 
 
 @pytest.mark.train
-def test_a_failure_is_the_exception_of_the_loss_and_names_the_run_folder(tmp_path):
+def test_a_failure_of_a_loss_is_a_plugin_error_and_names_the_run_folder(tmp_path):
     class Fails(Minus):
         name, Params = "fails", Minus.Params
         api_version = semantics_version = 1
 
         def after_step(self, metrics):
-            raise ZeroDivisionError("on purpose")
+            sys.exit(0)
 
     had_group = torch.distributed.is_initialized()
-    with pytest.raises(ZeroDivisionError, match="on purpose") as caught:
+    reason = r"policy loss 'fails' \(script\) failed in after_step, optimizer step 1: SystemExit: 0"
+    with pytest.raises(PluginError, match=reason) as caught:
         train(loss=Fails, run_folder=tmp_path / "run", **TINY)
+    assert isinstance(caught.value.__cause__, SystemExit)
+    traceback = tmp_path / "run" / "traceback.txt"
+    assert f"complete traceback: {traceback}" in caught.value.__notes__
+    assert "in after_step\n    sys.exit(0)" in traceback.read_text()
     assert caught.value.__notes__[-1] == f"run folder: {tmp_path / 'run'}"
     assert TrainingRun(tmp_path / "run").outcome == "failed"
     assert torch.distributed.is_initialized() == had_group

@@ -92,7 +92,7 @@ def test_an_entry_point_may_be_an_instance_and_a_repeated_name_counts_once():
         ("empty", r"has no hooks; define at least one of train_start\(run\)"),
         ("demanding", "could not be created without arguments: TypeError"),
         ("exiting", "could not be created without arguments: SystemExit: 3"),
-        ("leaving", r"could not be imported from acme_exit:Watch\n  SystemExit: 9"),
+        ("leaving", r"could not be imported from acme_exit:Watch: SystemExit: 9"),
     ],
 )
 def test_an_invalid_observer_is_refused_before_training(name, complaint):

@@ -95,7 +95,7 @@ def test_a_failing_observer_is_logged_once_and_disabled(caplog, failure):
     assert [call[0] for call in broken.calls] == ["checkpoint_loading", "train_start", "step_end"]
     assert other.calls == CALLS
     assert len(caplog.messages) == 1
-    assert "observer observer_0 failed in step_end and is disabled; training continues" in caplog.text
+    assert "observer 'observer_0' failed in step_end and is disabled; training continues" in caplog.text
 
 
 @pytest.mark.parametrize("hook", ["train_start", "checkpoint_loading"])

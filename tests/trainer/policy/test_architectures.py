@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from tests.trainer.fixtures.families import VOCABULARY, models
 
 from skyrl_core.errors import SkyrlError
-from skyrl_train.policy.model_loading import prepare_model, recompute_activations
+from skyrl_train.policy.model_loading import recompute_activations
 from skyrl_train.policy.policy import Policy, Sequences
 from skyrl_train.policy.prompts.shared_prompts import can_share_prompts
 from skyrl_train.rollout.hf.decoding import ModelDecoding, PrefilledPrompts, check_decoding, eval_mode
@@ -29,58 +29,6 @@ DIRECT = {"llama", "qwen2", "qwen3"}
 
 PARTIAL = ("glm4_moe", "gpt_neox", "nemotron", "phi3")
 """Families that can rotate only a part of each head, if configured."""
-
-VOCABULARY = 97
-LAYERS = {
-    "bamba": {"attn_layer_indices": [1]},
-    "granitemoehybrid": {"layer_types": ["mamba", "attention"]},
-} | {
-    kind: {"layer_types": ["linear_attention", "full_attention"]}
-    for kind in ("olmo_hybrid", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_next")
-}
-"""Settings with which a model has both of its layer types."""
-
-SIZES = {
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": VOCABULARY,
-    "max_position_embeddings": 128,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-EXPERTS = dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), 4) | {
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 32,
-    "shared_expert_intermediate_size": 32,
-    "n_group": 1,
-    "topk_group": 1,
-    "first_k_dense_replace": 1,
-}
-LATENT = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 16}
-STATES = {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_ssm": 128, "mamba_d_state": 16, "mamba_n_groups": 1}
-OPTIONAL = EXPERTS | LATENT | STATES | {"head_dim": 16}
-
-
-def models(kind, **changes):
-    """A model of plain transformers, with eager attention, and the same model prepared by the trainer."""
-    known = AutoConfig.for_model(kind).to_dict()
-    sizes = SIZES | {name: value for name, value in OPTIONAL.items() if name in known} | LAYERS.get(kind, {}) | changes
-    if "kv_lora_rank" in sizes:  # every head has keys, and head_dim is the size of the rotated part
-        sizes |= {"num_key_value_heads": sizes["num_attention_heads"], "head_dim": sizes["qk_rope_head_dim"]}
-    torch.manual_seed(0)
-    plain = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes), attn_implementation="eager").eval()
-    with torch.no_grad():
-        for parameter in plain.parameters():
-            # Far from initial weights, so that attention matters and the weights of norms differ from one.
-            parameter.copy_(0.1 * torch.randn_like(parameter) + (parameter if parameter.ndim == 1 else 0.0))
-    prepared = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes)).eval()
-    prepared.load_state_dict(plain.state_dict())
-    prepare_model(prepared)
-    return plain, prepared
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,10 @@
 """Loading models and tokenizers by name, and the errors for those that cannot be used."""
 
+import ast
 import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,9 +23,15 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+import skyrl_train
 from skyrl_core.errors import SkyrlError
-from skyrl_train.config.schema import ModelOptions
-from skyrl_train.policy.model_loading import load_model, load_tokenizer, resolve_model
+from skyrl_train.checkpoints import model_export
+from skyrl_train.commands import eval as eval_command
+from skyrl_train.commands.serve import main as serve
+from skyrl_train.config.load_config import resolve_run
+from skyrl_train.config.schema import ModelOptions, RunConfig
+from skyrl_train.environments.load_environment import load_environment
+from skyrl_train.policy.model_loading import load_config, load_model, load_tokenizer, resolve_model, tokenizer_files
 from skyrl_train.policy.policy import Policy, Sequences
 from skyrl_train.policy.prompts.shared_prompts import can_share_prompts
 from skyrl_train.tiny_model import TINY_MODEL
@@ -164,3 +174,125 @@ def test_the_attention_is_the_configured_one_and_only_sdpa_shares_prompts(attent
     ids = torch.arange(12)[None]
     plain = load_model("tiny", torch.float32)(input_ids=ids).logits
     torch.testing.assert_close(model(input_ids=ids).logits, plain, rtol=1e-4, atol=1e-4)
+
+
+TRUSTED = ModelOptions(trust_remote_code=True)
+CODE = """
+open({marker!r}, "w").close()
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+class Config(Qwen2Config):
+    model_type = "stranger"
+
+class Model(Qwen2ForCausalLM):
+    config_class = Config
+
+class Words(PreTrainedTokenizerFast):
+    pass
+"""
+
+
+@pytest.fixture
+def stranger(tmp_path):
+    """A model folder whose configuration, model and tokenizer come as Python code, which leaves the file `ran`."""
+    folder = tmp_path / "stranger"
+    shutil.copytree(TINY_MODEL, folder)
+    (folder / "words.py").write_text(CODE.format(marker=str(tmp_path / "ran")))
+    for name, entries in (
+        ("config.json", {"AutoConfig": "words.Config", "AutoModelForCausalLM": "words.Model"}),
+        ("tokenizer_config.json", {"AutoTokenizer": [None, "words.Words"]}),
+    ):
+        content = json.loads((folder / name).read_text()) | {"auto_map": entries, "model_type": "stranger"}
+        (folder / name).write_text(json.dumps(content | {"tokenizer_class": "Words"} if "token" in name else content))
+    return folder
+
+
+LOADERS = {
+    "configuration": load_config,
+    "tokenizer": load_tokenizer,
+    "model": lambda name, options=None: load_model(name, torch.float32, options),
+}
+
+
+@pytest.mark.parametrize("part", LOADERS)
+def test_the_code_of_a_model_runs_only_if_the_configuration_says_so(stranger, tmp_path, part):
+    with pytest.raises(SkyrlError, match=r"set model_options\.trust_remote_code=true"):
+        LOADERS[part](str(stranger))
+    assert not (tmp_path / "ran").exists()
+    assert type(LOADERS[part](str(stranger), TRUSTED)).__module__.endswith("words")
+    assert (tmp_path / "ran").exists()
+
+
+def test_a_run_folder_cannot_permit_the_code_of_its_model(stranger, tmp_path):
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    file, permit = run / "config.yaml", "model_options.trust_remote_code=true"
+    file.write_text(f"model: {stranger}\nmodel_options: {{trust_remote_code: true}}\n")
+
+    def evaluated(*overrides):
+        return eval_command._resolve(eval_command._parser().parse_args([str(run), *overrides])).config
+
+    def resumed(*overrides, files=()):
+        return resolve_run(load_environment, files=files, overrides=overrides, resume=str(run)).config
+
+    permitted = [evaluated(), resumed(), model_export._config(file, trust_remote_code=False)]
+    assert [config.model_options.trust_remote_code for config in permitted] == [False] * 3
+    permitted = [evaluated(permit), resumed(permit), resumed(files=[file])]
+    assert [config.model_options.trust_remote_code for config in permitted] == [True] * 3
+
+
+def test_vllm_gets_the_same_permission(capsys):
+    from skyrl_train.rollout.vllm.engine import _arguments
+
+    assert serve(["--dry-run", "model=tiny"]) == 0
+    assert "--trust-remote-code" not in capsys.readouterr().out
+    assert serve(["--dry-run", "model=tiny", "model_options.trust_remote_code=true"]) == 0
+    assert "--trust-remote-code" in capsys.readouterr().out
+    given = []
+
+    def engine_arguments(**arguments):
+        given.append(arguments)
+        return SimpleNamespace(create_model_config=lambda: SimpleNamespace(max_model_len=512))
+
+    for trusted in (False, True):
+        config = RunConfig.model_validate({"model": "tiny", "model_options": {"trust_remote_code": trusted}})
+        setup = SimpleNamespace(config=config, model="tiny", device=torch.device("cpu"))
+        assert _arguments(setup, SimpleNamespace(EngineArgs=engine_arguments))["trust_remote_code"] is trusted
+    assert [arguments["trust_remote_code"] for arguments in given] == [False, True]
+
+
+def test_no_other_module_reads_the_files_of_a_model_with_transformers():
+    found = {
+        (file.name, ast.unparse(call.func), ast.unparse(call.keywords[-1].value.func) if call.keywords else "")
+        for file in Path(skyrl_train.__file__).parent.rglob("*.py")
+        for call in ast.walk(ast.parse(file.read_text()))
+        if isinstance(call, ast.Call)
+        and ast.unparse(call.func).endswith((".from_pretrained", ".from_config", "pipeline"))
+    }
+    assert found == {
+        ("model_loading.py", "AutoConfig.from_pretrained", "_source"),
+        ("model_loading.py", "AutoTokenizer.from_pretrained", "_source"),
+        ("model_loading.py", "AutoModelForCausalLM.from_pretrained", "_settings"),
+    }
+
+
+def test_the_files_of_a_tokenizer_are_found_in_a_folder_and_in_the_cache_of_the_hub(tmp_path, monkeypatch):
+    assert set(tokenizer_files("tiny")) == {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "models--me--model"
+    snapshot = repository / "snapshots" / commit
+    shutil.copytree(TINY_MODEL, snapshot)
+    for name in ("additional_chat_templates/tools.jinja", "words.py", "weights.bin", "spiece.model"):
+        (snapshot / name).parent.mkdir(exist_ok=True)
+        (snapshot / name).touch()
+    (repository / "refs").mkdir()
+    for revision in ("main", "v1"):
+        (repository / "refs" / revision).write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", str(tmp_path))
+    found = tokenizer_files("me/model", ModelOptions(revision="v1"))
+    assert found.keys() == tokenizer_files("me/model").keys()
+    assert found.keys() == tokenizer_files("tiny").keys() | {"additional_chat_templates/tools.jinja", "spiece.model"}
+    assert "words.py" in tokenizer_files("me/model", TRUSTED)
+    with pytest.raises(SkyrlError, match="no longer in the cache"):
+        tokenizer_files("me/other")

@@ -40,7 +40,7 @@ class Failing(PolicyLoss):
             if "REACHED" in os.environ:
                 Path(os.environ["REACHED"]).touch()
                 time.sleep(10_000)
-            raise RuntimeError("the first reason")
+            raise {"error": RuntimeError, "exit": SystemExit}[os.environ.get("HOW", "error")]("the first reason")
         return TokenLosses(values=-batch.log_probs * batch.advantages)
 
 
@@ -57,19 +57,22 @@ def failing_loss(tmp_path):
     return script, {"trainer.algorithm.policy_loss_type": "failing", "evaluation.prompts": 0}
 
 
-@pytest.mark.parametrize("stage", [2, 3])
-def test_a_traceback_is_printed_in_full_before_the_one_line_errors_of_other_ranks(stage, start, tiny_run, failing_loss):
+@pytest.mark.parametrize(("stage", "how"), [(2, "error"), (3, "exit")])
+def test_the_failure_of_a_plugin_is_printed_once_before_the_one_line_errors_of_other_ranks(
+    stage, how, start, tiny_run, failing_loss
+):
     script, options = failing_loss
-    run = start([*TORCHRUN, str(script)], tiny_run(options | {"trainer.deepspeed.zero_stage": stage}), BAD_RANK="1")
+    settings = {"BAD_RANK": "1", "HOW": how, "SKYRL_TRACEBACK": "1"}
+    run = start([*TORCHRUN, str(script)], tiny_run(options | {"trainer.deepspeed.zero_stage": stage}), **settings)
     assert run.exit_code() != 0
-    output = run.stderr
-    root = output.index("[rank 1] failed:\nTraceback (most recent call last):\n")
-    assert root < output.index("in token_losses") < output.index("RuntimeError: the first reason")
-    assert output.index("RuntimeError: the first reason") < output.index("[rank 0] error: ")
+    output, kind = run.stderr, {"error": "RuntimeError", "exit": "SystemExit"}[how]
+    reason = f"policy loss 'failing' (script) failed in token_losses, optimizer step 2: {kind}: the first reason\n"
+    root = output.index(f"[rank 1] error: {reason}  at {script}:")
+    assert root < output.index("Traceback (most recent call last):\n") < output.index("[rank 0] error: ")
     assert output.count("[rank 0]") == output.count("[rank 1]") == 1
-    assert "[rank 0] error: rank 1 failed: RuntimeError: the first reason\n" in output
+    assert f"[rank 0] error: rank 1 failed: {reason}" in output
     assert run.run["outcome"] == "failed"
-    assert "rank 1 failed: RuntimeError: the first reason" in run.run["error"]
+    assert f"rank 1 failed: {reason.strip()}" in run.run["error"]
 
 
 def test_a_start_error_of_rank_0_is_the_reason_on_all_ranks(start, tiny_run, tmp_path):

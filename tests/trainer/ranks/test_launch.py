@@ -75,6 +75,12 @@ def test_exit_message_and_exit_code_of_rank_0_follow_the_launchers_output(monkey
     assert capfd.readouterr().err == "noise of the launcher\nresume like this\n"
 
 
+def test_a_rank_that_vanishes_with_the_code_of_a_success_is_a_failure(monkeypatch, capfd):
+    monkeypatch.setattr(launching, "launch_command", lambda *_: [sys.executable, "-c", "import os; os._exit(0)"])
+    assert launch([], 2) == 5
+    assert "rank 0 exited without finishing the run" in capfd.readouterr().err
+
+
 PARENT = """\
 import signal, sys
 from skyrl_train.ranks import launch

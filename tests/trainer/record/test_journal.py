@@ -9,7 +9,6 @@ from skyrl_core.errors import SkyrlError
 from skyrl_train.observers.observers import Observers
 from skyrl_train.record.journal import Journal
 from skyrl_train.step.evaluation import Answer, Evaluation
-from skyrl_train.tracking.metrics_jsonl import Jsonl
 from skyrl_train.tracking.run_folder import RunFolder
 from skyrl_train.tracking.tracker import RunInfo, Trackers
 
@@ -39,7 +38,7 @@ def opened(tmp_path):
     def make(*, start_step=0, resume=False):
         folder = RunFolder.resume(tmp_path / "run") if resume else RunFolder.create(tmp_path / "run", title="t")
         folder.start_run({"title": "t", "loss": {"id": "a:b@1"}, "total_steps": 4})
-        tracker = Trackers([Jsonl(), watcher])
+        tracker = Trackers([watcher])
         info = RunInfo(
             run_folder=folder.path,
             title="t",
@@ -49,6 +48,7 @@ def opened(tmp_path):
             world_size=1,
             start_step=start_step,
         )
+        folder.record.start(info)
         tracker.start(info)
         return Journal(
             folder.path,
@@ -64,7 +64,7 @@ def opened(tmp_path):
 
 def evaluation(accuracy, *texts):
     answers = [
-        Answer(question=f"q{i}", expected="1", text=text, reward=1.0, correct=text == "1")
+        Answer(problem=("", i), question=f"q{i}", expected="1", text=text, reward=1.0, correct=text == "1")
         for i, text in enumerate(texts)
     ]
     return Evaluation(metrics={"accuracy": accuracy}, answers=answers)
@@ -171,10 +171,44 @@ def test_a_failing_report_does_not_affect_the_outcome(opened, tmp_path, monkeypa
     assert watcher.summaries[0].outcome == run_json(tmp_path)["outcome"] == "finished"
 
 
+@pytest.mark.parametrize("error", [SkyrlError("the quota is used up"), ZeroDivisionError("a bug")])
+@pytest.mark.parametrize("failing", ["finish", "write_report", "train_end"])
+def test_what_fails_after_the_end_is_recorded_does_not_make_a_run_fail(
+    opened, tmp_path, monkeypatch, caplog, failing, error
+):
+    make, watcher = opened
+
+    def fail(*_):
+        raise error
+
+    target = {"finish": (watcher, "finish"), "train_end": (Observers, "train_end")}.get(failing)
+    monkeypatch.setattr(*(target or ("skyrl_train.record.journal.write_report",)), fail)
+    with caplog.at_level(logging.WARNING), make():
+        pass
+    assert str(error) in caplog.text
+    assert run_json(tmp_path)["outcome"] == "finished"
+    assert watcher.closed == 1
+
+
+def test_failed_evaluations_survive_a_resume_except_that_of_its_step(opened, tmp_path):
+    make, watcher = opened
+    failed = Evaluation(metrics={}, answers=[], errors=("the judge is down",))
+    stopped = make()
+    for step in range(3):
+        stopped.evaluation(step, failed, final=False)
+    stopped.__exit__(KeyboardInterrupt, KeyboardInterrupt())
+    with make(start_step=2, resume=True) as journal:
+        assert not journal.restore_evaluation(final=False)
+        journal.evaluation(2, evaluation(0.5, "1"), final=True)
+    assert [failure["step"] for failure in run_json(tmp_path)["failed_evaluations"]] == [0, 1]
+    # The answers before training are unknown, because that evaluation failed.
+    assert [(answer.before, answer.after) for answer in watcher.summaries[-1].answers] == [(None, "1")]
+
+
 def test_a_changed_loss_is_accepted_in_the_command_until_a_checkpoint_has_it(opened, tmp_path):
     make, _ = opened
     journal = make()
-    journal.last_checkpoint, journal.accepts_loss_change = tmp_path / "step_000001", True
+    journal.last_checkpoint, journal.accepts = tmp_path / "step_000001", "accept_loss_change"
     assert journal.resume_hint().endswith("\n  resume it --accept-loss-change")
     journal.checkpoint(tmp_path / "step_000002")
     assert journal.resume_hint().endswith("\n  resume it")

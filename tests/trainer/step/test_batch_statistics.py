@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from skyrl_core import LossParams, Need, PolicyLoss
+from skyrl_core import LossParams, Need, PolicyLoss, Prepared
 from skyrl_core.registry.scheduled_loss import ScheduledLoss
 from skyrl_train.step.batch_statistics import prepare
 from skyrl_train.step.batching import MicroBatchSize, micro_batches
@@ -25,16 +25,21 @@ class Recorder(PolicyLoss):
         return frozenset({Need.OLD_LOG_PROBS, Need.ROLLOUT_LOG_PROBS, Need.GROUPS})
 
     def prepare(self, minibatch):
-        return {
-            "advantages": minibatch.advantages * 2,
-            "old": minibatch.old_log_probs,
-            "rollout": minibatch.rollout_log_probs,
-            "row": minibatch.groups + 100,
-            # As long as half of the ten sequences, the share of one of two ranks.
-            "of_group": torch.bincount(minibatch.groups, weights=minibatch.mask.sum(-1).double()),
-            "tokens": minibatch.mask.sum(),
-            "step": torch.tensor(minibatch.step),
-        }
+        return Prepared(
+            per_token={
+                "advantages": minibatch.advantages * 2,
+                "old": minibatch.old_log_probs,
+                "rollout": minibatch.rollout_log_probs,
+            },
+            per_sequence={"row": minibatch.groups + 100},
+            per_minibatch={
+                # As long as half of the ten sequences, the share of one of two ranks.
+                "of_group": torch.bincount(minibatch.groups, weights=minibatch.mask.sum(-1).double()),
+                "ten": torch.arange(10),  # as long as the minibatch has sequences
+                "tokens": minibatch.mask.sum(),
+                "step": torch.tensor(minibatch.step),
+            },
+        )
 
 
 @pytest.mark.parametrize("world_size", list(SHARES))
@@ -60,6 +65,7 @@ def test_every_micro_batch_gets_its_rows_of_the_prepared_tensors(on_ranks, exper
     for micro, part in parts:
         batch = micro.experience
         assert part["of_group"].tolist() == lengths_of_groups
+        assert part["ten"].tolist() == list(range(10))
         assert (int(part["tokens"]), int(part["step"])) == (33, 11)
         assert part["advantages"].shape == part["old"].shape == batch.mask.shape
         if micro.is_filler:
@@ -76,9 +82,9 @@ def test_every_micro_batch_gets_its_rows_of_the_prepared_tensors(on_ranks, exper
 def test_prepared_tensors_carry_no_gradient(one_rank, experience):
     class Learns(Recorder):
         def prepare(self, minibatch):
-            return {"log_probs": minibatch.log_probs * torch.ones(1, requires_grad=True)}
+            return Prepared(per_token={"log_probs": minibatch.log_probs * torch.ones(1, requires_grad=True)})
 
     objective = Objective(loss=ScheduledLoss.fixed(Learns()), reduction="token_mean", max_length=8)
     inputs = dict.fromkeys(Learns.needs(None), experience.rollout_log_probs) | {Need.GROUPS: experience.groups}
     prepared = prepare(objective, experience, inputs, torch.zeros(experience.mask.shape), one_rank, step=0)
-    assert not prepared.tensors["log_probs"].requires_grad
+    assert not prepared.prepared.tensors["log_probs"].requires_grad

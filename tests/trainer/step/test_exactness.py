@@ -1,4 +1,4 @@
-"""The gradient of every loss is exact, for any micro-batch size, number of ranks and ZeRO stage: real DeepSpeed."""
+"""Gradients and optimizer steps are exact, for any micro-batch size, number of ranks and ZeRO stage: real DeepSpeed."""
 
 import importlib.util
 import json
@@ -26,7 +26,8 @@ def measured(stages, sizes, tokens, losses, **variants):
     # 1: a deviation is beyond the bound; the test checks which one.
     assert result.returncode in (0, 1), result.stdout[-2000:] + result.stderr[-4000:]
     assert result.stdout, result.stderr[-4000:]
-    return json.loads(result.stdout)
+    cells = json.loads(result.stdout)
+    return [cell for cell in cells if "loss" in cell], [cell for cell in cells if "part" in cell]
 
 
 def too_far(cells):
@@ -36,17 +37,31 @@ def too_far(cells):
 @pytest.mark.parametrize("stage", [0, 1])
 def test_gradient_is_exact_for_all_micro_batches_and_ranks(stage):
     variants = {"lora": ["entropy_reg"], "skipping": ["dual_clip"], "sharing": ["gspo"]}
-    cells = measured([stage], [1, 4, 5, 64], [20, 100], ["entropy_reg", "gspo"], **variants)
+    cells, steps = measured([stage], [1, 4, 5, 64], [20, 100], ["entropy_reg", "gspo"], **variants)
     assert {(cell["ranks"], cell["ragged"]) for cell in cells if cell["stage"] is not None} == {
         (ranks, ragged) for ranks in (1, 2) for ragged in (False, True)
     }
     assert len(cells) == 2 * 5 * (4 + 2 + 1)
     assert too_far(cells) == []
+    assert_exact_steps(steps, [stage])
+
+
+def assert_exact_steps(cells, stages):
+    """In both precisions: float64 AdamW's weights, moments and step count, so no step was made at initialisation."""
+    parts = ("weights", "first moment", "second moment", "steps")
+    assert {(c["precision"], c["ranks"], c["stage"], c["part"]) for c in cells} == {
+        (precision, ranks, stage, part)
+        for precision in ("fp32", "bf16")
+        for ranks in (1, 2)
+        for stage in stages
+        for part in parts
+    }
+    assert too_far(cells) == []
 
 
 def test_gradient_of_every_loss_is_exact_where_gradients_or_weights_are_sharded(capsys, monkeypatch):
     variants = {"lora": ["clip_cov"], "skipping": ["dual_clip", "clip_cov"], "sharing": ["entropy_reg", "gspo"]}
-    cells = measured([2, 3], [4, 5], [100], LOSSES, **variants)
+    cells, steps = measured([2, 3], [4, 5], [100], LOSSES, **variants)
     monkeypatch.syspath_prepend(str(SCRIPT.parent))
     specification = importlib.util.spec_from_file_location("exactness", SCRIPT)
     script = importlib.util.module_from_spec(specification)
@@ -56,3 +71,4 @@ def test_gradient_of_every_loss_is_exact_where_gradients_or_weights_are_sharded(
     assert {cell["loss"] for cell in cells} == set(LOSSES)
     assert len(cells) == 2 * (len(LOSSES) + 5) * (2 * 3 + 1)
     assert too_far(cells) == []
+    assert_exact_steps(steps, [2, 3])

@@ -2,9 +2,11 @@
 
 from dataclasses import fields, replace
 
+import numpy as np
 import pytest
 import torch
 
+from skyrl_core.errors import SkyrlError
 from skyrl_train.step.experience import Experience, filler
 
 CPU = torch.device("cpu")
@@ -85,4 +87,39 @@ def test_a_filler_has_every_input_and_is_fully_masked():
     nothing = filler(7, CPU)
     assert not nothing.mask.any()
     assert nothing.input_ids.tolist() == [[7, 7]]
-    assert [field.name for field in fields(nothing) if getattr(nothing, field.name) is None] == []
+    assert [field.name for field in fields(nothing) if getattr(nothing, field.name) is None] == [
+        "kept"  # the policy reads none for a sequence without tokens
+    ]
+
+
+def with_kept(sample, kept):
+    return replace(sample(11, 12), kept=kept)
+
+
+def test_kept_tokens_follow_their_sequences_through_selections(sample):
+    first, second = [[11, 3], [12]], [[11], [9, 4, 12]]
+    rows = [with_kept(sample, first), with_kept(sample, second), replace(sample(7), kept=[np.array([7, 8])])]
+    experience = Experience.build([[1], [2], [3]], rows, [0, 0, 0], pad_id=0, device=CPU)
+    assert experience.kept.counts.tolist() == [[2, 1], [1, 3], [2, 0]]
+    chosen = experience.select(torch.tensor([2, 1, 1]))
+    assert chosen.kept.counts.tolist() == [[2, 0], [1, 3], [1, 3]]
+    assert chosen.kept.ids.tolist() == [7, 8, 11, 9, 4, 12, 11, 9, 4, 12]
+    shortest = chosen.select(torch.tensor([0]))
+    assert (shortest.kept.counts.tolist(), shortest.kept.ids.tolist()) == ([[2]], [7, 8])
+    assert shortest.select(torch.tensor([], dtype=torch.long)).kept.ids.tolist() == []
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        [[11, 3]],  # one token has none
+        [[11, 3], [13]],  # without the sampled token
+        [[11, 3], []],
+        None,  # the other sample has them
+    ],
+)
+def test_incomplete_kept_tokens_are_refused(sample, kept):
+    with pytest.raises(SkyrlError, match=r"must return, for each token .* \(Sample\.kept\)"):
+        Experience.build(
+            [[1], [2]], [with_kept(sample, [[11], [12]]), with_kept(sample, kept)], [0, 0], pad_id=0, device=CPU
+        )

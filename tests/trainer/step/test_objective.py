@@ -47,7 +47,7 @@ def evaluated(objective: Objective, step: int = 0) -> tuple[dict[str, torch.Tens
         )
 
     weights = token_weights(MASK, "token_mean", count_batch(MASK), dtype=F64)
-    prepared = objective.prepare(batch(), inputs)
+    prepared = objective.prepare(batch(), inputs).tensors
     return given, objective.evaluate(batch(prepared=prepared), inputs, weights, torch.tensor(1.0))
 
 

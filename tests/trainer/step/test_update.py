@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from skyrl_core import LossParams, Metric, Need, PolicyLoss, TokenLosses, load_policy_loss
+from skyrl_core import LossParams, Metric, Need, PolicyLoss, Prepared, TokenLosses, load_policy_loss
 from skyrl_core.errors import SkyrlError
 from skyrl_core.registry.scheduled_loss import ScheduledLoss
 from skyrl_train.step.batching import MicroBatchSize
@@ -21,7 +21,10 @@ class CentredLoss(PolicyLoss):
 
     def prepare(self, minibatch):
         mean = minibatch.advantages.sum() / minibatch.mask.sum()
-        return {"mean": mean, "of_row": minibatch.advantages - mean, "seen": minibatch.mask.sum()}
+        return Prepared(
+            per_token={"of_row": minibatch.advantages - mean},
+            per_minibatch={"mean": mean, "seen": minibatch.mask.sum()},
+        )
 
     def token_losses(self, batch):
         # Twice the same number, once as a scalar and once cut to the rows: they must agree in every micro-batch.
@@ -51,7 +54,7 @@ class CentredRatio(PolicyLoss):
 
     def prepare(self, minibatch):
         ratio = torch.where(minibatch.mask, (minibatch.log_probs - minibatch.old_log_probs).exp(), 0.0)
-        return {"mean": ratio.sum() / minibatch.mask.sum()}
+        return Prepared(per_minibatch={"mean": ratio.sum() / minibatch.mask.sum()})
 
     def token_losses(self, batch):
         ratio = (batch.log_probs - batch.old_log_probs).exp()

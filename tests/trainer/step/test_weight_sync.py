@@ -7,9 +7,10 @@ import torch
 
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.rollout.hf.engine import HfEngine
-from skyrl_train.rollout.rollout_engine import EngineSetup
+from skyrl_train.rollout.rollout_engine import EngineSetup, Sampling
 from skyrl_train.step.weight_sync import StaleEngineError, WeightSync
 
+SAMPLING = Sampling(max_new_tokens=4)
 PROBE = [(3, 9, 4, 1, 17, 30), (5, 2)]
 
 
@@ -41,7 +42,7 @@ class Trained:
     """The part of ZeroEngine that the sync uses."""
 
     def __init__(self, engine, model):
-        self.policy, self.forward = engine.policy, engine.forward
+        self.policy, self.model, self.forward = engine.policy, engine.policy.model, engine.forward
         self.named_tensors = engine.policy.model.named_parameters
 
 
@@ -82,25 +83,25 @@ def train(trained):
 
 def test_received_weights_agree_up_to_rounding(sync, trained):
     syncing = sync()
-    syncing.start(0)
+    syncing.start(0, SAMPLING)
     train(trained)
     assert syncing.update(1)["probe_deviation"] < 1e-5
 
 
 def test_the_temperature_of_the_trainer_survives_the_probe(sync, trained):
     trained.policy.temperature = 0.7
-    sync().start(0)
+    sync().start(0, SAMPLING)
     assert trained.policy.temperature == 0.7
 
 
 def test_an_engine_that_ignores_updates_is_found_at_the_start(sync):
     with pytest.raises(StaleEngineError, match="ignores weight updates"):
-        sync(lambda name, version: False).start(0)
+        sync(lambda name, version: False).start(0, SAMPLING)
 
 
 def test_an_engine_that_becomes_stale_stops_the_run(sync, trained):
     syncing = sync(lambda name, version: version < 1)
-    syncing.start(0)
+    syncing.start(0, SAMPLING)
     train(trained)
     with pytest.raises(StaleEngineError, match=r"optimizer step 1 .* stale"):
         syncing.update(1)
@@ -108,7 +109,7 @@ def test_an_engine_that_becomes_stale_stops_the_run(sync, trained):
 
 def test_one_missing_tensor_stops_the_run(sync, trained):
     syncing = sync(lambda name, version: version < 1 or "layers.1.mlp.down_proj" not in name)
-    syncing.start(0)
+    syncing.start(0, SAMPLING)
     train(trained)
     with pytest.raises(StaleEngineError):
         syncing.update(1)
@@ -124,7 +125,7 @@ def test_one_stale_copy_of_the_weights_among_several_stops_the_run(sync, trained
 
 def test_nan_log_probs_stop_the_run(sync, trained):
     syncing = sync()
-    syncing.start(0)
+    syncing.start(0, SAMPLING)
     with torch.no_grad():
         next(iter(trained.policy.parameters())).fill_(float("nan"))
     with pytest.raises(StaleEngineError, match="inf"):
@@ -133,5 +134,5 @@ def test_nan_log_probs_stop_the_run(sync, trained):
 
 def test_without_a_probe_nothing_is_compared(sync):
     syncing = sync(lambda name, version: False, probe=())
-    syncing.start(0)
+    syncing.start(0, SAMPLING)
     assert syncing.update(1) == {}

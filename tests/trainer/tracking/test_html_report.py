@@ -7,7 +7,7 @@ import pytest
 
 from skyrl_train.tracking.atomic_file import RunFolderError
 from skyrl_train.tracking.html_report import write_report
-from skyrl_train.tracking.metrics_jsonl import Jsonl
+from skyrl_train.tracking.metrics_jsonl import MetricsRecord
 from skyrl_train.tracking.rollout_files import save_rollouts
 from skyrl_train.tracking.run_folder import RunFolder
 from skyrl_train.tracking.tracker import AnswerPair, RunInfo, RunSummary
@@ -62,7 +62,7 @@ def write_run(path, *, steps=20, end=True):
             "git": {"commit": "0123456789abcdef", "dirty": True},
         }
     )
-    tracker = Jsonl()
+    tracker = MetricsRecord()
     tracker.start(RunInfo(run_folder=path, title="t", loss="l", total_steps=20, config={}))
     tracker.log_evaluation(0, {"accuracy": 0.469, "accuracy/standard_error": 0.035}, False)
     for step in range(1, steps + 1):

@@ -43,14 +43,13 @@ def installed(distributions):
 
 
 @pytest.mark.usefixtures("installed")
-def test_an_installed_tracker_receives_the_run_in_addition_to_metrics_jsonl(tmp_path):
+def test_an_installed_tracker_receives_the_run_once_and_jsonl_is_no_tracker(tmp_path):
     trackers = load("counting", "jsonl", "counting")
     config = {"note": "hello"}
     trackers.start(RunInfo(run_folder=tmp_path, title="t", loss="l", total_steps=1, config=config))
     trackers.log_step(1, {"a": 1.0})
     trackers.close()
     assert sys.modules["acme_trackers"].Counting.calls == ["hello", 1, "close"]
-    assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 1
 
 
 @pytest.mark.usefixtures("installed")
@@ -58,7 +57,7 @@ def test_an_installed_tracker_receives_the_run_in_addition_to_metrics_jsonl(tmp_
     ("name", "complaint"),
     [
         ("half", "lacks methods: log_step, log_evaluation, message, finish, close"),
-        ("demanding", r"could not be created without arguments: TypeError.*info\.config"),
+        ("demanding", r"could not be created without arguments: TypeError(?s:.*)info\.config"),
         ("number", "is not a class but int: point its entry point to a class"),
     ],
 )

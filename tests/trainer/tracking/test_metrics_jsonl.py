@@ -2,19 +2,24 @@
 
 import json
 import math
+import os
 import resource
 
 import pytest
 
 from skyrl_core.contract.metric import RESERVED_METRIC_NAMES
+from skyrl_core.errors import SkyrlError
 from skyrl_train.tracking.atomic_file import RunFolderError
-from skyrl_train.tracking.metrics_jsonl import _OWN_KEYS, Jsonl
+from skyrl_train.tracking.history import OWN_KEYS, read_history
+from skyrl_train.tracking.metrics_jsonl import MetricsRecord
 from skyrl_train.tracking.tracker import RunInfo, TrackerError
 
 
 def started(folder, start_step=0):
-    tracker = Jsonl()
-    tracker.start(RunInfo(run_folder=folder, title="t", loss="l", total_steps=9, config={}, start_step=start_step))
+    tracker = MetricsRecord()
+    tracker.notes = tracker.start(
+        RunInfo(run_folder=folder, title="t", loss="l", total_steps=9, config={}, start_step=start_step)
+    )
     return tracker
 
 
@@ -85,7 +90,7 @@ def test_a_line_that_lacks_only_its_newline_is_repaired(tmp_path):
 
 
 def test_a_loss_cannot_use_the_reserved_keys():
-    assert _OWN_KEYS <= RESERVED_METRIC_NAMES
+    assert OWN_KEYS <= RESERVED_METRIC_NAMES
 
 
 def test_a_metric_with_a_reserved_key_is_refused(tmp_path):
@@ -105,6 +110,86 @@ def test_a_write_error_names_the_file(tmp_path):
             tracker.log_step(2, {"reward/mean": 0.5})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    tracker.close()
+
+
+def test_a_line_that_did_not_fit_is_completed_before_a_checkpoint_may_rely_on_it(tmp_path):
+    tracker = started(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        tracker.log_step(1, {"reward/mean": 0.5})
+        for write in (lambda: tracker.log_step(2, {"reward/mean": 0.5}), tracker.sync):
+            with pytest.raises(RunFolderError, match=r"cannot write .*metrics\.jsonl: File too large"):
+                write()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    tracker.sync()
+    assert [entry["step"] for entry in entries(tmp_path)] == [1, 2]
+    tracker.close()
+    tracker.sync()  # nothing to do
+
+
+GOOD = b'{"step": 1, "kind": "train"}\n{"step": 2, "kind": "train"}\n'
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"garbage",
+        b'{"step": 2, "kind": "tra',
+        b"",
+        b"\0\0\0",
+        b"\xff\xfe",
+        b"[]",
+        b"3",
+        b"{}",
+        b'{"step": 2}',
+        b'{"step": "2", "kind": "train"}',
+        b'{"step": true, "kind": "train"}',
+        b'{"step": 1.5, "kind": "train"}',
+        b'{"step": -1, "kind": "train"}',
+        b'{"step": [2], "kind": "train"}',
+        b'{"step": 2, "kind": ["train"]}',
+        b'{"step": 2, "kind": "other"}',
+        b'{"step": ' + b"9" * 5000 + b', "kind": "train"}',
+        b'{"step": 2, "kind": "train", "a": ' + b"[" * 100_000,
+    ],
+)
+def test_a_malformed_line_is_an_error_before_training_and_a_note_at_the_end_of_the_file(tmp_path, line):
+    file = tmp_path / "metrics.jsonl"
+    file.write_bytes(GOOD + line)
+    resumed = started(tmp_path, start_step=2)
+    torn = ["metrics.jsonl:3: the last line is incomplete, and the next step replaces it"] if line else []
+    assert resumed.notes == torn
+    resumed.log_step(3, {})
+    resumed.close()
+    assert [entry["step"] for entry in entries(tmp_path)] == [1, 2, 3]
+    file.write_bytes(line + b"\n" + GOOD)
+    with pytest.raises(RunFolderError, match=r"metrics\.jsonl:1: not a line of metrics .*restore the file, or delete"):
+        started(tmp_path, start_step=2)
+    assert file.read_bytes() == line + b"\n" + GOOD
+    assert read_history(file).unreadable_lines == 1
+
+
+def test_missing_steps_and_a_missing_file_are_noted(tmp_path):
+    assert started(tmp_path, start_step=3).notes == ["metrics.jsonl lacks 3 steps, from 1 to 3, of this run"]
+    (tmp_path / "metrics.jsonl").write_bytes(GOOD)
+    assert started(tmp_path, start_step=3).notes == ["metrics.jsonl lacks step 3 of this run"]
+    assert started(tmp_path, start_step=2).notes == []
+
+
+def test_a_pipe_in_place_of_the_file_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "metrics.jsonl")
+    with pytest.raises(RunFolderError, match="is not a regular file"):
+        started(tmp_path, start_step=1)
+
+
+@pytest.mark.parametrize("value", [object(), {"a": object()}, b"bytes"])
+def test_a_metric_that_cannot_be_written_ends_the_run_instead_of_the_record(tmp_path, value):
+    tracker = started(tmp_path)
+    with pytest.raises(SkyrlError, match=r"the metrics of step 1 cannot be recorded: .*; log numbers only"):
+        tracker.log_step(1, {"odd": value})
     tracker.close()
 
 

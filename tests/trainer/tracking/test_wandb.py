@@ -101,6 +101,18 @@ def test_offline_mode_names_the_folder_to_sync(tmp_path, caplog):
     assert list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))
 
 
+def test_wandb_gets_the_command_line_without_secrets(tmp_path, monkeypatch):
+    command = ["skyrl", "train", "judge.api_key=sesame", "trainer.steps=2"]
+    monkeypatch.setattr(sys, "argv", command)
+    tracker = Wandb()
+    tracker.start(info(tmp_path / "run", "offline"))
+    tracker.close()
+    (file,) = (tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")
+    assert b"trainer.steps=2" in file.read_bytes()
+    assert b"sesame" not in file.read_bytes()
+    assert sys.argv is command
+
+
 def test_a_resumed_run_keeps_its_id(tmp_path):
     for _ in range(2):
         tracker = Wandb()

@@ -9,6 +9,9 @@ from deepspeed.accelerator import get_accelerator
 from deepspeed.comm.torch import build_shm_op
 from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
 from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_grad, safe_get_full_optimizer_state
+from safetensors.torch import load_file
+from tests.trainer.fixtures.families import models
+from transformers import AutoModelForCausalLM
 
 from skyrl_core.errors import SkyrlError
 from skyrl_train.config.schema import DeepSpeedConfig, LoraConfig, OptimizerConfig
@@ -16,6 +19,7 @@ from skyrl_train.policy.adapters import add_adapters
 from skyrl_train.policy.model_loading import recompute_activations
 from skyrl_train.policy.policy import Policy
 from skyrl_train.ranks.ranks import Ranks
+from skyrl_train.rollout.weights import checkpoint_tensors
 from skyrl_train.trainer_engine.zero import ZeroEngine
 
 pytestmark = pytest.mark.train
@@ -125,9 +129,46 @@ def test_gradients_are_clipped_as_torch_clips_them(build, small_model, experienc
         torch.testing.assert_close(given, wanted.grad, rtol=1e-4, atol=1e-6, msg=name)
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_in_bfloat16_gradients_are_clipped_by_their_norm_in_float32(build, experience, stage):
+    engine = build(zero_stage=stage, clip=0.1, precision="bf16")
+    found = {name: gradient.float() for name, gradient in gradients(engine, experience).items()}
+    norm = float(torch.stack([gradient.norm() for gradient in found.values()]).norm())
+    assert norm > 0.5
+    assert engine.step(1e-3) == pytest.approx(norm, rel=1e-5)
+    for name, parameter in engine.policy.model.named_parameters():
+        torch.testing.assert_close(first_moment(engine, parameter), 0.1 * found[name] * 0.1 / norm, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["all weights", "adapters"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_building_an_engine_moves_no_weight_and_makes_no_step(build, small_model, experience, stage, precision, lora):
+    model = copy.deepcopy(small_model)
+    if lora:
+        add_adapters(model, LoraConfig(rank=2), seed=0)
+    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+    before = {name: p.detach().to(dtype).float() for name, p in model.named_parameters() if p.requires_grad}
+    engine = build(model=model, zero_stage=stage, precision=precision, optimizer={"weight_decay": 0.5})
+    backward(engine, experience)
+    engine.step(0.0)
+    trained = {name: p for name, p in engine.policy.model.named_parameters() if p.requires_grad}
+    assert trained.keys() == before.keys()
+    for name, parameter in trained.items():
+        weight = float32_weight(engine, parameter) if precision == "bf16" else full_weight(engine, parameter)
+        assert torch.equal(weight, before[name]), name
+    inner = getattr(engine._engine.optimizer, "optimizer", engine._engine.optimizer)
+    assert {float(state["step"]) for state in inner.state.values()} == {1.0}
+
+
+def full_weight(engine, parameter):
+    return parameter.detach() if engine.stage == 0 else safe_get_full_fp32_param(parameter)
+
+
 def first_moment(engine, parameter):
     if engine.stage == 0:
-        return engine._optimizer.optimizer.state[parameter]["exp_avg"]
+        own = float32_weight(engine, parameter) if parameter.dtype == torch.bfloat16 else parameter
+        return engine._optimizer.optimizer.state[own]["exp_avg"]
     return safe_get_full_optimizer_state(parameter, "exp_avg")
 
 
@@ -271,3 +312,15 @@ def test_adamw_in_8_bits_without_its_package_names_the_extra(build, monkeypatch)
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
     with pytest.raises(SkyrlError, match=r"needs bitsandbytes .*pip install 'skyrl-train\[8bit\]'"):
         build(optimizer={"kind": "adamw_8bit"})
+
+
+def test_sharded_experts_reach_a_rollout_engine_as_a_checkpoint_has_them(build, tmp_path):
+    _, model = models("qwen3_moe")
+    model.save_pretrained(tmp_path)
+    engine = build(model=AutoModelForCausalLM.from_pretrained(tmp_path), zero_stage=3)
+    written = load_file(tmp_path / "model.safetensors")
+    # A tensor of a source is valid only until the next one is requested.
+    sent = {name: tensor.detach().clone() for name, tensor in checkpoint_tensors(engine)}
+    assert "model.layers.1.mlp.experts.3.gate_proj.weight" in sent
+    assert sent.keys() == written.keys()
+    assert all(torch.equal(sent[name], tensor) for name, tensor in written.items())

@@ -16,6 +16,7 @@ from skyrl_core.cli.colour import paint
 from skyrl_core.cli.json_output import print_json
 from skyrl_core.cli.table import indented, terminal_width
 from skyrl_core.errors import ConformanceError, PluginLoadError, SkyrlError
+from skyrl_core.lookup import checked_path
 from skyrl_core.registry.resolved_loss import ResolvedLoss
 
 if TYPE_CHECKING:
@@ -30,9 +31,8 @@ INDENT = " " * 7
 def run(arguments: Namespace) -> int:
     """Print the result of each rule; return 6 if one is broken."""
     target, params = arguments.name, params_of(arguments.param)
-    folder = Path(target)
     if _is_folder(target):
-        passed = _check_folder(folder, params, arguments)
+        passed = _check_folder(checked_path(target), params, arguments)
     elif arguments.write_golden:
         raise SkyrlError(f"--write-golden writes into the folder of a package; pass a folder instead of {target!r}")
     else:
@@ -58,8 +58,6 @@ def _check_folder(folder: Path, params: Mapping[str, Any], arguments: Namespace)
 
 
 def _check_loss(target: str, params: Mapping[str, Any], *, as_json: bool) -> bool:
-    from skyrl_core.conformance import check_policy_loss
-
     if _is_class(target):
         loss, name, distribution, about = _loss_of_class(target, params), target, None, ""
     else:
@@ -67,6 +65,8 @@ def _check_loss(target: str, params: Mapping[str, Any], *, as_json: bool) -> boo
         claim = resolved.claim
         loss, name, distribution = resolved.scheduled().loss, claim.name, claim.distribution
         about = f" ({distribution} {claim.version})"
+    from skyrl_core.conformance import check_policy_loss  # imports torch, so parameters are checked before
+
     report = check_policy_loss(loss, thorough=True)
     if as_json:
         print_json(SCHEMA_VERSION, {"name": name, "distribution": distribution} | _content(report))
@@ -88,20 +88,18 @@ def _loss_of_class(target: str, params: Mapping[str, Any]) -> PolicyLoss:
         InvalidParamsError: the parameters are not valid.
     """
     from skyrl_core.contract.policy_loss import PolicyLoss
+    from skyrl_core.discovery.plugin_call import Guard, PluginCall
     from skyrl_core.discovery.plugin_class import construct
     from skyrl_core.parameters.param_validation import validate_params
 
     module, _, attribute = target.partition(":")
     sys.path.insert(0, os.getcwd())
-    try:
+    guard = Guard(target, module)
+    with PluginCall(guard, "could not be imported", kind=PluginLoadError):
         cls = getattr(importlib.import_module(module), attribute)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # a module may call sys.exit
-        raise PluginLoadError(f"{target} could not be imported: {type(error).__name__}: {error}") from error
     if not (isinstance(cls, type) and issubclass(cls, PolicyLoss)):
         raise PluginLoadError(f"{target} is {cls!r}, not a subclass of PolicyLoss")
-    return construct(target, cls, validate_params(cls.Params, params, f"policy loss {target}"))
+    return construct(guard, cls, validate_params(cls.Params, params, f"policy loss {target}"))
 
 
 def _lines(report: Report) -> list[str]:

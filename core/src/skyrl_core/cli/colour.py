@@ -7,6 +7,8 @@ import os
 import sys
 from typing import Literal, TextIO
 
+from skyrl_core.discovery.plugin_call import with_traceback
+
 Style = Literal["bold", "dim", "red", "green", "yellow", "cyan"]
 
 _CODES: dict[Style, str] = {"bold": "1", "dim": "2", "red": "1;31", "green": "32", "yellow": "33", "cyan": "36"}
@@ -44,5 +46,11 @@ def paint(text: str, style: Style, stream: TextIO | None = None) -> str:
 
 
 def error_line(message: object) -> str:
-    """An error for stderr, with its label in red."""
-    return f"{paint('error:', 'red', sys.stderr)} {message}"
+    """An error for stderr, with its label in red, without secrets and characters that control a terminal.
+
+    An exception is followed by its notes.
+    """
+    from skyrl_core.printable_text import safe_to_print  # a command without an error does not need it
+
+    text = with_traceback(message) if isinstance(message, BaseException) else str(message)
+    return f"{paint('error:', 'red', sys.stderr)} {safe_to_print(text)}"

@@ -14,6 +14,7 @@ from skyrl_core.cli.table import indented, painted, render_table, terminal_width
 from skyrl_core.discovery.module_source import class_constants, source_file
 from skyrl_core.discovery.plugin_group import Claim
 from skyrl_core.parameters.loss_params import LossParams
+from skyrl_core.parameters.schema_call import json_schema
 from skyrl_core.registry.loss_registry import LOSSES
 from skyrl_core.registry.resolved_loss import ResolvedLoss
 
@@ -31,7 +32,7 @@ def show(reference: str, *, as_json: bool) -> int:
     constants = class_constants(file, claim.attribute) if file else {}
     facts = {key: constants.get(key) for key in _CONSTANTS}
     if as_json:
-        details = {"file": str(file) if file else None, "params": schema.model_json_schema()}
+        details = {"file": str(file) if file else None, "params": json_schema(schema)}
         print_json(SCHEMA_VERSION, claim.record() | facts | details)
         return 0
     print("\n".join(_page(claim, facts, str(file or "no source file"), schema)))
@@ -43,7 +44,7 @@ def schema(reference: str, form: str) -> int:
     claim = LOSSES.find(reference)
     params = _schema(claim)
     if form == "json":
-        print(json.dumps(params.model_json_schema(), indent=2, ensure_ascii=False))
+        print(json.dumps(json_schema(params), indent=2, ensure_ascii=False))
     elif form == "yaml":
         print(as_yaml(claim.name, parameters(params)))
     else:

@@ -10,6 +10,7 @@ from skyrl_core.cli.completion import complete_loss
 from skyrl_core.cli.json_output import print_json
 from skyrl_core.cli.table import terminal_width
 from skyrl_core.discovery.plugin_group import PluginPolicy
+from skyrl_core.lookup import checked_path
 
 SCHEMA_VERSION = 1
 """Version of the JSON output; increased when a key is removed or changes its meaning."""
@@ -74,7 +75,9 @@ def _parser() -> CommandParser:
 
     new = command("new", "create the package of a new loss, ready to test, train and publish")
     new.add_argument("name", metavar="NAME", help="name of the loss, such as soft_clip, soft-clip or SoftClip")
-    new.add_argument("--folder", metavar="FOLDER", help="new or empty folder (default: ./skyrl-loss-NAME)")
+    new.add_argument(
+        "--folder", type=checked_path, metavar="FOLDER", help="new or empty folder (default: ./skyrl-loss-NAME)"
+    )
     about = "whether the loss returns one value per token or one number (default: token)"
     new.add_argument("--form", choices=("token", "scalar"), default="token", help=about)
 
@@ -110,7 +113,9 @@ def add_policy_options(command: argparse.ArgumentParser) -> None:
 
 
 def _add_signature_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--svg", metavar="FILE", help="write an SVG file instead of printing a chart")
+    command.add_argument(
+        "--svg", type=checked_path, metavar="FILE", help="write an SVG file instead of printing a chart"
+    )
     about = "range of ratios (default: 1/8 8, or narrower if all bounds are close to 1)"
     command.add_argument("--range", nargs=2, type=float, metavar=("LOW", "HIGH"), help=about)
     command.add_argument("--length", type=int, default=4, metavar="TOKENS", help="length of the sequence (default: 4)")

@@ -9,11 +9,12 @@ from typing import cast
 
 from skyrl_core.cli.colour import error_line, paint
 from skyrl_core.cli.table import indented, terminal_width
-from skyrl_core.discovery.claim import broken_entry_points
+from skyrl_core.discovery.claim import broken_entry_points, endless_metadata
 from skyrl_core.discovery.install_command import pip_install, requirement_with
 from skyrl_core.discovery.installed import installed_distributions
+from skyrl_core.discovery.plugin_call import PluginCall
 from skyrl_core.discovery.plugin_group import COMMANDS, POLICY_LOSSES, Claim, PluginGroup
-from skyrl_core.errors import PluginLoadError, SkyrlError, UnknownPluginError, nearest
+from skyrl_core.errors import ConformanceError, PluginLoadError, SkyrlError, UnknownPluginError, nearest
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -21,6 +22,7 @@ TRAINER_COMMANDS = ("config", "eval", "export", "report", "serve", "train")
 """Commands that the package skyrl-train adds."""
 EXAMPLES = ("skyrl losses list", "skyrl losses show gspo", "skyrl losses new soft_clip", "skyrl train --loss gspo")
 _GROUP = PluginGroup(COMMANDS, "command")
+_OURS = ("skyrl-core", "skyrl-train")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -96,17 +98,35 @@ def _run(arguments: list[str]) -> int:
         match = nearest(command, ("--help", "--version"))
         hint = f"did you mean {match}?" if match else "put options after the command; see `skyrl --help`"
         raise SkyrlError(f"unknown option {command!r}; {hint}")
-    return _find(command)(arguments[1:])
+    claim = _find(command)
+    if arguments[1:2] != ["list"] and (cause := endless_metadata()):
+        raise PluginLoadError(cause)
+    function = cast(Callable[[Sequence[str]], int], _GROUP.load_claim(claim))
+    return function(arguments[1:]) if claim.distribution in _OURS else _run_plugin(claim, function, arguments[1:])
 
 
-def _find(command: str) -> Callable[[Sequence[str]], int]:
-    """Import the function behind a command.
+def _run_plugin(claim: Claim, function: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
+    """Run a command of another distribution, which may exit by itself.
+
+    Raises:
+        PluginError: it raised an exception.
+    """
+    with PluginCall(_GROUP.guard(claim), "failed"):
+        try:
+            return function(arguments)
+        except (SystemExit, OSError, ConformanceError) as error:
+            ended = error
+    raise ended
+
+
+def _find(command: str) -> Claim:
+    """The claim behind a command.
 
     Raises:
         UnknownPluginError: no installed package has this command; the message names skyrl-train if it would.
     """
     try:
-        return cast(Callable[[Sequence[str]], int], _GROUP.load(command))
+        return _GROUP.find(command)
     except UnknownPluginError:
         if command not in TRAINER_COMMANDS:
             _suggest_subcommand(command)

@@ -14,14 +14,14 @@ from skyrl_core.scaffold.package_files import Form, package_files
 SCHEMA_VERSION = 1
 
 
-def new(name: str, folder: str | None, form: Form, *, as_json: bool) -> int:
+def new(name: str, folder: Path | None, form: Form, *, as_json: bool) -> int:
     """Write the package of a new loss.
 
     Raises:
         SkyrlError: the name is not available, or the folder cannot be written; nothing is left behind.
     """
     names = package_names(name)
-    target = Path(folder or names.distribution)
+    target = folder or Path(names.distribution)
     files = package_files(names, form, core_version=__version__, year=date.today().year)
     write_folder(target, files)
     commands, tests = _next_commands(names, target), f"python -m pytest {shlex.quote(str(target))}"

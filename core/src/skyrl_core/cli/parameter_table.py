@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from skyrl_core.parameters.loss_params import LossParams
+from skyrl_core.parameters.schema_call import json_schema
 
 _BOUNDS = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
 _REQUIRED = "required"
@@ -24,7 +25,7 @@ class Parameter(NamedTuple):
 
 def parameters(schema: type[LossParams]) -> list[Parameter]:
     """Return the parameters of a schema in the order of declaration."""
-    document = schema.model_json_schema()
+    document = json_schema(schema)
     properties: dict[str, dict[str, Any]] = document.get("properties", {})
     required = document.get("required", ())
     return [

@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from skyrl_core.cli.assignments import params_of
 from skyrl_core.cli.table import indented, terminal_width
+from skyrl_core.discovery.plugin_call import Guard, PluginCall
 from skyrl_core.errors import ConformanceError, SkyrlError
+from skyrl_core.parameters.schema_call import as_json_values
+from skyrl_core.printable_text import printable
 from skyrl_core.registry.resolved_loss import ResolvedLoss
 from skyrl_core.signature.axis import number
 
@@ -35,7 +38,7 @@ def run(arguments: Namespace) -> int:
         about = {"name": claim.name, "distribution": claim.distribution, "params": _params(loss)}
         print(json.dumps({"schema_version": SCHEMA_VERSION} | about | _content(measured), indent=2, allow_nan=False))
     elif arguments.svg:
-        _write_svg(Path(arguments.svg), loss, measured)
+        _write_svg(arguments.svg, loss, measured)
     else:
         print("\n".join(_page(f"{claim.name} ({claim.distribution} {claim.version})", loss, measured)))
     return 0
@@ -83,15 +86,11 @@ def _measure(loss: PolicyLoss, arguments: Namespace) -> Signature:
         check_range(ratios or WIDE, probe)
     except ValueError as error:
         raise SkyrlError(str(error)) from error
-    try:
+    failed = f"failed on a sequence of {probe.length} equal tokens"
+    advice = f"run `skyrl losses check {arguments.name}` to find the cause"
+    guard = Guard(arguments.name, type(loss).__module__)
+    with PluginCall(guard, failed, kind=ConformanceError, advice=lambda _: advice):
         return measure_signature(loss, ratios=ratios, probe=probe)
-    except SkyrlError:
-        raise
-    except Exception as error:
-        raise ConformanceError(
-            f"{arguments.name} failed on a sequence of {probe.length} equal tokens: {type(error).__name__}: {error}; "
-            f"run `skyrl losses check {arguments.name}` to find the cause"
-        ) from error
 
 
 def _page(title: str, loss: PolicyLoss, measured: Signature) -> list[str]:
@@ -141,7 +140,7 @@ def _write_svg(path: Path, loss: PolicyLoss, measured: Signature) -> None:
         path.write_text(svg(measured, loss.name, ratio_label(loss)), encoding="utf-8")
     except OSError as error:
         raise SkyrlError(f"cannot write {path}: {error.strerror}") from error
-    print(f"wrote {path}")
+    print(f"wrote {printable(str(path), escape=True)}")
 
 
 def _content(measured: Signature) -> dict[str, Any]:
@@ -162,7 +161,7 @@ def _numbers(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _params(loss: PolicyLoss) -> dict[str, Any]:
-    return dict(loss.params.model_dump(mode="json"))
+    return as_json_values(loss.params)
 
 
 def _prints(text: str) -> bool:

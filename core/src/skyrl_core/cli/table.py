@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Sequence
 
 from skyrl_core.cli.colour import Styled, paint
-from skyrl_core.discovery.printable_text import display_width, shortened
+from skyrl_core.printable_text import display_width, shortened
 
 GAP = "  "
 MIN_LAST_COLUMN = 20

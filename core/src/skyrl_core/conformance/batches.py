@@ -63,6 +63,10 @@ class ExampleBatch:
         anchor = self.log_probs - log_ratio
         return replace(self, old_log_probs=anchor, rollout_log_probs=anchor.clone(), ref_log_probs=anchor.clone())
 
+    def spread(self, factor: float) -> "ExampleBatch":
+        """Multiply log-probs, log-ratios and advantages by a factor, which makes them rare for a factor above 3."""
+        return replace(self.floats(lambda tensor: factor * tensor), entropy=self.entropy)
+
     def with_advantages(self, advantages: Tensor) -> "ExampleBatch":
         """Give each sequence one advantage, float [B]."""
         return replace(self, advantages=advantages.to(self.log_probs).unsqueeze(-1).expand_as(self.mask).clone())
@@ -79,6 +83,12 @@ class ExampleBatch:
 def example_batch() -> ExampleBatch:
     """Return six sequences of up to 7 tokens in three groups, off policy, with masks that have holes; a constant."""
     return _batch(certainty=2.0, spread=0.3, mismatch=0.05, advantage=1.0)
+
+
+def equal_sizes(batch: ExampleBatch) -> ExampleBatch:
+    """Return the batch with as many columns and groups as sequences, so that no size tells what a tensor is about."""
+    rows = torch.arange(len(batch.mask))
+    return replace(batch.take(rows, len(rows)), groups=rows)
 
 
 def wide_batch() -> ExampleBatch:
@@ -106,6 +116,27 @@ def _batch(*, certainty: float, spread: float, mismatch: float, advantage: float
         ref_log_probs=log_probs + normal(spread),
         mask=mask,
         groups=torch.tensor([0, 0, 1, 1, 2, 2]),
+    )
+
+
+def long_batch(width: int) -> ExampleBatch:
+    """Return one sequence of ``width`` tokens, slightly off policy, as of a rollout engine; a constant."""
+    generator = torch.Generator().manual_seed(20261129)
+
+    def draw(scale: float) -> Tensor:
+        return scale * torch.randn((1, width), generator=generator, dtype=torch.float32)
+
+    log_probs = -0.01 - draw(1.0).abs()
+    old_log_probs = log_probs + draw(0.01)
+    return ExampleBatch(
+        log_probs=log_probs,
+        entropy=0.1 + draw(1.0).abs(),
+        advantages=torch.ones(1, width, dtype=torch.float32),
+        old_log_probs=old_log_probs,
+        rollout_log_probs=old_log_probs + draw(0.005),
+        ref_log_probs=log_probs + draw(0.01),
+        mask=torch.ones(1, width, dtype=torch.bool),
+        groups=torch.zeros(1, dtype=torch.int64),
     )
 
 

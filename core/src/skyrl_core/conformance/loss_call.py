@@ -9,14 +9,15 @@ from torch import Tensor
 from skyrl_core.conformance.batches import ExampleBatch
 from skyrl_core.conformance.trial import loss_batch, prepare
 from skyrl_core.contract.loss_value import scalar_loss
-from skyrl_core.contract.policy_loss import LossBatch, Need, PolicyLoss, TokenLosses, is_scalar_form
+from skyrl_core.contract.policy_loss import LossBatch, Need, PolicyLoss, TokenLosses, is_scalar_form, prepared_by
 
 
 def ready_batch(loss: PolicyLoss, batch: ExampleBatch, needs: frozenset[Need] | None = None) -> LossBatch:
     """Copy the example as ``token_losses`` receives it: floats that require grad, and the result of ``prepare``."""
     copied = replace(batch, mask=batch.mask.clone(), groups=batch.groups.clone())
     ready = loss_batch(loss, copied.floats(lambda tensor: tensor.detach().clone().requires_grad_()), needs)
-    ready.prepared = loss.prepare(loss_batch(loss, batch, needs)) if needs else prepare(loss, batch)
+    prepared = prepared_by(loss, loss_batch(loss, batch, needs)) if needs else prepare(loss, batch)
+    ready.prepared = prepared.tensors
     return ready
 
 

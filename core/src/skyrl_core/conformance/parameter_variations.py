@@ -49,6 +49,18 @@ def changed(params: LossParams, path: Path, value: Any) -> LossParams | None:
         return None
 
 
+def value_at(params: Any, path: Path) -> Any:
+    """Return the value of a parameter."""
+    for key in path:
+        params = getattr(params, str(key)) if isinstance(params, BaseModel) else params[key]
+    return params
+
+
+def dotted(path: Path) -> str:
+    """Write the location as in a configuration."""
+    return ".".join(map(str, path))
+
+
 def _leaves(model: BaseModel, prefix: Path = ()) -> Iterator[tuple[Path, list[Any]]]:
     for name, field in type(model).model_fields.items():
         yield from _leaves_of(getattr(model, name), field.rebuild_annotation(), (*prefix, name))

@@ -16,6 +16,7 @@ class BaseRule:
     remedy: str  # what to change when it does not hold
     counterexample: str  # code that breaks it
     gate: bool = False  # if it fails, every later rule would fail for the same reason and is skipped
+    waivable: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

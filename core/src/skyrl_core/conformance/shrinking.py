@@ -54,7 +54,9 @@ def _violation(rule: Rule, loss: PolicyLoss, batch: ExampleBatch) -> Violation |
         rule.check(loss, batch)
     except Violation as violation:
         return violation
-    except Exception:  # noqa: BLE001 - not the failure that is being shrunk
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001 - not the failure that is being shrunk
         return None
     return None
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from skyrl_core.conformance.batches import ExampleBatch
-from skyrl_core.contract.loss_value import evaluate_loss, rows_of
+from skyrl_core.contract.loss_value import evaluate_loss
 from skyrl_core.contract.metric import Metric, merge
-from skyrl_core.contract.policy_loss import LossBatch, Need, PolicyLoss
+from skyrl_core.contract.policy_loss import LossBatch, Need, PolicyLoss, prepared_by
+from skyrl_core.contract.prepared import Prepared
 from skyrl_core.contract.reduction import count_batch, token_weights
 
 # L of sequence_sum_norm: any constant of at least the longest example.
@@ -86,7 +87,7 @@ def run(
     *,
     seed: int = 0,
     step: int = 0,
-    prepared: Mapping[str, Tensor] | None = None,
+    prepared: Prepared | None = None,
     around: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> Trial:
     """Evaluate the loss on the batch, in micro-batches of these rows, each trimmed to its longest sequence.
@@ -119,7 +120,7 @@ def run(
         columns = batch.widest(rows) if parts else width
         part = batch.take(rows, columns)
         micro = loss_batch(loss, replace(part, mask=part.mask & (not is_empty)), step=step)
-        micro.prepared = rows_of(prepared, rows, size, columns)
+        micro.prepared = prepared.part(rows, columns)
         share = float(micro.mask.sum() / batch.mask.sum().clamp(min=1))
         # Not torch.manual_seed, which would also reseed accelerators, whose state is not restored.
         torch.default_generator.manual_seed(seed)
@@ -133,9 +134,9 @@ def run(
     )
 
 
-def prepare(loss: PolicyLoss, batch: ExampleBatch, *, step: int = 0) -> dict[str, Tensor]:
+def prepare(loss: PolicyLoss, batch: ExampleBatch, *, step: int = 0) -> Prepared:
     """Return what the loss computes from the entire minibatch before the step."""
-    return loss.prepare(loss_batch(loss, batch.floats(Tensor.detach), step=step))
+    return prepared_by(loss, loss_batch(loss, batch.floats(Tensor.detach), step=step))
 
 
 def loss_batch(

@@ -28,13 +28,13 @@ def check_waivers(waivers: Mapping[str, str], rules: Iterable[BaseRule]) -> None
     """Reject invalid waivers.
 
     Raises:
-        WaiverError: a name is not a rule, or is the name of a gate, or a reason is empty.
+        WaiverError: a name is not a rule, or of a rule that cannot be waived, or a reason is empty.
     """
-    gates = {rule.name: rule.gate for rule in rules}
+    waivable = {rule.name: rule.waivable for rule in rules}
     for name, reason in waivers.items():
-        if name not in gates:
-            raise WaiverError(f"waiver for {name!r}: no such rule{did_you_mean(name, gates)}")
-        if gates[name]:
+        if name not in waivable:
+            raise WaiverError(f"waiver for {name!r}: no such rule{did_you_mean(name, waivable)}")
+        if not waivable[name]:
             raise WaiverError(f"waiver for {name!r}: it cannot be waived, because every later rule depends on it")
         if not isinstance(reason, str) or not reason.strip():
             raise WaiverError(f"waiver for {name!r}: give the reason, for everyone who trains with the loss")

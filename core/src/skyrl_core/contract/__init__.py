@@ -13,7 +13,6 @@ from skyrl_core.contract.advantage_estimator import AdvantageBatch as AdvantageB
 from skyrl_core.contract.advantage_estimator import AdvantageEstimator as AdvantageEstimator
 from skyrl_core.contract.loss_value import LossOutput as LossOutput
 from skyrl_core.contract.loss_value import evaluate_loss as evaluate_loss
-from skyrl_core.contract.loss_value import rows_of as rows_of
 from skyrl_core.contract.loss_value import scalar_loss as scalar_loss
 from skyrl_core.contract.metric import Kind as Kind
 from skyrl_core.contract.metric import Metric as Metric
@@ -23,6 +22,8 @@ from skyrl_core.contract.policy_loss import Need as Need
 from skyrl_core.contract.policy_loss import PolicyLoss as PolicyLoss
 from skyrl_core.contract.policy_loss import TokenLosses as TokenLosses
 from skyrl_core.contract.policy_loss import is_scalar_form as is_scalar_form
+from skyrl_core.contract.policy_loss import prepared_by as prepared_by
+from skyrl_core.contract.prepared import Prepared as Prepared
 from skyrl_core.contract.reduction import LOSS_REDUCTIONS as LOSS_REDUCTIONS
 from skyrl_core.contract.reduction import BatchCounts as BatchCounts
 from skyrl_core.contract.reduction import LossReduction as LossReduction

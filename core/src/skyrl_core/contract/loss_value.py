@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from skyrl_core.contract.metric import Metric
-from skyrl_core.contract.policy_loss import LossBatch, Need, PolicyLoss, TokenLosses, is_scalar_form
+from skyrl_core.contract.output_check import check_scalar_loss, check_token_losses
+from skyrl_core.contract.policy_loss import LossBatch, Need, PolicyLoss, is_scalar_form
 from skyrl_core.contract.reduction import weighted_sum
-from skyrl_core.errors import ConformanceError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,13 +35,13 @@ def evaluate_loss(loss: PolicyLoss, batch: LossBatch, weights: Tensor, token_sha
         token_share: valid tokens of this micro-batch / of the minibatch of all ranks, for the scalar form.
 
     Raises:
-        ConformanceError: the loss did not return one value per token.
+        ConformanceError: the loss did not return one value with a gradient per token, or one number in scalar form.
     """
     if is_scalar_form(type(loss)):
         total = _scalar_share(loss, batch, token_share)
         return LossOutput(total=total, metrics=_effective_tokens(total, batch))
     output = loss.token_losses(batch)
-    _check_shapes(loss, output, batch.mask)
+    check_token_losses(loss, output, batch)
     total = weighted_sum(output.values, weights, batch.mask)
     terms = {name: weighted_sum(term, weights, batch.mask) for name, term in output.terms.items()}
     norms = {f"grad_norm/{name}": _gradient_norm(term, batch, token_share) for name, term in terms.items()}
@@ -50,15 +50,6 @@ def evaluate_loss(loss: PolicyLoss, batch: LossBatch, weights: Tensor, token_sha
         terms={name: term.detach() for name, term in terms.items()},
         metrics={**output.metrics, **norms, **_effective_tokens(total, batch)},
     )
-
-
-def _check_shapes(loss: PolicyLoss, output: TokenLosses, mask: Tensor) -> None:
-    for what, values in {"values": output.values, **output.terms}.items():
-        if values.shape != mask.shape:  # it would broadcast, or fail later with an unrelated error
-            raise ConformanceError(
-                f"the loss {loss.name or type(loss).__name__} returned {what} of shape {list(values.shape)} for a "
-                f"batch of {list(mask.shape)}: return one value per token"
-            )
 
 
 def _effective_tokens(total: Tensor, batch: LossBatch) -> dict[str, Metric]:
@@ -87,7 +78,9 @@ def _scalar_share(loss: PolicyLoss, batch: LossBatch, token_share: Tensor | floa
     # Without a token, a mean over tokens is 0 / 0. The token form needs no guard: masked values never count.
     if not batch.mask.any():
         return batch.log_probs.sum() * 0.0
-    return scalar_loss(loss, batch) * token_share
+    scalar = scalar_loss(loss, batch)
+    check_scalar_loss(loss, scalar, batch)
+    return scalar * token_share
 
 
 def scalar_loss(loss: PolicyLoss, batch: LossBatch) -> Tensor:
@@ -97,18 +90,3 @@ def scalar_loss(loss: PolicyLoss, batch: LossBatch) -> Tensor:
         need.value: getattr(batch, need.value) for need in sorted(batch.needs - {Need.OLD_LOG_PROBS})
     }
     return loss.compute_loss(batch.log_probs, old_log_probs, batch.advantages, batch.mask, **others)
-
-
-def rows_of(prepared: Mapping[str, Tensor], rows: Tensor, minibatch_size: int, width: int) -> dict[str, Tensor]:
-    """A micro-batch's part of the tensors that ``prepare`` returned.
-
-    A tensor with one row for each sequence of the minibatch is cut to these rows, and to ``width`` columns if it has
-    columns; any other tensor is passed unchanged.
-    """
-    part = {}
-    for name, tensor in prepared.items():
-        if tensor.ndim and tensor.shape[0] == minibatch_size:
-            tensor = tensor[rows]
-            tensor = tensor[:, :width] if tensor.ndim > 1 else tensor
-        part[name] = tensor
-    return part

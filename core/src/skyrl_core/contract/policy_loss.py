@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from skyrl_core.contract.metric import Metric
+from skyrl_core.contract.prepared import Prepared, checked_prepared
 from skyrl_core.contract.reduction import LossReduction, count_batch, token_weights, weighted_sum
 from skyrl_core.errors import MissingInputError, UndeclaredInputError
 from skyrl_core.parameters.loss_params import LossParams, OpenLossParams
@@ -176,12 +177,13 @@ class PolicyLoss(ABC):
         """The inputs that the loss reads with these parameters; the trainer computes exactly these."""
         return frozenset({Need.OLD_LOG_PROBS})
 
-    def prepare(self, minibatch: LossBatch) -> dict[str, Tensor]:  # noqa: ARG002 - most losses need nothing
+    def prepare(self, minibatch: LossBatch) -> Prepared:  # noqa: ARG002 - most losses need nothing
         """Detached statistics of the minibatch of all ranks, computed once per optimizer step.
 
-        It runs before the micro-batches; the result is ``batch.prepared`` in every ``token_losses`` call of the step.
+        It runs before the micro-batches. The result says which tensors are per token, per sequence and per minibatch;
+        each ``token_losses`` call of the step gets its part as ``batch.prepared``.
         """
-        return {}
+        return Prepared()
 
     @property
     def adapts(self) -> bool:
@@ -254,7 +256,7 @@ class PolicyLoss(ABC):
             step=step,
         )
         with torch.no_grad():
-            batch.prepared = self.prepare(batch)
+            batch.prepared = prepared_by(self, batch).tensors
         weights = token_weights(
             mask,
             loss_reduction or self.default_reduction,
@@ -264,6 +266,15 @@ class PolicyLoss(ABC):
             dtype=log_probs.dtype,
         )
         return weighted_sum(self.token_losses(batch).values, weights, mask)
+
+
+def prepared_by(loss: PolicyLoss, minibatch: LossBatch) -> Prepared:
+    """The result of the loss's ``prepare``, checked.
+
+    Raises:
+        ConformanceError: the loss returned something else, or a tensor's shape does not fit its declaration.
+    """
+    return checked_prepared(loss.prepare(minibatch), minibatch.mask, loss.name or type(loss).__name__)
 
 
 def is_scalar_form(loss: type[PolicyLoss]) -> bool:

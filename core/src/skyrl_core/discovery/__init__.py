@@ -20,7 +20,13 @@ from skyrl_core.discovery.allow_deny import PluginPolicy as PluginPolicy
 from skyrl_core.discovery.claim import Claim as Claim
 from skyrl_core.discovery.claim import qualified as qualified
 from skyrl_core.discovery.install_command import install_command as install_command
+from skyrl_core.discovery.metadata_files import installed_version as installed_version
 from skyrl_core.discovery.origin import origin_of as origin_of
+from skyrl_core.discovery.plugin_call import Guard as Guard
+from skyrl_core.discovery.plugin_call import PluginCall as PluginCall
+from skyrl_core.discovery.plugin_call import complete_traceback as complete_traceback
+from skyrl_core.discovery.plugin_call import error_text as error_text
+from skyrl_core.discovery.plugin_call import with_traceback as with_traceback
 from skyrl_core.discovery.plugin_class import Plugin as Plugin
 from skyrl_core.discovery.plugin_class import class_or_function as class_or_function
 from skyrl_core.discovery.plugin_class import construct as construct
@@ -32,5 +38,7 @@ from skyrl_core.discovery.plugin_group import POLICY_LOSSES as POLICY_LOSSES
 from skyrl_core.discovery.plugin_group import ROLLOUT_ENGINES as ROLLOUT_ENGINES
 from skyrl_core.discovery.plugin_group import TRACKERS as TRACKERS
 from skyrl_core.discovery.plugin_group import PluginGroup as PluginGroup
-from skyrl_core.discovery.printable_text import printable as printable
-from skyrl_core.discovery.printable_text import shortened as shortened
+from skyrl_core.printable_text import printable as printable
+from skyrl_core.printable_text import printable_line as printable_line
+from skyrl_core.printable_text import safe_to_print as safe_to_print
+from skyrl_core.printable_text import shortened as shortened

@@ -9,9 +9,10 @@ from skyrl_core.discovery.installed import (
     UNNAMED,
     Declaration,
     InstalledDistribution,
+    endless_files,
     unreadable_entry_points,
 )
-from skyrl_core.discovery.module_source import top_level_spec
+from skyrl_core.discovery.module_source import unfindable
 from skyrl_core.discovery.origin import Origin, origin_of
 
 Status = Literal["ok", "untyped", "conflict", "denied", "broken", "incompatible"]
@@ -98,8 +99,8 @@ def defect(distribution: InstalledDistribution, declaration: Declaration) -> str
     if len(values) > 1:
         return f"{distribution.name} declares it as {' and as '.join(sorted(values))}: ask its author for one of them"
     package = value.partition(":")[0].partition(".")[0]
-    if top_level_spec(package) is None:
-        return f"package {package!r} cannot be found (a stale editable install?): {_reinstall(distribution.name)}"
+    if missing := unfindable(package):
+        return f"{missing} (a stale editable install?): {_reinstall(distribution.name)}"
     return ""
 
 
@@ -116,6 +117,17 @@ def broken_entry_points() -> str:
     return (
         f"repair or delete {' and '.join(folders)}: Python cannot read the entry_points.txt there, which is not UTF-8 "
         f"or has a line without `=`, so everything that reads entry points fails, including `import torch`"
+    )
+
+
+def endless_metadata() -> str:
+    """Why imports that read metadata would never end, and how to fix it; empty if none would."""
+    files = endless_files()
+    if not files:
+        return ""
+    return (
+        f"repair or delete {' and '.join(files)}: whatever reads the metadata of all packages waits there forever, "
+        "including `import torch`"
     )
 
 

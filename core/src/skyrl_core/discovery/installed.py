@@ -6,7 +6,7 @@ Metadata is untrusted: whatever it contains, results are short and printable, an
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from importlib import invalidate_caches
 from itertools import islice
@@ -14,7 +14,18 @@ from typing import NamedTuple
 
 import importlib_metadata as metadata
 
-from skyrl_core.discovery.printable_text import printable, shortened
+from skyrl_core.discovery.metadata_files import (
+    MAX_BYTES,
+    Content,
+    FinderFailure,
+    discovered,
+    find_distribution,
+    irregular_files,
+    read_metadata,
+)
+from skyrl_core.printable_text import printable, shortened
+
+ENTRY_POINTS = "entry_points.txt"
 
 UNNAMED = "?"
 SCRIPT = "script"
@@ -51,6 +62,10 @@ class InstalledDistribution(NamedTuple):
     """Why its metadata cannot be trusted; empty if it can."""
 
 
+_UNKNOWN = Declaration("skyrl.policy_losses", UNNAMED, "")
+"""Stands in for the declarations of a distribution that cannot be read, so that a listing shows it."""
+
+
 def fold(name: str) -> str:
     """The normalized name of a distribution, for comparisons (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
@@ -58,11 +73,7 @@ def fold(name: str) -> str:
 
 def is_installed(distribution: str) -> bool:
     """Whether any distribution of this name is installed, whatever it declares."""
-    try:
-        metadata.distribution(distribution)
-    except (metadata.PackageNotFoundError, ValueError):
-        return False
-    return True
+    return find_distribution(distribution) is not None
 
 
 def unreadable_entry_points() -> list[str]:
@@ -70,7 +81,14 @@ def unreadable_entry_points() -> list[str]:
 
     Everything that reads entry points fails on these, whichever package they belong to, even ``import torch``.
     """
-    return [printable(_info(each)) for each in metadata.Distribution.discover() if not _is_readable(each)]
+    found = (each for each in discovered() if not isinstance(each, FinderFailure))
+    return [printable(_info(each)) for each in found if not _is_readable(read_metadata(each, ENTRY_POINTS))]
+
+
+def endless_files() -> list[str]:
+    """The metadata files on which other libraries wait forever, such as a FIFO or a link to a device."""
+    found = (each for each in discovered() if not isinstance(each, FinderFailure))
+    return [printable(file) for each in found for file in irregular_files(each)]
 
 
 def installed_distributions() -> tuple[InstalledDistribution, ...]:
@@ -94,12 +112,10 @@ def _scan(path_state: tuple[tuple[str, int], ...]) -> tuple[InstalledDistributio
     invalidate_caches()
     found: dict[str, InstalledDistribution] = {}
     unnamed = []
-    for distribution in metadata.Distribution.discover():
-        lines = _declarations(_read(distribution, "entry_points.txt"))
-        declarations = tuple(islice(lines, MAX_DECLARATIONS + 1))
-        if not declarations:
+    for distribution in discovered():
+        this = _of_finder(distribution) if isinstance(distribution, FinderFailure) else _described(distribution)
+        if this is None:
             continue
-        this = _describe(distribution, declarations)
         if this.name == UNNAMED:
             unnamed.append(this)
             continue
@@ -113,8 +129,20 @@ def _scan(path_state: tuple[tuple[str, int], ...]) -> tuple[InstalledDistributio
     return (*found.values(), *sorted(unnamed))
 
 
-def _describe(distribution: metadata.Distribution, declarations: tuple[Declaration, ...]) -> InstalledDistribution:
-    text = _read(distribution, "METADATA") or _read(distribution, "PKG-INFO")
+def _of_finder(failure: FinderFailure) -> InstalledDistribution:
+    return InstalledDistribution(UNNAMED, "", "", (), "", (_UNKNOWN,), failure.reason)
+
+
+def _described(distribution: metadata.Distribution) -> InstalledDistribution | None:
+    """None if it declares nothing of ours; one broken row if nobody can tell what it declares."""
+    points = read_metadata(distribution, ENTRY_POINTS)
+    declarations = tuple(islice(_declarations(points.text), MAX_DECLARATIONS + 1))
+    if points.irregular or not points.is_complete:
+        declarations = (_UNKNOWN,)
+    if not declarations:
+        return None
+    content = read_metadata(distribution, "METADATA")
+    text = content.text if content.data or content.irregular else read_metadata(distribution, "PKG-INFO").text
     headers = list(_headers(text))
     first = dict(reversed(headers))
     name = shortened(first.get("name") or UNNAMED, MAX_DISTRIBUTION_NAME + 1)
@@ -123,13 +151,34 @@ def _describe(distribution: metadata.Distribution, declarations: tuple[Declarati
         version=shortened(first.get("version", ""), MAX_NAME),
         summary=shortened(first.get("summary", ""), MAX_VALUE),
         requirements=tuple(value for key, value in headers if key == "requires-dist"),
-        folder=str(distribution.locate_file("")),
+        folder=_folder(distribution),
         declarations=declarations if len(declarations) <= MAX_DECLARATIONS else declarations[:1],
-        problem=_problem(distribution, name, text, len(declarations)),
+        problem=_unusable_file(distribution, points, content)
+        or _problem(distribution, name, text, points, declarations),
     )
 
 
-def _problem(distribution: metadata.Distribution, name: str, text: str, declared: int) -> str:
+def _folder(distribution: metadata.Distribution) -> str:
+    try:
+        return str(distribution.locate_file(""))
+    except Exception:  # noqa: BLE001 - the class may belong to anyone's import finder
+        return ""
+
+
+def _unusable_file(distribution: metadata.Distribution, points: Content, content: Content) -> str:
+    for file, found in ((ENTRY_POINTS, points), ("METADATA", content)):
+        if found.irregular:
+            return f"{printable(_info(distribution))}/{file} is {found.irregular}, not a file: repair or delete it"
+    if not points.is_complete:
+        return (
+            f"{printable(_info(distribution))}/{ENTRY_POINTS} is larger than {MAX_BYTES >> 20} MiB: repair or delete it"
+        )
+    return ""
+
+
+def _problem(
+    distribution: metadata.Distribution, name: str, text: str, points: Content, declarations: Sequence[Declaration]
+) -> str:
     if name == UNNAMED:
         lack = "has no name in its METADATA" if text else "has no METADATA"
         where = printable(_info(distribution))
@@ -137,9 +186,9 @@ def _problem(distribution: metadata.Distribution, name: str, text: str, declared
     if not _is_distribution_name(name):
         shown = shortened(name, MAX_NAME)
         return f"{shown!r} is not a valid name for a distribution with plugins: ask its author to rename it"
-    if declared > MAX_DECLARATIONS:
+    if len(declarations) > MAX_DECLARATIONS:
         return f"it declares more than {MAX_DECLARATIONS} plugins: ask its author for fewer"
-    if not _is_readable(distribution):
+    if not _is_readable(points):
         return (
             f"Python cannot read its entry_points.txt, which is not UTF-8 or has a line without `=`: repair or "
             f"uninstall {name}, because `import torch` and others fail on it"
@@ -153,23 +202,22 @@ def _is_distribution_name(name: str) -> bool:
 
 def _info(distribution: metadata.Distribution) -> str:
     # The folder that a distribution was read from has no public attribute.
-    return str(getattr(distribution, "_path", distribution.locate_file("")))
+    return str(getattr(distribution, "_path", None) or _folder(distribution))
 
 
-def _is_readable(distribution: metadata.Distribution) -> bool:
+def _is_readable(points: Content) -> bool:
+    """Whether Python can parse these entry points: it raises on a line without `=` in a section."""
     try:
-        return distribution.entry_points is not None
-    except Exception:  # noqa: BLE001 - the exceptions that it raises are not documented
+        lines = points.data.decode().splitlines()
+    except UnicodeDecodeError:
         return False
-
-
-def _read(distribution: metadata.Distribution, file: str) -> str:
-    try:
-        return distribution.read_text(file) or ""
-    except UnicodeDecodeError as error:
-        return error.object.decode(errors="replace")  # readable lines still count; the rest is not a valid name
-    except Exception:  # noqa: BLE001 - no metadata may stop a listing, not even a damaged zip
-        return ""
+    in_section = False
+    for line in map(str.strip, lines):
+        if line.startswith("[") and line.endswith("]"):
+            in_section = True
+        elif in_section and line and not line.startswith("#") and "=" not in line:
+            return False
+    return True
 
 
 def _declarations(text: str) -> Iterator[Declaration]:

@@ -9,7 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
 
-from skyrl_core.discovery.printable_text import printable
+from skyrl_core.discovery.plugin_call import error_text
+from skyrl_core.printable_text import printable
 
 MAX_SOURCE_BYTES = 256 * 1024
 """A larger file is not read for its docstring."""
@@ -28,8 +29,20 @@ def top_level_spec(module: str) -> ModuleSpec | None:
     """
     try:
         return find_spec(module.partition(".")[0])
-    except (ImportError, ValueError, AttributeError, OSError):
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001 - an import finder or a path hook may belong to anyone
         return None
+
+
+def unfindable(package: str) -> str:
+    """Why a top-level package cannot be found; empty if it can."""
+    try:
+        return "" if find_spec(package) is not None else f"package {package!r} cannot be found"
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - as above
+        return f"package {package!r} cannot be looked up: {error_text(error)}"
 
 
 def source_file(module: str) -> Path | None:
@@ -99,7 +112,8 @@ def files_sha256(files: dict[str, Path]) -> str:
 
     digest = hashlib.sha256()
     for name in sorted(files):
-        digest.update(name.encode() + b"\0" + hashlib.sha256(files[name].read_bytes()).digest())
+        with files[name].open("rb") as stream:
+            digest.update(name.encode() + b"\0" + hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()
 
 

@@ -1,12 +1,13 @@
 """Loads the class that a claim names, checks it and makes instances. Imports no torch."""
 
-import reprlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from skyrl_core.discovery.plugin_call import Guard, PluginCall
 from skyrl_core.discovery.plugin_group import Claim, PluginGroup
-from skyrl_core.discovery.printable_text import shortened
 from skyrl_core.errors import PluginLoadError
+from skyrl_core.printable_text import shortened
+from skyrl_core.value_text import show_value
 
 Plugin = TypeVar("Plugin", bound=Callable[..., Any])
 """A class or a function, which a decorator returns unchanged."""
@@ -42,19 +43,16 @@ def load_class(group: PluginGroup, claim: Claim, base: type[Base]) -> type[Base]
     raise PluginLoadError(f"{group.kind} {claim}: {claim.value} is {_shown(plugin)}, not a subclass of {base.__name__}")
 
 
-def construct(subject: str, plugin: Callable[[Any], Base], params: Any) -> Base:
-    """Make an instance; ``subject`` names the plugin in the message.
+def construct(guard: Guard, plugin: Callable[[Any], Base], params: Any) -> Base:
+    """Make an instance.
 
     Raises:
         PluginLoadError: its constructor fails.
     """
-    try:
+    with PluginCall(guard, f"could not be constructed with {_shown(params)}", kind=PluginLoadError):
         return plugin(params)
-    except Exception as error:
-        why = f"{type(error).__name__}: {error}"
-        raise PluginLoadError(f"{subject} could not be constructed with {params!r}: {why}") from error
 
 
 def _shown(plugin: object) -> str:
     # A plugin may be anything: its repr may be long, contain control characters, or fail.
-    return shortened(reprlib.repr(plugin), MAX_SHOWN)
+    return shortened(show_value(plugin), MAX_SHOWN)

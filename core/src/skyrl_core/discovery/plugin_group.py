@@ -22,9 +22,10 @@ from skyrl_core.discovery.installed import (
     installed_distributions,
 )
 from skyrl_core.discovery.module_source import docstring_line, source_file
-from skyrl_core.discovery.printable_text import shortened
+from skyrl_core.discovery.plugin_call import Guard, PluginCall
 from skyrl_core.discovery.registration import Registered, is_same_place, value_of
 from skyrl_core.errors import PluginConflictError, PluginLoadError, UnknownPluginError, did_you_mean
+from skyrl_core.printable_text import shortened
 
 POLICY_LOSSES = "skyrl.policy_losses"
 POLICY_LOSS_PARAMS = "skyrl.policy_loss_params"
@@ -80,7 +81,8 @@ class PluginGroup:
             raise ValueError(
                 f"{self.kind} {name!r} is registered twice: {first.claim.value} and {value}; rename one of them"
             )
-        summary = shortened((getattr(source, "__doc__", None) or "").strip().partition("\n")[0], MAX_VALUE)
+        text = getattr(source, "__doc__", None)
+        summary = shortened(text.strip().partition("\n")[0], MAX_VALUE) if isinstance(text, str) else ""
         self._registered[name] = Registered(Claim(name, value, SCRIPT, "", status, reason, summary), plugin, source)
 
     @property
@@ -151,17 +153,17 @@ class PluginGroup:
         """
         if self.is_registered(claim):
             return self._registered[claim.name].plugin
-        try:
-            with redirect_stdout(sys.stderr):  # its prints must not mix with output for programs
-                return getattr(import_module(claim.module), claim.attribute)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # plugins call sys.exit at import
-            raise PluginLoadError(
-                f"{self.kind} {claim} could not be imported from {claim.value}\n  {_one_line(error)}\n"
-                f"see the traceback: {sys.executable} -c 'import {claim.module}'\n"
-                f"{_how_to_repair(claim, error)}"
-            ) from error
+        failed = f"could not be imported from {claim.value}"
+        importing = PluginCall(
+            self.guard(claim), failed, kind=PluginLoadError, advice=lambda error: _how_to_repair(claim, error)
+        )
+        with importing, redirect_stdout(sys.stderr):  # its prints must not mix with output for programs
+            return getattr(import_module(claim.module), claim.attribute)
+
+    def guard(self, claim: Claim) -> Guard:
+        """The guard for calls of a plugin's code."""
+        author = "" if claim.distribution == SCRIPT else claim.distribution
+        return Guard(f"{self.kind} {claim}", claim.module, author)
 
     def schema(self, claim: Claim) -> object:
         """The schema of a plugin, imported without it; None if it declares none. Raises as ``load_claim``."""
@@ -246,21 +248,13 @@ def _marked(row: Claim, competing: Sequence[Claim]) -> Claim:
 
 
 def _how_to_repair(claim: Claim, error: BaseException) -> str:
-    if isinstance(error, ModuleNotFoundError) and error.name:
+    see = f"see the traceback: {sys.executable} -c 'import {claim.module}'"
+    if isinstance(error, ModuleNotFoundError) and isinstance(error.name, str):
         package = error.name.partition(".")[0]
         if needed := requirement_with(package, claim.distribution):
-            return f"install {package}, which it needs: {pip_install(needed)}"
-    return f"repair it: {repair(claim.distribution)}"
+            return f"{see}\ninstall {package}, which it needs: {pip_install(needed)}"
+    return f"{see}\nrepair it: {repair(claim.distribution)}"
 
 
 def _owners(claims: Iterable[Claim]) -> str:
     return " and ".join(map(owner, claims))
-
-
-def _one_line(error: BaseException) -> str:
-    from traceback import format_exception_only  # unlike str(), it survives an exception whose str() fails
-
-    text = "".join(format_exception_only(error)).strip()
-    if isinstance(error, SyntaxError):  # the lines before the last one show where it is
-        text = text.splitlines()[-1]
-    return shortened(" ".join(text.split()), 4 * MAX_VALUE)

@@ -13,7 +13,7 @@ sequences.
 import torch
 from torch import Tensor
 
-from skyrl_core import LossBatch, Metric, PolicyLoss, TokenLosses
+from skyrl_core import LossBatch, Metric, PolicyLoss, Prepared, TokenLosses
 from skyrl_core.losses.params import ClipCovParams
 from skyrl_core.maths import (
     at_indices,
@@ -42,7 +42,7 @@ class ClipCovLoss(PolicyLoss):
     semantics_version = 1
     reference = "Clip-Cov, arXiv 2505.22617"
 
-    def prepare(self, minibatch: LossBatch) -> dict[str, Tensor]:
+    def prepare(self, minibatch: LossBatch) -> Prepared:
         """``dropped``, bool [B, T]: the chosen tokens."""
         params: ClipCovParams = self.params
         ratio = bounded(minibatch.log_probs - minibatch.old_log_probs).exp()
@@ -52,7 +52,7 @@ class ClipCovLoss(PolicyLoss):
         generator = torch.Generator().manual_seed(minibatch.step)
         count = share_of_tokens(params.clip_cov_ratio, minibatch.mask)
         chosen = torch.randperm(len(ordered), generator=generator)[:count]
-        return {"dropped": at_indices(ordered[chosen.to(ordered.device)], minibatch.mask)}
+        return Prepared(per_token={"dropped": at_indices(ordered[chosen.to(ordered.device)], minibatch.mask)})
 
     def token_losses(self, batch: LossBatch) -> TokenLosses:
         """Loss and metrics of every token; ``kept_fraction`` excludes the chosen tokens, not the clipped ones."""

@@ -9,9 +9,8 @@ Means and choice cover the entire minibatch of all ranks and are computed once i
 """
 
 import torch
-from torch import Tensor
 
-from skyrl_core import LossBatch, Metric, PolicyLoss, TokenLosses
+from skyrl_core import LossBatch, Metric, PolicyLoss, Prepared, TokenLosses
 from skyrl_core.losses.params import KlCovParams
 from skyrl_core.losses.standard import policy_gradient
 from skyrl_core.maths import at_indices, bounded, by_covariance, ratio_metrics, share_of_tokens, token_covariance
@@ -26,12 +25,12 @@ class KlCovLoss(PolicyLoss):
     semantics_version = 1
     reference = "KL-Cov, arXiv 2505.22617"
 
-    def prepare(self, minibatch: LossBatch) -> dict[str, Tensor]:
+    def prepare(self, minibatch: LossBatch) -> Prepared:
         """``penalised``, bool [B, T]: the chosen tokens."""
         covariance = token_covariance(minibatch.log_probs, minibatch.advantages, minibatch.mask)
         ordered = by_covariance(covariance, minibatch.log_probs, minibatch.mask)
         count = share_of_tokens(self.params.kl_cov_frac, minibatch.mask)
-        return {"penalised": at_indices(ordered[:count], minibatch.mask)}
+        return Prepared(per_token={"penalised": at_indices(ordered[:count], minibatch.mask)})
 
     def token_losses(self, batch: LossBatch) -> TokenLosses:
         """Loss, its two terms and metrics of every token."""

@@ -15,9 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skyrl_core import LossBatch, Metric, Need, PolicyLoss, TokenLosses, load_policy_loss
+from skyrl_core import LossBatch, Metric, Need, PolicyLoss, Prepared, TokenLosses, load_policy_loss
 from skyrl_core.contract.loss_value import scalar_loss
-from skyrl_core.contract.policy_loss import is_scalar_form
+from skyrl_core.contract.output_check import check_scalar_loss, check_token_losses
+from skyrl_core.contract.policy_loss import is_scalar_form, prepared_by
+from skyrl_core.discovery.plugin_call import Guard
 from skyrl_core.losses.sum_params import SumParams
 from skyrl_core.registry.loss_reference import loss_name
 
@@ -38,7 +40,12 @@ class SumLoss(PolicyLoss):
             PluginLoadError: one of them cannot be loaded.
         """
         super().__init__(params)
-        self.parts = dict(zip(_labels(params), (_load(term) for term in params.terms), strict=True))
+        labels = _labels(params)
+        self.parts = dict(zip(labels, (_load(term) for term in params.terms), strict=True))
+        self._guards = {
+            label: Guard(f"policy loss {term.loss!r}, a term of sum,", type(self.parts[label]).__module__)
+            for label, term in zip(labels, params.terms, strict=True)
+        }
         self._weights = dict(zip(self.parts, (term.weight for term in params.terms), strict=True))
 
     @classmethod
@@ -51,10 +58,14 @@ class SumLoss(PolicyLoss):
         """The losses of the terms."""
         return tuple((term.loss, term.params) for term in params.terms)
 
-    def prepare(self, minibatch: LossBatch) -> dict[str, Tensor]:
+    def prepare(self, minibatch: LossBatch) -> Prepared:
         """The tensors that each term prepares, under its label."""
-        prepared = {label: part.prepare(minibatch.view(_needs(part), {})) for label, part in self.parts.items()}
-        return {f"{label}/{name}": tensor for label, part in prepared.items() for name, tensor in part.items()}
+        prepared = Prepared()
+        for label, part in self.parts.items():
+            with self._guards[label].calling("prepare", _step(minibatch)):
+                of_part = prepared_by(part, minibatch.view(_needs(part), {}))
+            prepared = prepared.merged(of_part.under(label))
+        return prepared
 
     def token_losses(self, batch: LossBatch) -> TokenLosses:
         """The weighted sum, each weighted term, and the metrics of all terms under their labels."""
@@ -62,7 +73,8 @@ class SumLoss(PolicyLoss):
         metrics: dict[str, Metric] = {}
         total = torch.zeros_like(batch.log_probs)
         for label, part in self.parts.items():
-            output = _evaluate(part, batch.view(_needs(part), _under(label, batch.prepared)))
+            with self._guards[label].calling("token_losses", _step(batch)):
+                output = _evaluate(part, batch.view(_needs(part), _under(label, batch.prepared)))
             terms[label] = self._weights[label] * output.values
             terms |= {f"{label}/{name}": self._weights[label] * term for name, term in output.terms.items()}
             metrics |= {f"{label}/{name}": metric for name, metric in output.metrics.items()}
@@ -77,11 +89,15 @@ class SumLoss(PolicyLoss):
     def after_step(self, metrics: Mapping[str, float]) -> None:
         """Pass each term its metrics, without the label."""
         for label, part in self.parts.items():
-            part.after_step(_under(label, metrics))
+            with self._guards[label].calling("after_step"):
+                part.after_step(_under(label, metrics))
 
     def state_dict(self) -> dict[str, float]:
         """The states of the terms, under their labels."""
-        states = {label: part.state_dict() for label, part in self.parts.items()}
+        states = {}
+        for label, part in self.parts.items():
+            with self._guards[label].calling("state_dict"):
+                states[label] = dict(part.state_dict())
         return {f"{label}/{name}": value for label, state in states.items() for name, value in state.items()}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
@@ -126,13 +142,20 @@ def _labels(params: SumParams) -> list[str]:
     return labels
 
 
+def _step(batch: LossBatch) -> str:
+    return f"optimizer step {batch.step + 1}"
+
+
 def _under(label: str, values: Mapping[str, Any]) -> dict[str, Any]:
     return {name.removeprefix(f"{label}/"): value for name, value in values.items() if name.startswith(f"{label}/")}
 
 
 def _evaluate(part: PolicyLoss, batch: LossBatch) -> TokenLosses:
     if not is_scalar_form(type(part)):
-        return part.token_losses(batch)
+        output = part.token_losses(batch)
+        check_token_losses(part, output, batch)
+        return output
     # Without a token a mean over tokens is 0 / 0, whose gradient would be NaN although it is masked.
     scalar = scalar_loss(part, batch) if batch.mask.any() else batch.log_probs.sum() * 0.0
+    check_scalar_loss(part, scalar, batch)
     return TokenLosses(values=scalar.expand_as(batch.log_probs))

@@ -1,21 +1,25 @@
 """The parameters of ``sum``, checked per term by the schema of its loss. Imports no torch."""
 
+from collections.abc import Iterator
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from skyrl_core import InvalidParamsError, LossParams, ParamProblem, PluginPolicy, SkyrlError
 from skyrl_core.discovery.claim import qualified
 from skyrl_core.discovery.plugin_group import ALLOW_ALL
 from skyrl_core.parameters.param_validation import as_validation_error
+from skyrl_core.parameters.schema_call import as_json_values
+from skyrl_core.parameters.strict_model import StrictModel
 from skyrl_core.registry.loss_reference import LOSSES
 from skyrl_core.registry.resolved_loss import ResolvedLoss
 
+MAX_LEVELS = 8
+"""Sums inside each other."""
 
-class SumTerm(BaseModel):
+
+class SumTerm(StrictModel):
     """One loss of the sum."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
     loss: str = Field(description="Any installed loss, as in policy_loss_type.")
     weight: float = Field(default=1.0, description="Factor of the term; may be negative, or a schedule.")
@@ -41,7 +45,7 @@ class SumTerm(BaseModel):
         # From here on the name means this one distribution, whatever the policy allows when the loss is built.
         pin = values["loss"].partition("@")[1:]
         spec = values["loss"] if LOSSES.is_registered(loss.claim) else qualified(loss.claim) + "".join(pin)
-        return values | {"loss": spec, "params": checked.model_dump(mode="json")}
+        return values | {"loss": spec, "params": as_json_values(checked)}
 
 
 class SumParams(LossParams):
@@ -53,9 +57,35 @@ class SumParams(LossParams):
         description="The losses to add: a list of {loss, weight, params}.",
     )
 
+    @field_validator("terms", mode="before")
+    @classmethod
+    def _few_levels(cls, terms: Any) -> Any:
+        # Each level is looked up and validated on its own, so deep sums are slow; and one sum can say the same.
+        if _levels(terms) > MAX_LEVELS:
+            raise ValueError(
+                f"sums are nested more than {MAX_LEVELS} levels deep: list the terms in one sum, and multiply weights"
+            )
+        return terms
+
     @field_validator("terms")
     @classmethod
     def _some_weight(cls, terms: tuple[SumTerm, ...]) -> tuple[SumTerm, ...]:
         if all(term.weight == 0 for term in terms):
             raise ValueError("every weight is 0, so nothing would be learned: give a term another weight")
         return terms
+
+
+def _levels(terms: Any) -> int:
+    """The depth of sums inside each other, counted only as far as it matters."""
+    level, inside = 0, [terms]
+    while inside and level <= MAX_LEVELS:
+        level += 1
+        inside = [deeper for each in inside for deeper in _terms_below(each)]
+    return level
+
+
+def _terms_below(terms: Any) -> Iterator[Any]:
+    for term in terms if isinstance(terms, list | tuple) else ():
+        params = term.get("params") if isinstance(term, dict) else None
+        if isinstance(params, dict) and "terms" in params:
+            yield params["terms"]

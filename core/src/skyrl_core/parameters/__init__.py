@@ -11,6 +11,9 @@ from skyrl_core.parameters.algorithm_options import OffPolicyOptions as OffPolic
 from skyrl_core.parameters.error_wording import rule_of as rule_of
 from skyrl_core.parameters.loss_params import LossParams as LossParams
 from skyrl_core.parameters.loss_params import OpenLossParams as OpenLossParams
+from skyrl_core.parameters.nesting import MAX_DEPTH as MAX_DEPTH
+from skyrl_core.parameters.nesting import TOO_DEEP as TOO_DEEP
+from skyrl_core.parameters.nesting import is_too_deep as is_too_deep
 from skyrl_core.parameters.param_validation import validate_params as validate_params
 from skyrl_core.parameters.parameter_plan import ParamPlan as ParamPlan
 from skyrl_core.parameters.schedule import Schedule as Schedule
@@ -19,3 +22,7 @@ from skyrl_core.parameters.schedule import is_schedule as is_schedule
 from skyrl_core.parameters.schedule import number_at as number_at
 from skyrl_core.parameters.schedule import parse_schedule as parse_schedule
 from skyrl_core.parameters.schedule import schedule_fault as schedule_fault
+from skyrl_core.parameters.schema_call import as_json_values as as_json_values
+from skyrl_core.parameters.schema_call import calling_schema as calling_schema
+from skyrl_core.parameters.schema_call import json_schema as json_schema
+from skyrl_core.parameters.strict_model import StrictModel as StrictModel

@@ -2,17 +2,17 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
+from pydantic import Field, PositiveFloat
+
+from skyrl_core.parameters.strict_model import StrictModel
 
 LossReduction = Literal["token_mean", "sequence_mean", "sequence_sum", "sequence_sum_norm", "prompt_mean"]
 KlEstimator = Literal["k1", "k2", "k3", "abs", "low_var_kl"]
 NonNegative = Annotated[float, Field(ge=0)]
 
 
-class OffPolicyOptions(BaseModel):
+class OffPolicyOptions(StrictModel):
     """Weights for the gap between rollout engine and trainer; ``maths.off_policy`` has the formulas."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     weight: Literal["none", "token", "sequence", "geometric"] = Field(
         default="none", description="Weight of a token: its ratio, or the product or geometric mean over its sequence."

@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
+MAX_RULE = 2000
+"""Characters of the message of a validator."""
+
 _TYPES = {
     "int": "must be a whole number",
     "float": "must be a number",
@@ -33,7 +36,7 @@ _RULES: "dict[str, Callable[[ErrorDetails], str]]" = {
     # The location ends with a missing index of a list, or with the name of a field.
     "missing": lambda detail: "has too few values" if isinstance(detail["loc"][-1], int) else "is required",
     "extra_forbidden": lambda _: "unknown parameter",
-    "value_error": lambda detail: str(detail["ctx"]["error"]),
+    "value_error": lambda detail: str(detail["ctx"]["error"])[:MAX_RULE],
     "string_type": lambda detail: (
         "must be text; put it in quotes" if isinstance(detail["input"], int | float) else "must be text"
     ),

@@ -3,11 +3,13 @@
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, PrivateAttr
+from pydantic import ConfigDict, PrivateAttr
+
+from skyrl_core.parameters.strict_model import StrictModel
 
 
-class LossParams(BaseModel):
-    """Base class of parameter schemas. Unknown keys, infinities and NaN are errors; instances are frozen.
+class LossParams(StrictModel):
+    """Base class of parameter schemas. Unknown keys, values of another type, infinities and NaN are errors.
 
     A subclass lists its parameters as fields with ranges and descriptions::
 
@@ -17,8 +19,6 @@ class LossParams(BaseModel):
     Keep the subclass in a module that does not import torch and name it in the entry-point group
     ``skyrl.policy_loss_params``: then a wrong value is reported before torch is imported.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
     def get(self, name: str, default: Any = None) -> Any:
         """The parameter of this name, or the default if there is none; for losses in scalar form."""
@@ -42,7 +42,7 @@ class OpenLossParams(LossParams):
     It records which parameters are read, because a typo in the name of one can be noticed in no other way.
     """
 
-    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="allow")
 
     _reads: _Names = PrivateAttr(default_factory=_Names)
 

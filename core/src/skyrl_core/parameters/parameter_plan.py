@@ -7,8 +7,10 @@ from pydantic import BaseModel, ValidationError
 
 from skyrl_core.errors import InvalidParamsError, ParamProblem, nearest
 from skyrl_core.parameters.loss_params import OpenLossParams
+from skyrl_core.parameters.nesting import TOO_DEEP, is_too_deep
 from skyrl_core.parameters.param_validation import validate_params
 from skyrl_core.parameters.schedule import Schedule, checked_steps, is_schedule, parse_schedule, schedule_fault
+from skyrl_core.parameters.schema_call import as_json_values
 
 Schema = TypeVar("Schema", bound=BaseModel)
 Path = tuple[str | int, ...]
@@ -30,6 +32,8 @@ class ParamPlan(Generic[Schema]):
             InvalidParamsError: values are invalid, at the start or at some step; ``problems`` lists every problem.
         """
         self._validate: Callable[[Values], Schema] = lambda tree: validate_params(schema, tree, subject, context)
+        if is_too_deep(values):
+            raise InvalidParamsError(f"{subject}: invalid parameters", [ParamProblem("", values, TOO_DEEP)])
         self._values = values
         self.schedules = _schedules(values, subject) if scheduled else {}
         """Each schedule by the path of its parameter."""
@@ -44,7 +48,9 @@ class ParamPlan(Generic[Schema]):
         """The parameters at optimizer step ``step``; those of ``steps`` were validated when the plan was made."""
         numbers = self.numbers(step)
         known = self._known.get(tuple(numbers.values()))
-        return self._validate(_replaced(self._values, numbers)) if known is None else known
+        # The parameter may be an integer, which takes no 3.0.
+        given = {path: int(number) if number.is_integer() else number for path, number in numbers.items()}
+        return self._validate(_replaced(self._values, given)) if known is None else known
 
     def numbers(self, step: int) -> dict[Path, float]:
         """The number of each schedule at optimizer step ``step``."""
@@ -60,7 +66,7 @@ class ParamPlan(Generic[Schema]):
 
     def document(self) -> dict[str, Any]:
         """The parameters as JSON values, with defaults and schedules; enough to make an equal plan."""
-        document = BaseModel.model_dump(self.at(0), mode="json")  # not as a loss that reads its parameters
+        document = as_json_values(self.at(0))
         schedules = {path: each.model_dump(mode="json") for path, each in self.schedules.items()}
         written: dict[str, Any] = _replaced(document, schedules)
         return written

@@ -13,8 +13,6 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     NonNegativeInt,
     PositiveInt,
@@ -25,18 +23,13 @@ from pydantic import (
 
 from skyrl_core.errors import did_you_mean
 from skyrl_core.parameters.error_wording import rule_of
+from skyrl_core.parameters.strict_model import StrictModel
 
 KEY = "schedule"
 """The key that makes a mapping a schedule."""
 
 
-class _Base(BaseModel):
-    """The settings of all schedules."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Constant(_Base):
+class Constant(StrictModel):
     """The same number at every step."""
 
     schedule: Literal["constant"] = "constant"
@@ -55,7 +48,7 @@ class Constant(_Base):
         return f"{self.value:g}"
 
 
-class _Ramp(_Base):
+class _Ramp(StrictModel):
     schedule: str
     start: float
     end: float
@@ -95,7 +88,7 @@ class Cosine(_Ramp):
         return 0.5 * (1 - math.cos(math.pi * progress))
 
 
-class Piecewise(_Base):
+class Piecewise(StrictModel):
     """Through points (step, number); constant before the first and after the last."""
 
     schedule: Literal["piecewise"] = "piecewise"

@@ -3,6 +3,7 @@ from .estimator_registry import ResolvedEstimator as ResolvedEstimator
 from .estimator_registry import load_advantage_estimator as load_advantage_estimator
 from .estimator_registry import register_advantage_estimator as register_advantage_estimator
 from .loss_identity import LossIdentity as LossIdentity
+from .loss_identity import script_sha256 as script_sha256
 from .loss_reference import LOSSES as LOSSES
 from .loss_reference import loss_name as loss_name
 from .loss_registry import describe_loss as describe_loss

@@ -27,8 +27,11 @@ class LossIdentity(NamedTuple):
     """The losses that it combines, with the parameters of the first step."""
 
     def record(self) -> dict[str, Any]:
-        """Every field as JSON values, and the identity as text under ``id``, for run.json and checkpoints."""
-        return {"id": str(self), **self._asdict(), "components": [part.record() for part in self.components]}
+        """Every field as JSON values without secrets, and the identity as text under ``id``, for files."""
+        from skyrl_core.redaction import redacted  # takes milliseconds that a listing does not need
+
+        parts = [part.record() for part in self.components]
+        return {"id": str(self), **self._asdict(), "params": redacted(self.params), "components": parts}
 
     def __str__(self) -> str:
         semantics = "" if self.semantics_version is None else f"@{self.semantics_version}"

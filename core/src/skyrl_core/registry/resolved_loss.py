@@ -29,7 +29,7 @@ class ResolvedLoss(ResolvedPlugin["PolicyLoss"]):
         _ = self.plan
         from skyrl_core.registry.scheduled_loss import ScheduledLoss
 
-        return ScheduledLoss(self.class_plan, self.build)
+        return ScheduledLoss(self.class_plan, self.build, self.guard)
 
     def build(self, params: LossParams) -> PolicyLoss:
         """An instance with parameters of ``class_plan``."""
@@ -43,6 +43,8 @@ class ResolvedLoss(ResolvedPlugin["PolicyLoss"]):
         """The identity of the loss with its parameters. Imports the loss and reads its package's files."""
         claim, loss = self.claim, self.plugin
         registered, plan = LOSSES.is_registered(claim), self.class_plan
+        with self.guard.calling("components"):
+            components = tuple(loss.components(plan.at(0)))
         return LossIdentity(
             distribution=claim.distribution,
             name=claim.name,
@@ -51,9 +53,7 @@ class ResolvedLoss(ResolvedPlugin["PolicyLoss"]):
             value=claim.value,
             files_sha256=script_sha256(LOSSES.source(claim.name)) if registered else package_files_sha256(claim),
             params=plan.document(),
-            components=tuple(
-                ResolvedLoss.find(part, values, self._policy).identity for part, values in loss.components(plan.at(0))
-            ),
+            components=tuple(ResolvedLoss.find(part, values, self._policy).identity for part, values in components),
         )
 
     def _load(self) -> type[PolicyLoss]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
+from skyrl_core.discovery.plugin_call import Guard
 from skyrl_core.discovery.plugin_class import construct
 from skyrl_core.discovery.plugin_group import ALLOW_ALL, Claim, PluginGroup, PluginPolicy
 from skyrl_core.errors import PluginLoadError
 from skyrl_core.parameters.loss_params import LossParams, OpenLossParams
 from skyrl_core.parameters.parameter_plan import ParamPlan
+from skyrl_core.value_text import show_value
 
 Base = TypeVar("Base")
 Values = Mapping[str, Any] | LossParams | None
@@ -37,12 +38,17 @@ class ResolvedPlugin(Generic[Base]):
         return cls(cls.group.find(spec, policy), values, policy)
 
     @cached_property
+    def guard(self) -> Guard:
+        """The guard for calls of the plugin's code."""
+        return self.group.guard(self.claim)
+
+    @cached_property
     def schema(self) -> type[LossParams] | None:
         """The parameter schema, imported without the plugin; None if only its class may declare one."""
         schema = self.group.schema(self.claim)
         if schema is None or (isinstance(schema, type) and issubclass(schema, LossParams)):
             return schema
-        what, found = f"{self.group.kind} {self.claim}", reprlib.repr(schema)
+        what, found = f"{self.group.kind} {self.claim}", show_value(schema)
         raise PluginLoadError(f"the parameter schema of {what} is {found}, not a subclass of LossParams")
 
     @cached_property
@@ -68,7 +74,7 @@ class ResolvedPlugin(Generic[Base]):
 
     def build(self, params: LossParams) -> Base:
         """An instance with parameters of ``class_plan``."""
-        return construct(f"{self.group.kind} {self.claim}: {self.claim.value}", self.plugin, params)
+        return construct(self.guard, self.plugin, params)
 
     def _load(self) -> type[Base]:
         raise NotImplementedError

@@ -14,11 +14,14 @@ import torch
 from torch import Tensor
 
 from skyrl_core.contract.loss_value import evaluate_loss
-from skyrl_core.contract.policy_loss import LossBatch, Need, PolicyLoss, is_scalar_form
+from skyrl_core.contract.policy_loss import LossBatch, Need, PolicyLoss, is_scalar_form, prepared_by
 from skyrl_core.signature.clip_bounds import Break, find_breaks
+from skyrl_core.value_text import show_value
 
 ADVANTAGES = (1.0, -1.0)
 WIDE = (1 / 8, 8.0)
+LONGEST = 4096
+"""Tokens of a measured sequence; a curve has thousands of points, each of them a sequence."""
 """A range of ratios that contains the bounds of most losses."""
 POINTS = 241
 """Points of a curve; odd, so that a symmetric range includes ratio 1."""
@@ -189,7 +192,8 @@ class Scale:
         }
         with torch.no_grad():
             detached = inputs | {Need.ENTROPY: entropy.detach()}
-            prepared = self.loss.prepare(LossBatch(log_probs=log_probs.detach(), inputs=detached, **parts))
+            minibatch = LossBatch(log_probs=log_probs.detach(), inputs=detached, **parts)
+            prepared = prepared_by(self.loss, minibatch).tensors
         return LossBatch(log_probs=log_probs, inputs=inputs, prepared=prepared, **parts)
 
 
@@ -211,10 +215,10 @@ def check_range(ratios: tuple[float, float], probe: Probe = Probe()) -> None:
         ValueError: the probe or the range is empty, or a probability would exceed 1.
     """
     low, high = ratios
-    if probe.length < 1 or not 0 < probe.probability < 1:
+    if not 1 <= probe.length <= LONGEST or not 0 < probe.probability < 1:
         raise ValueError(
-            f"the sequence must have at least 1 token, with a probability between 0 and 1; got {probe.length} of "
-            f"{probe.probability:g}"
+            f"the sequence must have from 1 to {LONGEST:,} tokens, with a probability between 0 and 1; got "
+            f"{show_value(probe.length)} of {probe.probability:g}"
         )
     if not 0 < low < high < math.inf:
         raise ValueError(f"ratios must go from a positive number to a larger one; got {low:g} to {high:g}")

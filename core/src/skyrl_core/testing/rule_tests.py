@@ -14,6 +14,7 @@ from skyrl_core.conformance.package.project import read_project
 from skyrl_core.conformance.rules import RULES
 from skyrl_core.conformance.waivers import check_waivers, waivers_of
 from skyrl_core.contract.policy_loss import PolicyLoss
+from skyrl_core.discovery.plugin_call import Guard
 from skyrl_core.discovery.plugin_class import construct
 from skyrl_core.errors import SkyrlError
 from skyrl_core.parameters.param_validation import validate_params
@@ -91,7 +92,7 @@ def _same(loss: PolicyLoss) -> PolicyLoss:
 
 def _built(cls: type[PolicyLoss], params: Mapping[str, Any]) -> PolicyLoss:
     subject = f"policy_loss_tests({cls.__name__}, params=[{dict(params)}])"
-    return construct(subject, cls, validate_params(cls.Params, params, subject))
+    return construct(Guard(subject, cls.__module__), cls, validate_params(cls.Params, params, subject))
 
 
 def _checked(build: Callable[[], PolicyLoss], waive: Mapping[str, str] | None) -> Report:

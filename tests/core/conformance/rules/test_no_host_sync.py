@@ -5,7 +5,7 @@ import torch
 from tests.core.conformance.example_losses import Correct, declared
 from torch import Tensor
 
-from skyrl_core import LossBatch, LossParams, Metric, TokenLosses
+from skyrl_core import LossBatch, LossParams, Metric, Prepared, TokenLosses
 from skyrl_core.conformance import check_policy_loss
 
 
@@ -43,8 +43,8 @@ class CopiesToTheHost(Correct):
 
 @declared
 class WaitsOncePerStep(Correct):
-    def prepare(self, minibatch: LossBatch) -> dict[str, Tensor]:
-        return {"mean": torch.full((), minibatch.advantages.mean().item())}
+    def prepare(self, minibatch: LossBatch) -> Prepared:
+        return Prepared(per_minibatch={"mean": torch.full((), minibatch.advantages.mean().item())})
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,10 @@ def test_a_value_that_the_schema_accepts_but_the_loss_rejects_is_a_failure() -> 
                 raise ValueError("no warmup yet")
             super().__init__(params)
 
-    assert "it raised ValueError: no warmup yet" in (parameters_rule(Fragile(Params())).failure or "")
+    failure = check_policy_loss(Fragile(Params()), thorough=True).failures[0]
+    assert failure.rule == "parameter_bounds"
+    assert "the schema admits warmup = 1" in (failure.failure or "")
+    assert "raises ValueError: no warmup yet" in (failure.failure or "")
 
 
 @pytest.mark.parametrize("default", [None, 1.0])

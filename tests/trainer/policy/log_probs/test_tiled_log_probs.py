@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from skyrl_train.policy.log_probs import tiled_log_probs
+from skyrl_train.policy.log_probs.kept_tokens import KeptTokens
 from skyrl_train.policy.log_probs.tile_passes import TorchPasses
 from skyrl_train.policy.log_probs.tiled_log_probs import token_statistics
 
@@ -18,9 +19,17 @@ def inputs(dtype: torch.dtype = torch.float64):
     return hidden, weight, torch.randint(0, V, (N,), generator=generator)
 
 
-def oracle(hidden, weight, token_ids, temperature):
+KEPT = [[3, 0], [10], [2, 5, 6, 9], [1, 10], list(range(V)), [4, 7], [8, 1]]
+"""Entries of each token; the sampled one is added. With tiles of one or two entries most tiles of a token are empty."""
+
+
+def oracle(hidden, weight, token_ids, temperature, kept=None):
     """Materialised logits, torch.distributions: an independent computation of both outputs."""
-    distribution = torch.distributions.Categorical(logits=hidden @ weight.T / temperature)
+    logits = hidden @ weight.T / temperature
+    if kept is not None:
+        left_out = torch.tensor([[entry not in entries for entry in range(V)] for entries in kept])
+        logits = logits.masked_fill(left_out, -1000.0)  # whose exponential is 0, with a finite entropy
+    distribution = torch.distributions.Categorical(logits=logits)
     return distribution.log_prob(token_ids), distribution.entropy()
 
 
@@ -28,14 +37,18 @@ def oracle(hidden, weight, token_ids, temperature):
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("tile", [1, 12, 2**22])
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
-def test_values_and_gradients_match_materialised_logits(chunk_size, temperature, tile, share, monkeypatch):
+@pytest.mark.parametrize("truncated", [False, True])
+def test_values_and_gradients_match_materialised_logits(chunk_size, temperature, tile, share, truncated, monkeypatch):
     monkeypatch.setitem(tiled_log_probs.TILE, "cpu", tile)
     monkeypatch.setattr(tiled_log_probs, "KEPT_SHARE", share)
     monkeypatch.setattr(tiled_log_probs, "KEPT_MIN_BYTES", 0)
     hidden, weight, ids = inputs()
     coefficients = torch.linspace(-1, 2, N, dtype=torch.float64)
-    expected = oracle(hidden, weight, ids, temperature)
-    actual = token_statistics(hidden, weight, ids, temperature=temperature, chunk_size=chunk_size, with_entropy=True)
+    sets = [sorted({*entries, int(own)}) for entries, own in zip(KEPT, ids, strict=True)] if truncated else None
+    kept = KeptTokens.of([sets], N)[0] if sets is not None else None
+    expected = oracle(hidden, weight, ids, temperature, sets)
+    settings = {"temperature": temperature, "chunk_size": chunk_size, "with_entropy": True}
+    actual = token_statistics(hidden, weight, ids, kept=kept, **settings)
     torch.testing.assert_close(actual.log_probs, expected[0], rtol=0, atol=1e-12)
     torch.testing.assert_close(actual.entropy, expected[1], rtol=0, atol=1e-12)
 

@@ -5,10 +5,14 @@ from transformers import AutoModelForCausalLM, GPT2Config, OPTConfig, Qwen2Confi
 from skyrl_core.errors import SkyrlError
 from skyrl_train.policy.model_loading import load_model, load_tokenizer
 from skyrl_train.policy.policy import Policy
-from skyrl_train.rollout.hf.engine import sample_tokens, uniforms
+from skyrl_train.rollout.hf.engine import draw_tokens, token_distribution, uniforms
 from skyrl_train.rollout.rollout_engine import SampleRequest, Sampling
 from skyrl_train.rollout.weights import ModelWeights
 from skyrl_train.step.experience import Experience
+
+
+def draw(logits, sampling, uniform):
+    return draw_tokens(token_distribution(logits, sampling), sampling, uniform)
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +118,7 @@ def test_log_probs_of_given_tokens_match_transformers(engine, model, prompts):
 def test_sampled_tokens_follow_the_distribution():
     probabilities = torch.tensor([0.5, 0.0, 0.3, 0.2])
     count = 20_000
-    tokens, log_probs = sample_tokens(
+    tokens, log_probs = draw(
         probabilities.log().expand(count, 4), Sampling(max_new_tokens=1), uniforms([3], count).squeeze(0)
     )
     frequencies = torch.bincount(tokens, minlength=4) / count
@@ -139,7 +143,7 @@ def test_sampled_tokens_follow_the_distribution():
 def test_min_p_top_k_and_top_p_keep_the_most_probable_tokens(options, kept):
     logits = torch.tensor([[0.5, 0.25, 0.15 + 1e-6, 0.1]]).log().expand(4000, 4)
     sampling = Sampling(max_new_tokens=1, **options)
-    tokens, log_probs = sample_tokens(logits, sampling, uniforms([1], 4000).squeeze(0))
+    tokens, log_probs = draw(logits, sampling, uniforms([1], 4000).squeeze(0))
     expected = torch.tensor(kept, dtype=torch.float32)
     assert torch.allclose(tokens.bincount(minlength=4) / 4000, expected, atol=0.03)
     assert set(tokens.tolist()) == {index for index, share in enumerate(kept) if share}
@@ -148,7 +152,7 @@ def test_min_p_top_k_and_top_p_keep_the_most_probable_tokens(options, kept):
 
 def test_nucleus_sampling_keeps_the_smallest_set_that_reaches_top_p():
     logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log().expand(5000, 4)
-    tokens, log_probs = sample_tokens(logits, Sampling(max_new_tokens=1, top_p=0.7), uniforms([1], 5000).squeeze(0))
+    tokens, log_probs = draw(logits, Sampling(max_new_tokens=1, top_p=0.7), uniforms([1], 5000).squeeze(0))
     assert set(tokens.tolist()) == {0, 1}
     # Renormalised: 0.5 / 0.8 and 0.3 / 0.8.
     expected = torch.tensor([0.625, 0.375]).log()[tokens]
@@ -157,7 +161,7 @@ def test_nucleus_sampling_keeps_the_smallest_set_that_reaches_top_p():
 
 def test_extreme_random_numbers_select_tokens_with_positive_probability():
     logits = torch.tensor([[-torch.inf, 0.0, 0.0, -torch.inf]] * 2)
-    tokens, _ = sample_tokens(logits, Sampling(max_new_tokens=1), torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64))
+    tokens, _ = draw(logits, Sampling(max_new_tokens=1), torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64))
     assert tokens.tolist() == [1, 2]
 
 
@@ -193,3 +197,50 @@ def test_more_tokens_than_the_learned_positions_are_refused(hf_engine, tokenizer
             engine.generate(batch, Sampling(max_new_tokens=7))
     else:
         assert len(engine.generate(batch, Sampling(max_new_tokens=7))) == 2
+
+
+TRUNCATIONS = [{"top_p": 0.8}, {"top_k": 3}, {"min_p": 0.2}, {"top_p": 0.9, "top_k": 4, "min_p": 0.01}]
+
+
+@pytest.fixture(scope="module")
+def truncated(engine, tokenizer):
+    """Samples of different lengths for prompts of different lengths, and the experience of them in reverse order."""
+    prompts = [tuple(tokenizer(text)["input_ids"]) for text in ("Ben has 3 coins.", "What is 2 + 2? Answer:", "No")]
+    requests = [SampleRequest(prompt_ids=ids, seed=seed) for ids in prompts for seed in range(4)]
+
+    def sample(temperature=1.3, **options):
+        sampling = Sampling(max_new_tokens=24, temperature=temperature, return_kept=True, **options)
+        samples = engine.generate(requests, sampling)
+        experience = Experience.build(
+            [request.prompt_ids for request in requests], samples, [0] * 12, pad_id=0, device=torch.device("cpu")
+        )
+        return requests, samples, experience.select(torch.arange(11, -1, -1))
+
+    return sample
+
+
+@pytest.mark.parametrize("options", TRUNCATIONS)
+@pytest.mark.parametrize("share", [False, True])
+def test_the_policy_has_the_log_probs_of_truncated_samples(truncated, model, options, share):
+    _, _, experience = truncated(**options)
+    policy = Policy(model, chunk_size=7, temperature=1.3, share_prompts=share)
+    with torch.no_grad():
+        log_probs, _ = policy.log_probs(experience.sequences, False)
+    torch.testing.assert_close(log_probs, experience.rollout_log_probs, rtol=0, atol=2e-5)
+
+
+def test_kept_tokens_are_those_with_a_probability_in_an_independent_computation(truncated, model):
+    requests, samples, _ = truncated(top_k=3, temperature=0.7)
+    assert len({len(sample.token_ids) for sample in samples}) > 1
+    for request, sample in zip(requests, samples, strict=True):
+        ids = torch.tensor([[*request.prompt_ids, *sample.token_ids]])
+        with torch.no_grad():
+            logits = model(input_ids=ids, use_cache=False).logits[0, len(request.prompt_ids) - 1 : -1]
+        assert [sorted(kept) for kept in sample.kept] == logits.topk(3).indices.sort().values.tolist()
+
+
+def test_samples_carry_kept_tokens_only_on_request(engine, model):
+    requests = [SampleRequest(prompt_ids=(5, 6), seed=1)]
+    assert engine.generate(requests, Sampling(max_new_tokens=2, top_k=3))[0].kept is None
+    every = engine.generate(requests, Sampling(max_new_tokens=2, return_kept=True))[0].kept
+    assert [len(kept) for kept in every] == [model.config.vocab_size] * 2

@@ -18,7 +18,8 @@ from skyrl_train.ranks.ranks import Ranks
 from skyrl_train.rollout.hf.engine import HfEngine, _truncated
 from skyrl_train.rollout.rollout_engine import EngineSetup, Sample, SampleRequest, Sampling
 from skyrl_train.rollout.weights import ModelWeights, PerturbedWeights
-from skyrl_train.step.weight_sync import TOLERANCE, StaleEngineError, WeightSync
+from skyrl_train.step.engine_agreement import TOLERANCE
+from skyrl_train.step.weight_sync import StaleEngineError, WeightSync
 from skyrl_train.training.build import DTYPES
 
 pytestmark = pytest.mark.vllm
@@ -33,6 +34,7 @@ CONFIG = {
     }
 }
 STEADY = Sampling(max_new_tokens=TOKENS, temperature=0.8, top_p=0.9)
+SHORT = Sampling(max_new_tokens=8, temperature=0.8)
 
 
 @pytest.fixture(scope="module")
@@ -256,10 +258,10 @@ class Some:
     """Weights with some tensors removed or renamed."""
 
     def __init__(self, model: Any, change: Callable[[str], str | None]) -> None:
-        self._model, self._change = model, change
+        self.model, self._change = model, change
 
     def named_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        for name, tensor in self._model.named_parameters():
+        for name, tensor in self.model.named_parameters():
             if (changed := self._change(name)) is not None:
                 yield changed, tensor
 
@@ -362,7 +364,7 @@ class Trained:
     """The part of ZeroEngine that the sync uses."""
 
     def __init__(self, model: Any) -> None:
-        self.policy = Policy(model, chunk_size=64, temperature=1.0)
+        self.policy, self.model = Policy(model, chunk_size=64, temperature=1.0), model
 
     def forward(self, sequences: Any, *, with_entropy: bool) -> Any:
         return self.policy.log_probs(sequences, with_entropy)
@@ -401,7 +403,7 @@ def train(model: Any) -> None:
 
 
 def test_the_probe_finds_that_weights_have_arrived(sync: WeightSync, synced: Any) -> None:
-    sync.start(0)
+    sync.start(0, SHORT)
     train(synced[1])
     assert sync.update(1)["probe_deviation"] < TOLERANCE[synced[2]]
 
@@ -409,7 +411,7 @@ def test_the_probe_finds_that_weights_have_arrived(sync: WeightSync, synced: Any
 def test_the_probe_finds_an_engine_that_takes_nothing_over(
     sync: WeightSync, synced: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sync.start(0)
+    sync.start(0, SHORT)
     monkeypatch.setattr("skyrl_train.rollout.vllm.engine.load_into_worker", lambda worker, weights: list(weights))
     train(synced[1])
     with pytest.raises(StaleEngineError, match=r"optimizer step 1 .* stale"):
@@ -420,7 +422,7 @@ def test_the_probe_finds_a_tied_output_embedding_that_stayed_behind(
     sync: WeightSync, synced: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """vLLM's reload skips it: on a CPU it still uses a packed copy."""
-    sync.start(0)
+    sync.start(0, SHORT)
     monkeypatch.setattr(
         "skyrl_train.rollout.vllm.engine.load_into_worker",
         lambda worker, weights: worker.reload_weights(weights_iterator=((n, t.detach().clone()) for n, t in weights)),

@@ -19,6 +19,13 @@ def test_our_end_tokens_are_the_only_ones():
     assert (arguments["temperature"], arguments["top_p"]) == (0.5, 0.9)
 
 
+def test_every_setting_that_changes_the_distribution_is_sent_whatever_the_defaults_of_a_server():
+    arguments = sampling_arguments(REQUEST, Sampling(max_new_tokens=7), {1})
+    assert {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0}.items() <= arguments.items()
+    assert {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}.items() <= arguments.items()
+    assert arguments["min_tokens"] == 0
+
+
 @pytest.mark.parametrize("temperature", [0.001, 2.5])
 def test_a_temperature_that_vllm_would_change_or_refuse_is_named(temperature):
     with pytest.raises(SkyrlError, match=rf"temperature {temperature}.*0\.01 to 2\.0"):

@@ -171,10 +171,10 @@ class Part:
     """Weights without one tensor."""
 
     def __init__(self, model, without):
-        self._model, self._without = model, without
+        self.model, self._without = model, without
 
     def named_tensors(self):
-        yield from (pair for pair in self._model.named_parameters() if pair[0] != self._without)
+        yield from (pair for pair in self.model.named_parameters() if pair[0] != self._without)
 
 
 @pytest.mark.parametrize("name", ["model.layers.1.mlp.down_proj.weight", "model.layers.2.self_attn.k_proj.weight"])
@@ -189,13 +189,13 @@ def test_an_update_with_a_missing_tensor_is_refused_and_the_server_recovers(engi
 def test_a_half_synced_server_is_never_sampled_from(engine, setup, server, model, prompts, messages):
     expected = engine.generate(requests_for(prompts, 8), SAMPLING)
 
-    class Interrupted:
+    class Interrupted(ModelWeights):
         def named_tensors(self):
             yield from list(PerturbedWeights(ModelWeights(model)).named_tensors())[:5]
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        VllmServerEngine(setup(server)).sync_weights(Interrupted(), 9)
+        VllmServerEngine(setup(server)).sync_weights(Interrupted(model), 9)
     assert_alike(engine.generate(requests_for(prompts, 8), SAMPLING), expected)
     assert any("skyrl-incomplete" in line for line in messages)
 

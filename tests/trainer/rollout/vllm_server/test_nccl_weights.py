@@ -15,6 +15,7 @@ pytestmark = pytest.mark.vllm
 class Counted:
     def __init__(self):
         self._weights, self.seen = ModelWeights(torch.nn.Linear(3, 2)), 0
+        self.model = self._weights.model
 
     def named_tensors(self):
         for pair in self._weights.named_tensors():

@@ -1,7 +1,7 @@
 """Exports the model of each checkpoint as a transformers folder inside it, while training continues."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -9,7 +9,6 @@ from typing import Self
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from skyrl_core.errors import SkyrlError
 from skyrl_train.checkpoints.model_export import origin, write_model
@@ -50,13 +49,16 @@ class BackgroundExport:
     def __init__(
         self,
         engine: ZeroEngine,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: Mapping[str, Path],
         ranks: Ranks,
         *,
         model_name: str,
         message: Callable[[str], None],
     ) -> None:
-        """``message`` prints a line for the user: a failed export does not end the run."""
+        """``tokenizer`` has the files of the tokenizer.
+
+        ``message`` prints a line for the user: a failed export does not end the run.
+        """
         self._engine = engine
         self._tokenizer = tokenizer
         self._ranks = ranks

@@ -162,7 +162,9 @@ class BackgroundSave:
         return checkpoint_folder.target(partial)
 
     def _complete(self, checkpoint: _Checkpoint) -> None:
-        checkpoint.samples.result()  # a checkpoint appears after the samples of its steps
+        # A checkpoint appears after the record of its steps. Samples that could not be written end the run elsewhere.
+        checkpoint.samples.exception()
+        self._journal.sync()
         write_manifest(checkpoint.partial, checkpoint.progress, self._journal.provenance())
         with checkpoint.publishing:
             checkpoint.check()

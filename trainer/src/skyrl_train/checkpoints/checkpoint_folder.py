@@ -5,14 +5,13 @@ hidden name before it is deleted. So every folder ``step_N`` was complete once, 
 ``latest`` names the newest one for scripts; the trainer looks at the folders.
 """
 
-import re
 import shutil
 import tempfile
 from contextlib import suppress
 from pathlib import Path
 
 from skyrl_core.errors import SkyrlError
-from skyrl_train.checkpoints.manifest import MANIFEST
+from skyrl_train.checkpoints.manifest import MANIFEST, STEP_NAME
 from skyrl_train.tracking.atomic_file import flush_to_disk, write_bytes
 
 PARTIAL = ".partial"
@@ -26,7 +25,6 @@ CONVERTED = ".converted"
 LATEST = "latest"
 PROBE = 4 * 2**20
 """Bytes to write in order to learn why a write failed."""
-_NAME = re.compile(r"step_(\d{6,})")
 
 
 def partial_folder(folder: Path, step: int) -> Path:
@@ -241,7 +239,7 @@ def _prune_error(checkpoint: Path, error: OSError) -> SkyrlError:
 
 
 def _is_checkpoint(path: Path) -> bool:
-    return _NAME.fullmatch(path.name) is not None and path.is_dir()
+    return STEP_NAME.fullmatch(path.name) is not None and path.is_dir()
 
 
 def _step(checkpoint: Path) -> int:

@@ -15,6 +15,7 @@ from skyrl_core.errors import SkyrlError
 from skyrl_train.checkpoints.checkpoint_folder import CONVERTED, failure_reason
 from skyrl_train.ranks.ranks import Ranks
 from skyrl_train.record.progress import Progress
+from skyrl_train.trainer_engine.plain_data import plain_data_only
 
 _COMPATIBLE = (frozenset({0}), frozenset({1, 2}), frozenset({3}))
 """ZeRO stages that write optimizer state in the same form."""
@@ -76,9 +77,13 @@ def _convert(checkpoint: Path, copy: Path) -> str | None:
     try:
         shutil.rmtree(copy, ignore_errors=True)  # left by a run that was killed
         Path(arguments.output_folder).mkdir(parents=True)
-        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):  # a bar for each parameter
+        # DeepSpeed prints a bar for each parameter.
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output), plain_data_only(checkpoint):
             main(arguments)
-    except (AssertionError, KeyError, OSError, RuntimeError, ValueError) as error:  # DeepSpeed raises any of these
+    except SkyrlError as error:
+        shutil.rmtree(copy, ignore_errors=True)
+        return str(error)
+    except Exception as error:  # noqa: BLE001  # DeepSpeed and the unpickler raise many kinds
         reason = failure_reason(error, checkpoint.parent)
         shutil.rmtree(copy, ignore_errors=True)
         return f"cannot convert {checkpoint} for another number of ranks: {reason}; the checkpoint is intact"

@@ -1,19 +1,24 @@
-"""Finds the checkpoint to resume from, and checks that loss, precision and adapters are the same."""
+"""Finds the checkpoint to resume from, and checks that the run is the one that it belongs to."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from skyrl_core.contract import PolicyLoss
 from skyrl_core.errors import SkyrlError
+from skyrl_core.registry import ScheduledLoss
 from skyrl_train.checkpoints import manifest as checkpoint
 from skyrl_train.checkpoints import rank_conversion as conversion
 from skyrl_train.checkpoints.checkpoint_folder import candidates, recover
 from skyrl_train.checkpoints.manifest import DamagedCheckpointError
+from skyrl_train.checkpoints.run_changes import accept, changed_data, changed_options
 from skyrl_train.config.load_config import run_folder_of
 from skyrl_train.config.resolved import ResolvedRun
 from skyrl_train.config.schema import RunConfig
+from skyrl_train.data.run_data import RunData
 from skyrl_train.ranks.ranks import RankLost, Ranks
+from skyrl_train.record.fingerprint import fingerprint_of, with_data
 from skyrl_train.record.progress import Progress
 from skyrl_train.tracking.run_folder import RunFolder
 
@@ -27,6 +32,7 @@ class Resumption:
     finished: bool = False  # its run has finished
     skipped: tuple[str, ...] = ()  # later checkpoints that are damaged, with the damage
     converts: bool = False  # it was written by another number of ranks or on another ZeRO stage
+    noted: tuple[str, ...] = ()  # differences from its run that do not change the course
 
     def notes(self, run: ResolvedRun, world_size: int) -> list[str]:
         """Messages to the user about it."""
@@ -39,8 +45,11 @@ class Resumption:
                 f"converted from {was.world_size} rank(s) on ZeRO stage {was.zero_stage} to {world_size} on stage "
                 f"{stage}: parameters and optimizer state are the same, later numbers agree up to rounding"
             )
-        accepted = [change for change in self.progress.loss_changes if change["step"] == self.progress.step]
-        return lines + [f"accepted change of the loss: {line}" for change in accepted for line in change["changes"]]
+        lines += self.noted
+        for kind, changes in (("the loss", self.progress.loss_changes), ("the run", self.progress.accepted_changes)):
+            now = [line for change in changes if change["step"] == self.progress.step for line in change["changes"]]
+            lines += [f"accepted change of {kind}: {line}" for line in now]
+        return lines
 
 
 def choose(run: ResolvedRun, ranks: Ranks) -> Resumption | None:
@@ -53,9 +62,49 @@ def choose(run: ResolvedRun, ranks: Ranks) -> Resumption | None:
     """
     if run.resume is None:
         return None
+    path = run.resume
+    return _on_main(ranks, lambda: check(find_intact(path, skip=run.skip_damaged), run, ranks.world_size))
+
+
+def start(
+    run: ResolvedRun, loss: ScheduledLoss, found: Resumption | None, data: RunData, tokenizer: Any, ranks: Ranks
+) -> tuple[Progress, Resumption | None]:
+    """The progress of the run, after comparing rows and code and restoring the loss's state. Collective.
+
+    Raises:
+        SkyrlError: rows, code or base model differ from those of the checkpoint's run, and the user did not accept it.
+    """
+    deepspeed = run.config.trainer.deepspeed
+    form: dict[str, Any] = {
+        "world_size": ranks.world_size,
+        "zero_stage": deepspeed.zero_stage,
+        "precision": deepspeed.precision,
+        "lora": lora_of(run.config),
+    }
+    if found is None:
+        now = with_data(fingerprint_of(run), run, data, tokenizer) if ranks.is_main else None
+        identity = run.loss.identity.record()
+        return Progress(step=0, optimizer_steps=0, prompts=0, loss=identity, fingerprint=now, **form), None
+    chosen = found
+    compared = _on_main(ranks, lambda: _compare_data(chosen, run, data, tokenizer))
+    current = loss.at(compared.progress.optimizer_steps)
+    with loss.calling("load_state_dict"):
+        restore(current, compared.progress, accept_change=run.accept_loss_change)
+    return replace(compared.progress, **form), compared
+
+
+def _compare_data(found: Resumption, run: ResolvedRun, data: RunData, tokenizer: Any) -> Resumption:
+    now = with_data(fingerprint_of(run), run, data, tokenizer)
+    changes = changed_data(found.progress.fingerprint, now)
+    progress = replace(accept(found.progress, changes, run, found.path), fingerprint=now)
+    return replace(found, progress=progress, noted=(*found.noted, *changes.noted))
+
+
+def _on_main(ranks: Ranks, work: Callable[[], Resumption]) -> Resumption:
+    """The result of rank 0 on all ranks; if it fails, the other ranks point to its error. Collective."""
     if ranks.is_main:
         try:
-            resumption = check(find_intact(run.resume, skip=run.skip_damaged), run, ranks.world_size)
+            resumption = work()
         except Exception:
             ranks.broadcast(None)
             raise
@@ -103,7 +152,8 @@ def check(found: Resumption, run: ResolvedRun, world_size: int) -> Resumption:
     """The checkpoint with the loss of this run, and whether it must be converted.
 
     Raises:
-        SkyrlError: nothing is left to train, or it belongs to another loss, precision or ZeRO stage.
+        SkyrlError: nothing is left to train, or it belongs to another loss, precision or ZeRO stage, or to a run whose
+            options change the course of training.
     """
     progress, path, trainer = found.progress, found.path, run.config.trainer
     # A run that was killed after its last checkpoint still has to record its end.
@@ -133,7 +183,8 @@ def check(found: Resumption, run: ResolvedRun, world_size: int) -> Resumption:
         )
     accepted = ({"step": progress.step, "changes": changed},) if changed else ()
     now = replace(progress, loss=loss, loss_changes=(*progress.loss_changes, *accepted))
-    return replace(found, progress=now, converts=converts)
+    changes = changed_options(progress.fingerprint, fingerprint_of(run))
+    return replace(found, progress=accept(now, changes, run, path), converts=converts, noted=changes.noted)
 
 
 def lora_of(config: RunConfig) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ from typing import Any
 from skyrl_core.cli import CommandParser, render_table, terminal_width
 from skyrl_core.discovery import printable
 from skyrl_core.errors import SkyrlError, nearest
+from skyrl_core.parameters import json_schema
 from skyrl_train.config.block_options import SECTION, Block, block_keys, find_block
 from skyrl_train.config.option_reference import (
     find_options,
@@ -122,9 +123,9 @@ def _json_schema(key: str, options: Sequence[Option], block: Block | None) -> di
     sections = all_sections()
     schema = block.schema if block and key in (block.key, block.name) else sections.get(key)
     if schema is not None:
-        return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema.model_json_schema()
+        return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | json_schema(schema)
     return {
-        option.key: (block.schema if block else sections[option.section]).model_json_schema()["properties"][
+        option.key: json_schema(block.schema if block else sections[option.section])["properties"][
             option.key.rpartition(".")[2]
         ]
         for option in options

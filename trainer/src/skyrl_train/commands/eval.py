@@ -11,14 +11,18 @@ from rich.console import Console
 from rich.table import Table
 
 from skyrl_core.cli import CommandParser
-from skyrl_core.discovery import printable
+from skyrl_core.discovery import printable, safe_to_print
 from skyrl_core.errors import SkyrlError
-from skyrl_train.config.load_config import resolve_run, run_folder_of
+from skyrl_core.lookup import checked_path
+from skyrl_train.config.load_config import NO_REMOTE_CODE, resolve_run, run_folder_of
 from skyrl_train.config.override_completion import complete_override
 from skyrl_train.config.problem import raise_problems
 from skyrl_train.config.resolved import ResolvedRun
 from skyrl_train.environments.load_environment import load_environment
 from skyrl_train.machine.gc_pause import many_imports
+from skyrl_train.tracking.output_capture import buffered_output
+from skyrl_train.tracking.screen import shown_while
+from skyrl_train.tracking.stderr import say
 
 if TYPE_CHECKING:
     from skyrl_train.training.evaluate_model import Assessment, Change
@@ -38,8 +42,6 @@ UNUSED = {
     "evaluation.every": "it evaluates once",
     "rollout.temperature": "set evaluation.temperature",
     "rollout.async": NOTHING_TRAINS,
-    "rollout.probe": NOTHING_TRAINS,
-    "rollout.probe_tolerance": NOTHING_TRAINS,
     "data.train": NOTHING_TRAINS,
     "data.train_split": NOTHING_TRAINS,
     "data.shuffle": "held-out problems are taken in order",
@@ -65,14 +67,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     baseline = _resolve(arguments, arguments.baseline) if arguments.baseline else None
     with many_imports("skyrl_train.training.evaluate_model"):
         from skyrl_train.training.evaluate_model import assess, changes
-    settings, console = run.config.evaluation, Console(stderr=True)
+    settings = run.config.evaluation
     what = f"{settings.prompts} problems x {settings.samples_per_prompt}"
-    with console.status(f"sampling answers to {what} ..."):
+    with shown_while(f"sampling answers to {what} ..."):
         assessment = assess(arguments.target, run)
         before = assess(arguments.baseline, baseline) if baseline is not None else None
     found = changes(before, assessment, settings.samples_per_prompt) if before is not None else {}
     for note in assessment.notes:
-        console.print(note, markup=False, highlight=False)
+        say(safe_to_print(note))
     if arguments.json:
         content = _content(arguments.target, run, assessment)
         if before is not None:
@@ -116,13 +118,15 @@ def _resolve(arguments: argparse.Namespace, target: str) -> ResolvedRun:
     }
     overrides = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
     overrides.append("rollout.async=none")  # nothing trains, so any rollout engine will do
-    files, folder = list(arguments.config), run_folder_of(Path(target))
+    files, folder = list(arguments.config), run_folder_of(checked_path(target))
     if folder is not None:
         files = [folder / "config.yaml", *files]
+        overrides.append(NO_REMOTE_CODE)
     else:
         overrides.append(f"model={json.dumps(target)}")
     _refuse_unused(arguments.overrides)
-    run = resolve_run(load_environment, files=files, overrides=[*overrides, *arguments.overrides])
+    with buffered_output():  # of the modules of plugins, which are imported here
+        run = resolve_run(load_environment, files=files, overrides=[*overrides, *arguments.overrides])
     missing = [problem for problem in run.missing if problem.key != "data.train"]  # nothing trains
     raise_problems(missing, "the model cannot be measured on this machine")
     if run.config.evaluation.prompts == 0:
@@ -199,6 +203,7 @@ def _print_changes(target: str, before: "Assessment", found: Mapping[str, "Chang
 def _print(target: str, run: ResolvedRun, assessment: "Assessment") -> None:
     settings, metrics = run.config.evaluation, assessment.evaluation.metrics
     samples = f"{settings.samples_per_prompt} sample{'s' if settings.samples_per_prompt > 1 else ''} each"
+    target = printable(target, escape=True)
     print(f"{target} on {run.config.environment.name}: {assessment.prompts} held-out problems, {samples}, ", end="")
     print(f"temperature {settings.temperature:g}")
     table = Table(box=None, pad_edge=False)

@@ -3,9 +3,9 @@
 
 import webbrowser
 from collections.abc import Sequence
-from pathlib import Path
 
 from skyrl_core.cli import CommandParser
+from skyrl_core.lookup import checked_path
 from skyrl_train.tracking.html_report import write_report
 
 EXAMPLES = ("skyrl report runs/gspo-20260101-120000 --open",)
@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     about = "Write report.html for a run, even while it is running."
     parser = CommandParser(prog="skyrl report", description=about, examples=EXAMPLES)
-    parser.add_argument("run", type=Path, metavar="RUN", help="the run folder")
+    parser.add_argument("run", type=checked_path, metavar="RUN", help="the run folder")
     parser.add_argument("--open", action="store_true", help="open the report in a browser")
     options = parser.parse_args(argv)
     report = write_report(options.run)

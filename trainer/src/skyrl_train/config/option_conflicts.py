@@ -4,14 +4,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from skyrl_train.config.data_files import files_of, is_data_file
 from skyrl_train.config.data_schema import evaluation_key
+from skyrl_train.config.lookups import server_address_fault
 from skyrl_train.config.schema import RunConfig
 
 ENGINES_IN_PROCESS = ("hf", "vllm")
 """Rollout engines of skyrl-train only; one of another package must raise an error itself when it is built."""
+
+ENGINES_OF_VLLM = ("vllm", "vllm_server")
+
+NO_TRUNCATION = {"top_p": 1.0, "top_k": None, "min_p": 0.0}
+"""The values of the options in ``rollout`` with which sampling leaves out no token."""
 
 LONGEST_WAIT = 1500.0
 """Maximum seconds of a timeout; ranks that wait for each other give up after 1800."""
@@ -34,6 +39,7 @@ def check_rules(config: RunConfig) -> Iterator[Violation]:
     yield from _algorithm(config)
     yield from _servers(config)
     yield from _async_rollout(config)
+    yield from _truncation(config)
     if len(set(config.tracking.trackers)) < len(config.tracking.trackers):
         trackers = list(config.tracking.trackers)
         yield Violation(keys=("tracking.trackers",), value=trackers, rule="names a tracker twice")
@@ -135,13 +141,8 @@ def _servers(config: RunConfig) -> Iterator[Violation]:
                 rule=f"must be <= {LONGEST_WAIT:g}, because the other ranks wait no longer",
             )
     for url in urls:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
-            yield Violation(
-                keys=("rollout.server.urls",),
-                value=url,
-                rule="must be the address of a server without a path, such as http://127.0.0.1:8000",
-            )
+        if fault := server_address_fault(url):
+            yield Violation(keys=("rollout.server.urls",), value=url, rule=fault)
     if not urls:
         yield Violation(keys=("rollout.server.urls",), value=[], rule="must name at least one server")
     if len({url.rstrip("/") for url in urls}) < len(urls):
@@ -155,6 +156,21 @@ def _async_rollout(config: RunConfig) -> Iterator[Violation]:
             value="one_step",
             rule=f"the rollout engine {config.rollout.engine} samples in the trainer's process, which cannot train "
             "meanwhile; use rollout.engine: vllm_server",
+        )
+
+
+def _truncation(config: RunConfig) -> Iterator[Violation]:
+    rollout = config.rollout
+    if rollout.truncates and rollout.engine in ENGINES_OF_VLLM:
+        options = {"top_p": rollout.top_p, "top_k": rollout.top_k, "min_p": rollout.min_p}
+        name = next(name for name, neutral in NO_TRUNCATION.items() if options[name] != neutral)
+        neutral = "null" if NO_TRUNCATION[name] is None else f"{NO_TRUNCATION[name]:g}"
+        yield Violation(
+            keys=(f"rollout.{name}", "rollout.engine"),
+            value=options[name],
+            rule=f"{rollout.engine} does not return which tokens it left out, so its log-probs and the trainer's would "
+            f"be of different distributions and every ratio of the two biased: must be {neutral}, or rollout.engine "
+            f"must be hf; evaluation.{name} may differ",
         )
 
 

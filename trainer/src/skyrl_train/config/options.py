@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
+from skyrl_core.parameters import calling_schema, json_schema
 from skyrl_train.config.number import SCHEDULE_TYPE
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.config.section import Section
@@ -62,13 +63,15 @@ def options_of(section: type[BaseModel], key: str) -> Iterator[Option]:
     """The options of a schema, with keys that start with this one; subsections are left out."""
     nested = subsections(section)
     fields = {field.alias or name: field for name, field in section.model_fields.items()}
-    for name, schema in section.model_json_schema().get("properties", {}).items():
+    for name, schema in json_schema(section).get("properties", {}).items():
         if name in nested:
             continue
+        with calling_schema(section, f"has no default for {name}"):
+            default = _default(fields[name])
         yield Option(
             key=_join(key, name),
             type=_type(schema),
-            default=_default(fields[name]),
+            default=default,
             range=_range(schema),
             choices=_choices(schema),
             description=schema.get("description", ""),

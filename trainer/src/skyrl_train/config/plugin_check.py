@@ -15,7 +15,7 @@ from skyrl_core.discovery import (
     PluginGroup,
     PluginPolicy,
 )
-from skyrl_core.errors import InvalidParamsError, SkyrlError, UnknownPluginError, nearest
+from skyrl_core.errors import MOST_LISTED, InvalidParamsError, SkyrlError, UnknownPluginError, nearest
 from skyrl_core.registry import ESTIMATORS, LOSSES, ResolvedEstimator, ResolvedLoss, ResolvedPlugin
 from skyrl_train.config.problem import NO_VALUE, Problem, kind_of
 from skyrl_train.config.schema import RunConfig
@@ -100,7 +100,8 @@ class PluginCheck:
         for name, value in self._blocks.items():
             key = f"trainer.algorithm.{name}"
             if name not in names:
-                self._add(key, value, _unknown_block(name, value, names))
+                suggest = len(self.problems) < MOST_LISTED
+                self._add(key, value, _unknown_block(name, value, names if suggest else set(), suggest=suggest))
             elif not isinstance(value, dict):
                 self._add(key, value, f"must be a mapping: the parameters of {name}")
             elif value and name not in used:
@@ -152,11 +153,18 @@ class PluginCheck:
                 self._add(inner, NO_VALUE if given is None else given, problem.rule + hint)
         except SkyrlError as error:
             given = self._sources.value(tuple(name_key.split(".")))
-            self._add(name_key, NO_VALUE if given is None else given, str(error), kind_of(error))
+            self._add(name_key, NO_VALUE if given is None else given, str(error), kind_of(error), error)
 
-    def _add(self, key: str, value: Any, rule: str, kind: type[SkyrlError] = InvalidParamsError) -> None:
+    def _add(
+        self,
+        key: str,
+        value: Any,
+        rule: str,
+        kind: type[SkyrlError] = InvalidParamsError,
+        cause: SkyrlError | None = None,
+    ) -> None:
         origin = self._sources.origin(tuple(key.split(".")))
-        self.problems.append(Problem(key=key, value=value, rule=rule, origin=origin, error=kind))
+        self.problems.append(Problem(key=key, value=value, rule=rule, origin=origin, error=kind, cause=cause))
 
 
 def plugin_policy(config: RunConfig) -> PluginPolicy:
@@ -164,8 +172,8 @@ def plugin_policy(config: RunConfig) -> PluginPolicy:
     return PluginPolicy(allow=config.plugins.allow, deny=config.plugins.deny)
 
 
-def _unknown_block(name: str, value: Any, names: set[str]) -> str:
+def _unknown_block(name: str, value: Any, names: set[str], *, suggest: bool) -> str:
     match = nearest(name, names) if isinstance(value, dict) else None
     if match:
         return f"no installed loss or estimator has this name; did you mean trainer.algorithm.{match}?"
-    return unknown_option(("trainer", "algorithm", name))
+    return unknown_option(("trainer", "algorithm", name), suggest=suggest)

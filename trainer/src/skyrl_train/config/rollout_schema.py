@@ -6,7 +6,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from skyrl_core.parameters import NonNegative
 from skyrl_train.config.number import Number, Scheduled
-from skyrl_train.config.section import Section
+from skyrl_train.config.section import EVERY, Section
 from skyrl_train.config.vllm_schema import Fraction, ServerConfig, VllmConfig
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -16,6 +16,8 @@ StopStrings = tuple[Annotated[str, Field(min_length=1)], ...]
 
 class RolloutConfig(Section):
     """How samples are generated."""
+
+    free_on_resume = frozenset({"max_prompt_tokens", "batch_size", "probe", "probe_tolerance"})
 
     engine: str = Field(default="hf", description="The rollout engine, by entry-point name.")
     async_: Literal["none", "one_step"] = Field(
@@ -27,11 +29,12 @@ class RolloutConfig(Section):
     max_new_tokens: PositiveInt = Field(default=256, description="Longest response, in tokens.")
     max_prompt_tokens: PositiveInt = Field(default=1024, description="A longer prompt is an error that names its row.")
     temperature: Temperature = Field(default=1.0, description="Sampling temperature; log-probs include it.")
-    top_p: Fraction = Field(default=1.0, description="Nucleus sampling; below 1 the samples are off-policy.")
+    top_p: Fraction = Field(default=1.0, description="Nucleus sampling; the trainer's log-probs cover the same tokens.")
     batch_size: PositiveInt = Field(default=256, description="Sequences that the rollout engine hf decodes together.")
     probe: bool = Field(
         default=True,
-        description="Compare log-probs of rollout and trainer after each weight sync; stop if they differ.",
+        description="Compare log-probs of rollout engine and trainer at the start and after each weight sync; stop if "
+        "they differ.",
     )
     probe_tolerance: PositiveFloat | None = Field(
         default=None, description="Mean difference allowed, in nats; null takes 1e-3 in fp32 and 5e-2 in bf16."
@@ -40,12 +43,13 @@ class RolloutConfig(Section):
     server: ServerConfig = Field(default_factory=ServerConfig, description="The rollout engine vllm_server.")
     top_k: PositiveInt | None = Field(
         default=None,
-        description="Sample from this many of the most probable tokens; the samples are off-policy. null takes all.",
+        description="Sample from this many of the most probable tokens; null takes all. The trainer's log-probs cover "
+        "the same tokens.",
     )
     min_p: Share = Field(
         default=0.0,
-        description="Sample from tokens of at least this share of the largest probability; above 0 the samples are "
-        "off-policy.",
+        description="Sample from tokens of at least this share of the largest probability; the trainer's log-probs "
+        "cover the same tokens.",
     )
     stop: StopStrings = Field(
         default=(), description="Strings that end a response; the reward sees the text before the first one."
@@ -56,9 +60,16 @@ class RolloutConfig(Section):
         "never is in it.",
     )
 
+    @property
+    def truncates(self) -> bool:
+        """Whether sampling leaves out tokens."""
+        return self.top_p < 1 or self.top_k is not None or self.min_p > 0
+
 
 class EvaluationConfig(Section):
     """How progress on held-out prompts is measured."""
+
+    noted_on_resume = EVERY
 
     every: NonNegativeInt = Field(
         default=0, description="Steps between evaluations; 0 evaluates only before and after training."

@@ -13,13 +13,14 @@ from pydantic import (
 
 from skyrl_core.parameters import KlEstimator, LossReduction, OffPolicyOptions
 from skyrl_train.config.data_schema import DataConfig
+from skyrl_train.config.lookups import PathText
 from skyrl_train.config.model_schema import DeepSpeedConfig as DeepSpeedConfig
 from skyrl_train.config.model_schema import ModelOptions as ModelOptions
 from skyrl_train.config.model_schema import OptimizerConfig as OptimizerConfig
 from skyrl_train.config.number import Number, Scheduled
 from skyrl_train.config.rollout_schema import EvaluationConfig as EvaluationConfig
 from skyrl_train.config.rollout_schema import RolloutConfig as RolloutConfig
-from skyrl_train.config.section import Section
+from skyrl_train.config.section import EVERY, Section
 from skyrl_train.config.vllm_schema import Fraction
 
 ScheduledNonNegative = Annotated[Number, Scheduled(ge=0)]
@@ -32,7 +33,10 @@ class OffPolicyConfig(OffPolicyOptions, Section):
 class AlgorithmConfig(Section):
     """The objective. The parameters of a loss or an estimator go into the block with its name."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False, validate_default=True)
+    # The loss is compared by its identity.
+    free_on_resume = frozenset({"policy_loss_type", "skip_zero_advantages"})
+
+    model_config = ConfigDict(extra="allow")
 
     policy_loss_type: str = Field(default="dual_clip", description="The loss: a name from `skyrl losses list`.")
     loss_reduction: LossReduction | None = Field(
@@ -75,6 +79,9 @@ class AlgorithmConfig(Section):
 class LoraConfig(Section):
     """LoRA: train small adapters instead of all weights; needs the extra `skyrl-train[lora]`."""
 
+    # Compared with the adapters of the checkpoint.
+    free_on_resume = EVERY
+
     rank: PositiveInt | None = Field(
         default=None, description="Rank of the adapters; null trains all weights, without adapters."
     )
@@ -99,6 +106,11 @@ class LoraConfig(Section):
 
 class TrainerConfig(Section):
     """Length of the training, and how a step is split into batches."""
+
+    free_on_resume = frozenset(
+        {"micro_batch_size", "micro_batch_tokens", "logprob_chunk_size", "share_prompts", "threads"}
+    )
+    noted_on_resume = frozenset({"steps"})
 
     steps: PositiveInt = Field(default=100, description="Training steps, each with one batch of samples.")
     prompts_per_step: PositiveInt = Field(default=16, description="Prompts in a step, on all ranks together.")
@@ -135,6 +147,9 @@ class TrainerConfig(Section):
 class EnvironmentConfig(Section):
     """The environment that rewards the answers."""
 
+    free_on_resume = frozenset({"deadline", "workers"})
+    noted_on_resume = frozenset({"solved_at"})
+
     name: str = Field(
         default="arithmetic",
         description="The environment of rows that name none: `NAME`, `NAME:TASK`, or a function `(completion, row)` as "
@@ -156,16 +171,22 @@ class EnvironmentConfig(Section):
 class CheckpointConfig(Section):
     """When the run is saved."""
 
+    free_on_resume = EVERY
+
     every: NonNegativeInt = Field(default=0, description="Steps between checkpoints; 0 saves only after the last step.")
     keep: PositiveInt = Field(default=2, description="Number of latest checkpoints to keep on disk.")
     export: bool = Field(
         default=False, description="Export each model as a transformers folder, step_N/model, in the background."
     )
-    on_stop: bool = Field(default=True, description="Save when Ctrl-C or SIGTERM stops the run after a step.")
+    on_stop: bool = Field(
+        default=True, description="Save when Ctrl-C, SIGTERM or an error between two steps ends the run."
+    )
 
 
 class WandbConfig(Section):
     """Weights & Biases; without an API key the run is recorded offline."""
+
+    free_on_resume = EVERY
 
     mode: Literal["auto", "online", "offline", "disabled"] = Field(
         default="auto", description="auto: online with an API key, offline without."
@@ -186,6 +207,8 @@ class WandbConfig(Section):
 class TrackioConfig(Section):
     """Trackio, from the extra `trackio`; without a Space the run is stored on this machine."""
 
+    free_on_resume = EVERY
+
     project: str = Field(default="skyrl", description="Trackio project of the run.")
     name: str | None = Field(default=None, description="Name of the run; null takes the run folder and four letters.")
     group: str | None = Field(default=None, description="Group of the run, such as the seeds of one experiment.")
@@ -194,6 +217,8 @@ class TrackioConfig(Section):
 
 class TrackingConfig(Section):
     """Where metrics go; metrics.jsonl is always written."""
+
+    free_on_resume = EVERY
 
     trackers: tuple[str, ...] = Field(
         default=("console",), description="Trackers: console, wandb, tensorboard, trackio."
@@ -206,6 +231,8 @@ class TrackingConfig(Section):
 class PluginsConfig(Section):
     """Which installed plugins may run."""
 
+    free_on_resume = EVERY
+
     allow: tuple[str, ...] | None = Field(default=None, description="Distributions that may be used; null allows all.")
     deny: tuple[str, ...] = Field(default=(), description="Distributions that may not be used; overrides allow.")
     observers: tuple[str, ...] = Field(default=(), description="Lifecycle observers (group skyrl.plugins) to load.")
@@ -214,13 +241,15 @@ class PluginsConfig(Section):
 class RunConfig(Section):
     """A training run."""
 
-    model: str = Field(
+    free_on_resume = frozenset({"run_folder"})
+
+    model: PathText = Field(
         default="tiny",
         description="`tiny` (ships with the trainer), a model folder, or a hub name. Without --config, the tiny model "
         "trains with the settings of the quickstart, not with the defaults listed here.",
     )
     seed: NonNegativeInt = Field(default=0, description="Seed of the data order and of sampling.")
-    run_folder: str | None = Field(default=None, description="Folder of the run; null creates runs/<loss>-<time>.")
+    run_folder: PathText | None = Field(default=None, description="Folder of the run; null creates runs/<loss>-<time>.")
     trainer: TrainerConfig = Field(default_factory=TrainerConfig, description="Length and batches of training.")
     rollout: RolloutConfig = Field(default_factory=RolloutConfig, description="How samples are generated.")
     data: DataConfig = Field(default_factory=DataConfig, description="Where prompts come from.")

@@ -7,10 +7,11 @@ from typing import Any
 
 from skyrl_core.discovery import printable
 from skyrl_core.errors import InvalidParamsError, SkyrlError, nearest
+from skyrl_core.parameters import MAX_DEPTH, TOO_DEEP, is_too_deep
 from skyrl_train.config.dotted_keys import expand_dotted_keys
 from skyrl_train.config.presets import FOLDER, find_preset, is_preset_name, preset_hint, source_name
 from skyrl_train.config.problem import Problem
-from skyrl_train.config.yaml_text import Keys, parse_yaml
+from skyrl_train.config.yaml_text import NOT_YAML, Keys, parse_yaml, text_fault
 
 COMMAND_LINE = "command line"
 KEYWORDS = "keyword arguments"
@@ -20,7 +21,7 @@ DEFAULT = "default"
 QUICKSTART_DEFAULT = "quickstart default"
 DEFAULTS = (DEFAULT, QUICKSTART_DEFAULT)
 """The origins of values that the user did not give."""
-MAX_BYTES = 10_000_000
+MAX_BYTES = 1_000_000
 
 
 class Sources:
@@ -31,7 +32,7 @@ class Sources:
         self.values: dict[str, Any] = {}
         self.problems: list[Problem] = []
         self.quickstart = quickstart
-        self._origins: dict[Keys, str] = {}
+        self._origins = OriginTree()
         if quickstart:
             self.add_file(QUICKSTART, origin=QUICKSTART_DEFAULT)
 
@@ -50,13 +51,20 @@ class Sources:
             kind = "list" if isinstance(document.value, list) else "single value"
             raise InvalidParamsError(f"{path}: the top level must be options (`name: value`), not a {kind}")
         document = expand_dotted_keys(document, place)
-        origins = {keys: origin or f"{place}:{line}" for keys, line in document.lines.items()}
-        self._merge(self.values, document.value, (), origins)
+        origins = OriginTree()
+        for keys, line in document.lines.items():
+            origins.below(keys).place = origin or f"{place}:{line}"
+        _merge(self.values, document.value, self._origins, origins)
 
     def add_values(self, values: Mapping[str, Any], origin: str) -> None:
         """Merge options given as Python values. A key may be dotted, and a value may be a path or a NumPy number."""
+        if is_too_deep(values) or any(str(name).count(".") > MAX_DEPTH for name in values):
+            raise InvalidParamsError(f"{origin}: {TOO_DEEP}")
         plain = _nested(values)
-        self._merge(self.values, plain, (), dict.fromkeys(_all_keys(plain), origin))
+        origins = OriginTree()
+        for keys in _all_keys(plain):
+            origins.below(keys).place = origin
+        _merge(self.values, plain, self._origins, origins)
 
     def add_override(self, text: str) -> None:
         """Set `a.b=value`; the value is YAML. A leading `+` or `++`, as in Hydra, is accepted and ignored.
@@ -71,8 +79,12 @@ class Sources:
             return
         try:
             value = parse_yaml(value_text, COMMAND_LINE).value
-        except InvalidParamsError:
-            rule = "the value is not valid YAML; quote it for YAML and for the shell, such as '" + name + '="a: b"\''
+        except InvalidParamsError as error:
+            rule = f"the value cannot be read: {str(error).removeprefix(f'{COMMAND_LINE}:1: ')}"
+            if NOT_YAML in rule:
+                rule = (
+                    "the value is not valid YAML; quote it for YAML and for the shell, such as '" + name + '="a: b"\''
+                )
             self.problems.append(Problem(key=text, rule=rule, origin=COMMAND_LINE))
             return
         self.set(keys, value, COMMAND_LINE)
@@ -85,7 +97,7 @@ class Sources:
                 section[key] = {}
             section = section[key]
         section[keys[-1]] = value
-        self._record_origin(keys, origin)
+        self._origins.below(keys[:-1]).branches[keys[-1]] = OriginTree(origin)
 
     def value(self, keys: Keys) -> Any:
         """The value at these keys, or None."""
@@ -96,25 +108,41 @@ class Sources:
 
     def origin(self, keys: Keys) -> str:
         """Where the value came from: `file:line`, `command line`, `quickstart default`, or `default`."""
-        for length in range(len(keys), 0, -1):
-            if keys[:length] in self._origins:
-                return self._origins[keys[:length]]
-        return DEFAULT
+        tree, place = self._origins, DEFAULT
+        for key in keys:
+            if key not in tree.branches:
+                break
+            tree = tree.branches[key]
+            place = tree.place or place
+        return place
 
-    def _merge(self, target: dict[str, Any], new: dict[str, Any], at: Keys, origins: dict[Keys, str]) -> None:
-        for key, value in new.items():
-            keys = (*at, key)
-            if isinstance(value, dict) and isinstance(target.get(key), dict):
-                self._merge(target[key], value, keys, origins)
-                continue
+
+class OriginTree:
+    """Where the value at some keys came from, and the values inside it."""
+
+    __slots__ = ("branches", "place")
+
+    def __init__(self, place: str | None = None) -> None:
+        """``place`` is None for a section that was opened for a value inside it."""
+        self.place = place
+        self.branches: dict[str, OriginTree] = {}
+
+    def below(self, keys: Keys) -> "OriginTree":
+        """The tree at these keys, made if it does not exist."""
+        tree = self
+        for key in keys:
+            tree = tree.branches.setdefault(key, OriginTree())
+        return tree
+
+
+def _merge(target: dict[str, Any], new: dict[str, Any], places: OriginTree, new_places: OriginTree) -> None:
+    """Merge mappings key by key; each value that is taken over brings the origins of the values inside it."""
+    for key, value in new.items():
+        if isinstance(value, dict) and isinstance(target.get(key), dict):
+            _merge(target[key], value, places.below((key,)), new_places.branches[key])
+        else:
             target[key] = value
-            self._record_origin(keys, origins[keys])
-            self._origins |= {inner: place for inner, place in origins.items() if inner[: len(keys)] == keys}
-
-    def _record_origin(self, keys: Keys, origin: str) -> None:
-        """Record where a value came from, and drop the origins of the values that it replaced."""
-        self._origins = {known: place for known, place in self._origins.items() if known[: len(keys)] != keys}
-        self._origins[keys] = origin
+            places.branches[key] = new_places.branches[key]
 
 
 def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,12 +189,16 @@ def _all_keys(values: Mapping[str, Any], at: Keys = ()) -> Iterator[Keys]:
 
 def _override_rule(text: str, has_value: bool, keys: Keys, value: str) -> str | None:
     """The rule that the form of an override breaks, or None."""
+    if fault := text_fault(text):
+        return fault
     if text.startswith("~"):
         return "options cannot be removed; set a value instead, such as `null`"
     if text.endswith((".yaml", ".yml")) and not has_value:
         return f"not an override; to load a file, write --config {text}"
     if not has_value or not all(keys):
         return "not an override; write `section.option=value`"
+    if len(keys) > MAX_DEPTH:
+        return f"names more than {MAX_DEPTH} sections inside each other; no option is that deep"
     if not value.strip():
         return "no value after `=`; write `null` for none, or two quotes ('') for an empty string"
     return None

@@ -1,13 +1,13 @@
 """Validates values against the schema and reports every fault at once."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from skyrl_core.errors import nearest
+from skyrl_core.errors import MOST_LISTED, nearest
 from skyrl_core.parameters import rule_of
 from skyrl_train.config.options import all_options, all_sections, subsections
 from skyrl_train.config.schema import RunConfig
@@ -30,13 +30,15 @@ def validate(values: dict[str, Any]) -> tuple[RunConfig, list[Fault]]:
     A faulty option has its default in the configuration, so that later checks can find other problems in the same run.
     """
     values = _without_empty_sections(values, RunConfig)
-    try:
-        return RunConfig.model_validate(values), []
-    except ValidationError as error:
-        faults = list(_faults(error, values))
-    for fault in faults:
-        values = _without(values, fault.keys)
-    return RunConfig.model_validate(values), faults
+    faults: list[Fault] = []
+    while True:  # some validators see values only when those before them are valid
+        try:
+            return RunConfig.model_validate(values), faults
+        except ValidationError as error:
+            found = list(_faults(error, values))
+        faults += found
+        rest = _without(values, {fault.keys for fault in found})
+        values = {} if rest == values else rest
 
 
 def _without_empty_sections(values: dict[str, Any], section: type[Section]) -> dict[str, Any]:
@@ -53,11 +55,13 @@ def _without_empty_sections(values: dict[str, Any], section: type[Section]) -> d
     return result
 
 
-def _without(values: dict[str, Any], keys: Keys) -> dict[str, Any]:
-    first, *rest = keys
-    if not rest:
-        return {key: value for key, value in values.items() if key != first}
-    return values | {first: _without(values[first], tuple(rest))} if first in values else values
+def _without(values: dict[str, Any], faulty: Set[Keys], at: Keys = ()) -> dict[str, Any]:
+    sections = {keys[len(at)] for keys in faulty if len(keys) > len(at) + 1 and keys[: len(at)] == at}
+    return {
+        name: _without(value, faulty, (*at, name)) if name in sections and isinstance(value, dict) else value
+        for name, value in values.items()
+        if (*at, name) not in faulty
+    }
 
 
 def _faults(error: ValidationError, values: dict[str, Any]) -> Iterator[Fault]:
@@ -65,13 +69,13 @@ def _faults(error: ValidationError, values: dict[str, Any]) -> Iterator[Fault]:
     by_keys: dict[Keys, list[ErrorDetails]] = {}
     for detail in error.errors(include_url=False):
         by_keys.setdefault(_option_keys(detail["loc"]), []).append(detail)
-    for keys, details in by_keys.items():
+    for count, (keys, details) in enumerate(by_keys.items()):
         value: Any = values
         for key in keys:
             value = value[key]
         rules = [_rule(detail) for detail in details]
         if details[0]["type"] == "extra_forbidden":
-            rules = [unknown_option(keys)]
+            rules = [unknown_option(keys, suggest=count < MOST_LISTED)]
         elif details[0]["type"] == "literal_error" and isinstance(value, str):
             rules[-1] += _nearest_choice(value, details[0])
         yield Fault(keys=keys, value=value, rule=" or ".join(dict.fromkeys(rules)).replace(" or must be ", " or "))
@@ -89,8 +93,10 @@ def _option_keys(location: tuple[int | str, ...]) -> Keys:
     return tuple(keys)
 
 
-def unknown_option(keys: Keys) -> str:
-    """The message for a key that the schema does not have."""
+def unknown_option(keys: Keys, *, suggest: bool = True) -> str:
+    """The message for a key that the schema does not have; a suggestion costs a comparison with every option."""
+    if not suggest:
+        return "unknown option"
     parent, name = ".".join(keys[:-1]), keys[-1]
     known = [option.key for option in all_options()] + [section for section in all_sections() if section]
     in_section = {key.rpartition(".")[2]: key for key in known if key.rpartition(".")[0] == parent}

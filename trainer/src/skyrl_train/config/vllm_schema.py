@@ -4,13 +4,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from skyrl_train.config.section import Section
+from skyrl_train.config.section import EVERY, Section
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
 class VllmConfig(Section):
     """The rollout engine vllm, one per rank. `skyrl serve` uses kv_cache_gib, max_num_seqs, enforce_eager."""
+
+    free_on_resume = EVERY
 
     kv_cache_gib: PositiveFloat | None = Field(
         default=None,
@@ -31,6 +33,8 @@ class VllmConfig(Section):
 
 class ServerConfig(Section):
     """The rollout engine vllm_server: servers that `skyrl serve` started, here or on other machines."""
+
+    free_on_resume = EVERY
 
     urls: tuple[str, ...] = Field(
         default=("http://127.0.0.1:8000",), description="Addresses of the servers; each holds the entire model."

@@ -3,37 +3,82 @@
 import math
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
 from skyrl_core.discovery import shortened
 from skyrl_core.errors import InvalidParamsError
+from skyrl_core.parameters import MAX_DEPTH, TOO_DEEP
+from skyrl_core.value_text import Abridged, bounded, show_value
 
 Keys = tuple[str, ...]
 """The keys that lead to an option, outermost first."""
 
-MAX_NODES = 100_000
-"""Aliases of aliases can expand a small file without bound; no real configuration has this many values."""
+MAX_NODES = 20_000
+"""Aliases of aliases can expand a small file without bound; no real configuration has this many keys and values."""
+
+NOT_YAML = "not valid YAML"
+TOO_MANY = f"more than {MAX_NODES:,} keys and values, aliases included; this is not a configuration"
 
 _TEXT = "tag:yaml.org,2002:str"
 _FLOAT = "tag:yaml.org,2002:float"
+_INT = "tag:yaml.org,2002:int"
+_MERGE = "tag:yaml.org,2002:merge"
+_MAX_DIGITS = 100
+"""Of an integer: far more than any option takes, and few enough for a message."""
 _SCALARS = {
     "tag:yaml.org,2002:bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    "tag:yaml.org,2002:int": (r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
+    _INT: (r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
     _FLOAT: (
         r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
         "-+.0123456789",
     ),
     "tag:yaml.org,2002:null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    "tag:yaml.org,2002:merge": (r"<<", "<"),
+    _MERGE: (r"<<", "<"),
 }
+_PATTERNS = {tag: re.compile(f"(?:{pattern})$") for tag, (pattern, _) in _SCALARS.items()}
 
 
 class _Loader(yaml.SafeLoader):
     """PyYAML with the scalars of the YAML 1.2 core schema: `1e-6` is a float, `no` is text, `010` is ten."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+
+    def __init__(self, text: str, source: str) -> None:
+        super().__init__(text)
+        self.source = source
+        self._composed = self._depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """The next node; refuses the first one too many, because the rest of a large text would take minutes."""
+        self._composed += 1
+        self._depth += 1
+        if self._composed > MAX_NODES or self._depth > MAX_DEPTH:
+            self.refuse(
+                self.peek_event(),  # type: ignore[no-untyped-call]
+                TOO_MANY if self._composed > MAX_NODES else TOO_DEEP,
+            )
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Replace `<<` by the keys that it merges, unless they multiply."""
+        for key, value in node.value:
+            if key.tag == _MERGE:
+                given = value.value if isinstance(value, yaml.SequenceNode) else [value]
+                merged = [each for each in given if isinstance(each, yaml.MappingNode)]
+                for each in merged:
+                    self.flatten_mapping(each)
+                if sum(len(each.value) for each in merged) > MAX_NODES:
+                    self.refuse(key, TOO_MANY)
+        super().flatten_mapping(node)
+
+    def refuse(self, at: yaml.Node | yaml.Event, rule: str) -> NoReturn:
+        """Raise an InvalidParamsError with the line of a node."""
+        mark: Any = at.start_mark
+        raise InvalidParamsError(f"{self.source}:{mark.line + 1}: {rule}")
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         text = self.construct_scalar(node)
@@ -52,14 +97,14 @@ class _InlineDumper(_Dumper):
     """Writes 1e-06 as users do. In files it is 1.0e-06, which YAML 1.1 readers take for a number too."""
 
 
-for _tag, (_pattern, _first) in _SCALARS.items():
-    _Loader.add_implicit_resolver(_tag, re.compile(f"(?:{_pattern})$"), _first)
-    _Dumper.add_implicit_resolver(_tag, re.compile(f"(?:{_pattern})$"), _first)
-    _InlineDumper.add_implicit_resolver(_tag, re.compile(f"(?:{_pattern})$"), _first)
+for _tag, (_, _first) in _SCALARS.items():
+    for _class in (_Loader, _Dumper, _InlineDumper):
+        _class.add_implicit_resolver(_tag, _PATTERNS[_tag], _first)
 _Dumper.add_representer(str, _Dumper.represent_text)
 _InlineDumper.add_representer(str, _InlineDumper.represent_text)
+_InlineDumper.add_representer(Abridged, lambda dumper, value: dumper.represent_scalar(_TEXT, str(value)))
 _InlineDumper.add_representer(float, lambda dumper, value: dumper.represent_scalar(_FLOAT, _short_float(value)))
-_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+_Loader.add_constructor(_INT, _Loader.construct_yaml_int)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,15 +125,15 @@ def parse_yaml(text: str, source: str) -> YamlDocument:
     Raises:
         InvalidParamsError: the text is not YAML, or a key is duplicate or not a scalar; the message has the line.
     """
-    loader = _Loader(_printable(text, source))
+    loader = _Loader(_printable(text, source), source)
     try:
         node = loader.get_single_node()
-        reader = _NodeReader(loader, source)
+        reader = _NodeReader(loader)
         value = None if node is None else reader.read(node, ())
     except yaml.MarkedYAMLError as error:
         raise InvalidParamsError(_syntax_message(error, source)) from error
     except RecursionError:
-        raise InvalidParamsError(f"{source}: nested too deeply, or an alias that contains itself") from None
+        raise InvalidParamsError(f"{source}: {TOO_DEEP}") from None
     finally:
         loader.dispose()
     return YamlDocument(value=value, lines=reader.lines if node is not None else {})
@@ -100,40 +145,48 @@ def write_yaml(value: Any) -> str:
 
 
 def inline_yaml(value: Any, width: int = 60) -> str:
-    """The value as YAML on one line, shortened to `width` terminal cells."""
+    """The value as YAML on one line, shortened to `width` terminal cells; never an error, whatever the value is."""
     options: dict[str, Any] = {"sort_keys": False, "allow_unicode": True, "default_flow_style": True, "width": math.inf}
-    line = " ".join(str(yaml.dump(value, Dumper=_InlineDumper, **options)).removesuffix("...\n").split())
+    line = " ".join(str(yaml.dump(bounded(value), Dumper=_InlineDumper, **options)).removesuffix("...\n").split())
     return shortened(line, width, escape=True)
 
 
 class _NodeReader:
     """Converts YAML nodes to values and records the line of every key."""
 
-    def __init__(self, loader: _Loader, source: str) -> None:
+    def __init__(self, loader: _Loader) -> None:
         self.lines: dict[Keys, int] = {}
         self._loader = loader
-        self._source = source
-        self._count = 0
+        self._count = self._depth = 0
 
     def read(self, node: yaml.Node, path: Keys) -> Any:
+        """The value of a node; aliases are written out, so they count each time."""
         self._count += 1
-        if self._count > MAX_NODES:
-            raise InvalidParamsError(
-                f"{self._source}: more than {MAX_NODES} values because aliases multiply; write them out"
-            )
+        self._depth += 1
+        if self._count > MAX_NODES or self._depth > MAX_DEPTH:
+            self._loader.refuse(node, TOO_MANY if self._count > MAX_NODES else TOO_DEEP)
+        value = self._value(node, path)
+        self._depth -= 1
+        return value
+
+    def _value(self, node: yaml.Node, path: Keys) -> Any:
         if isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map":
             return self._mapping(node, path)
         if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
             return [self.read(item, path) for item in node.value]
-        if isinstance(node, yaml.ScalarNode):
+        if isinstance(node, yaml.ScalarNode) and (node.tag in _PATTERNS or node.tag == _TEXT):
             return self._scalar(node)
-        raise InvalidParamsError(f"{self._at(node)}: the tag {node.tag} is not supported; remove it")
+        self._loader.refuse(node, f"the tag {node.tag} is not supported; remove it")
 
     def _scalar(self, node: yaml.ScalarNode) -> Any:
-        try:
-            return self._loader.construct_object(node)
-        except ValueError as error:  # a tag such as !!int on a word, or a number with thousands of digits
-            raise InvalidParamsError(f"{self._at(node)}: {error}") from error
+        if node.tag == _TEXT:
+            self._check_text(node)
+        if node.tag in _PATTERNS and not _PATTERNS[node.tag].match(node.value):
+            kind = node.tag.rpartition(":")[2]
+            self._loader.refuse(node, f"{show_value(node.value)} is no !!{kind}; correct it or remove the tag")
+        if node.tag == _INT and len(node.value) > _MAX_DIGITS:
+            self._loader.refuse(node, f"the number has more than {_MAX_DIGITS} digits; correct it")
+        return self._loader.construct_object(node)
 
     def _mapping(self, node: yaml.MappingNode, path: Keys) -> dict[str, Any]:
         seen: dict[str, int] = {}
@@ -141,9 +194,7 @@ class _NodeReader:
             key = self._key(key_node)
             if key in seen:
                 name = ".".join((*path, key))
-                raise InvalidParamsError(
-                    f"{self._at(key_node)}: duplicate key {name}, first on line {seen[key]}; remove one"
-                )
+                self._loader.refuse(key_node, f"duplicate key {name}, first on line {seen[key]}; remove one")
             seen[key] = key_node.start_mark.line + 1
         self._loader.flatten_mapping(node)  # puts keys from `<<` first, so that explicit keys override them
         values: dict[str, Any] = {}
@@ -155,15 +206,26 @@ class _NodeReader:
 
     def _key(self, node: yaml.Node) -> str:
         if not isinstance(node, yaml.ScalarNode):
-            raise InvalidParamsError(f"{self._at(node)}: a key must be a name, not a list or a mapping")
+            self._loader.refuse(node, "a key must be a name, not a list or a mapping")
+        self._check_text(node)
         return str(node.value)
 
-    def _at(self, node: yaml.Node) -> str:
-        return f"{self._source}:{node.start_mark.line + 1}"
+    def _check_text(self, node: yaml.ScalarNode) -> None:
+        if rule := text_fault(node.value):
+            self._loader.refuse(node, rule)
 
 
 def _short_float(value: float) -> str:
     return repr(value) if math.isfinite(value) else {"inf": ".inf", "-inf": "-.inf", "nan": ".nan"}[repr(value)]
+
+
+def text_fault(text: str) -> str | None:
+    """The reason why no file can hold a text: a byte of the command line that is not UTF-8, or an escape in YAML."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"U+{ord(text[error.start]):04X} is half of a character or a byte that is not UTF-8; correct it"
+    return None
 
 
 def _printable(text: str, source: str) -> str:
@@ -171,7 +233,9 @@ def _printable(text: str, source: str) -> str:
     found = yaml.reader.Reader.NON_PRINTABLE.search(text)
     if found:
         line = text.count("\n", 0, found.start()) + 1
-        raise InvalidParamsError(f"{source}:{line}: the character U+{ord(found.group()):04X} is not allowed in YAML")
+        raise InvalidParamsError(
+            f"{source}:{line}: {NOT_YAML}: the character U+{ord(found.group()):04X} is not allowed"
+        )
     return text
 
 
@@ -180,4 +244,4 @@ def _syntax_message(error: yaml.MarkedYAMLError, source: str) -> str:
     place = f"{source}:{mark.line + 1}" if mark else source
     reason = " ".join(part for part in (error.context, error.problem) if part)
     hint = "; indent with spaces" if "'\\t'" in reason else ""
-    return f"{place}: not valid YAML: {reason}{hint}"
+    return f"{place}: {NOT_YAML}: {reason}{hint}"

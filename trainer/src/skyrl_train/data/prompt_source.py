@@ -7,12 +7,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
+from skyrl_core.discovery import Guard
 from skyrl_core.errors import SkyrlError
 from skyrl_train.config.machine_check import no_prompts_message
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.data.row_problem import DataError
 from skyrl_train.data.rows import with_system_prompt
-from skyrl_train.environments.environment import Environment, Row, Split
+from skyrl_train.environments.environment import Environment, Row, Split, guard_of
 
 _WINDOW = 4096
 """Generated rows to keep. Every evaluation takes the same first rows."""
@@ -53,7 +54,7 @@ class LoadedRows:
         """
         if not rows:
             raise ValueError("there are no rows")
-        self._rows = rows
+        self.rows = rows
         self._seed = seed
         self._shuffle = shuffle
         self._orders: dict[int, Sequence[int]] = {}  # by epoch; the epochs of the latest call
@@ -61,20 +62,20 @@ class LoadedRows:
 
     @property
     def size(self) -> int | None:
-        return len(self._rows)
+        return len(self.rows)
 
     def take(self, position: int, count: int) -> list[Row]:
         _check(position, count)
-        places = [divmod(number, len(self._rows)) for number in range(position, position + count)]
+        places = [divmod(number, len(self.rows)) for number in range(position, position + count)]
         self._orders = {epoch: self._order(epoch) for epoch in dict.fromkeys(epoch for epoch, _ in places)}
-        return [self._rows[self._orders[epoch][index]] for epoch, index in places]
+        return [self.rows[self._orders[epoch][index]] for epoch, index in places]
 
     def _order(self, epoch: int) -> Sequence[int]:
         if not self._shuffle:
-            return range(len(self._rows))
+            return range(len(self.rows))
         if epoch in self._orders:
             return self._orders[epoch]
-        order = list(range(len(self._rows)))
+        order = list(range(len(self.rows)))
         # A string seed is hashed with SHA-512, and Python's generator gives the same bits on every platform.
         random.Random(f"order/{self._seed}/{epoch}").shuffle(order)
         return order
@@ -83,10 +84,14 @@ class LoadedRows:
 class GeneratedRows:
     """Rows that an environment generates. The latest few thousand are kept, earlier ones regenerated."""
 
-    def __init__(self, generate: Callable[[], Iterator[Row]], environment: str) -> None:
-        """``generate`` starts the same endless sequence each time; ``environment`` rewards the rows."""
+    def __init__(self, generate: Callable[[], Iterator[Row]], environment: str, guard: Guard | None = None) -> None:
+        """``generate`` starts the same endless sequence each time; ``environment`` rewards the rows.
+
+        ``guard`` guards the code that generates them.
+        """
         self._generate = generate
         self._environment = environment
+        self._guard = guard or Guard(f"environment {environment}")
         self._restart()
         self.environments = frozenset({environment})
 
@@ -104,12 +109,16 @@ class GeneratedRows:
         return list(itertools.islice(self._window, start, start + count))
 
     def _restart(self) -> None:
-        self._rows = self._generate()
+        with self._guard.calling("rows"):
+            self._rows = self._generate()
         self._window: deque[Row] = deque()
         self._end = 0  # position after the last row of the window
 
     def _advance(self, keep: int) -> None:
-        row = next(self._rows, None)
+        with self._guard.calling("rows"):
+            row = next(self._rows, None)
+            if not isinstance(row, Row | None):
+                raise TypeError(f"row {self._end} is {type(row).__name__}, not Row")
         if row is None:
             raise SkyrlError(
                 f"environment {self._environment!r} ended after {self._end} rows: make its method `rows` endless"
@@ -132,7 +141,10 @@ def generated_source(config: RunConfig, split: Split, environment: Environment) 
     """
     name, system_prompt = config.environment.name, config.data.system_prompt
     seed = config.seed if split == "train" else _EVALUATION_SEED
-    if environment.rows(split, seed=seed) is None:
+    guard = guard_of(environment, name)
+    with guard.calling("rows"):
+        generates = environment.rows(split, seed=seed) is not None
+    if not generates:
         raise DataError(no_prompts_message(name, f"data.{split}"))
 
     def generate() -> Iterator[Row]:
@@ -140,7 +152,7 @@ def generated_source(config: RunConfig, split: Split, environment: Environment) 
         assert rows is not None  # `rows` returned rows above, and an environment generates either always or never
         return (with_system_prompt(row, system_prompt) for row in rows)
 
-    return GeneratedRows(generate, name)
+    return GeneratedRows(generate, name, guard)
 
 
 def _check(position: int, count: int) -> None:

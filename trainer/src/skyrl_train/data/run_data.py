@@ -4,13 +4,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from skyrl_core.discovery import error_text
+from skyrl_core.errors import PluginError
 from skyrl_train.config.data_schema import evaluation_key
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.data.prompt_source import LoadedRows, PromptSource, generated_source
 from skyrl_train.data.prompt_tokens import PromptEncoder, PromptError
 from skyrl_train.data.row_problem import FaultyRows, RowProblem, raise_faulty
 from skyrl_train.data.rows import Columns, read_rows, with_system_prompt
-from skyrl_train.environments.environment import Environment, Row
+from skyrl_train.environments.environment import Environment, Row, guard_of
 from skyrl_train.environments.load_environment import load_environments
 
 if TYPE_CHECKING:
@@ -171,9 +173,10 @@ def _faulty(key: str, entries: Sequence[Entry]) -> FaultyRows:
 
 def _rejection(environment: Environment, row: Row) -> str | None:
     try:
-        return environment.check_row(row)
-    except Exception as error:  # noqa: BLE001 - code of other people; the row is reported with its place
-        return f"check_row raised {type(error).__name__}: {error}"
+        with guard_of(environment, row.environment).calling("check_row"):
+            return environment.check_row(row)
+    except PluginError as error:  # the row is reported with its place
+        return f"check_row raised {error_text(error.__cause__ or error)}"
 
 
 def _source(config: RunConfig, environment: Environment, key: str, entries: Sequence[Entry] | None) -> PromptSource:

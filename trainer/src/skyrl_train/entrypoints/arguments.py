@@ -26,6 +26,8 @@ EXAMPLES = (
     "skyrl train --config run.yaml --num-processes 4",
     "skyrl train --resume runs/gspo-20260101-120000 trainer.steps=200",
 )
+MAX_PROCESSES = 1024
+"""On one machine; far more than any has GPUs."""
 RESUME = "continue a run from its folder or from one of its checkpoints; without FOLDER, from run_folder"
 
 
@@ -38,6 +40,7 @@ class TrainArguments:
     loss: str | None = None
     resume: str | None = None  # empty: the run folder that the configuration names
     accept_loss_change: bool = False
+    accept_changes: bool = False
     skip_damaged: bool = False
     num_processes: int = 1
     dry_run: bool = False
@@ -69,10 +72,12 @@ def parse_arguments(argv: Sequence[str], prog: str) -> TrainArguments:
     """
     parser = _parser(prog)
     parsed, unknown = parser.parse_known_args(_with_explicit_resume(argv))
-    if parsed.num_processes < 1:
-        raise SkyrlError(f"{OPTION} {parsed.num_processes}: must be 1 or more")
+    if not 1 <= parsed.num_processes <= MAX_PROCESSES:
+        raise SkyrlError(f"{OPTION} {parsed.num_processes}: must be from 1 to {MAX_PROCESSES}, one for each GPU")
     if parsed.skip_damaged and parsed.resume is None:
         raise SkyrlError("--skip-damaged selects the checkpoint to resume from; it needs --resume")
+    if parsed.accept_changes and parsed.resume is None:
+        raise SkyrlError("--accept-changes accepts changes since a checkpoint; it needs --resume")
     if parsed.json and not parsed.dry_run:
         raise SkyrlError("--json prints the plan as JSON; it needs --dry-run")
     lists = {"config_files": tuple(parsed.config_files), "overrides": (*parsed.overrides, *unknown)}
@@ -98,6 +103,7 @@ def _parser(prog: str) -> _Parser:
     add("--json", action="store_true", help="print the plan as JSON")
     add("--resume", nargs="?", const="", metavar="FOLDER", help=RESUME)
     add("--accept-loss-change", action="store_true", help="resume although the loss or its parameters changed")
+    add("--accept-changes", action="store_true", help="resume although options, data, code or the loss changed")
     add("--skip-damaged", action="store_true", help="resume from the newest intact checkpoint")
     # Launchers of the torch.distributed family pass this; the environment variables say the same.
     add("--local_rank", "--local-rank", help=argparse.SUPPRESS)

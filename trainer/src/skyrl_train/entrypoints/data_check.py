@@ -60,7 +60,7 @@ def _tokenizer(run: ResolvedRun) -> tuple[Any, list[Problem]]:
     quiet()
     model, template_args = run.config.model, run.config.data.chat_template_args
     try:
-        tokenizer = load_tokenizer(model, run.config.model_options.revision)
+        tokenizer = load_tokenizer(model, run.config.model_options)
     except SkyrlError as error:
         return None, [Problem(key="model", value=model, rule=str(error), origin="data check", error=SkyrlError)]
     try:

@@ -7,7 +7,8 @@ from math import ceil
 from typing import Any
 
 from skyrl_core.cli import Style, paint, terminal_width
-from skyrl_core.discovery import Claim, printable
+from skyrl_core.discovery import Claim, safe_to_print
+from skyrl_core.redaction import redact_arguments, redacted
 from skyrl_train.config.data_schema import DataConfig
 from skyrl_train.config.number import describe_number
 from skyrl_train.config.resolved import ResolvedRun
@@ -32,7 +33,7 @@ def write_plan(run: ResolvedRun, machine: MachinePlan) -> str:
         lines += ["", *_wrapped("missing", problem)]
     for note in run.notes:
         lines += ["", *_wrapped("note", note)]
-    first, *rest = [printable(line, escape=True) for line in lines]
+    first, *rest = [safe_to_print(line) for line in lines]
     return "\n".join([paint(first, "red" if machine.missing else "green"), *map(_coloured, rest)]) + "\n"
 
 
@@ -47,7 +48,7 @@ def write_plan_json(run: ResolvedRun, machine: MachinePlan) -> str:
             "distribution": loss.distribution,
             "version": loss.version,
             "status": loss.status,
-            "params": run.loss.params,
+            "params": redacted(run.loss.params),
         },
         **as_json(machine),
         "missing": list(machine.missing),
@@ -73,7 +74,7 @@ def _wrapped(label: str, value: str) -> list[str]:
 
 def _rows(run: ResolvedRun, machine: MachinePlan) -> Iterator[tuple[str, str]]:
     config = run.config
-    sources = (*run.files, *run.overrides)
+    sources = redact_arguments([*run.files, *run.overrides])
     yield "from", ", ".join(sources) or "defaults only"
     if run.quickstart:
         yield "defaults", "quickstart settings for the tiny model: neither --config nor a model is given"
@@ -83,10 +84,11 @@ def _rows(run: ResolvedRun, machine: MachinePlan) -> Iterator[tuple[str, str]]:
         yield "defaults", "for a real model, as listed by `skyrl config`; the quickstart settings suit only `tiny`"
     if run.resume is not None:
         accepts = ", accepting a changed loss" if run.accept_loss_change else ""
+        accepts = ", accepting changes" if run.accept_changes else accepts
         skips = ", from the newest intact checkpoint" if run.skip_damaged else ""
         yield "resumes", f"{run.resume}{skips}{accepts}"
     yield "model", config.model
-    yield "environment", config.environment.name + _params(config.environment.params)
+    yield "environment", config.environment.name + _params(run.as_dict()["environment"]["params"])
     yield from _data(run)
     yield from _algorithm(run)
     yield from _step(run, machine.ranks)
@@ -136,7 +138,7 @@ def _algorithm(run: ResolvedRun) -> Iterator[tuple[str, str]]:
     algorithm = run.config.trainer.algorithm
     untyped = " (untyped: parameters are checked when it is loaded)" if run.loss.claim.status == "untyped" else ""
     yield "loss", _identity(run.loss.claim) + untyped
-    yield "", _values(run.loss.params) or "no parameters"
+    yield "", _values(redacted(run.loss.params)) or "no parameters"
     length = algorithm.max_length or run.config.rollout.max_new_tokens
     norm = f", L = {length}" if algorithm.loss_reduction == "sequence_sum_norm" else ""
     yield "reduction", (algorithm.loss_reduction or "the default of the loss") + norm
@@ -239,7 +241,7 @@ def _optimisation(run: ResolvedRun) -> Iterator[tuple[str, str]]:
 def _outputs(run: ResolvedRun) -> Iterator[tuple[str, str]]:
     config = run.config
     every = f"every {_count(config.checkpoint.every, 'step')} and " if config.checkpoint.every else ""
-    stopped = ", or when the run is stopped" if config.checkpoint.on_stop else ""
+    stopped = ", or when a signal or an error ends the run" if config.checkpoint.on_stop else ""
     yield "checkpoints", f"{every}after the last step{stopped}; the latest {config.checkpoint.keep} are kept"
     trackers = ", ".join(config.tracking.trackers) or "none"
     wandb = f" (W&B {config.tracking.wandb.mode})" if "wandb" in config.tracking.trackers else ""

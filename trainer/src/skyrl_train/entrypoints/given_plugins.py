@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from skyrl_core.discovery import PluginGroup, PluginPolicy
 from skyrl_core.errors import InvalidParamsError, PluginConflictError, SkyrlError
+from skyrl_core.parameters import as_json_values
 from skyrl_train.config.plugin_check import ENVIRONMENT_GROUP, EnvironmentLoader
 from skyrl_train.environments.environment import Environment
 from skyrl_train.environments.load_environment import load_environment, register_environment
@@ -109,7 +110,7 @@ def _params_of(instance: Any, base: type[Any], key: str) -> Settings:
             f"and its parameters as {key}"
         )
     params = instance.params
-    return BaseModel.model_dump(params, mode="json") if isinstance(params, BaseModel) else {}
+    return as_json_values(params) if isinstance(params, BaseModel) else {}
 
 
 def _snake_case(plugin: object, fallback: str) -> str:

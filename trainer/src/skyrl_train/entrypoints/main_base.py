@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from skyrl_core.cli import error_line
 from skyrl_core.errors import SkyrlError
@@ -25,9 +26,10 @@ from skyrl_train.entrypoints.machine_plan import plan_machine
 from skyrl_train.environments.load_environment import load_environment
 from skyrl_train.machine.gc_pause import many_imports
 from skyrl_train.ranks.exit_process import exit_process
-from skyrl_train.ranks.launch import is_launched, launch
+from skyrl_train.ranks.launch import is_launched, launch, stop_with_launcher
 from skyrl_train.ranks.stopping import Interrupted
-from skyrl_train.tracking.screen import show_loading, stop_loading
+from skyrl_train.tracking.output_capture import buffered_output, safe_output
+from skyrl_train.tracking.screen import Screen, show_loading, stop_loading
 from skyrl_train.tracking.stderr import say
 
 CANNOT_START = 7
@@ -55,6 +57,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
         SystemExit: otherwise, with the exit code; the error is printed to stderr without a traceback.
     """
     arguments = sys.argv[1:] if argv is None else argv
+    stop_with_launcher()
     try:
         run, parsed = _checked(arguments, prog or os.path.basename(sys.argv[0]) or "skyrl train")
         if parsed.dry_run:
@@ -77,15 +80,17 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
 def _checked(argv: Sequence[str], prog: str) -> tuple[ResolvedRun, TrainArguments]:
     try:
         arguments = parse_arguments(argv, prog)
-        run = resolve_run(
-            load_environment,
-            files=arguments.config_files,
-            overrides=arguments.overrides,
-            loss=arguments.loss,
-            resume=arguments.resume,
-            accept_loss_change=arguments.accept_loss_change,
-            skip_damaged=arguments.skip_damaged,
-        )
+        with buffered_output():  # of the modules of plugins, which are imported here
+            run = resolve_run(
+                load_environment,
+                files=arguments.config_files,
+                overrides=arguments.overrides,
+                loss=arguments.loss,
+                resume=arguments.resume,
+                accept_loss_change=arguments.accept_loss_change,
+                accept_changes=arguments.accept_changes,
+                skip_damaged=arguments.skip_damaged,
+            )
         if arguments.dry_run:
             _check_deepspeed(run)
         else:
@@ -109,9 +114,10 @@ def _check_deepspeed(run: ResolvedRun) -> None:
 
 
 def _dry_run(run: ResolvedRun, processes: int, *, as_json: bool) -> int:
-    if _rank() == 0:
-        run = with_checked_data(run)
-    machine = plan_machine(run, processes)
+    with buffered_output():
+        if _rank() == 0:
+            run = with_checked_data(run)
+        machine = plan_machine(run, processes)
     if _rank() == 0:
         sys.stdout.write(write_plan_json(run, machine) if as_json else write_plan(run, machine))
     return CANNOT_START if machine.missing else 0
@@ -128,15 +134,20 @@ def _launch(run: ResolvedRun, argv: Sequence[str], processes: int) -> int:
 
 def _train(run: ResolvedRun) -> None:
     try:
-        if _rank() == 0:
-            show_loading(f"PyTorch, transformers and DeepSpeed, to train {run.config.model} with {run.loss.claim.name}")
+        with nullcontext() if Screen().takes_output else safe_output():
+            _load_and_train(run)
+    except SkyrlError as error:
+        _report(error_line(error), every_rank=True)
+        raise SystemExit(error.exit_code) from error
+
+
+def _load_and_train(run: ResolvedRun) -> None:
+    if _rank() == 0:
+        show_loading(f"PyTorch, transformers and DeepSpeed, to train {run.config.model} with {run.loss.claim.name}")
+    try:
         with many_imports("skyrl_train.training.build"):
             from skyrl_train.training.build import run_training
         run_training(run)
-    except SkyrlError as error:
-        stop_loading()
-        _report(error_line(error), every_rank=True)
-        raise SystemExit(error.exit_code) from error
     finally:
         stop_loading()
 

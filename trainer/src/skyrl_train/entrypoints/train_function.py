@@ -37,6 +37,7 @@ def train(
     environment: "str | Environment | type[Environment] | Mapping[str, Any] | Any | None" = None,
     resume: "str | PathLike[str] | TrainingRun | None" = None,
     accept_loss_change: bool = False,
+    accept_changes: bool = False,
     **overrides: Any,
 ) -> TrainingRun:
     """Train in this process and return the run. ``skyrl train`` does the same with a command line.
@@ -54,13 +55,15 @@ def train(
             ``(completion, row)``, or a section of options.
         resume: continue this run; ``config`` defaults to its configuration.
         accept_loss_change: resume although the loss or its parameters changed.
+        accept_changes: resume although options, data, code or the loss changed.
         **overrides: sections or options, such as ``trainer={"steps": 3}``, ``seed=1`` or ``**{"trainer.steps": 3}``.
 
     Raises:
         SkyrlError: the run cannot start, or failed; for an invalid configuration the message lists every problem.
         KeyboardInterrupt: a signal ended the run.
     """
-    run = resolve(config, loss, environment, resume, accept_loss_change=accept_loss_change, overrides=overrides)
+    accepted = {"accept_loss_change": accept_loss_change, "accept_changes": accept_changes}
+    run = resolve(config, loss, environment, resume, **accepted, overrides=overrides)
     folders: list[Path] = []
     with restored_interpreter(), _reports_folder(folders):
         with many_imports("skyrl_train.training.build"):
@@ -78,6 +81,7 @@ def resolve(
     resume: "str | PathLike[str] | TrainingRun | None",
     *,
     accept_loss_change: bool,
+    accept_changes: bool = False,
     overrides: Mapping[str, Any],
 ) -> ResolvedRun:
     """The validated run that the arguments of ``train`` describe.
@@ -100,6 +104,7 @@ def resolve(
         loss=name,
         resume=None if resumed is None else fspath(resumed),
         accept_loss_change=accept_loss_change,
+        accept_changes=accept_changes,
     )
     raise_problems(run.missing, "the run cannot start on this machine")
     return run

@@ -8,9 +8,8 @@ from collections.abc import Awaitable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
-
-from skyrl_core.discovery import shortened
+from skyrl_core.discovery import Guard, shortened
+from skyrl_core.parameters import StrictModel
 
 Split = Literal["train", "evaluation"]
 Reward = float | None | Mapping[str, float | None]
@@ -19,13 +18,11 @@ Message = dict[str, Any]
 """A chat message: ``{"role": "user", "content": "..."}``, and other keys that the chat template reads."""
 
 
-class EnvironmentParams(BaseModel):
-    """Base class of an environment's parameter schema: unknown keys, infinities and NaN are errors.
+class EnvironmentParams(StrictModel):
+    """Base class of an environment's parameter schema, as strict as that of a loss.
 
     A schema with a field ``task`` takes the part after the colon of a reference such as ``reasoning_gym:leg_counting``.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
 
 _LABEL_LENGTH = 48
@@ -118,3 +115,8 @@ class Environment(ABC):
         None means no verdict: the sample is left out of the step. May raise: the trainer reports the sample and leaves
         it out, too. An ``async def`` is awaited; those of many answers run at the same time in one event loop.
         """
+
+
+def guard_of(environment: Environment, reference: str) -> Guard:
+    """The guard for calls of its code outside reward workers; ``reference`` is its name in messages."""
+    return Guard(f"environment {reference}", type(environment).__module__)

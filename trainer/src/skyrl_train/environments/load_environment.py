@@ -5,9 +5,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from skyrl_core.discovery import ALLOW_ALL, Claim, PluginPolicy, load_class
+from skyrl_core.discovery import ALLOW_ALL, Claim, PluginPolicy, construct, load_class
 from skyrl_core.errors import InvalidParamsError, ParamProblem, PluginLoadError, SkyrlError, UnknownPluginError
+from skyrl_core.lookup import path_fault
 from skyrl_core.parameters import validate_params
+from skyrl_core.value_text import show_value
 from skyrl_train.config.plugin_check import ENVIRONMENT_GROUP, plugin_policy
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.environments.environment import Environment, EnvironmentParams
@@ -53,6 +55,8 @@ def load_environment(
         UnknownPluginError, PluginConflictError: as ``PluginGroup.find``, or it takes no task.
         PluginLoadError: it cannot be imported, is not an Environment, needs a package, or its constructor fails.
     """
+    if fault := path_fault(reference):  # it may be a file
+        raise UnknownPluginError(f"environment {show_value(reference)}: {fault}")
     function = reference if is_function_reference(reference) else _function_in_module(reference)
     if function is None:
         return _installed_environment(reference, params, policy)
@@ -83,15 +87,7 @@ def _installed_environment(reference: str, params: Mapping[str, Any] | None, pol
     claim = ENVIRONMENT_GROUP.find(plugin, policy, rows=rows)
     environment = _environment_class(claim)
     checked = validate_params(environment.Params, _with_task(claim, environment, params or {}, task), str(claim))
-    try:
-        return environment(checked)
-    except SkyrlError:
-        raise
-    except Exception as error:
-        why = f"{type(error).__name__}: {error}"
-        raise PluginLoadError(
-            f"environment {claim}: {claim.value} could not be created with {checked!r}: {why}"
-        ) from error
+    return construct(ENVIRONMENT_GROUP.guard(claim), environment, checked)
 
 
 def load_environments(config: RunConfig, configured: Environment, named: Iterable[str] = ()) -> dict[str, Environment]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
+from skyrl_core.discovery import Guard, PluginCall
 from skyrl_core.errors import PluginLoadError, UnknownPluginError, nearest
 from skyrl_train.environments.environment import Completion, Environment, EnvironmentParams, Reward, Row
 
@@ -93,7 +94,9 @@ def load_reward_function(reference: str) -> RewardFunction:
 
 def _imported(reference: str) -> Function:
     place, _, name = reference.rpartition(":")
-    module = _module(place, reference)
+    home = module_name(Path(place)) if place.endswith(".py") else place
+    with PluginCall(Guard(place, home), "cannot be imported", kind=PluginLoadError):
+        module = _module(place, reference)
     try:
         return cast(Function, getattr(module, name))
     except AttributeError:
@@ -110,16 +113,21 @@ def _module(place: str, reference: str) -> ModuleType:
         return importlib.import_module(place)
     except FileNotFoundError:
         raise UnknownPluginError(f"{place}: no such file; write FILE.py:FUNCTION or MODULE:FUNCTION") from None
-    except Exception as error:
-        if isinstance(error, ModuleNotFoundError) and error.name and place.startswith(error.name):
-            hint = f"to use a file, write {place.replace('.', '/')}.py:{reference.rpartition(':')[2]}"
-            raise UnknownPluginError(f"no module {place!r} can be imported; {hint}") from error
-        raise PluginLoadError(f"{place} cannot be imported: {type(error).__name__}: {error}") from error
+    except ModuleNotFoundError as error:
+        if not (isinstance(error.name, str) and error.name and place.startswith(error.name)):
+            raise
+        hint = f"to use a file, write {place.replace('.', '/')}.py:{reference.rpartition(':')[2]}"
+        raise UnknownPluginError(f"no module {place!r} can be imported; {hint}") from error
+
+
+def module_name(file: Path) -> str:
+    """The name under which a file of reward functions is imported."""
+    return f"skyrl_reward_{file.stem}_{abs(hash(str(file)))}"
 
 
 def _module_of_file(file: Path) -> ModuleType:
     """Import a file under a separate name; modules next to it can be imported from it."""
-    name = f"skyrl_reward_{file.stem}_{abs(hash(str(file)))}"
+    name = module_name(file)
     if not file.is_file():
         raise FileNotFoundError(file)
     if name not in sys.modules:

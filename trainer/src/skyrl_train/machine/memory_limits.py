@@ -5,7 +5,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from importlib_metadata import PackageNotFoundError, version
+from skyrl_core.discovery import installed_version
 
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 QUERY_LIMIT = 10.0
@@ -51,7 +51,5 @@ def _visible(found: list[int], chosen: str | None) -> list[int]:
 
 
 def _is_cpu_build() -> bool:
-    try:
-        return version("torch").endswith("+cpu")
-    except PackageNotFoundError:
-        return True
+    version = installed_version("torch")
+    return version is None or version.endswith("+cpu")

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import pluggy
 
-from skyrl_core.discovery import Claim
+from skyrl_core.discovery import Claim, Guard, PluginCall
 from skyrl_core.errors import PluginLoadError
 from skyrl_train.config.plugin_check import OBSERVER_GROUP
 from skyrl_train.observers import hookspecs
@@ -18,34 +18,36 @@ def load_observers(claims: Iterable[Claim]) -> Observers:
     Raises:
         PluginLoadError: an observer cannot be imported or created, or has an unknown hook or argument.
     """
-    return Observers([make_observer(claim.name, OBSERVER_GROUP.load_claim(claim)) for claim in dict.fromkeys(claims)])
+    return Observers(
+        [
+            make_observer(claim.name, OBSERVER_GROUP.load_claim(claim), OBSERVER_GROUP.guard(claim))
+            for claim in dict.fromkeys(claims)
+        ]
+    )
 
 
-def make_observer(name: str, plugin: object) -> Observer:
+def make_observer(name: str, plugin: object, guard: Guard | None = None) -> Observer:
     """Check an object or class with hooks and wrap it. A class is instantiated without arguments.
+
+    ``guard`` guards its code; by default it is that of the class or module.
 
     Raises:
         PluginLoadError: it cannot be created, has no hooks, or has an unknown hook or argument.
     """
+    home = plugin if inspect.isclass(plugin) or inspect.ismodule(plugin) else type(plugin)
+    guard = guard or Guard(f"observer {name!r}", getattr(home, "__module__", home.__name__))
     if inspect.isclass(plugin):
-        try:
+        with PluginCall(guard, "could not be created without arguments", kind=PluginLoadError):
             plugin = plugin()
-        except (Exception, SystemExit) as error:
-            raise PluginLoadError(
-                f"observer {name!r} could not be created without arguments: {type(error).__name__}: {error}"
-            ) from error
     # One manager per observer, because pluggy skips the remaining observers when one raises.
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
-    try:
+    hint = f"use these hooks and arguments: {_signatures()}"
+    with PluginCall(guard, "has an invalid hook", kind=PluginLoadError, advice=lambda _: hint):
         manager.register(plugin, name=name)
         manager.check_pending()
-    except pluggy.PluginValidationError as error:
-        raise PluginLoadError(
-            f"observer {name!r} has an invalid hook: {error}\nuse these hooks and arguments: {_signatures()}"
-        ) from error
     _refuse_unmarked(name, plugin, manager)
-    return Observer(name, manager)
+    return Observer(name, manager, guard)
 
 
 def _refuse_unmarked(name: str, plugin: object, manager: pluggy.PluginManager) -> None:

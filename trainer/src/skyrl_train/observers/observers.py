@@ -9,7 +9,8 @@ from typing import Any
 
 import pluggy
 
-from skyrl_core.errors import PluginLoadError
+from skyrl_core.discovery import Guard, PluginCall
+from skyrl_core.errors import PluginLoadError, SkyrlError
 from skyrl_train.observers.hookspecs import FATAL_HOOKS
 
 logger = logging.getLogger(__name__)
@@ -25,6 +26,7 @@ class Observer:
 
     name: str
     manager: pluggy.PluginManager
+    guard: Guard
 
 
 class Observers:
@@ -57,13 +59,13 @@ class Observers:
 
     def _call(self, hook: str, **arguments: Any) -> None:
         for observer in list(self._active):
+            fatal = hook in FATAL_HOOKS
+            failed = f"refused the run in {hook}" if fatal else f"failed in {hook} and is disabled; training continues"
             try:
-                getattr(observer.manager.hook, hook)(**arguments)
-            except (Exception, SystemExit) as error:  # an observer must not end a training run
-                reason = f"{type(error).__name__}: {error}"
-                if hook in FATAL_HOOKS:
-                    raise ObserverError(f"observer {observer.name!r} refused the run in {hook}: {reason}") from error
+                with PluginCall(observer.guard, failed, kind=ObserverError):
+                    getattr(observer.manager.hook, hook)(**arguments)
+            except SkyrlError as error:  # an observer must not end a training run
+                if fatal:
+                    raise
                 self._active.remove(observer)
-                logger.warning(
-                    "observer %s failed in %s and is disabled; training continues: %s", observer.name, hook, reason
-                )
+                logger.warning("%s", error)

@@ -1,10 +1,21 @@
-"""Loads a model and its tokenizer by name: ``tiny``, a folder, or a hub name."""
+"""Loads a model and its tokenizer by name: ``tiny``, a folder, or a hub name.
+
+Every call of transformers that reads a model's files is here, so that none runs the model's code, or asks whether to
+run it, unless ``model_options.trust_remote_code`` is true.
+"""
 
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from skyrl_core.errors import SkyrlError
@@ -13,6 +24,12 @@ from skyrl_train.data.prompt_tokens import LIMITS, ModelLimits
 from skyrl_train.policy.prompts.attention import register_attention
 from skyrl_train.tiny_model import TINY_MODEL
 
+INDICATORS = ("tokenizer_config.json", "tokenizer.json", "config.json")
+"""Files of which every tokenizer of a hub has one."""
+TOKENIZER_FILES = (
+    *("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*"),
+    *("additional_chat_templates/*", "*.model", "*.tiktoken", "tekken.json", "normalizer.json", "sentencepiece*"),
+)
 LARGE_LOGIT = 1000.0
 """Far above the caps that models use, which are 15 to 50."""
 SMALL_LOGIT = 1e-6
@@ -26,8 +43,20 @@ def resolve_model(name: str) -> str:
     return str(Path(name).expanduser()) if Path(name).expanduser().exists() else name
 
 
-def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer, set to pad with its end-of-sequence token; ``revision`` is that of a hub model.
+def load_config(name: str, options: ModelOptions | None = None) -> PreTrainedConfig:
+    """The model's configuration.
+
+    Raises:
+        SkyrlError: it cannot be loaded.
+    """
+    try:
+        return AutoConfig.from_pretrained(resolve_model(name), **_source(options))
+    except Exception as error:
+        raise _loading_error("configuration", name, error) from error
+
+
+def load_tokenizer(name: str, options: ModelOptions | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer, set to pad with its end-of-sequence token.
 
     It carries the limits of the model, against which prompts are checked.
 
@@ -35,21 +64,49 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
         SkyrlError: it cannot be loaded, or has no end-of-sequence token.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(resolve_model(name), **_revision(revision))
+        tokenizer = AutoTokenizer.from_pretrained(resolve_model(name), **_source(options))
     except Exception as error:
         raise _loading_error("tokenizer", name, error) from error
     if tokenizer.eos_token_id is None:
         raise SkyrlError(f"the tokenizer of model {name!r} has no eos token to end responses: choose another model")
     # Padding is masked, so any token with an embedding will do; an added pad token may lie outside the embedding.
     tokenizer.pad_token = tokenizer.eos_token
-    setattr(tokenizer, LIMITS, model_limits(name, revision))
+    setattr(tokenizer, LIMITS, model_limits(name, options))
     return tokenizer
 
 
-def model_limits(name: str, revision: str | None = None) -> ModelLimits:
+def tokenizer_files(name: str, options: ModelOptions | None = None) -> dict[str, Path]:
+    """The files of the model's tokenizer, by their path in its folder, for an exact copy.
+
+    transformers cannot write them again as they were: it adds how it loaded them, and what ``load_tokenizer`` sets.
+
+    Raises:
+        SkyrlError: they are not on this machine; ``load_tokenizer`` downloads those of a hub model.
+    """
+    folder = Path(resolve_model(name))
+    if not folder.is_dir():
+        revision = None if options is None else options.revision
+        known = next((found for file in INDICATORS if (found := _cached(name, file, revision))), None)
+        if known is None:
+            raise SkyrlError(f"the tokenizer files of model {name!r} are no longer in the cache of this machine")
+        folder = known.parent
+    patterns = (*TOKENIZER_FILES, "*.py") if options and options.trust_remote_code else TOKENIZER_FILES
+    return {
+        str(path.relative_to(folder)): path for pattern in patterns for path in folder.glob(pattern) if path.is_file()
+    }
+
+
+def _cached(name: str, file: str, revision: str | None) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(name, file, revision=revision)
+    return Path(found) if isinstance(found, str) else None
+
+
+def model_limits(name: str, options: ModelOptions | None = None) -> ModelLimits:
     """The sizes that prompts must respect, from the model's configuration; none if that cannot be loaded."""
     try:
-        config = AutoConfig.from_pretrained(resolve_model(name), **_revision(revision)).get_text_config()
+        config = load_config(name, options).get_text_config()
     except Exception:  # noqa: BLE001 - loading the model reports it
         return ModelLimits()
     positions = getattr(config, "max_position_embeddings", None)
@@ -64,7 +121,7 @@ def model_limits(name: str, revision: str | None = None) -> ModelLimits:
 def load_model(name: str, dtype: torch.dtype, options: ModelOptions | None = None) -> PreTrainedModel:
     """The causal language model in this dtype, without dropout, in eval mode.
 
-    ``options`` choose the revision and the attention; of the dtype, the configuration has checked that it is this one.
+    Of the dtype in the options, the configuration has checked that it is this one.
 
     Raises:
         SkyrlError: it cannot be loaded, or its logits are not just the product of hidden state and output embedding.
@@ -79,14 +136,15 @@ def load_model(name: str, dtype: torch.dtype, options: ModelOptions | None = Non
 
 
 def _settings(options: ModelOptions | None) -> dict[str, Any]:
-    if options is None:
-        return {}
-    attention = {} if options.attention is None else {"attn_implementation": options.attention}
-    return _revision(options.revision) | attention
+    attention = {"attn_implementation": options.attention} if options and options.attention else {}
+    return _source(options) | attention
 
 
-def _revision(revision: str | None) -> dict[str, Any]:
-    return {} if revision is None else {"revision": revision}
+def _source(options: ModelOptions | None) -> dict[str, Any]:
+    """The revision, and whether the code of the model may run; transformers asks on the terminal if that is missing."""
+    options = options or ModelOptions()
+    revision = {} if options.revision is None else {"revision": options.revision}
+    return {"trust_remote_code": options.trust_remote_code} | revision
 
 
 def prepare_model(model: PreTrainedModel) -> None:
@@ -149,6 +207,13 @@ def _check_plain_head(model: PreTrainedModel, name: str) -> None:
 
 
 def _loading_error(part: str, name: str, error: Exception) -> SkyrlError:
+    if "trust_remote_code" in str(error):
+        return SkyrlError(
+            f"cannot load the {part} of model {name!r}: it needs Python code that comes with the model, and that code "
+            "could do anything on this machine\n"
+            "  read the .py files of the model; if you trust them, set model_options.trust_remote_code=true (or add "
+            "--trust-remote-code to `skyrl export`), or choose a model that transformers supports without such code"
+        )
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return SkyrlError(
         f"cannot load the {part} of model {name!r}: {reason}\n"

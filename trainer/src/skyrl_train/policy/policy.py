@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from skyrl_train.policy.adapters import head_factors
+from skyrl_train.policy.log_probs.kept_tokens import KeptTokens
 from skyrl_train.policy.log_probs.tiled_log_probs import token_statistics
 from skyrl_train.policy.prompts.shared_prompts import SharedPrompts, hidden_states, pairs_per_token, plain_cost
 
@@ -19,6 +20,7 @@ class Sequences:
     attention_mask: Tensor  # bool [B, S]
     response_start: Tensor  # int64 [B]; at least 1, since the first token has no predecessor
     response_mask: Tensor  # bool [B, T]
+    kept: KeptTokens | None = None  # counts [B, T]: the entries that log-probs and entropy cover; None means all
 
 
 class Policy(nn.Module):
@@ -54,6 +56,7 @@ class Policy(nn.Module):
             temperature=self.temperature,
             chunk_size=self.chunk_size,
             with_entropy=with_entropy,
+            kept=None if sequences.kept is None else sequences.kept[rows, tokens],
         )
         values = log_probs[None] if entropy is None else torch.stack([log_probs, entropy])
         padded = values.new_zeros(len(values), *sequences.response_mask.shape)

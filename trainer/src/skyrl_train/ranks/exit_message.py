@@ -6,9 +6,11 @@ after the launcher, and gives rank 0 a file to write it to. Imports no torch.
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from skyrl_core.discovery import safe_to_print
 from skyrl_train.tracking.stderr import say
 
 FILE = "SKYRL_EXIT_MESSAGE"
@@ -26,9 +28,11 @@ class ExitMessage:
         """Print it, or write it to the command's file. The last action of rank 0."""
         path = os.environ.get(FILE)
         if path:
-            Path(path).write_text(json.dumps(asdict(self)))
-        elif self.text:
-            say(self.text)
+            with suppress(OSError):  # the command is gone, and its folder with it
+                Path(path).write_text(json.dumps(asdict(self)))
+                return
+        if self.text:
+            say(safe_to_print(self.text))
 
 
 def read_exit_message(path: Path) -> ExitMessage | None:

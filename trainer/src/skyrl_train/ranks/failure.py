@@ -4,6 +4,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from skyrl_core.discovery import Guard, PluginCall, safe_to_print, with_traceback
 from skyrl_core.errors import SkyrlError
 from skyrl_train.ranks.failure_board import ExitReason, FailureBoard
 from skyrl_train.ranks.ranks import LOST, RankLost, Ranks, is_broken_collective
@@ -36,7 +37,8 @@ def reports_failure(ranks: Ranks, board: FailureBoard, stop: StopRequest) -> Ite
         Exception: this rank was the first to fail.
     """
     try:
-        yield
+        with _no_exit():
+            yield
         stop.over = True
     except (Exception, Interrupted) as error:
         stop.over, stop.lost = True, is_broken_collective(error)
@@ -53,6 +55,18 @@ def reports_failure(ranks: Ranks, board: FailureBoard, stop: StopRequest) -> Ite
         raise failed from error
 
 
+@contextmanager
+def _no_exit() -> Iterator[None]:
+    """Turn an exit from inside the run into an error: the exit code 0 would report a failed run as finished."""
+    try:
+        yield
+    except (Exception, KeyboardInterrupt):
+        raise
+    except BaseException:
+        with PluginCall(Guard("code that the run called"), "ended the process"):
+            raise
+
+
 def _first(error: Exception | Interrupted, ranks: Ranks, board: FailureBoard, *, lost: bool) -> ExitReason | None:
     """The reason of the rank that failed first; None if this rank did and has printed its reason."""
     notice = board.read(patience=EXPLANATION if lost else 0.0)
@@ -65,7 +79,7 @@ def _first(error: Exception | Interrupted, ranks: Ranks, board: FailureBoard, *,
     if lost and not isinstance(error, RankLost):
         error.add_note(LOST)
     if isinstance(error, SkyrlError):
-        _print(ranks, f"error: {error}")
+        _print(ranks, f"error: {with_traceback(error)}")
     elif not isinstance(error, Interrupted):
         _print(ranks, "failed:\n" + "".join(traceback.format_exception(error)).rstrip())
     # Posted after it is printed, so that the lines of the other ranks follow it.
@@ -84,4 +98,4 @@ def _message(error: BaseException) -> str:
 
 
 def _print(ranks: Ranks, text: str) -> None:
-    say(f"[rank {ranks.rank}] {text}")
+    say(f"[rank {ranks.rank}] {safe_to_print(text)}")

@@ -1,8 +1,8 @@
-"""Starts a run on several processes of this machine, through accelerate's launcher."""
+"""Starts a run on several processes of this machine, through torch's elastic launcher."""
 
+import functools
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -11,14 +11,31 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
+from skyrl_core.errors import PluginError
+from skyrl_train.machine.parent_watch import child_of_this_process, watch_parent
 from skyrl_train.ranks import exit_message as exit_message
 from skyrl_train.ranks.launch_screen import LaunchScreen
+from skyrl_train.tracking.stderr import say
 
 MAIN = "skyrl_train.entrypoints.main_base"
+LAUNCHER = "skyrl_train.ranks.launcher"
 OPTION = "--num-processes"
 
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP)
+
+
+VANISHED = (
+    "rank 0 exited without finishing the run: code that it called may have ended the process, for example with "
+    "os._exit; resume with --resume, and raise an exception there instead"
+)
+
+
+@functools.cache
+def stop_with_launcher() -> None:
+    """Stop this process, in order, once torch's launcher that started it is gone."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        watch_parent()
 
 
 def is_launched() -> bool:
@@ -41,6 +58,9 @@ def launch(argv: Sequence[str], processes: int) -> int:
         with LaunchScreen(Path(folder), processes) as screen:
             code = _run(launch_command(argv, processes), {exit_message.FILE: str(message)} | screen.environment)
         last = exit_message.read_exit_message(message)
+    if last is None and code == 0:
+        say(f"error: {VANISHED}")
+        return PluginError.exit_code
     if last is None or code == 0:
         return code
     last.print()
@@ -48,7 +68,7 @@ def launch(argv: Sequence[str], processes: int) -> int:
 
 
 def _run(command: Sequence[str], environment: dict[str, str]) -> int:
-    settings = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": PATIENCE} | os.environ | environment
+    settings = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": PATIENCE} | os.environ | environment | child_of_this_process()
     launcher: subprocess.Popen[bytes] | None = None
     early: list[int] = []
 
@@ -64,10 +84,13 @@ def _run(command: Sequence[str], environment: dict[str, str]) -> int:
         with subprocess.Popen(command, env=settings, process_group=0) as launcher:
             for number in early:
                 _forward(number, launcher)
-            return launcher.wait()
+            code = launcher.wait()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    if code < 0:
+        say(f"error: the launcher was ended by {signal.Signals(-code).name}; its processes stop after their step")
+    return code if code >= 0 else 128 - code
 
 
 def _is_enabled(number: int) -> bool:
@@ -95,28 +118,10 @@ def calling_script() -> str | None:
 
 
 def launch_command(argv: Sequence[str], processes: int) -> list[str]:
-    """accelerate's command line for the script that called ``main``, or for the module behind ``skyrl train``."""
+    """The launcher's command line for the script that called ``main``, or for the module behind ``skyrl train``."""
     script = calling_script()
     program = ["-m", MAIN] if script is None else [script]
-    settings = {
-        "--num_processes": str(processes),
-        "--num_machines": "1",
-        "--mixed_precision": "no",
-        "--dynamo_backend": "no",
-        # Two runs on one machine must not share the default port.
-        "--main_process_port": str(_free_port()),
-    }
-    options = [part for setting in settings.items() for part in setting]
-    return [
-        sys.executable,
-        "-m",
-        "accelerate.commands.accelerate_cli",
-        "launch",
-        "--use_deepspeed",
-        *options,
-        *program,
-        *_without_option(argv),
-    ]
+    return [sys.executable, "-m", LAUNCHER, str(processes), *program, *_without_option(argv)]
 
 
 def _without_option(argv: Sequence[str]) -> list[str]:
@@ -126,9 +131,3 @@ def _without_option(argv: Sequence[str]) -> list[str]:
             kept.append(argument)
         skip = argument == OPTION
     return kept
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

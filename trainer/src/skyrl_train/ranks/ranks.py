@@ -7,13 +7,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from skyrl_core.errors import SkyrlError
+from skyrl_core.errors import PluginError, SkyrlError
+from skyrl_train.ranks.loopback import are_on_one_machine, stay_on_this_machine
+from skyrl_train.ranks.shared_error import SharedError
+
+T = TypeVar("T")
 
 ALONE = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
 """The environment of a run with one process; DeepSpeed and accelerate read it."""
@@ -31,11 +35,17 @@ class Ranks:
         self.device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
 
     @classmethod
-    def start(cls, *, timeout: timedelta = timedelta(minutes=30)) -> "Ranks":
-        """Join the group that the launcher describes in the environment, or form a group of one process."""
+    def start(cls, *, timeout: timedelta = timedelta(minutes=30), nccl_to_servers: bool = False) -> "Ranks":
+        """Join the group that the launcher describes in the environment, or form a group of one process.
+
+        Ranks of one machine listen on its loopback interface only. ``nccl_to_servers``: except for NCCL, which also
+        sends weights to rollout servers.
+        """
         alone = "WORLD_SIZE" not in os.environ or "RANK" not in os.environ
         if alone:
             os.environ |= ALONE
+        if are_on_one_machine():
+            stay_on_this_machine(nccl=not nccl_to_servers)
         ranks = cls(alone=alone)
         if ranks.device.type == "cuda":
             torch.cuda.set_device(ranks.device)
@@ -97,6 +107,32 @@ class Ranks:
             dist.broadcast_object_list(box, src=0)
         return box[0]
 
+    def together(self, work: Callable[[], T]) -> T:
+        """The result of this rank's work, once every rank has done its own. Collective; the work must not be.
+
+        Raises:
+            SharedError: the work raised a SkyrlError on some rank; the same error on all ranks.
+        """
+        if self.world_size == 1:
+            return work()
+        outcome: list[T] = []
+        failure: SkyrlError | None = None
+        try:
+            outcome.append(work())
+        except SkyrlError as error:
+            failure = error
+        reports = self.gather(failure and (str(failure), failure.exit_code))
+        for rank, report in enumerate(reports):
+            if report is not None:
+                shared = SharedError(f"on rank {rank}: {report[0]}")
+                shared.exit_code = report[1]
+                raise shared from failure
+        return outcome[0]
+
+    def can_continue_after(self, error: BaseException) -> bool:
+        """Whether all ranks raised this error at the same point, so that they can still work together."""
+        return self.world_size == 1 or isinstance(error, SharedError)
+
     def end_run(self) -> None:
         """End this run; the next run of the process uses the group again."""
         if self._alone:
@@ -155,7 +191,12 @@ def _detects_lost_rank() -> Iterator[None]:
 
 
 def is_broken_collective(error: BaseException) -> bool:
-    """Whether the error shows that another rank is gone; DeepSpeed's collectives show it in their text only."""
+    """Whether the error shows that another rank is gone; DeepSpeed's collectives show it in their text only.
+
+    The cause of a PluginError counts: a rollout engine reads the weights through a collective.
+    """
+    if isinstance(error, PluginError) and error.__cause__ is not None:
+        return is_broken_collective(error.__cause__)
     gloo = ("gloo/transport", "Connection closed by peer", "Connection reset by peer")
     nccl = ("ncclRemoteError", "remote process exited", "collective operation timeout")
     return isinstance(error, RankLost | dist.DistNetworkError) or (

@@ -31,11 +31,11 @@ def resume_command(folder: RunFolder, ranks: Ranks, *, python_call: bool = False
     )
 
 
-def accepting_loss_change(command: str) -> str:
-    """The command to resume although the loss changed."""
+def accepting(command: str, option: str) -> str:
+    """The command with an option that accepts a change, such as ``accept_loss_change``."""
     if command.endswith(")"):
-        return f"{command[:-1]}, accept_loss_change=True)"
-    return f"{command} --accept-loss-change"
+        return f"{command[:-1]}, {option}=True)"
+    return f"{command} --{option.replace('_', '-')}"
 
 
 NODE_RANK = "$NODE_RANK"

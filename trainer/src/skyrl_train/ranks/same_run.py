@@ -9,8 +9,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import importlib_metadata
-
+from skyrl_core.discovery import installed_version
 from skyrl_core.errors import SkyrlError
 from skyrl_train.config.resolved import ResolvedRun
 from skyrl_train.data.prompt_source import PromptSource
@@ -31,7 +30,7 @@ def check_run(ranks: Ranks, run: ResolvedRun) -> None:
     Raises:
         SkyrlError: some ranks differ. Names each difference and its ranks; the same error on all ranks.
     """
-    packages = {name: importlib_metadata.version(name) for name in PACKAGES}
+    packages = {name: installed_version(name) for name in PACKAGES}
     resume = None if run.resume is None else str(run.resume)
     loss = run.loss.identity.record()
     _compare(ranks, {"loss": loss, "config": run.as_dict(), "packages": packages, "resume": resume})

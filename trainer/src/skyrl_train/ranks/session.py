@@ -32,15 +32,19 @@ class Session:
 
 
 @contextmanager
-def session(on_start: Callable[[Path], None] = lambda _: None) -> Iterator[Session]:
-    """Join the other ranks, and exit together with them. ``on_start`` receives the run folder once it exists.
+def session(on_start: Callable[[Path], None] = lambda _: None, *, nccl_to_servers: bool = False) -> Iterator[Session]:
+    """Join the other ranks, and exit together with them.
+
+    Args:
+        on_start: receives the run folder once it exists.
+        nccl_to_servers: weights are sent to rollout servers over NCCL, perhaps to other machines.
 
     Raises:
         Interrupted: a signal ended the run, and rank 0 has printed how to resume it.
         SystemExit: an error on one of several ranks; it is on stderr already.
         Exception: the error of the only rank.
     """
-    ranks = Ranks.start()
+    ranks = Ranks.start(nccl_to_servers=nccl_to_servers)
     board = FailureBoard(ranks)
     try:
         with (
@@ -58,6 +62,8 @@ def session(on_start: Callable[[Path], None] = lambda _: None) -> Iterator[Sessi
 def _exit_message(ranks: Ranks, board: FailureBoard, watchdog: Watchdog) -> Iterator[None]:
     try:
         yield
+        if ranks.is_main and ranks.world_size > 1:
+            ExitMessage(exit_code=0).print()
     except Interrupted as stop:
         if ranks.is_main:
             text = f"interrupted by {stop.signal.name}{watchdog.resume_hint()}"

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -10,19 +10,19 @@ from typing import Any, Self
 
 import numpy as np
 
+from skyrl_core.discovery import complete_traceback
 from skyrl_core.errors import SkyrlError
 from skyrl_train.observers.observers import Observers
-from skyrl_train.ranks.resume_command import accepting_loss_change
-from skyrl_train.step.evaluation import Answer, Evaluation
+from skyrl_train.ranks.resume_command import accepting
+from skyrl_train.record.evaluation_log import EvaluationLog, failure_message
+from skyrl_train.step.evaluation import Evaluation
 from skyrl_train.step.rollout import Rollout
 from skyrl_train.tracking.background_writer import BackgroundWriter
-from skyrl_train.tracking.history import read_history
 from skyrl_train.tracking.html_report import write_report
 from skyrl_train.tracking.rollout_files import save_rollouts
 from skyrl_train.tracking.run_folder import RunFolder
-from skyrl_train.tracking.tracker import AnswerPair, Outcome, RunSummary, Tracker
+from skyrl_train.tracking.tracker import Outcome, RunSummary, Tracker
 
-SHOWN_ANSWERS = 3
 PROVENANCE = (
     "packages",
     "origins",
@@ -58,7 +58,7 @@ class Journal:
         self.folder = folder
         self.checkpoints = folder / "checkpoints"
         self.last_checkpoint: Path | None = None
-        self.accepts_loss_change = False  # True until a checkpoint holds the changed loss
+        self.accepts: str | None = None  # the option to resume with until a checkpoint holds the accepted change
         self._run_folder = run_folder
         self._tracker = tracker
         self._observers = observers
@@ -66,32 +66,35 @@ class Journal:
         self._steps = start_step
         self._resume_command = resume_command
         self._started = time.monotonic()
-        self._before = _logged_evaluation(run_folder, 0) if run_folder is not None else None
-        self._after: Evaluation | None = None
+        self._evaluations = EvaluationLog(run_folder, start_step)
         self._ended = False
         self._writer = BackgroundWriter()
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record the metrics of one training step."""
         self._steps = step
+        if self._run_folder is not None:
+            self._run_folder.record.log_step(step, metrics)
         if self._tracker is not None:
             self._tracker.log_step(step, metrics)
         if self._observers is not None:
             self._observers.step_end(step, metrics)
 
     def evaluation(self, step: int, evaluation: Evaluation, *, final: bool) -> None:
-        """Record an evaluation after ``step`` steps."""
-        if step == 0:
-            self._before = evaluation
-        if final:
-            self._after = evaluation
+        """Record an evaluation after ``step`` steps. One that failed is a message, and a gap in the curve."""
+        self._evaluations.add(step, evaluation, final=final)
+        for error in evaluation.errors:
+            self.message(failure_message(self.folder, step, error, final=final))
+        if not evaluation.metrics:
+            return
+        if self._run_folder is not None:
+            self._run_folder.record.log_evaluation(step, evaluation.metrics, final)
         if self._tracker is not None:
             self._tracker.log_evaluation(step, evaluation.metrics, final)
 
-    def restore_final_evaluation(self) -> None:
-        """Read the final evaluation from metrics.jsonl, for a run that was killed after its last step."""
-        if self._run_folder is not None:
-            self._after = _logged_evaluation(self._run_folder, self._steps)
+    def restore_evaluation(self, *, final: bool) -> bool:
+        """Whether metrics.jsonl has an evaluation of the step that the run resumes from; the final one is read."""
+        return self._evaluations.restore(final=final)
 
     def rollout(self, step: int, rollout: Rollout) -> None:
         """Save the samples of a step in a thread; the next call, or ``wait_for_samples``, raises its error."""
@@ -131,6 +134,15 @@ class Journal:
         """A future that completes once all samples so far are on disk."""
         return self._writer.latest()
 
+    def sync(self) -> None:
+        """Wait until metrics.jsonl is on disk, from any thread.
+
+        Raises:
+            RunFolderError: it could not be written.
+        """
+        if self._run_folder is not None:
+            self._run_folder.record.sync()
+
     def provenance(self) -> dict[str, Any]:
         """The run's packages, seeds, command, ... as in run.json; empty on ranks that write none."""
         run = self._run_folder.read_run() if self._run_folder is not None else {}
@@ -138,7 +150,7 @@ class Journal:
 
     def checkpoint(self, path: Path) -> None:
         """Record a checkpoint that is complete."""
-        self.last_checkpoint, self.accepts_loss_change = path, False
+        self.last_checkpoint, self.accepts = path, None
         if self._observers is not None:
             self._observers.checkpoint_saved(path)
 
@@ -188,19 +200,16 @@ class Journal:
         if error is not None:
             outcome = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         reason = f"{type(error).__name__}: {error}" if outcome == "failed" else None
-        if reason is not None:
+        if error is not None and reason is not None:
+            _save_traceback(run_folder, error)
             observers.error(reason)
         summary = self._summary(outcome, reason)
         run_folder.end_run(summary)
         self._ended = True
-        try:
-            write_report(self.folder)
-        except SkyrlError:
-            raise
-        except Exception as problem:  # noqa: BLE001 - a broken report must not hide how the run ended
-            logger.warning("report.html could not be written: %s: %s", type(problem).__name__, problem)
-        observers.train_end(outcome)
-        tracker.finish(summary)
+        # The run is recorded: what follows may fail for outside reasons, and must not turn it into a failed run.
+        _attempt("report.html could not be written", lambda: write_report(self.folder))
+        _attempt("an observer did not receive the end of the run", lambda: observers.train_end(outcome))
+        _attempt("a tracker did not receive the end of the run", lambda: tracker.finish(summary))
 
     def abandon(self, outcome: Outcome, reason: str | None) -> None:
         """Record only how the run ended: the process is about to exit, whatever its main thread is doing."""
@@ -217,49 +226,38 @@ class Journal:
     @property
     def _command(self) -> str | None:
         command = self._resume_command
-        return accepting_loss_change(command) if command and self.accepts_loss_change else command
+        return accepting(command, self.accepts) if command and self.accepts else command
 
     def _summary(self, outcome: Outcome, reason: str | None) -> RunSummary:
+        evaluations = self._evaluations
         resumable = outcome != "finished" and self.last_checkpoint is not None
         return RunSummary(
             run_folder=self.folder,
             steps=self._steps,
             seconds=time.monotonic() - self._started,
-            before=self._before.metrics if self._before else None,
-            after=self._after.metrics if self._after else None,
-            answers=self._answer_pairs(),
+            before=evaluations.before.metrics if evaluations.before else None,
+            after=evaluations.after.metrics if evaluations.after else None,
+            answers=evaluations.answer_pairs(),
+            failed_evaluations=tuple(evaluations.failures),
             checkpoint=self.last_checkpoint,
             resume_command=self._command if resumable else None,
             outcome=outcome,
             error=reason,
         )
 
-    def _answer_pairs(self) -> tuple[AnswerPair, ...]:
-        if self._after is None:
-            return ()
-        known: list[Answer] = self._before.answers if self._before else []
-        before: Sequence[Answer | None] = known or [None] * len(self._after.answers)
-        pairs = [
-            AnswerPair(
-                question=after.question,
-                expected=after.expected,
-                before=first.text if first else None,
-                before_correct=first.correct if first else None,
-                after=after.text,
-                after_correct=after.correct,
-                before_reward=first.reward if first else None,
-                after_reward=after.reward,
-            )
-            for first, after in zip(before, self._after.answers, strict=True)
-        ]
-        # Spread over the held-out problems, so that the choice is unbiased.
-        stride = max(len(pairs) // SHOWN_ANSWERS, 1)
-        return tuple(pairs[::stride][:SHOWN_ANSWERS])
+
+def _save_traceback(run_folder: RunFolder, error: BaseException) -> None:
+    try:
+        path = run_folder.write_traceback(complete_traceback(error))
+    except SkyrlError as problem:  # it must not hide the error itself
+        logger.warning("the traceback could not be saved: %s", problem)
+    else:
+        error.add_note(f"complete traceback: {path}")
 
 
-def _logged_evaluation(run_folder: RunFolder, step: int) -> Evaluation | None:
-    """An earlier evaluation of a resumed run, without its answers."""
-    metrics = read_history(run_folder.metrics).evaluations.get(step)
-    if metrics is None:
-        return None
-    return Evaluation(metrics={name: value for name, value in metrics.items() if value is not None}, answers=[])
+def _attempt(failure: str, work: Callable[[], object]) -> None:
+    try:
+        work()
+    except Exception as problem:  # noqa: BLE001 - any error of a tracker or the report, after the run is recorded
+        reason = str(problem) if isinstance(problem, SkyrlError) else f"{type(problem).__name__}: {problem}"
+        logger.warning("%s: %s", failure, reason)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+from skyrl_core.redaction import redact_text
 from skyrl_core.registry import LossIdentity
 from skyrl_train.config.resolved import ResolvedRun
 from skyrl_train.observers.load_observers import load_observers
@@ -12,6 +13,7 @@ from skyrl_train.ranks.resume_command import resume_command
 from skyrl_train.record.journal import Journal
 from skyrl_train.record.progress import Progress
 from skyrl_train.tracking.load_trackers import load_trackers
+from skyrl_train.tracking.output_log import OUTPUT_LOG
 from skyrl_train.tracking.provenance import collect_provenance
 from skyrl_train.tracking.run_folder import RunFolder
 from skyrl_train.tracking.tracker import RunInfo
@@ -23,6 +25,7 @@ def open_journal(run: ResolvedRun, ranks: Ranks, progress: Progress, found: Path
         path = ranks.broadcast(None)
         if path is None:
             raise RankLost("rank 0 could not start the run; see its error")
+        OUTPUT_LOG.open(Path(path), ranks.rank)
         return Journal(Path(path))
     try:
         journal = _open_journal(run, ranks, progress, found)
@@ -30,6 +33,7 @@ def open_journal(run: ResolvedRun, ranks: Ranks, progress: Progress, found: Path
         ranks.broadcast(None)
         raise
     ranks.broadcast(str(journal.folder))
+    OUTPUT_LOG.open(journal.folder, ranks.rank)
     return journal
 
 
@@ -37,8 +41,10 @@ def _open_journal(run: ResolvedRun, ranks: Ranks, progress: Progress, found: Pat
     config, loss = run.config, run.loss.identity
     if found is not None:
         folder = RunFolder.resume(found.parent.parent)
+        if run.holds_secrets:
+            folder.make_private()
     else:
-        folder = RunFolder.create(config.run_folder, title=loss.name)
+        folder = RunFolder.create(config.run_folder, title=loss.name, is_private=run.holds_secrets)
     with ExitStack() as undo:
         undo.callback(folder.close)
         observers = load_observers(run.observers)
@@ -51,7 +57,8 @@ def _open_journal(run: ResolvedRun, ranks: Ranks, progress: Progress, found: Pat
                     "title": folder.path.name,
                     "loss": loss.record(),
                     "loss_changes": progress.loss_changes,
-                    "model": config.model,
+                    "accepted_changes": progress.accepted_changes,
+                    "model": redact_text(config.model),
                     "seeds": {"run": config.seed},
                     "total_steps": config.trainer.steps,
                     "world_size": ranks.world_size,
@@ -60,17 +67,19 @@ def _open_journal(run: ResolvedRun, ranks: Ranks, progress: Progress, found: Pat
             )
             if found is not None:
                 observers.checkpoint_loading(found)
-            tracker.start(
-                RunInfo(
-                    run_folder=folder.path,
-                    title=folder.path.name,
-                    loss=str(loss),
-                    total_steps=config.trainer.steps,
-                    config=run.as_dict(),
-                    world_size=ranks.world_size,
-                    start_step=progress.step,
-                )
+            info = RunInfo(
+                run_folder=folder.path,
+                title=folder.path.name,
+                loss=str(loss),
+                total_steps=config.trainer.steps,
+                config=run.as_dict(),
+                world_size=ranks.world_size,
+                start_step=progress.step,
             )
+            notes = folder.record.start(info)
+            tracker.start(info)
+            for note in notes:
+                tracker.message(note)
             observers.train_start(folder.read_run())
         undo.pop_all()
     journal = Journal(
@@ -83,7 +92,12 @@ def _open_journal(run: ResolvedRun, ranks: Ranks, progress: Progress, found: Pat
         resume_command=resume_command(folder, ranks, python_call=run.python_call),
     )
     journal.last_checkpoint = found
-    journal.accepts_loss_change = any(change["step"] == progress.step for change in progress.loss_changes[-1:])
+    for option, changes in (
+        ("accept_loss_change", progress.loss_changes),
+        ("accept_changes", progress.accepted_changes),
+    ):
+        if any(change["step"] == progress.step for change in changes[-1:]):
+            journal.accepts = option
     return journal
 
 

@@ -1,11 +1,11 @@
 """The result of computing one reward, and how the value that an environment returned becomes one."""
 
-import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from numbers import Real
 
 from skyrl_core.errors import nearest
+from skyrl_core.value_text import show_value
 from skyrl_train.environments.environment import Environment
 
 LARGEST = 3.4028234e38
@@ -50,7 +50,7 @@ def judged(value: object, environment: Environment, reference: str, weights: Map
 def _parts(value: Mapping[object, object], reference: str) -> dict[str, float] | None:
     """The named rewards; None if one of them is None."""
     if not value or not all(isinstance(name, str) for name in value):
-        raise TypeError(f"{reference} reward returned {reprlib.repr(value)}: it must map names to numbers")
+        raise TypeError(f"{reference} reward returned {show_value(value)}: it must map names to numbers")
     if any(part is None for part in value.values()):
         return None
     return {str(name): _number(part, f"{reference} reward {name!r}") for name, part in value.items()}
@@ -66,7 +66,7 @@ def _check_weights(weights: Mapping[str, float], parts: Mapping[str, float], ref
 
 def _number(value: object, what: str) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{what} returned {reprlib.repr(value)} ({type(value).__name__}), not a number")
+        raise TypeError(f"{what} returned {show_value(value)} ({type(value).__name__}), not a number")
     number = float(value)
     if not abs(number) <= LARGEST:
         raise ValueError(f"{what} returned {number}, not a finite number in float32")

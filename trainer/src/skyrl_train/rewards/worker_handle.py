@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from skyrl_core.errors import SkyrlError
+from skyrl_train.machine.parent_watch import child_of_this_process
 from skyrl_train.rewards.worker_main import GRACE, Setup
 
 WORKER_VARIABLE = "SKYRL_REWARD_WORKER"
@@ -28,7 +29,7 @@ _COMMAND = """
 import sys
 sys.path[:] = {path!r}
 from skyrl_train.rewards.worker_main import serve
-serve({descriptor}, {parent})
+serve({descriptor})
 """
 
 
@@ -53,14 +54,14 @@ class WorkerProcess:
         """
         trainer_end, worker_end = socket.socketpair()
         trainer_end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _SEND_TIMEOUT, 0))
-        command = _COMMAND.format(path=sys.path, descriptor=worker_end.fileno(), parent=os.getpid())
+        command = _COMMAND.format(path=sys.path, descriptor=worker_end.fileno())
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", command],
                 pass_fds=[worker_end.fileno()],
                 process_group=0,
                 stdin=subprocess.DEVNULL,
-                env=os.environ | {WORKER_VARIABLE: "1", "PYTHONHASHSEED": _hash_seed()},
+                env=os.environ | {WORKER_VARIABLE: "1", "PYTHONHASHSEED": _hash_seed()} | child_of_this_process(),
             )
         except OSError as error:
             trainer_end.close()

@@ -22,16 +22,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from skyrl_train.environments.environment import Completion, Environment, Row
+from skyrl_train.machine.parent_watch import kill_own_group, watch_parent
 from skyrl_train.rewards.isolation import Isolation, isolated, seed_generators
 from skyrl_train.rewards.reward_result import Score, judged
 
 Item = tuple[Completion, Row]
 Outcome = tuple[int, Score]
 """The position of an item in its message, and its score."""
-
-_PARENT_CHECK = 5.0
-"""Seconds between checks that the trainer is alive. A closed connection shows it at once, unless another process
-inherited the connection from the trainer."""
 
 GRACE = 3.0
 """Seconds after its deadline in which the trainer may end a reward, before the worker exits by itself. Rewards that are
@@ -54,14 +51,14 @@ class Setup:
     weights: Mapping[str, float] = field(default_factory=dict, hash=False)  # of named rewards
 
 
-def serve(descriptor: int, parent: int) -> None:
-    """Compute rewards for the process ``parent`` until it sends None or ends.
+def serve(descriptor: int) -> None:
+    """Compute rewards for the trainer, its parent, until it sends None or is gone.
 
     Args:
         descriptor: of a socket that delivers a Setup, then lists of pickled items, and finally None. The reply to Setup
             is None or an error; the reply to items is one Outcome per item, in any order.
-        parent: the process id of the trainer.
     """
+    watch_parent(kill_own_group)  # even in the middle of a reward, and with the processes that the reward started
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with suppress(OSError):  # stderr was closed
         os.dup2(2, 1)  # output of a reward must not mix with the output of the command
@@ -78,18 +75,11 @@ def serve(descriptor: int, parent: int) -> None:
         connection.send(None)
         isolation = Isolation(environments.values())
         with asyncio.Runner() as runner:  # one event loop for all messages: clients of a judge belong to a loop
-            while message := _next_message(connection, parent):
+            while message := connection.recv():
                 for outcome in _outcomes(message, setup, environments, isolation, runner):
                     connection.send(outcome)
     except (EOFError, ConnectionError):
         return  # the trainer has ended
-
-
-def _next_message(connection: "Connection[Any, Any]", parent: int) -> Any:
-    while not connection.poll(_PARENT_CHECK):
-        if os.getppid() != parent:
-            return None
-    return connection.recv()
 
 
 def _outcomes(

@@ -6,9 +6,12 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from skyrl_core.discovery import Guard, PluginCall
 from skyrl_core.errors import PluginLoadError
 from skyrl_train.environments.environment import Environment
 from skyrl_train.rewards.worker_main import Setup
+
+PICKLED = "define its class at the top level of a module or script, and keep plain data in its instances"
 
 
 def worker_setup(environments: Mapping[str, Environment], deadline: float, weights: Mapping[str, float]) -> Setup:
@@ -29,13 +32,9 @@ def worker_setup(environments: Mapping[str, Environment], deadline: float, weigh
                 f"{kind} was defined at a prompt, where reward workers cannot import it: move the class to a .py file "
                 "and import it from there"
             )
-        try:
+        guard, failed = Guard(kind, type(environment).__module__), "cannot be sent to the reward workers"
+        with PluginCall(guard, failed, kind=PluginLoadError, advice=lambda _: PICKLED):
             pickle.dumps(environment)
-        except Exception as error:
-            raise PluginLoadError(
-                f"{kind} cannot be sent to the reward workers: {type(error).__name__}: {error}\n"
-                "define its class at the top level of a module or script, and keep plain data in its instances"
-            ) from error
     return Setup(
         environments=pickle.dumps(dict(environments), protocol=pickle.HIGHEST_PROTOCOL),
         script=os.path.abspath(script) if script else None,

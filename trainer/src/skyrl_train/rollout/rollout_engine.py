@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from inspect import signature
 from typing import TYPE_CHECKING, Any, Protocol
 
+from skyrl_core.errors import SkyrlError
 from skyrl_train.config.schema import RunConfig
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """Sampling parameters. Log-probs are those of the sampled distribution, temperature included."""
+    """Sampling parameters. Log-probs are those of the sampled distribution, temperature and truncation included."""
 
     max_new_tokens: int
     temperature: float = 1.0  # 0 means greedy
@@ -22,6 +23,7 @@ class Sampling:
     top_k: int | None = None  # None: all tokens
     min_p: float = 0.0
     stop: tuple[str, ...] = ()  # see stop_strings.py
+    return_kept: bool = False  # samples must have `kept`
 
     @classmethod
     def for_training(cls, config: RunConfig, temperature: float) -> "Sampling":
@@ -34,6 +36,7 @@ class Sampling:
             top_k=rollout.top_k,
             min_p=rollout.min_p,
             stop=rollout.stop,
+            return_kept=rollout.truncates,
         )
 
     @classmethod
@@ -72,6 +75,9 @@ class Sample:
     log_probs: tuple[float, ...]  # nats, one for each token
     finished: bool  # ended by one of these tokens, not by the token limit
     policy_version: int  # optimizer steps that the sampling weights had made
+    kept: Sequence[Any] | None = None
+    """For each token the ids that top-k, top-p and min-p left, as a list or an array. The log-prob is normalised over
+    them, and so are those of the trainer. Needed if ``Sampling.return_kept``."""
 
 
 HandOver = Callable[[int, Sample], None]
@@ -79,10 +85,18 @@ HandOver = Callable[[int, Sample], None]
 
 
 class WeightSource(Protocol):
-    """The trained weights: complete tensors by transformers names, with adapters merged."""
+    """The trained weights: complete tensors, with adapters merged.
+
+    An engine that loads checkpoints, such as vLLM, takes ``skyrl_train.rollout.weights.checkpoint_tensors(source)``.
+    """
+
+    @property
+    def model(self) -> "PreTrainedModel":
+        """The trained module, for its configuration: its tensors may be shards."""
+        ...
 
     def named_tensors(self) -> Iterator["tuple[str, Tensor]"]:
-        """Each parameter once, gathered from its shards if necessary. All ranks must iterate to the end.
+        """Each parameter once, by the names of transformers' module. All ranks must iterate to the end.
 
         A tensor is valid only until the next one is requested: copy it to keep it.
         """
@@ -139,10 +153,20 @@ class RolloutEngine(Protocol):
 def generate(
     engine: RolloutEngine, requests: Sequence[SampleRequest], sampling: Sampling, hand_over: HandOver
 ) -> list[Sample]:
-    """One sample for each request, in order; each is handed over as early as the engine permits."""
+    """One sample for each request, in order; each is handed over as early as the engine permits.
+
+    Raises:
+        SkyrlError: the samples have no ``kept``, and ``sampling`` requires it.
+    """
     method: Any = engine.generate
     early = "hand_over" in signature(method).parameters
     samples: list[Sample] = method(requests, sampling, hand_over) if early else method(requests, sampling)
+    if sampling.return_kept and any(sample.kept is None for sample in samples):
+        raise SkyrlError(
+            "rollout.top_p, top_k or min_p leaves out tokens, and the rollout engine does not return those that it "
+            "kept (Sample.kept): its log-probs and the trainer's would be of different distributions, and every ratio "
+            "of the two biased. Set rollout.top_p to 1, top_k to null and min_p to 0, or rollout.engine to hf"
+        )
     for index, sample in enumerate(samples):
         hand_over(index, sample)
     return samples

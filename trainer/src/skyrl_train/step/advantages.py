@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from skyrl_core.contract import AdvantageBatch, AdvantageEstimator
+from skyrl_core.discovery import Guard
 from skyrl_core.errors import SkyrlError
 from skyrl_core.maths import kl_estimate
 from skyrl_core.parameters import KlEstimator
@@ -18,8 +19,15 @@ from skyrl_train.step.experience import Experience
 class AdvantagePass:
     """Calls the estimator with complete groups, whichever ranks sampled them."""
 
-    def __init__(self, estimator: AdvantageEstimator, name: str, kl_estimator: KlEstimator, ranks: Ranks) -> None:
-        """``name`` is the estimator's name in messages.
+    def __init__(
+        self,
+        estimator: AdvantageEstimator,
+        name: str,
+        kl_estimator: KlEstimator,
+        ranks: Ranks,
+        guard: Guard | None = None,
+    ) -> None:
+        """``name`` is the estimator's name in messages, and ``guard`` guards its code.
 
         Raises:
             SkyrlError: the estimator needs a value model.
@@ -33,9 +41,17 @@ class AdvantagePass:
         self._name = name
         self._kl_estimator = kl_estimator
         self._ranks = ranks
+        self._guard = guard or Guard(f"advantage estimator {name!r}", type(estimator).__module__)
 
-    def estimate(self, experience: Experience, kl_reward_coef: float) -> tuple[Experience, dict[str, float]]:
-        """The experience with advantages, and the metrics of the penalty. Collective."""
+    def estimate(
+        self, experience: Experience, kl_reward_coef: float, when: str = ""
+    ) -> tuple[Experience, dict[str, float]]:
+        """The experience with advantages, and the metrics of the penalty; ``when`` is for messages. Collective.
+
+        Raises:
+            PluginError: the estimator fails.
+            SkyrlError: it returns advantages of another shape, or values that are not finite.
+        """
         penalty = self._penalty(experience, kl_reward_coef) if kl_reward_coef else None
         own = {"rewards": experience.rewards, "groups": experience.groups, "mask": experience.mask}
         own |= {"token_rewards": -penalty} if penalty is not None else {}
@@ -53,7 +69,11 @@ class AdvantagePass:
             token_rewards=earned,
             reward_parts=_reward_parts([(len(tensors["rewards"]), named) for tensors, named in every]),
         )
-        advantages = self._checked(self._estimator.estimate(batch), batch)
+        with self._guard.calling("estimate", when):
+            advantages = self._estimator.estimate(batch)
+            if not isinstance(advantages, Tensor):
+                raise TypeError(f"it returned {type(advantages).__name__} instead of a tensor")
+        advantages = self._checked(advantages.detach(), batch)
         start = sum(len(part["rewards"]) for part in parts[: self._ranks.rank])
         logged = {} if earned is None else {"kl_reward/mean": float(-earned.sum(-1).mean())}
         return replace(

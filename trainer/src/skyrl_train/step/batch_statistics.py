@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from skyrl_core.contract import LossBatch, Need, rows_of
+from skyrl_core.contract import LossBatch, Need, Prepared
 from skyrl_train.ranks.ranks import Ranks
 from skyrl_train.step.batching import MicroBatch
 from skyrl_train.step.experience import Experience
@@ -14,18 +14,16 @@ from skyrl_train.step.objective import Objective
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepared:
+class BatchStatistics:
     """The result of ``Objective.prepare`` for all ranks, and the position of this rank's rows."""
 
-    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    prepared: Prepared = field(default_factory=Prepared)
     start: int = 0  # row of this rank's first sequence
-    total: int = 0  # sequences of all ranks
 
     def part(self, micro: MicroBatch) -> dict[str, Tensor]:
         """The tensors of a micro-batch; a filler, which is masked, gets an arbitrary row."""
         rows = torch.zeros_like(micro.experience.groups) if micro.is_filler else micro.rows + self.start
-        # Cut by the number of all sequences: a table of groups may be as long as this rank's share of the sequences.
-        return rows_of(self.tensors, rows, self.total, micro.experience.mask.shape[1])
+        return self.prepared.part(rows, micro.experience.mask.shape[1])
 
 
 def prepare(
@@ -36,7 +34,7 @@ def prepare(
     ranks: Ranks,
     *,
     step: int,
-) -> Prepared:
+) -> BatchStatistics:
     """Pass the sequences of all ranks to ``Objective.prepare``. log_probs: float32 [N, T]. Collective."""
     own = {"log_probs": log_probs, "advantages": minibatch.advantages, "mask": minibatch.mask}
     own |= {need.value: tensor for need, tensor in inputs.items() if tensor is not None}
@@ -48,8 +46,7 @@ def prepare(
     batch = LossBatch(
         log_probs=log_probs, advantages=advantages, mask=mask, inputs=known, needs=objective.needs, step=step
     )
-    tensors = objective.prepare(batch, known)
-    return Prepared(tensors=tensors, start=sum(sizes[: ranks.rank]), total=sum(sizes))
+    return BatchStatistics(prepared=objective.prepare(batch, known), start=sum(sizes[: ranks.rank]))
 
 
 def _stack(parts: list[Tensor]) -> Tensor:

@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from skyrl_core.errors import SkyrlError
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.data.prompt_source import PromptSource
 from skyrl_train.data.prompt_tokens import PromptEncoder
 from skyrl_train.ranks.ranks import Ranks
+from skyrl_train.ranks.shared_error import SharedError
 from skyrl_train.rewards.reward_result import Score
 from skyrl_train.rewards.scorer import Scorer
 from skyrl_train.rollout.rollout_engine import RolloutEngine, SampleRequest, Sampling
@@ -23,6 +23,8 @@ from skyrl_train.step.sampling import Sampler
 @dataclass(frozen=True, kw_only=True)
 class Answer:
     """One answer to a held-out question."""
+
+    problem: tuple[str, int] = ("", 0)  # the evaluation set, and the position in it
 
     question: str
     expected: str
@@ -37,6 +39,7 @@ class Evaluation:
 
     metrics: dict[str, float]
     answers: list[Answer]
+    errors: tuple[str, ...] = ()  # of evaluation sets that could not be measured; they have no metrics
     solved: dict[str, tuple[bool, ...]] = field(default_factory=dict)
     """Whether each sample with a verdict solves its problem, by place and uid; empty if an environment does not say."""
 
@@ -75,7 +78,11 @@ class Evaluator:
         self._rows = source.take(0, min(wanted, source.size) if source.size is not None else wanted)
 
     def evaluate(self) -> Evaluation:
-        """Sample and reward answers; the result is the same on all ranks. Collective."""
+        """Sample and reward answers; the result is the same on all ranks. Collective.
+
+        Raises:
+            SharedError: no answer has a verdict.
+        """
         settings = self._config.evaluation
         own = [index for index in range(len(self._rows)) if index % self._ranks.world_size == self._ranks.rank]
         requests, indices = [], []
@@ -87,9 +94,10 @@ class Evaluator:
                 indices.append(index)
         sampling = Sampling.for_evaluation(self._config)
         samples = self._sampler.sample(requests, [self._rows[index] for index in indices], sampling)
+        scores = self._ranks.together(samples.scores.scores)
         outcomes = [
             _Outcome(index, completion.text, len(completion.token_ids), score)
-            for index, completion, score in zip(indices, samples.completions, samples.scores.scores(), strict=True)
+            for index, completion, score in zip(indices, samples.completions, scores, strict=True)
         ]
         gathered = sorted(
             (o for part in self._ranks.gather(outcomes) for o in part), key=lambda outcome: outcome.problem
@@ -101,11 +109,12 @@ class Evaluator:
         errors = [score.error for score in scores if score.error]
         judged = [outcome for outcome in outcomes if outcome.score.reward is not None]
         if not judged:
-            raise SkyrlError(no_verdict_message("answer of the evaluation", errors))
+            raise SharedError(no_verdict_message("answer of the evaluation", errors))
         first: dict[int, Answer] = {}
         for index, text, _, score in outcomes:
             row = self._rows[index]
             answer = Answer(
+                problem=("", index),
                 question=row.prompt[-1]["content"],
                 expected=row.ground_truth,
                 text=text,

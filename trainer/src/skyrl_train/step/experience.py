@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from skyrl_core.errors import SkyrlError
+from skyrl_train.policy.log_probs.kept_tokens import KeptTokens
 from skyrl_train.policy.policy import Sequences
 from skyrl_train.rollout.rollout_engine import Sample
 
@@ -25,6 +27,7 @@ class Experience:
     groups: Tensor  # int64 [N]: number of the prompt within the step, the same on all ranks
     old_log_probs: Tensor | None = None  # float32 [N, T]
     ref_log_probs: Tensor | None = None  # float32 [N, T]
+    kept: KeptTokens | None = None  # counts [N, T]: the entries that the samples were drawn from; None means all
     reward_parts: Mapping[str, Tensor] = field(
         default_factory=dict
     )  # several rewards by name: float32 [N], NaN if none
@@ -41,6 +44,7 @@ class Experience:
             attention_mask=positions < self.lengths[:, None],
             response_start=self.response_start,
             response_mask=self.mask,
+            kept=self.kept,
         )
 
     def select(self, rows: Tensor) -> "Experience":
@@ -51,7 +55,7 @@ class Experience:
         width = int(chosen.lengths.max())
         tokens = int((chosen.lengths - chosen.response_start).max())
 
-        def trim(name: str, tensor: Tensor) -> Tensor:
+        def trim(name: str, tensor: Any) -> Any:
             return tensor if tensor.ndim == 1 else tensor[:, : width if name == "input_ids" else tokens]
 
         return chosen._map(trim)
@@ -83,6 +87,7 @@ class Experience:
             advantages=torch.zeros(count, tokens),
             rewards=torch.zeros(count),
             groups=torch.tensor(groups, dtype=torch.long),
+            kept=_kept_tokens(samples, tokens),
         )
         return experience.to(device)
 
@@ -90,11 +95,26 @@ class Experience:
         """A copy on another device."""
         return self._map(lambda _, tensor: tensor.to(device))
 
-    def _map(self, change: Callable[[str, Tensor], Tensor]) -> "Experience":
+    def _map(self, change: Callable[[str, Any], Any]) -> "Experience":
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         parts: Mapping[str, Tensor] = values.pop("reward_parts")
         changed: dict[str, Any] = {n: None if t is None else change(n, t) for n, t in values.items()}
         return replace(self, **changed, reward_parts={n: change(n, t) for n, t in parts.items()})
+
+
+def _kept_tokens(samples: Sequence[Sample], width: int) -> KeptTokens | None:
+    sets = [sample.kept for sample in samples if sample.kept is not None]
+    if not sets:
+        return None
+    if [len(kept) for kept in sets] == [len(sample.token_ids) for sample in samples]:
+        kept = KeptTokens.of(sets, width)
+        tokens = [(*sample.token_ids, *[-1] * (width - len(sample.token_ids))) for sample in samples]
+        if kept.include(torch.tensor(tokens)):
+            return kept
+    raise SkyrlError(
+        "the rollout engine must return, for each token of each sample, the tokens that it was drawn from, itself "
+        "included (Sample.kept): fix the engine, or set rollout.top_p to 1, top_k to null and min_p to 0"
+    )
 
 
 def filler(pad_id: int, device: torch.device) -> Experience:

@@ -15,8 +15,10 @@ from skyrl_core.contract import (
     Metric,
     Need,
     PolicyLoss,
+    Prepared,
     evaluate_loss,
     is_scalar_form,
+    prepared_by,
     weighted_sum,
 )
 from skyrl_core.errors import InvalidParamsError
@@ -146,12 +148,14 @@ class Objective:
         if self.skip_zero_advantages:
             check_skipping(self.loss, {"kl_coef": highest(self.kl_coef), "entropy_coef": highest(self.entropy_coef)})
 
-    def prepare(self, minibatch: LossBatch, inputs: Inputs) -> dict[str, Tensor]:
+    def prepare(self, minibatch: LossBatch, inputs: Inputs) -> Prepared:
         """Statistics of the minibatch of all ranks, detached; each input is [N, T]."""
-        prepared = {name: tensor.detach() for name, tensor in self.loss.at(minibatch.step).prepare(minibatch).items()}
+        with self.loss.calling("prepare", minibatch.step):
+            prepared = prepared_by(self.loss.at(minibatch.step), minibatch).detached()
         entropy = inputs.get(Need.ENTROPY)
         if self.high_entropy_fraction is not None and entropy is not None:
-            prepared[HIGH_ENTROPY] = highest_entropy(entropy, minibatch.mask, self.high_entropy_fraction)
+            chosen = highest_entropy(entropy, minibatch.mask, self.high_entropy_fraction)
+            prepared = prepared.merged(Prepared(per_token={HIGH_ENTROPY: chosen}))
         return prepared
 
     def evaluate(self, batch: LossBatch, inputs: Inputs, weights: Tensor, token_share: Tensor) -> LossOutput:
@@ -165,7 +169,9 @@ class Objective:
         """
         factors, metrics = self._factors(batch, inputs)
         own = weights if factors is None else weights * factors
-        output = evaluate_loss(self.loss.at(batch.step), batch, own, token_share)
+        loss = self.loss.at(batch.step)
+        with self.loss.calling("compute_loss" if is_scalar_form(type(loss)) else "token_losses", batch.step):
+            output = evaluate_loss(loss, batch, own, token_share)
         terms, logged = self._added_terms(batch, inputs, weights)
         return LossOutput(
             total=output.total + sum(terms.values()),

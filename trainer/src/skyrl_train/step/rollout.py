@@ -14,6 +14,7 @@ from skyrl_train.data.prompt_source import PromptSource
 from skyrl_train.data.prompt_tokens import PromptEncoder
 from skyrl_train.environments.environment import Completion, Row
 from skyrl_train.ranks.ranks import Ranks
+from skyrl_train.ranks.shared_error import SharedError
 from skyrl_train.rewards.reward_result import Score
 from skyrl_train.rewards.scorer import Scorer
 from skyrl_train.rollout.rollout_engine import RolloutEngine, Sample, SampleRequest, Sampling
@@ -115,7 +116,7 @@ class RolloutCollector:
             pad_id=int(self._tokenizer.pad_token_id),
             device=self._ranks.device,
         )
-        scores = pending.samples.scores.scores()
+        scores = self._ranks.together(pending.samples.scores.scores)
         metrics, errors = self._metrics(samples, scores, groups, optimizer_steps)
         judged = [index for index, score in enumerate(scores) if score.reward is not None]
         return Rollout(
@@ -163,7 +164,7 @@ def reward_metrics(scores: Sequence[tuple[int, Score]]) -> dict[str, float]:
     """The metrics of the rewards of all ranks, each with the group of its sample.
 
     Raises:
-        SkyrlError: no sample has a verdict.
+        SharedError: no sample has a verdict.
     """
     by_group: dict[int, list[float]] = {}
     for group, score in scores:
@@ -172,7 +173,7 @@ def reward_metrics(scores: Sequence[tuple[int, Score]]) -> dict[str, float]:
     rewards = torch.tensor([reward for _, rewards in sorted(by_group.items()) for reward in rewards])
     errors = [score.error for _, score in scores if score.error]
     if not len(rewards):
-        raise SkyrlError(no_verdict_message("sample of this step", errors))
+        raise SharedError(no_verdict_message("sample of this step", errors))
     named: dict[str, list[float]] = {}
     for _, score in scores:
         for name, part in score.parts.items():

@@ -33,7 +33,7 @@ def check_skipping(loss: ScheduledLoss, coefficients: Mapping[str, float]) -> No
                 f"{OPTION}: trainer.algorithm.{name} = {value:g} has a gradient where the advantage is 0, which would "
                 "be lost; set one of the two to its default"
             )
-    if loss.loss.adapts:
+    if loss.adapts():
         raise InvalidParamsError(
             f"{OPTION}: loss {loss.loss.name!r} adapts to the metrics of each step, which would be those of the "
             "trained sequences only; remove the option"

@@ -10,7 +10,7 @@ from torch import Tensor
 from skyrl_core.contract import BatchCounts, Kind, LossBatch, Metric, Need, count_batch, merge, token_weights
 from skyrl_core.errors import SkyrlError
 from skyrl_train.ranks.ranks import Ranks
-from skyrl_train.step.batch_statistics import Prepared, prepare
+from skyrl_train.step.batch_statistics import BatchStatistics, prepare
 from skyrl_train.step.batching import MicroBatch, MicroBatchSize, micro_batches
 from skyrl_train.step.experience import Experience
 from skyrl_train.step.log_prob_pass import compute_log_probs
@@ -33,6 +33,10 @@ class UpdateLog:
             self.totals[name] = self.totals.get(name, torch.zeros_like(value)) + value
         for name, metric in metrics.items():
             self.metrics.setdefault(name, []).append(metric)
+
+
+class NonFiniteError(SkyrlError):
+    """Loss or gradient is infinite or NaN. The weights may be damaged already, so they are not saved."""
 
 
 class PolicyUpdate:
@@ -93,16 +97,15 @@ class PolicyUpdate:
 
     def _adapt_loss(self, log: UpdateLog, step: int) -> None:
         """Pass the step's metrics to a loss that adapts to them. Collective for such a loss."""
-        loss = self._objective.loss.at(step)
-        if loss.adapts:
-            loss.after_step(summarise([log], self._ranks))
+        if self._objective.loss.adapts(step):
+            self._objective.loss.after_step(summarise([log], self._ranks), step)
 
     def _check_finite(self, what: str, value: float, step: int) -> None:
         # Every rank sees the same value, so all ranks stop before a checkpoint could save the damage.
         if not math.isfinite(value):
             loss = self._objective.loss.loss
             name = loss.name or type(loss).__name__
-            raise SkyrlError(
+            raise NonFiniteError(
                 f"the {what} of optimizer step {step + 1} is {value}: the loss {name} gives values that are not finite "
                 "on this batch, or the learning rate is too high; checkpoints are unchanged. Inspect the batch in "
                 f"rollouts/ of the run folder, or run `skyrl losses check {name}` to try the loss on extreme batches"
@@ -146,9 +149,9 @@ class PolicyUpdate:
             Need.GROUPS: experience.groups,
         }
 
-    def _prepare(self, minibatch: Experience, step: int) -> Prepared:
+    def _prepare(self, minibatch: Experience, step: int) -> BatchStatistics:
         if not self._objective.needs_preparation:
-            return Prepared()
+            return BatchStatistics()
         log_probs, entropy = compute_log_probs(
             lambda sequences, with_entropy: self._engine.forward(sequences, with_entropy=with_entropy),
             minibatch,

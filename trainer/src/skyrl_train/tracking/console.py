@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from skyrl_core.discovery import printable
+from skyrl_core.discovery import printable, safe_to_print
 from skyrl_train.tracking.answer_text import answer_text
 from skyrl_train.tracking.metric_glossary import (
     by_evaluation_set,
@@ -99,7 +99,7 @@ class Console:
         self._pace.ready()
         self._screen.status = "evaluating, or in the first step ..."
         self._screen.refresh()
-        self._print(printable(text, escape=True, lines=True))
+        self._print(text)
 
     def finish(self, summary: RunSummary) -> None:
         """Stop the bar and show what training changed."""
@@ -119,7 +119,9 @@ class Console:
     def _print(self, text: str | Text, style: str = "") -> None:
         # Text, not str, because rich parses [brackets] in a str as markup. Plain lines are not wrapped, so grep works.
         self._screen.print(
-            Text(text) if isinstance(text, str) else text, style, soft_wrap=not self._screen.terminal.live
+            Text(safe_to_print(text)) if isinstance(text, str) else text,
+            style,
+            soft_wrap=not self._screen.terminal.live,
         )
 
     def _progress(self) -> RenderableType:
@@ -166,7 +168,7 @@ def _closing(summary: RunSummary) -> list[RenderableType]:
         "Checkpoint": summary.checkpoint,
         "To resume": summary.resume_command,
     }
-    return parts + [Text(f"{name + ':':<12}{value}") for name, value in facts.items() if value]
+    return parts + [Text(safe_to_print(f"{name + ':':<12}{value}")) for name, value in facts.items() if value]
 
 
 def _comparison(set_name: str, before: Mapping[str, float], after: Mapping[str, float]) -> Table:

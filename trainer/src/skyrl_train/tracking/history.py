@@ -6,8 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from skyrl_core.discovery import shortened
+
 Metrics = dict[str, float | None]
-_OWN_KEYS = frozenset({"step", "kind", "time", "final"})
+OWN_KEYS = frozenset({"step", "kind", "time", "final"})
+"""Keys of a line that are no metrics."""
+_KINDS = ("train", "evaluation")
 
 
 @dataclass
@@ -48,7 +52,7 @@ def read_history(path: Path) -> History:
             series[entry["step"]] = {
                 name: value
                 for name, value in entry.items()
-                if name not in _OWN_KEYS and (value is None or isinstance(value, (int, float)))
+                if name not in OWN_KEYS and (value is None or isinstance(value, (int, float)))
             }
     return history
 
@@ -56,8 +60,26 @@ def read_history(path: Path) -> History:
 def _entries(lines: Any) -> Iterator[dict[str, Any] | None]:
     for line in lines:
         try:
-            entry = json.loads(line)
+            yield parse_entry(line)
         except ValueError:
-            entry = None
-        known = isinstance(entry, dict) and isinstance(entry.get("step"), int) and "kind" in entry
-        yield entry if known else None
+            yield None
+
+
+def parse_entry(line: bytes) -> dict[str, Any]:
+    """One line of metrics.jsonl.
+
+    Raises:
+        ValueError: it is incomplete, or no line of metrics.
+    """
+    try:
+        entry = json.loads(line)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(entry, dict):
+        raise ValueError(f"{type(entry).__name__} instead of an object")
+    step = entry.get("step")
+    if not isinstance(step, int) or isinstance(step, bool) or step < 0:
+        raise ValueError(f"step is {shortened(repr(step), 20)}")
+    if entry.get("kind") not in _KINDS:
+        raise ValueError(f"kind is {shortened(repr(entry.get('kind')), 20)}")
+    return entry

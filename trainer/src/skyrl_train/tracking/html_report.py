@@ -104,9 +104,10 @@ def _loss(loss: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
 
 
 def _provenance(run: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What identifies the code of the loss, and the changes to it that a resumed run accepted."""
+    """What identifies the code of the loss, and the changes that a resumed run accepted."""
     loss = {name: value for name, value in (run.get("loss") or {}).items() if name not in ("params", "components")}
-    return [*_flat(loss), *_flat(run.get("origins") or {}), *_changes(run.get("loss_changes") or [])]
+    changes = [*(run.get("loss_changes") or []), *(run.get("accepted_changes") or [])]
+    return [*_flat(loss), *_flat(run.get("origins") or {}), *_changes(changes)]
 
 
 def _changes(changes: list[Mapping[str, Any]]) -> list[tuple[str, str]]:

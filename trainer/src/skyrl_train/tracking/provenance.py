@@ -9,9 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import importlib_metadata
-
-from skyrl_core.discovery import origin_of
+from skyrl_core.discovery import installed_version, origin_of
+from skyrl_core.redaction import redact_arguments, redacted
 
 DISTRIBUTIONS = (
     "skyrl-core",
@@ -32,7 +31,7 @@ GIT_SECONDS = 10
 
 
 def collect_provenance(distributions: Iterable[str] = (), *, folder: Path | None = None) -> dict[str, Any]:
-    """Plain data for run.json.
+    """Plain data for run.json, without secrets.
 
     Args:
         distributions: additional ones to list, such as the package of the loss. Those not installed are left out.
@@ -45,25 +44,20 @@ def collect_provenance(distributions: Iterable[str] = (), *, folder: Path | None
     place = folder or here
     names = sorted({*DISTRIBUTIONS, *distributions})
     return {
-        "packages": _versions(names),
-        "origins": {name: origin._asdict() for name in names if (origin := origin_of(name))},
+        "packages": versions(names),
+        "origins": redacted({name: origin._asdict() for name in names if (origin := origin_of(name))}),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
         "git": _git_state(place) if place is not None else None,
-        "command": shlex.join(sys.argv),
+        "command": shlex.join(redact_arguments(sys.argv)),
         "working_folder": str(here) if here is not None else None,
     }
 
 
-def _versions(names: Iterable[str]) -> dict[str, str]:
-    versions: dict[str, str] = {}
-    for name in names:
-        try:
-            versions[name] = importlib_metadata.version(name)
-        except importlib_metadata.PackageNotFoundError:
-            continue
-    return versions
+def versions(names: Iterable[str]) -> dict[str, str]:
+    """The versions of the installed ones among these distributions."""
+    return {name: version for name in names if (version := installed_version(name)) is not None}
 
 
 def _git_state(folder: Path) -> dict[str, Any] | None:

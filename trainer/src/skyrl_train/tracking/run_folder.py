@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
+from skyrl_core.discovery import safe_to_print
 from skyrl_train.config.yaml_text import write_yaml
 from skyrl_train.tracking.atomic_file import (
     RunFolderError,
@@ -20,7 +21,7 @@ from skyrl_train.tracking.atomic_file import (
     write_bytes,
     write_error,
 )
-from skyrl_train.tracking.metrics_jsonl import METRICS_FILE
+from skyrl_train.tracking.metrics_jsonl import METRICS_FILE, MetricsRecord
 from skyrl_train.tracking.strict_json import encode
 from skyrl_train.tracking.tracker import RunSummary
 
@@ -38,20 +39,27 @@ class RunFolder:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
+        self.record = MetricsRecord()
+        """metrics.jsonl; only the owner starts it."""
         self._lock: int | None = None
 
     @classmethod
-    def create(cls, path: Path | str | None, *, title: str, root: Path = DEFAULT_ROOT) -> Self:
+    def create(
+        cls, path: Path | str | None, *, title: str, root: Path = DEFAULT_ROOT, is_private: bool = False
+    ) -> Self:
         """Create the folder of a new run and own it.
 
         Args:
             path: a folder that is empty or does not exist; None creates ``<root>/<title>-<date>-<time>``.
             title: usually the name of the loss.
+            is_private: let only the user read the folder, because its files may repeat a secret.
 
         Raises:
             RunFolderError: it is not empty, another process owns it, or it cannot be written.
         """
         folder = cls(_make(Path(path).expanduser()) if path is not None else _make_unique(root, title))
+        if is_private:
+            folder.make_private()
         folder._acquire()
         if any(entry.name != LOCK_FILE for entry in folder.path.iterdir()):
             folder.close()
@@ -74,13 +82,29 @@ class RunFolder:
                 f"there is no run to resume in {folder.path}: {folder.run_file.name} is missing. "
                 "Give the run folder that `skyrl train` printed."
             )
+        folder._refuse_links()
         folder._acquire()
         remove_temporary_files(folder.path)
         return folder
 
+    def make_private(self) -> None:
+        """Let only the user read the folder.
+
+        Raises:
+            RunFolderError: the folder belongs to another user.
+        """
+        try:
+            self.path.chmod(0o700)
+        except OSError as error:
+            raise write_error(self.path, error) from error
+
     @property
     def config_file(self) -> Path:
         return self.path / "config.yaml"
+
+    @property
+    def traceback_file(self) -> Path:
+        return self.path / "traceback.txt"
 
     @property
     def run_file(self) -> Path:
@@ -138,11 +162,17 @@ class RunFolder:
     def start_run(self, fields: Mapping[str, Any]) -> None:
         """Write run.json at the start: these fields and the time. A resumed run keeps its first start time."""
         earlier, now = self.read_run(), _now()
+        self.traceback_file.unlink(missing_ok=True)  # of an earlier failure
         if "started" in earlier:
             times = {"started": earlier["started"], "resumed": [*earlier.get("resumed", []), now]}
         else:
             times = {"started": now}
         self.update_run({**fields, **times, "ended": None, "outcome": "running", "error": None})
+
+    def write_traceback(self, text: str) -> Path:
+        """Write the complete traceback of the error that ended the run."""
+        write_bytes(self.traceback_file, f"{text}\n".encode(errors="backslashreplace"))
+        return self.traceback_file
 
     def end_run(self, summary: RunSummary) -> None:
         """Write the outcome, the evaluations and the sample answers into run.json."""
@@ -151,12 +181,13 @@ class RunFolder:
             {
                 "ended": _now(),
                 "outcome": summary.outcome,
-                "error": summary.error,
+                "error": safe_to_print(summary.error) if summary.error else None,
                 "last_step": summary.steps,
                 "training_seconds": summary.seconds,
                 "before": summary.before,
                 "after": summary.after,
                 "answers": answers,
+                "failed_evaluations": summary.failed_evaluations,
                 "checkpoint": summary.checkpoint,
                 "resume_command": summary.resume_command,
             }
@@ -198,7 +229,8 @@ class RunFolder:
         return False
 
     def close(self) -> None:
-        """Release the folder. A second call does nothing."""
+        """Close the record and release the folder. A second call does nothing."""
+        self.record.close()
         lock, self._lock = self._lock, None
         if lock is not None:
             os.close(lock)
@@ -208,6 +240,15 @@ class RunFolder:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _refuse_links(self) -> None:
+        """Raise if a file is a link: a run that somebody else made could have its target overwritten."""
+        for file in self.path.iterdir():
+            if file.is_symlink() and not file.is_dir():
+                raise RunFolderError(
+                    f"{file} is a link, and a resumed run would write to its target: copy the run with its files "
+                    "(`cp -rL`), or remove the link"
+                )
 
     def _acquire(self) -> None:
         path = self.path / LOCK_FILE

@@ -2,7 +2,8 @@
 
 import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TextIO
 
 from rich.console import RenderableType
@@ -12,8 +13,9 @@ from rich.text import Text
 
 from skyrl_core.discovery import printable
 from skyrl_train.tracking.notebook_display import NotebookDisplay, in_notebook
-from skyrl_train.tracking.output_capture import OutputCapture
+from skyrl_train.tracking.output_capture import OutputCapture, safe_output
 from skyrl_train.tracking.relayed_display import RelayedDisplay
+from skyrl_train.tracking.stderr import say
 from skyrl_train.tracking.terminal import Terminal
 
 Render = Callable[[], RenderableType]
@@ -36,6 +38,11 @@ class Screen:
         self._shows_in_notebook = file is None and in_notebook()
 
     @property
+    def takes_output(self) -> bool:
+        """Whether the live display will take everything that this process prints, and show it as safe lines."""
+        return self.terminal.live and not self.terminal.is_relayed and self.terminal.is_stdout()
+
+    @property
     def live(self) -> bool:
         """Whether there is a live display."""
         return self._live is not None or self._relayed is not None or self._notebook is not None
@@ -50,7 +57,7 @@ class Screen:
         if self.terminal.is_relayed:
             self._relayed = RelayedDisplay(lambda: self._ansi(self._render()))
             return
-        if self.terminal.is_stdout():
+        if self.takes_output:
             self._capture = OutputCapture(self._captured)
             self.terminal.file = self._capture.terminal
         self._live = Live(
@@ -120,6 +127,23 @@ def show_loading(what: str) -> None:
         screen.refresh()
     else:
         screen.print(Text(screen.status), soft_wrap=True)
+
+
+@contextmanager
+def shown_while(what: str) -> Iterator[None]:
+    """Shows what is being done in this block; everything that is printed meanwhile appears as safe lines."""
+    screen = Screen()
+    if not screen.takes_output:
+        say(printable(what, escape=True))
+        with safe_output():
+            yield
+        return
+    screen.status = printable(what, escape=True)
+    screen.show(screen._loading)
+    try:
+        yield
+    finally:
+        screen.close(keep=False)
 
 
 def stop_loading() -> None:

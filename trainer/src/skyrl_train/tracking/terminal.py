@@ -27,8 +27,9 @@ class Terminal(Console):
         path = os.environ.get(TERMINAL) if file is None else None
         self._relayed = open(path, "rb") if path else None  # noqa: SIM115 - open as long as the console
         self.live = (stream.isatty() or self.is_relayed) and os.environ.get("TERM", "") not in ("dumb", "unknown")
-        if isinstance(stream, io.TextIOWrapper):
-            # A character that the stream cannot encode must not end the training.
+        if isinstance(stream, io.TextIOWrapper) and stream.errors != "backslashreplace":
+            # A character that the stream cannot encode must not end the training. Once only: a stream that was a file
+            # fails here if its descriptor is a pipe now.
             stream.reconfigure(errors="backslashreplace")
         super().__init__(
             file=stream,

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from skyrl_core.errors import SkyrlError
+from skyrl_core.discovery import Guard, PluginCall
+from skyrl_core.errors import PluginError, SkyrlError
 
 Outcome = Literal["finished", "interrupted", "failed"]
 
@@ -56,6 +57,7 @@ class RunSummary:
     answers: tuple[AnswerPair, ...] = ()
     checkpoint: Path | None = None
     resume_command: str | None = None
+    failed_evaluations: tuple[Mapping[str, Any], ...] = ()  # step and error of each
     outcome: Outcome = "finished"
     error: str | None = None  # the error that ended a failed run
 
@@ -118,29 +120,21 @@ class Trackers:
         closing, self._all, self._active = self._all, [], []
         for tracker in closing:
             try:
-                tracker.close()
-            except Exception as error:  # noqa: BLE001 - the others must still be closed, and the result of the run is unaffected
-                logger.warning("tracker %s could not be closed: %s", _name(tracker), _reason(error))
+                with PluginCall(_guard(tracker), "could not be closed"):
+                    tracker.close()
+            except SkyrlError as error:  # the others must still be closed, and the result of the run is unaffected
+                logger.warning("%s", error)
 
     def _forward(self, what: str, call: Callable[[Tracker], None]) -> None:
         for tracker in list(self._active):
             try:
-                call(tracker)
-            except SkyrlError:
-                raise
-            except Exception as error:  # noqa: BLE001 - a broken dashboard must not end a training run
+                with PluginCall(_guard(tracker), f"failed in {what} and is disabled; training continues"):
+                    call(tracker)
+            except PluginError as error:  # a broken dashboard must not end a training run
                 self._active.remove(tracker)
-                logger.warning(
-                    "tracker %s failed in %s and is disabled; training continues: %s",
-                    _name(tracker),
-                    what,
-                    _reason(error),
-                )
+                logger.warning("%s", error)
 
 
-def _name(tracker: Tracker) -> str:
-    return f"{type(tracker).__module__}.{type(tracker).__qualname__}"
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+def _guard(tracker: Tracker) -> Guard:
+    kind = type(tracker)
+    return Guard(f"tracker {kind.__module__}.{kind.__qualname__}", kind.__module__)

@@ -2,13 +2,16 @@
 
 import logging
 import os
+import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import wandb
 
+from skyrl_core.redaction import redact_arguments
 from skyrl_train.tracking.metric_glossary import with_prefix
 from skyrl_train.tracking.tracker import RunInfo, RunSummary, TrackerError
 
@@ -44,7 +47,8 @@ class Wandb:
         if mode == "disabled":
             return
         try:
-            self._run = _begin(info, options, mode)
+            with _redacted_command():
+                self._run = _begin(info, options, mode)
         except wandb.errors.Error as error:
             # Otherwise the failed attempt would keep the run id and the service process in use.
             wandb.teardown()
@@ -57,7 +61,8 @@ class Wandb:
                     "Check the key and the network, or set tracking.wandb.mode to auto or offline."
                 ) from error
             mode, why = "offline", f"W&B refused the connection or did not respond: {_one_line(error)}"
-            self._run = _begin(info, options, mode)
+            with _redacted_command():
+                self._run = _begin(info, options, mode)
         if mode == "offline":
             reason = f" ({why})" if why else ""
             logger.warning(
@@ -91,6 +96,17 @@ class Wandb:
                 run.finish(exit_code=1)
         finally:
             wandb.teardown()
+
+
+@contextmanager
+def _redacted_command() -> Iterator[None]:
+    """W&B reads the command line of the process and has no setting for another one."""
+    given = sys.argv
+    sys.argv = redact_arguments(given)
+    try:
+        yield
+    finally:
+        sys.argv = given
 
 
 def _begin(info: RunInfo, options: Mapping[str, Any], mode: Mode) -> Any:

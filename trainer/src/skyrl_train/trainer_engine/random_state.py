@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from skyrl_core.errors import SkyrlError
+from skyrl_train.trainer_engine.plain_data import plain_data_only
 from skyrl_train.trainer_engine.snapshot import Snapshot
 
 FOLDER = "random"
@@ -28,18 +30,34 @@ def add(snapshot: Snapshot, checkpoint: Path, rank: int) -> None:
 
 
 def restore(checkpoint: Path, rank: int) -> bool:
-    """Restore this rank's generators. False if the checkpoint has no state, as in schema 1."""
+    """Restore this rank's generators. False if the checkpoint has no state, as in schema 1.
+
+    Raises:
+        SkyrlError: the file does not hold the states of generators.
+    """
     file = _file(checkpoint, rank)
     if not file.is_file():
         return False
-    state = torch.load(file, weights_only=True)
+    try:
+        with plain_data_only(file.parent):
+            _set(torch.load(file, weights_only=True))
+    except SkyrlError:
+        raise
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise SkyrlError(
+            f"{file} does not hold the states of random number generators: {reason}; resume from another checkpoint"
+        ) from error
+    return True
+
+
+def _set(state: dict[str, Any]) -> None:
     random.setstate(state["python"])
     key = state["numpy"]["state"]["key"].numpy().astype(np.uint32)
     np.random.set_state(state["numpy"] | {"state": state["numpy"]["state"] | {"key": key}})
     torch.set_rng_state(state["torch"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
-    return True
 
 
 def _state() -> dict[str, Any]:

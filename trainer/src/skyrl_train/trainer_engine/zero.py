@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from skyrl_core.errors import SkyrlError
-from skyrl_core.parameters import number_at
 from skyrl_train.config.extras import install_extra
 from skyrl_train.config.schema import DeepSpeedConfig, OptimizerConfig
 from skyrl_train.machine.gc_pause import many_imports
@@ -25,6 +25,7 @@ from skyrl_train.policy.adapters import merged_tensors
 from skyrl_train.policy.policy import Policy, Sequences, unpack
 from skyrl_train.ranks.ranks import Ranks
 from skyrl_train.trainer_engine.deepspeed_options import check_extra
+from skyrl_train.trainer_engine.plain_data import plain_data_only
 from skyrl_train.trainer_engine.snapshot import Snapshot
 
 MICRO_BATCH_SIZE_UNUSED = 1
@@ -41,7 +42,7 @@ class ZeroEngine:
         self,
         policy: Policy,
         deepspeed: DeepSpeedConfig,
-        optimizer: OptimizerConfig,
+        settings: OptimizerConfig,
         ranks: Ranks,
         *,
         loads_converted: bool = False,
@@ -55,17 +56,20 @@ class ZeroEngine:
         from skyrl_train.trainer_engine.state_capture import StateCapture
 
         self.policy = policy
+        self.updates = 0
+        """Optimizer steps begun by this process, even those that failed."""
         self.stage = deepspeed.zero_stage
-        self._settings = {"betas": optimizer.betas, "weight_decay": optimizer.weight_decay}
+        self._settings = {"betas": settings.betas, "weight_decay": settings.weight_decay}
         self._ranks = ranks
-        plugin = DeepSpeedPlugin(hf_ds_config=_deepspeed_config(deepspeed, optimizer, loads_converted))
+        optimizer = _adamw(policy, settings)
+        plugin = DeepSpeedPlugin(hf_ds_config=_deepspeed_config(deepspeed, settings, loads_converted))
         # Otherwise a launcher's --mixed_precision fp16 would override the configured precision.
         accelerator = Accelerator(deepspeed_plugin=plugin, mixed_precision="no")
         if accelerator.distributed_type != DistributedType.DEEPSPEED:
             raise RuntimeError(f"accelerate chose {accelerator.distributed_type} instead of DeepSpeed")
         # `_engine` is DeepSpeed's engine, which wraps the policy.
         try:
-            self._engine, self._optimizer = accelerator.prepare(policy, _adamw(policy, optimizer))
+            self._engine, self._optimizer = accelerator.prepare(policy, optimizer)
         except BaseException:
             _forget_accelerator()
             raise
@@ -73,6 +77,8 @@ class ZeroEngine:
             # On stage 3 accelerate makes transformers shard every model that is loaded later, even those that must be
             # complete: the copy of the hf engine and the next run's policy.
             unset_hf_deepspeed_config()
+        if self.stage == 0:
+            optimizer.state.clear()  # in bf16 DeepSpeed makes a step without gradients to create the state
         self._capture = self._engine.checkpoint_engine = StateCapture()
         self._accelerator = accelerator
         if self.stage == 3:
@@ -81,6 +87,11 @@ class ZeroEngine:
     @property
     def device(self) -> torch.device:
         return self._ranks.device
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The trained module; on stage 3 it holds shards."""
+        return self.policy.model
 
     def _declare_head(self) -> None:
         # The policy's forward reads the output embedding outside the module that owns it.
@@ -102,6 +113,7 @@ class ZeroEngine:
         """Clip the gradient, update the weights, clear the gradients. Returns the norm before clipping."""
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
+        self.updates += 1
         norm = self._plain_norm() if self.stage == 0 else None
         self._engine.step()
         if norm is None:
@@ -143,8 +155,11 @@ class ZeroEngine:
         """
         complete = all(parameter.requires_grad for parameter in self.policy.parameters())
         try:
-            loaded, _ = self._engine.load_checkpoint(str(folder), tag="state", load_module_strict=complete)
-        except (AssertionError, AttributeError, KeyError, OSError, RuntimeError, ValueError) as error:
+            with plain_data_only(folder):
+                loaded, _ = self._engine.load_checkpoint(str(folder), tag="state", load_module_strict=complete)
+        except SkyrlError:
+            raise
+        except Exception as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise SkyrlError(
                 f"the state in {folder} does not fit this run: {reason}\n  resume with the model, optimizer and "
@@ -190,7 +205,7 @@ def _forget_accelerator() -> None:
 def _adamw(policy: Policy, config: OptimizerConfig) -> torch.optim.Optimizer:
     trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     settings: dict[str, Any] = {
-        "lr": number_at(config.learning_rate, 0),
+        "lr": 0.0,  # each step sets it; a step that DeepSpeed makes at initialisation must not move weights
         "betas": config.betas,
         "weight_decay": config.weight_decay,
     }

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,6 @@ from skyrl_train.checkpoints.model_export import DTYPES
 from skyrl_train.checkpoints.resume import Resumption
 from skyrl_train.config.resolved import ResolvedRun
 from skyrl_train.config.schema import RunConfig
-from skyrl_train.data.prompt_source import PromptSource
-from skyrl_train.data.prompt_tokens import PromptEncoder
 from skyrl_train.data.run_data import load_run_data
 from skyrl_train.machine.library_output import quiet
 from skyrl_train.machine.malloc import keep_freed_memory
@@ -29,6 +26,7 @@ from skyrl_train.policy.model_loading import (
     load_model,
     load_tokenizer,
     recompute_activations,
+    tokenizer_files,
 )
 from skyrl_train.policy.policy import Policy
 from skyrl_train.policy.prompts.shared_prompts import can_share_prompts
@@ -48,7 +46,7 @@ from skyrl_train.step.objective import Objective
 from skyrl_train.step.prefetch import Prefetcher
 from skyrl_train.step.rollout import RolloutCollector
 from skyrl_train.step.update import PolicyUpdate
-from skyrl_train.step.weight_sync import TOLERANCE, WeightSync
+from skyrl_train.step.weight_sync import WeightSync
 from skyrl_train.trainer_engine import random_state
 from skyrl_train.trainer_engine.deepspeed_options import check_extra
 from skyrl_train.trainer_engine.reference_model import BaseModel, Reference
@@ -56,9 +54,6 @@ from skyrl_train.trainer_engine.zero import ZeroEngine, import_deepspeed
 from skyrl_train.training.build_rollout_engine import build_rollout_engine
 from skyrl_train.training.checked_loss import LossCheck, check_loss
 from skyrl_train.training.loop import Trainer, TrainerComponents
-
-PROBE_SEQUENCES, PROBE_TOKENS = 2, 64
-"""The probe that compares rollout engine and trainer: how many of the first prompts, and how many tokens of each."""
 
 
 def run_training(run: ResolvedRun, on_start: Callable[[Path], None] = lambda _: None) -> Path:
@@ -70,7 +65,9 @@ def run_training(run: ResolvedRun, on_start: Callable[[Path], None] = lambda _: 
         SystemExit: on one of several ranks instead of an error that is already printed.
     """
     quiet()
-    with session(on_start) as own:
+    rollout = run.config.rollout
+    nccl = rollout.engine == "vllm_server" and rollout.server.weight_transfer == "nccl"
+    with session(on_start, nccl_to_servers=nccl) as own:
         return _run(run, own)
 
 
@@ -94,16 +91,16 @@ def _build(run: ResolvedRun, own: Session, stack: ExitStack, *, threads: int | s
     advantages = _advantages(run, ranks)
     check_run(ranks, run)
     resumed = resume.choose(run, ranks)
-    progress = _progress(run, objective, resumed, ranks)
-    tokenizer = load_tokenizer(config.model, config.model_options.revision)
+    tokenizer = load_tokenizer(config.model, config.model_options)
     data = load_run_data(config, run.environment, tokenizer, ranks)
     check_data(ranks, data.sources())
+    progress, resumed = resume.start(run, objective.loss, resumed, data, tokenizer, ranks)
     journal = _start_journal(run, own, stack, progress, resumed)
     for note in data.notes:
         journal.message(note)
     scorer = stack.enter_context(Scorer.of(config.environment, data.environments))
     converts = resumed is not None and resumed.converts
-    engine, reference = _policy_and_reference(config, objective, ranks, loads_converted=converts)
+    engine, reference = _policy_and_reference(config, objective, ranks, converts, journal.message)
     stack.callback(engine.close)
     if resumed is not None:
         _load(resumed, run, engine, ranks, journal)
@@ -111,13 +108,13 @@ def _build(run: ResolvedRun, own: Session, stack: ExitStack, *, threads: int | s
     stack.callback(rollout_engine.close)
     objective = _for_engine(rollout_engine, objective, config)
     shared: dict[str, Any] = {"tokenizer": tokenizer, "engine": rollout_engine, "scorer": scorer, "ranks": ranks}
-    export = stack.enter_context(_export(config, engine, tokenizer, ranks, journal))
+    export = stack.enter_context(_export(config, engine, ranks, journal))
     saves = stack.enter_context(BackgroundSave(engine, ranks, journal, config.checkpoint.keep, export))
     if resumed is not None:
         _restore_generators(resumed, run, ranks, export)
     pad_id = int(tokenizer.pad_token_id)
     size = _micro_batch_size(config, engine.policy)
-    sync = _weight_sync(config, rollout_engine, engine, data.training_rows, tokenizer, ranks)
+    sync = WeightSync.of(config, rollout_engine, engine, data.training_rows, tokenizer, ranks)
     collector = RolloutCollector(config, source=data.training_rows, **shared)
     for line in checked.lines(run, ranks, threads):
         journal.message(line)
@@ -158,11 +155,12 @@ def _start_journal(
 
 
 def _export(
-    config: RunConfig, engine: ZeroEngine, tokenizer: PreTrainedTokenizerBase, ranks: Ranks, journal: Journal
+    config: RunConfig, engine: ZeroEngine, ranks: Ranks, journal: Journal
 ) -> AbstractContextManager[BackgroundExport | None]:
     if not config.checkpoint.export:
         return nullcontext()
-    return BackgroundExport(engine, tokenizer, ranks, model_name=config.model, message=journal.message)
+    files = tokenizer_files(config.model, config.model_options)
+    return BackgroundExport(engine, files, ranks, model_name=config.model, message=journal.message)
 
 
 def _objective(run: ResolvedRun) -> tuple[Objective, LossCheck]:
@@ -176,24 +174,8 @@ def _objective(run: ResolvedRun) -> tuple[Objective, LossCheck]:
 
 def _advantages(run: ResolvedRun, ranks: Ranks) -> AdvantagePass:
     algorithm = run.config.trainer.algorithm
-    estimator = run.estimator.build(run.estimator.class_plan.at(0))
-    return AdvantagePass(estimator, algorithm.advantage_estimator, algorithm.kl_reward_estimator, ranks)
-
-
-def _progress(run: ResolvedRun, objective: Objective, resumed: Resumption | None, ranks: Ranks) -> Progress:
-    """The progress of the run, after restoring the loss's state."""
-    deepspeed = run.config.trainer.deepspeed
-    form: dict[str, Any] = {
-        "world_size": ranks.world_size,
-        "zero_stage": deepspeed.zero_stage,
-        "precision": deepspeed.precision,
-        "lora": resume.lora_of(run.config),
-    }
-    if resumed is None:
-        return Progress(step=0, optimizer_steps=0, prompts=0, loss=run.loss.identity.record(), **form)
-    loss = objective.loss.at(resumed.progress.optimizer_steps)
-    resume.restore(loss, resumed.progress, accept_change=run.accept_loss_change)
-    return replace(resumed.progress, **form)
+    estimator, name = run.estimator.build(run.estimator.class_plan.at(0)), algorithm.advantage_estimator
+    return AdvantagePass(estimator, name, algorithm.kl_reward_estimator, ranks, run.estimator.guard)
 
 
 def _load(resumed: Resumption, run: ResolvedRun, engine: ZeroEngine, ranks: Ranks, journal: Journal) -> None:
@@ -218,7 +200,7 @@ def _restore_generators(resumed: Resumption, run: ResolvedRun, ranks: Ranks, exp
 
 
 def _policy_and_reference(
-    config: RunConfig, objective: Objective, ranks: Ranks, *, loads_converted: bool
+    config: RunConfig, objective: Objective, ranks: Ranks, loads_converted: bool, message: Callable[[str], None]
 ) -> tuple[ZeroEngine, Reference | None]:
     trainer, dtype = config.trainer, DTYPES[config.trainer.deepspeed.precision]
     settings: dict[str, Any] = {"chunk_size": trainer.logprob_chunk_size, "temperature": 1.0}  # the trainer sets it
@@ -229,6 +211,9 @@ def _policy_and_reference(
     if trainer.deepspeed.gradient_checkpointing:
         recompute_activations(model)
     settings["share_prompts"] = trainer.share_prompts and can_share_prompts(model)
+    if trainer.share_prompts and not settings["share_prompts"]:
+        kind = model.config.model_type
+        message(f"prompts are computed again for each sample: a model of type {kind} cannot share them")
     reference: Reference | None = None
     if objective.needs_reference and trainer.lora.rank is None:
         frozen = load_model(config.model, dtype, config.model_options).requires_grad_(False).to(ranks.device)
@@ -278,20 +263,3 @@ def _for_engine(rollout_engine: RolloutEngine, objective: Objective, config: Run
     if rollout_engine.shares_weights:
         return objective
     return objective.with_separate_engine(optimizer_steps=config.trainer.minibatches * config.trainer.epochs)
-
-
-def _weight_sync(
-    config: RunConfig,
-    rollout_engine: RolloutEngine,
-    engine: ZeroEngine,
-    source: PromptSource,
-    tokenizer: PreTrainedTokenizerBase,
-    ranks: Ranks,
-) -> WeightSync:
-    wanted = config.rollout.probe and not rollout_engine.shares_weights
-    rows = source.take(0, PROBE_SEQUENCES) if wanted else ()
-    tolerance = config.rollout.probe_tolerance or TOLERANCE[config.trainer.deepspeed.precision]
-    encoder = PromptEncoder.of(config, tokenizer)
-    prompts = [encoder.encode(row)[:PROBE_TOKENS] for row in rows]
-    probe = [ids for ids in prompts if len(ids) > 1]
-    return WeightSync(rollout_engine, engine, ranks, probe=probe, tolerance=tolerance)

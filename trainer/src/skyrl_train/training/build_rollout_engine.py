@@ -5,11 +5,14 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from skyrl_core.discovery import PluginCall
+from skyrl_core.errors import PluginLoadError
 from skyrl_train.checkpoints.model_export import DTYPES
 from skyrl_train.config.plugin_check import ENGINE_GROUP
 from skyrl_train.config.resolved import ResolvedRun
 from skyrl_train.policy.model_loading import end_tokens, load_model, resolve_model
 from skyrl_train.ranks.ranks import Ranks
+from skyrl_train.rollout.guarded_engine import GuardedEngine
 from skyrl_train.rollout.rollout_engine import EngineSetup, RolloutEngine
 
 Gather = Callable[[Any], list[Any]]
@@ -46,19 +49,20 @@ def build_rollout_engine(
         return load_model(config.model, dtype, config.model_options).to(ranks.device)
 
     factory: Any = ENGINE_GROUP.load_claim(run.engine)
-    engine: RolloutEngine = factory(
-        EngineSetup(
-            config=config,
-            model=resolve_model(config.model),
-            tokenizer=tokenizer,
-            end_tokens=end_tokens(model, tokenizer),
-            device=ranks.device,
-            rank=ranks.rank,
-            world_size=ranks.world_size,
-            gather=gather or ranks.gather,
-            message=message,
-            trained=model if complete else None,
-            load_copy=load_copy,
-        )
+    guard = ENGINE_GROUP.guard(run.engine)
+    setup = EngineSetup(
+        config=config,
+        model=resolve_model(config.model),
+        tokenizer=tokenizer,
+        end_tokens=end_tokens(model, tokenizer),
+        device=ranks.device,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        gather=gather or ranks.gather,
+        message=message,
+        trained=model if complete else None,
+        load_copy=load_copy,
     )
-    return engine
+    with PluginCall(guard, "could not be started", kind=PluginLoadError):
+        engine = factory(setup)
+    return GuardedEngine(engine, guard)

@@ -17,11 +17,13 @@ from skyrl_train.config.schema import RunConfig
 from skyrl_train.data.run_data import load_run_data
 from skyrl_train.machine.library_output import quiet
 from skyrl_train.policy.model_loading import load_model, load_tokenizer
+from skyrl_train.policy.policy import Policy
 from skyrl_train.ranks.ranks import Ranks
 from skyrl_train.rewards.scorer import Scorer
-from skyrl_train.rollout.rollout_engine import RolloutEngine
+from skyrl_train.rollout.rollout_engine import RolloutEngine, Sampling
 from skyrl_train.rollout.weights import ModelWeights
 from skyrl_train.step.confidence import Interval, mean_interval, paired_difference, wilson
+from skyrl_train.step.engine_agreement import EngineAgreement
 from skyrl_train.step.evaluation import Evaluation
 from skyrl_train.step.evaluation_sets import EvaluationSets, merged, prefixed
 from skyrl_train.training.build_rollout_engine import build_rollout_engine
@@ -83,6 +85,10 @@ def _evaluate(target: str, run: ResolvedRun, ranks: Ranks) -> tuple[dict[str, Ev
         scorer = stack.enter_context(Scorer.of(config.environment, data.environments))
         engine = _engine(model, tokenizer, run, ranks)
         stack.callback(engine.close)
+        first = next(iter(data.evaluation.values()))
+        agreement = EngineAgreement.of(config, engine, first, tokenizer, ranks)
+        if agreement is not None:
+            _check_agreement(agreement, model, config)
         sets = EvaluationSets(config, data.evaluation, tokenizer=tokenizer, engine=engine, scorer=scorer, ranks=ranks)
         return sets.evaluate_each(), data.notes
 
@@ -101,8 +107,16 @@ def _engine(
     return engine
 
 
+def _check_agreement(agreement: EngineAgreement, model: PreTrainedModel, config: RunConfig) -> None:
+    policy = Policy(model, chunk_size=config.trainer.logprob_chunk_size, temperature=1.0)
+    agreement.check(
+        lambda sequences: policy.log_probs(sequences, False)[0],
+        Sampling(max_new_tokens=Sampling.for_evaluation(config).max_new_tokens),
+    )
+
+
 def _tokenizer(config: RunConfig) -> PreTrainedTokenizerBase:
-    return load_tokenizer(config.model, config.model_options.revision)
+    return load_tokenizer(config.model, config.model_options)
 
 
 def _model(target: str, config: RunConfig) -> PreTrainedModel:

@@ -1,7 +1,8 @@
 """The training loop: sample and reward, update, sync weights, log, evaluate, save."""
 
+import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -16,6 +17,7 @@ from skyrl_train.ranks.ranks import Ranks
 from skyrl_train.ranks.stopping import Interrupted, StopRequest
 from skyrl_train.record.journal import Journal
 from skyrl_train.record.progress import Progress
+from skyrl_train.rollout.rollout_engine import Sampling
 from skyrl_train.step.advantages import AdvantagePass
 from skyrl_train.step.batching import MicroBatchSize, minibatch_of_group
 from skyrl_train.step.evaluation_sets import EvaluationSets
@@ -25,10 +27,12 @@ from skyrl_train.step.log_prob_pass import Forward, compute_log_probs
 from skyrl_train.step.objective import Objective
 from skyrl_train.step.prefetch import Prefetcher
 from skyrl_train.step.rollout import Rollout, RolloutCollector
-from skyrl_train.step.update import PolicyUpdate, UpdateLog, summarise
+from skyrl_train.step.update import NonFiniteError, PolicyUpdate, UpdateLog, summarise
 from skyrl_train.step.weight_sync import WeightSync
 from skyrl_train.trainer_engine.reference_model import Reference
 from skyrl_train.trainer_engine.zero import ZeroEngine
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,31 +84,68 @@ class Trainer:
         self.components = components
         self.progress = progress
         self._saved = progress.step  # the step of the latest checkpoint, complete or being written
+        self._complete = progress, 0  # the progress after the last complete step, and the engine's updates then
 
     def train(self) -> None:
         """Make every remaining step, with evaluations and checkpoints when they are due."""
         components, config = self.components, self.components.config
-        components.sync.start(self.progress.optimizer_steps)
-        if components.evaluator is not None and self.progress.step == 0:
-            components.journal.evaluation(0, components.evaluator.evaluate(), final=False)
-        if self.progress.step == config.trainer.steps:
-            components.journal.restore_final_evaluation()
+        self._start_rollout_engine()
+        if not components.ranks.broadcast(components.journal.restore_evaluation(final=self._is_last)):
+            self._evaluate_if_due()
         components.stop.wait_for_steps()
-        while self.progress.step < config.trainer.steps:
-            components.saves.poll()
-            self._stop_if_asked()
-            metrics = self._train_step()
-            self.progress = replace(self.progress, step=self.progress.step + 1, prompts=self._next_position)
-            components.journal.step(self.progress.step, metrics)
-            undisturbed = not components.saves.is_writing  # a save slows steps, too
-            if components.threads is not None and undisturbed and components.threads.record_step(metrics["time/step"]):
-                components.journal.message("a step took several times as long as the others: continuing with 1 thread")
-            done = self.progress.step == config.trainer.steps
-            if components.evaluator is not None and (done or _due(self.progress.step, config.evaluation.every)):
-                components.journal.evaluation(self.progress.step, components.evaluator.evaluate(), final=done)
-            if done or _due(self.progress.step, config.checkpoint.every):
-                self._save()
+        with self._saved_on_error():
+            while not self._is_last:
+                components.saves.poll()
+                self._stop_if_asked()
+                self._train_step()
+                if self._is_last or _due(self.progress.step, config.checkpoint.every):
+                    self._save()
+                if self._is_last:
+                    components.saves.wait()  # the trained model is on disk before anything else can fail
+                self._evaluate_if_due()
         components.saves.wait()
+
+    @property
+    def _is_last(self) -> bool:
+        return self.progress.step == self.components.config.trainer.steps
+
+    def _evaluate_if_due(self) -> None:
+        step, evaluator, every = self.progress.step, self.components.evaluator, self.components.config.evaluation.every
+        if evaluator is not None and (step == 0 or self._is_last or _due(step, every)):
+            evaluation = evaluator.evaluate()
+            self._on_rank_0(lambda: self.components.journal.evaluation(step, evaluation, final=self._is_last))
+
+    def _on_rank_0(self, record: Callable[[], None]) -> None:
+        """Record something, which only rank 0 does; if that fails, all ranks stop with the error. Collective."""
+        self.components.ranks.together(record)
+
+    @contextmanager
+    def _saved_on_error(self) -> Iterator[None]:
+        """If an error ends the run between two steps, save the steps done, as a stop does."""
+        try:
+            yield
+        except Exception as error:
+            self.progress, updates = self._complete
+            intact = self.components.engine.updates == updates and not isinstance(error, NonFiniteError)
+            if intact and self.components.ranks.can_continue_after(error):
+                self._save_last()
+            raise
+
+    def _save_last(self) -> None:
+        try:
+            if self.components.config.checkpoint.on_stop and self.progress.step > self._saved:
+                self._save()
+            self.components.saves.wait()
+        except SkyrlError as problem:  # the error that ended the run comes first
+            logger.warning("the last checkpoint could not be written: %s", problem)
+
+    def _start_rollout_engine(self) -> None:
+        """Make the first weight sync, and check that the rollout engine agrees with the trainer. Collective."""
+        config, done = self.components.config, self.progress.optimizer_steps
+        sampling = Sampling.for_training(config, number_at(config.rollout.temperature, done))
+        agreement = self.components.sync.start(done, sampling)
+        if agreement is not None:
+            self.components.journal.message(agreement)
 
     def _stop_if_asked(self) -> None:
         """Save and stop if any rank received a stop signal. Collective.
@@ -122,11 +163,10 @@ class Trainer:
 
     def _save(self) -> None:
         """Start a checkpoint of the steps done; training continues while it is written."""
-        loss_state = dict(self.components.objective.loss.loss.state_dict())  # a copy: the loss may change its dict
-        self.components.saves.start(replace(self.progress, loss_state=loss_state))
+        self.components.saves.start(self.progress)
         self._saved = self.progress.step
 
-    def _train_step(self) -> dict[str, float]:
+    def _train_step(self) -> None:
         components, clock, started = self.components, _Clock(), time.perf_counter()
         temperature = number_at(components.config.rollout.temperature, self.progress.optimizer_steps)
         components.set_temperature(temperature)
@@ -144,21 +184,34 @@ class Trainer:
         except SkyrlError:
             components.journal.rollout(self.progress.step + 1, rollout)  # the batch that made it fail
             raise
-        with clock.phase("rollout"):
-            components.prefetcher.wait()
-        with clock.phase("sync"):
-            probe = components.sync.update(self.progress.optimizer_steps)
-        components.journal.rollout(self.progress.step + 1, rollout)
-        metrics = dict(rollout.metrics)
+        metrics = rollout.metrics | penalty | scheduled | summarise(logs, components.ranks)
+        metrics |= {"grad_norm": sum(log.grad_norm for log in logs) / len(logs), "learning_rate": rate}
+        self._complete_step()
+        try:
+            with clock.phase("rollout"):
+                components.prefetcher.wait()
+            with clock.phase("sync"):
+                metrics |= components.sync.update(self.progress.optimizer_steps)
+        except Exception:
+            self._record_step(rollout, metrics, clock, started)  # the step is done although the rollout engine is lost
+            raise
+        self._on_rank_0(lambda: self._record_step(rollout, metrics, clock, started))
+
+    def _complete_step(self) -> None:
+        loss_state = self.components.objective.loss.state(self.progress.optimizer_steps - 1)
+        progress, prompts = self.progress, self._next_position
+        self.progress = replace(progress, step=progress.step + 1, prompts=prompts, loss_state=loss_state)
+        self._complete = self.progress, self.components.engine.updates
+
+    def _record_step(self, rollout: Rollout, metrics: dict[str, float], clock: _Clock, started: float) -> None:
+        components, step, seconds = self.components, self.progress.step, time.perf_counter() - started
+        components.journal.rollout(step, rollout)
         tokens = metrics.pop("tokens")
-        metrics |= penalty | scheduled | summarise(logs, components.ranks) | probe | clock.seconds
-        seconds = time.perf_counter() - started
-        return metrics | {
-            "grad_norm": sum(log.grad_norm for log in logs) / len(logs),
-            "learning_rate": rate,
-            "time/step": seconds,
-            "tokens_per_second": tokens / seconds,
-        }
+        times = clock.seconds | {"time/step": seconds, "tokens_per_second": tokens / seconds}
+        components.journal.step(step, metrics | times)
+        undisturbed = not components.saves.is_writing  # a save slows steps, too
+        if components.threads is not None and undisturbed and components.threads.record_step(seconds):
+            components.journal.message("a step took several times as long as the others: continuing with 1 thread")
 
     @property
     def _position(self) -> int:
@@ -199,7 +252,7 @@ class Trainer:
 
     def _with_advantages(self, experience: Experience) -> tuple[Experience, dict[str, float]]:
         coef = number_at(self.components.objective.kl_reward_coef, self.progress.optimizer_steps)
-        return self.components.advantages.estimate(experience, coef)
+        return self.components.advantages.estimate(experience, coef, f"step {self.progress.step + 1}")
 
     def _scheduled_values(self, temperature: float) -> dict[str, float]:
         """The values of all schedules at the first optimizer step of this training step."""

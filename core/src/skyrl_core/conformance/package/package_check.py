@@ -14,6 +14,7 @@ from skyrl_core.conformance.package.project import LossProject, read_project
 from skyrl_core.conformance.rule import Violation
 from skyrl_core.conformance.waivers import apply_waiver, check_waivers
 from skyrl_core.contract.policy_loss import PolicyLoss
+from skyrl_core.discovery.plugin_call import Guard
 from skyrl_core.discovery.plugin_class import construct
 from skyrl_core.errors import ConformanceError
 from skyrl_core.parameters.param_validation import validate_params
@@ -103,7 +104,7 @@ def check_loss_package(
 
 def _instance(cls: type[PolicyLoss], params: Mapping[str, Any], name: str) -> PolicyLoss:
     subject = f"policy loss {name!r}"
-    return construct(subject, cls, validate_params(cls.Params, params, subject))
+    return construct(Guard(subject, cls.__module__), cls, validate_params(cls.Params, params, subject))
 
 
 def _result(rule: PackageRule, project: LossProject, check: Callable[[], list[str]]) -> RuleResult:

@@ -186,6 +186,7 @@ PACKAGE_RULES: tuple[PackageRule, ...] = (
         counterexample='foo = "my_package.los:FooLoss"; name = "bar" in the class of the entry point foo',
         check=check_entry_points,
         gate=True,
+        waivable=False,
     ),
     PackageRule(
         name="params_entry_points",

@@ -10,7 +10,7 @@ from skyrl_core.conformance.batches import ExampleBatch
 from skyrl_core.conformance.rule import Rule, Violation
 from skyrl_core.conformance.trial import loss_batch, needs_of
 from skyrl_core.contract.loss_value import scalar_loss
-from skyrl_core.contract.policy_loss import Need, PolicyLoss, is_scalar_form
+from skyrl_core.contract.policy_loss import Need, PolicyLoss, is_scalar_form, prepared_by
 from skyrl_core.errors import UndeclaredInputError
 
 
@@ -21,7 +21,7 @@ def check_declared_needs(loss: PolicyLoss, batch: ExampleBatch) -> list[str]:
         return _check_scalar_form(loss, batch, declared)
     minibatch, micro_batch = loss_batch(loss, batch), loss_batch(loss, batch)
     try:
-        micro_batch.prepared = loss.prepare(minibatch)
+        micro_batch.prepared = prepared_by(loss, minibatch).tensors
         loss.token_losses(micro_batch)
     except UndeclaredInputError as error:
         raise Violation(str(error)) from error
@@ -63,4 +63,5 @@ DECLARED_NEEDS = Rule(
     counterexample="batch.entropy read but not declared; Need.REF_LOG_PROBS declared but never read",
     check=check_declared_needs,
     gate=True,
+    waivable=False,
 )

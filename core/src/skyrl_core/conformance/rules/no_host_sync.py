@@ -1,14 +1,13 @@
 """Rule ``no_host_sync``: token_losses never waits for the device, which would stall the queue of kernels on a GPU."""
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from skyrl_core.conformance.author_code import current_line
 from skyrl_core.conformance.batches import ExampleBatch
 from skyrl_core.conformance.loss_call import call_loss, ready_batch
 from skyrl_core.conformance.rule import Rule
@@ -18,8 +17,6 @@ from skyrl_core.contract.policy_loss import PolicyLoss
 _COPIES = {"item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__", "__index__", "__array__"}
 # Operations whose result has a size that only the device knows.
 _SIZES = {"aten::nonzero", "aten::masked_select", "aten::_unique2", "aten::unique_dim"}
-_HERE = str(Path(__file__).parents[1])
-_TORCH = str(Path(torch.__file__).parent)
 
 
 def check_no_host_sync(loss: PolicyLoss, batch: ExampleBatch) -> list[str]:
@@ -41,7 +38,7 @@ class _Copies(TorchFunctionMode):
     ) -> Any:
         name = getattr(func, "__name__", "")
         if name in _COPIES:
-            self.found[f"{_caller()} calls {name.strip('_')}()"] = None
+            self.found[f"{current_line()}, calls {name.strip('_')}()"] = None
         return func(*args, **(kwargs or {}))
 
 
@@ -57,15 +54,8 @@ class _Sizes(TorchDispatchMode):
         by_mask = name == "aten::index" and any(t is not None and t.dtype == torch.bool for t in args[1])
         if name in _SIZES or by_mask:
             action = "indexes with a mask" if by_mask else f"calls {name.removeprefix('aten::').strip('_')}()"
-            self.found[f"{_caller()} {action}"] = None
+            self.found[f"{current_line()}, {action}"] = None
         return func(*args, **(kwargs or {}))
-
-
-def _caller() -> str:
-    frame = sys._getframe(1)
-    while frame.f_back and frame.f_code.co_filename.startswith((_HERE, _TORCH)):
-        frame = frame.f_back
-    return f"{Path(frame.f_code.co_filename).name}, line {frame.f_lineno},"
 
 
 NO_HOST_SYNC = Rule(

@@ -5,7 +5,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from skyrl_core.conformance.batches import ExampleBatch, far_batches, wide_batch
-from skyrl_core.conformance.parameter_variations import Path, RecordingParams, candidates, changed, variations
+from skyrl_core.conformance.parameter_variations import (
+    Path,
+    RecordingParams,
+    candidates,
+    changed,
+    dotted,
+    value_at,
+    variations,
+)
 from skyrl_core.conformance.rule import Rule, Violation
 from skyrl_core.conformance.trial import Trial, needs_of, run
 from skyrl_core.contract.policy_loss import PolicyLoss
@@ -33,7 +41,7 @@ def check_parameters(loss: PolicyLoss, base: ExampleBatch) -> list[str]:
         options |= _options_of_read(params)
     for path, others in options.items():
         if not others:
-            notes.append(f"not tried: {_dotted(path)}, for which no other valid value was found")
+            notes.append(f"not tried: {dotted(path)}, for which no other valid value was found")
         elif not any(probes.differ(type(loss), params, other) for other in others) and not any(
             probes.differ(type(loss), one, two) for one, two in _pairs(params, path, options)
         ):
@@ -95,7 +103,7 @@ def _pairs(
     params: LossParams, path: Path, options: dict[Path, list[LossParams]]
 ) -> Iterator[tuple[LossParams, LossParams]]:
     """Yield the parameters with another one changed, without and with a change of this one."""
-    values = [_at(other, path) for other in options[path]]
+    values = [value_at(other, path) for other in options[path]]
     # A parameter that is off now, null or 0, is the likeliest to enable this one.
     for other_path, others in sorted(options.items(), key=lambda option: bool(_current(params, option[0]))):
         for other in others[:VALUES_OF_OTHERS] if other_path != path else ():
@@ -133,25 +141,15 @@ def _options_of_read(params: RecordingParams) -> dict[Path, list[LossParams]]:
 
 
 def _without_effect(path: Path, params: LossParams, others: list[LossParams]) -> str:
-    tried = ", ".join(repr(_at(other, path)) for other in others[:5])
+    tried = ", ".join(repr(value_at(other, path)) for other in others[:5])
     return (
-        f"{_dotted(path)} has no effect: {_current(params, path)!r} and {tried} give the same loss, gradient and "
+        f"{dotted(path)} has no effect: {_current(params, path)!r} and {tried} give the same loss, gradient and "
         "metrics on every batch, even with other parameters changed"
     )
 
 
 def _current(params: LossParams, path: Path) -> Any:
-    return params.read.get(str(path[0])) if isinstance(params, RecordingParams) else _at(params, path)
-
-
-def _at(params: Any, path: Path) -> Any:
-    for key in path:
-        params = getattr(params, str(key)) if hasattr(params, "model_fields_set") else params[key]
-    return params
-
-
-def _dotted(path: Path) -> str:
-    return ".".join(map(str, path))
+    return params.read.get(str(path[0])) if isinstance(params, RecordingParams) else value_at(params, path)
 
 
 PARAMETERS = Rule(
@@ -160,5 +158,6 @@ PARAMETERS = Rule(
     remedy="use the parameter, or remove it: a config that sets it would have no effect",
     counterexample="self.beta = params.beta, but no beta in token_losses; a clip bound that another line overrides",
     check=check_parameters,
+    requires=("parameter_bounds",),
     quick=False,
 )

@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import torch
 
+from skyrl_core.conformance.author_code import author_place
 from skyrl_core.conformance.batches import ExampleBatch
 from skyrl_core.conformance.loss_call import result_dtype
 from skyrl_core.conformance.rule import Rule, Violation
-from skyrl_core.conformance.trial import Trial, run
+from skyrl_core.conformance.trial import Trial, prepare, run
 from skyrl_core.contract.policy_loss import PolicyLoss
 
 # float32 against float64: rounding, with a margin. bfloat16 has 8 bits, and a token at a threshold may fall on either
@@ -30,17 +31,29 @@ def check_precision(loss: PolicyLoss, base: ExampleBatch) -> list[str]:
     )
     if difference := as_single.difference(single, FLOAT32_TOLERANCE):
         raise Violation(f"in float32 instead of float64 {difference}", batch=base)
-    _check_bfloat16(loss, base)
-    return []
+    return _check_bfloat16(loss, base)
 
 
-def _check_bfloat16(loss: PolicyLoss, base: ExampleBatch) -> None:
+def _check_bfloat16(loss: PolicyLoss, base: ExampleBatch) -> list[str]:
+    """Compare with float32, with the result of ``prepare`` in float32, as trainers call it; then in bfloat16."""
     sure = base.log_probs.clone()
     sure[:, 0] = ALMOST_SURE
     batch = replace(base, log_probs=sure).to(torch.bfloat16)
-    half, single = run(loss, batch), run(loss, batch.to(torch.float32))
+    rounded = batch.to(torch.float32)
+    prepared = prepare(loss, rounded)
+    single = run(loss, rounded, prepared=prepared)
+    if found := _differ(single, run(loss, batch, prepared=prepared.to(torch.bfloat16))):
+        raise Violation(found, batch=batch)
+    try:
+        found = _differ(single, run(loss, batch, prepared=prepare(loss, batch)))
+    except Exception as error:  # noqa: BLE001 - trainers call it in float32
+        found = f"it raises {type(error).__name__} ({author_place(error, loss)}): {error}"
+    return [f"prepare needs float32: {found}"] if found else []
+
+
+def _differ(single: Trial, half: Trial) -> str | None:
     if not half.is_finite:
-        raise Violation(f"in bfloat16 the loss is {float(half.total):g}, or a gradient is not finite", batch=batch)
+        return f"in bfloat16 the loss is {float(half.total):g}, or a gradient is not finite"
     pairs = {
         "the loss": (single.total, half.total),
         "the sum of all |d loss / d log_probs|": (single.gradient.abs().sum(), half.gradient.float().abs().sum()),
@@ -51,8 +64,8 @@ def _check_bfloat16(loss: PolicyLoss, base: ExampleBatch) -> None:
     }
     for name, (expected, got) in pairs.items():
         if abs(float(got - expected)) > BFLOAT16_TOLERANCE * (1 + abs(float(expected))):
-            found = f"in bfloat16 {name} is {float(got):.6g}; the same inputs in float32 give {float(expected):.6g}"
-            raise Violation(found, batch=batch)
+            return f"in bfloat16 {name} is {float(got):.6g}; the same inputs in float32 give {float(expected):.6g}"
+    return None
 
 
 PRECISION = Rule(

@@ -71,4 +71,5 @@ SHAPE_DTYPE = Rule(
     counterexample="losses.mean() in token_losses; (loss, metrics) from compute_loss; log_probs.detach()",
     check=check_shape_dtype,
     gate=True,
+    waivable=False,
 )

@@ -62,4 +62,5 @@ SIGNATURE = Rule(
     counterexample="a class that inherits its api_version; needs that returns a list; an exception in the first call",
     check=check_signature,
     gate=True,
+    waivable=False,
 )

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from skyrl_train.policy.log_probs.kept_tokens import KeptTokens
 from skyrl_train.policy.log_probs.tile_passes import GradientInputs, Sums, TilePasses, TorchPasses
 
 TILE = {"cpu": 2**20, "cuda": 2**26}
@@ -34,7 +35,7 @@ class TokenStatistics(NamedTuple):
     entropy: Tensor | None  # [N]; None unless requested
 
 
-def token_statistics(
+def token_statistics(  # noqa: PLR0913 - the inputs, the distribution and how to compute it
     hidden: Tensor,
     weight: Tensor,
     token_ids: Tensor,
@@ -42,6 +43,7 @@ def token_statistics(
     temperature: float = 1.0,
     chunk_size: int = 1024,
     with_entropy: bool = False,
+    kept: KeptTokens | None = None,
     passes: TilePasses | None = None,
 ) -> TokenStatistics:
     """Log-prob of each token and entropy of its distribution, softmax(hidden · weightᵀ / temperature).
@@ -55,6 +57,7 @@ def token_statistics(
         temperature: of the distribution, above 0.
         chunk_size: tokens per tile; does not influence the result.
         with_entropy: whether to compute the entropy too.
+        kept: the entries of each of the N tokens over which its distribution is normalised; None means all.
         passes: implementation of the tile passes; by default ``passes_for(hidden)``.
 
     Raises:
@@ -66,6 +69,7 @@ def token_statistics(
         chunks=_slices(len(token_ids), chunk_size),
         parts=_slices(len(weight), max(TILE.get(hidden.device.type, TILE["cuda"]) // chunk_size, 1)),
         scale=1 / temperature,
+        kept=kept,
         passes=passes or passes_for(hidden),
     )
     with_gradient = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
@@ -93,7 +97,15 @@ class Tiling:
     chunks: list[slice]  # of the tokens
     parts: list[slice]  # of the vocabulary
     scale: float  # 1 / temperature
+    kept: KeptTokens | None  # the entries that are not left out
     passes: TilePasses
+
+    def logits(self, hidden: Tensor, weight: Tensor, chunk: slice, part: slice) -> Tensor:
+        """The tile of this chunk and this part."""
+        logits = hidden[chunk] @ weight[part].T
+        if self.kept is not None:
+            self.kept.hide_others(logits, chunk, part)
+        return logits
 
 
 class _TokenStatistics(torch.autograd.Function):
@@ -111,7 +123,7 @@ class _TokenStatistics(torch.autograd.Function):
         kept: deque[Tensor] = deque()
         for part in tiling.parts:
             for chunk in tiling.chunks:
-                logits = hidden[chunk] @ weight[part].T
+                logits = tiling.logits(hidden, weight, chunk, part)
                 tiling.passes.add(sums.of(chunk), logits, token_ids[chunk] - part.start, tiling.scale)
                 if logits.nbytes <= kept_bytes:
                     kept.append(logits)
@@ -136,7 +148,7 @@ class _TokenStatistics(torch.autograd.Function):
         for part in tiling.parts:
             grad_part = torch.zeros_like(weight[part], dtype=log_norm.dtype) if needs_weight else None
             for chunk in tiling.chunks:
-                logits = kept.popleft() if kept else hidden[chunk] @ weight[part].T
+                logits = kept.popleft() if kept else tiling.logits(hidden, weight, chunk, part)
                 columns = token_ids[chunk] - part.start
                 grad_logits = tiling.passes.gradient(logits, columns, inputs.of(chunk), tiling.scale)
                 if grad_hidden is not None:

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -127,8 +129,12 @@ class HfEngine:
         lengths = [sampling.max_new_tokens] * len(requests)
         stop = StopStrings(sampling.stop, self._tokenizer)
         finished = [False] * len(requests)
+        kept = _Kept(len(requests)) if sampling.return_kept else None
         for position in range(sampling.max_new_tokens):
-            sampled, sampled_log_probs = sample_tokens(rows.decoding.logits, sampling, rows.uniforms[:, position])
+            log_p = token_distribution(rows.decoding.logits, sampling)
+            sampled, sampled_log_probs = draw_tokens(log_p, sampling, rows.uniforms[:, position])
+            if kept is not None:
+                kept.add(rows.indices, log_p)
             tokens[position].scatter_(0, rows.indices, sampled)
             log_probs[position].scatter_(0, rows.indices, sampled_log_probs)
             ended = torch.isin(sampled, ends)
@@ -143,7 +149,10 @@ class HfEngine:
                 break
             rows.decoding.advance(rows.compacted(sampled))
         responses = zip(tokens.T.tolist(), log_probs.T.tolist(), lengths, finished, strict=True)
-        return [self._sample(ids[:length], values[:length], finished=end) for ids, values, length, end in responses]
+        samples = [self._sample(ids[:length], values[:length], finished=end) for ids, values, length, end in responses]
+        if kept is None:
+            return samples
+        return [replace(s, kept=kept.sets[row][: len(s.token_ids)]) for row, s in enumerate(samples)]
 
     def _begin(self, requests: Sequence[SampleRequest], sampling: Sampling) -> _Rows:
         """Prefill each distinct prompt and set up a row for each request."""
@@ -167,6 +176,22 @@ class HfEngine:
         )
 
 
+class _Kept:
+    """For each token of each row of a batch, the ids that it was drawn from."""
+
+    def __init__(self, count: int) -> None:
+        self.sets: list[list[Any]] = [[] for _ in range(count)]
+        """Those of a finished row continue after its last token, until it leaves the batch."""
+
+    def add(self, rows: Tensor, log_p: Tensor) -> None:
+        """Add the next token of these rows, int64 [n], with the log-probs of their distributions, [n, V]."""
+        kept = log_p > -torch.inf
+        ids = kept.nonzero()[:, 1].to("cpu", torch.int32).numpy()
+        ends = kept.sum(-1).cumsum(0).tolist()
+        for row, part in zip(rows.tolist(), np.split(ids, ends[:-1]), strict=True):
+            self.sets[row].append(part)
+
+
 def _max_learned_positions(model: PreTrainedModel) -> int | None:
     """The number of learned positions; None if positions are computed, which does not limit the length."""
     limit: int | None = getattr(model.config, "max_position_embeddings", None)
@@ -175,18 +200,21 @@ def _max_learned_positions(model: PreTrainedModel) -> int | None:
     return limit if limit and any(0 <= table.num_embeddings - limit <= 2 for table in tables) else None
 
 
-def sample_tokens(logits: Tensor, sampling: Sampling, uniform: Tensor) -> tuple[Tensor, Tensor]:
-    """A token and its log-prob per row: logits [B, V], uniform [B] in [0, 1) -> int64 [B], float32 [B].
+def token_distribution(logits: Tensor, sampling: Sampling) -> Tensor:
+    """The log-probs of the sampled distribution, float32 [B, V]: temperature, min-p, top-k and top-p included.
 
-    The log-probability is that of the sampled distribution: temperature, min-p, top-k and top-p included. Greedy
-    decoding reports the one at temperature 1.
+    Tokens that are left out have -inf. Greedy decoding reports the distribution at temperature 1.
     """
     if sampling.temperature == 0:
-        log_p = torch.log_softmax(logits.float(), dim=-1)
+        return torch.log_softmax(logits.float(), dim=-1)
+    return _truncated(torch.log_softmax(logits.float() / sampling.temperature, dim=-1), sampling)
+
+
+def draw_tokens(log_p: Tensor, sampling: Sampling, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """A token and its log-prob per row: log-probs [B, V], uniform [B] in [0, 1) -> int64 [B], float32 [B]."""
+    if sampling.temperature == 0:
         tokens = log_p.argmax(-1)
     else:
-        log_p = torch.log_softmax(logits.float() / sampling.temperature, dim=-1)
-        log_p = _truncated(log_p, sampling)
         # Inverse of the distribution function, summed in float64: a float32 sum over a large vocabulary is off by more
         # than the smallest probabilities. The first entry above u has positive probability by construction.
         cumulative = log_p.exp().cumsum(-1, dtype=torch.float64)

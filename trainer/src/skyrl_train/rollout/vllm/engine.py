@@ -31,6 +31,7 @@ from skyrl_train.rollout.vllm.sampling_params import (
     sample_from_output,
     sampling_arguments,
 )
+from skyrl_train.rollout.weights import checkpoint_tensors
 
 
 class VllmEngine:
@@ -97,7 +98,7 @@ class VllmEngine:
         """
         self._wake()
         with _vllm_errors("load the weights"), preserved_state():
-            self._llm.collective_rpc(load_into_worker, args=(weights.named_tensors(),))
+            self._llm.collective_rpc(load_into_worker, args=(checkpoint_tensors(weights),))
             if not self._llm.reset_prefix_cache():
                 raise SkyrlError("vLLM did not clear its prefix cache, which holds values of the old weights")
         self._policy_version = policy_version
@@ -164,6 +165,7 @@ def _arguments(setup: EngineSetup, vllm: Any) -> dict[str, Any]:
     model: dict[str, Any] = {
         "model": setup.model,
         "revision": setup.config.model_options.revision,
+        "trust_remote_code": setup.config.model_options.trust_remote_code,
         # Token ids in, token ids out: vLLM needs a tokenizer only to find stop strings.
         "skip_tokenizer_init": not (rollout.stop or setup.config.evaluation.stop),
         "generation_config": "vllm",  # otherwise the model's generation_config.json would change the sampling

@@ -24,7 +24,7 @@ def fill(model: Any, config: Any, weights: Iterable[tuple[str, Tensor]]) -> None
     Args:
         model: the model of a worker.
         config: vLLM's complete configuration.
-        weights: complete tensors by transformers names, each valid until the next one is requested.
+        weights: complete tensors as a checkpoint has them, each valid until the next one is requested.
 
     Raises:
         SkyrlError: a tensor fits no parameter of the model, or a parameter got none or only a part.
@@ -34,6 +34,8 @@ def fill(model: Any, config: Any, weights: Iterable[tuple[str, Tensor]]) -> None
 
     wanted = {name for name, _ in model.named_parameters()}
     with set_current_vllm_config(config):
+        if config.device_config.device_type == "cpu":
+            _repack_experts(model)
         initialize_layerwise_reload(model)
         try:
             loaded = model.load_weights(_cloned(weights))
@@ -51,6 +53,15 @@ def fill(model: Any, config: Any, weights: Iterable[tuple[str, Tensor]]) -> None
     if missing:
         shown = ", ".join(missing[:SHOWN]) + (f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else "")
         raise SkyrlError(f"the policy's weights do not fill vLLM's {type(model).__name__}: {shown}")
+
+
+def _repack_experts(model: nn.Module) -> None:
+    # On a CPU vLLM 0.32 packs fused experts only while it builds their kernel: with a kernel, an update would write
+    # unpacked values into packed storage. Without one, vLLM builds it again when the layer is complete.
+    for layer in model.modules():
+        method: Any = getattr(layer, "quant_method", None)
+        if getattr(method, "moe_kernel", None) is not None:
+            method.moe_kernel = None
 
 
 def _cloned(weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:

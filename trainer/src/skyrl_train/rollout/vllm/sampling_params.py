@@ -24,6 +24,10 @@ CPU_BATCHED_TOKENS = 4096
 """Most prompt tokens in one forward pass, unless a single prompt is longer: it is never split."""
 
 
+NEUTRAL = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "min_tokens": 0}
+"""Settings that would change the distribution: a server may have other defaults, from a model's generation config."""
+
+
 class LogProb(Protocol):
     """The part of vLLM's class that is used here."""
 
@@ -54,6 +58,7 @@ def sampling_arguments(request: SampleRequest, sampling: Sampling, end_tokens: C
         "min_p": sampling.min_p,
         "stop": list(sampling.stop),
         "detokenize": bool(sampling.stop),  # vLLM finds the strings in its text; token ids stay as they were sampled
+        **NEUTRAL,
     }
 
 

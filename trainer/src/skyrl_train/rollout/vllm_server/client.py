@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx2
 
-from skyrl_core.errors import SkyrlError
+from skyrl_train.ranks.shared_error import SharedError
 
 CONNECT_TIMEOUT = 15.0
 """Seconds after which a machine that does not accept the connection counts as lost."""
@@ -24,8 +24,8 @@ KEEP_ALIVE = 2.0
 """Seconds for which an idle connection is reused. vLLM closes it after 5, which could break a request."""
 
 
-class ServerError(SkyrlError):
-    """A rollout server refuses a request, or does not answer in time."""
+class ServerError(SharedError):
+    """A rollout server refuses a request, or does not answer in time. The engine raises it on all ranks."""
 
 
 class ServerLostError(ServerError):

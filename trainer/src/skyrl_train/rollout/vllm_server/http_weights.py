@@ -10,6 +10,7 @@ from torch import Tensor
 
 from skyrl_train.rollout.rollout_engine import WeightSource
 from skyrl_train.rollout.vllm_server.client import Server, ServerError, run_all
+from skyrl_train.rollout.weights import checkpoint_tensors
 
 REQUEST_BYTES = 32 * 2**20
 """Bytes of weights in one request: a server can hold several requests, and the overhead of each is negligible."""
@@ -45,7 +46,7 @@ def pieces_of(weights: WeightSource, request_bytes: int = REQUEST_BYTES) -> Iter
     """The tensors cut into pieces of JSON, one list for each request; large tensors span several requests."""
     pieces: list[dict[str, Any]] = []
     room = request_bytes
-    for name, tensor in weights.named_tensors():
+    for name, tensor in checkpoint_tensors(weights):
         data = _bytes_of(tensor)
         about = {"name": name, "dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape)}
         start = 0

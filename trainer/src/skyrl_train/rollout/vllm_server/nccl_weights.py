@@ -19,6 +19,7 @@ from skyrl_train.config.extras import install_extra
 from skyrl_train.rollout.rollout_engine import WeightSource
 from skyrl_train.rollout.vllm_server.client import Server, ServerError, run_all
 from skyrl_train.rollout.vllm_server.http_weights import begin_update, name_weights
+from skyrl_train.rollout.weights import checkpoint_tensors
 
 PASSES = 2
 """Iterations of the weights on every rank: one for their shapes, one for their values."""
@@ -43,7 +44,7 @@ class Source:
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         self._left -= 1
-        self._open = self._weights.named_tensors()
+        self._open = checkpoint_tensors(self._weights)
         return self._open
 
     def drain(self) -> None:

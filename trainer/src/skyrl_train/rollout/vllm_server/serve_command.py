@@ -41,6 +41,8 @@ def server_command(config: RunConfig, model: str, *, host: str, port: int, extra
     if config.model_options.revision is not None:
         values["revision"] = values["tokenizer-revision"] = config.model_options.revision
     arguments = [part for name, value in values.items() for part in (f"--{name}", str(value))]
+    if config.model_options.trust_remote_code:
+        arguments.append("--trust-remote-code")
     arguments += ["--enable-prefix-caching", "--enable-scale-out", "--disable-uvicorn-access-log"]
     # This module is deprecated, but the `vllm` command fails if vLLM's distribution has another name.
     program = [sys.executable, "-W", "ignore::DeprecationWarning", "-m", "vllm.entrypoints.openai.api_server"]

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from typing import Self
 from urllib.parse import urlsplit
 
-from transformers import AutoConfig
-
-from skyrl_core.errors import SkyrlError
 from skyrl_train.config.schema import RunConfig
+from skyrl_train.policy.model_loading import load_config
 from skyrl_train.rollout.rollout_engine import EngineSetup, longest_response
 from skyrl_train.rollout.vllm.sampling_params import DTYPES, LOGPROBS_MODE
 from skyrl_train.rollout.vllm_server.client import Server, ServerDescription, ServerError, ServerLostError, run_all
@@ -70,11 +68,7 @@ def longest_sequence(config: RunConfig, model: str) -> int:
     Raises:
         SkyrlError: the model's configuration cannot be read.
     """
-    try:
-        text = AutoConfig.from_pretrained(model).get_text_config()
-    except (OSError, ValueError) as error:
-        raise SkyrlError(f"cannot read the configuration of model {model!r}: {error}") from error
-    positions = getattr(text, "max_position_embeddings", None)
+    positions = getattr(load_config(model, config.model_options).get_text_config(), "max_position_embeddings", None)
     wanted = config.rollout.max_prompt_tokens + longest_response(config)
     return min(wanted, positions) if positions else wanted
 

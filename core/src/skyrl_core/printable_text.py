@@ -4,7 +4,10 @@ import re
 
 _MAX_CHARACTERS = 2000
 _ESCAPE_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])")
+_COLOUR = r"(\x1b\[[0-9;]*m)"
 _JOINERS = "\u200c\u200d"
+LONGEST_LINE = 1000
+"""Characters of a line of a message; a longer one loses its middle, because the rule that it breaks is at its end."""
 
 
 def printable(text: str, *, escape: bool = False, lines: bool = False) -> str:
@@ -25,6 +28,35 @@ def printable(text: str, *, escape: bool = False, lines: bool = False) -> str:
         char if char.isprintable() or (lines and _belongs_in_prose(char)) else _escaped(char) if escape else ""
         for char in text
     )
+
+
+def printable_line(text: str, *, colours: bool = False) -> str:
+    """A line that something printed, without control characters and escape sequences; ``colours`` keeps theirs."""
+    parts = re.split(_COLOUR, text)
+    kept = [
+        part if number % 2 and colours else "" if number % 2 else printable(_ESCAPE_SEQUENCE.sub("", part), lines=True)
+        for number, part in enumerate(parts)
+    ]
+    return "".join(kept).replace("\n", " ")
+
+
+def safe_to_print(text: str) -> str:
+    """A message without secrets, as ``message_text``."""
+    from skyrl_core.redaction import redact_text  # takes milliseconds that a listing does not need
+
+    return message_text(redact_text(printable(text, escape=True, lines=True)))
+
+
+def message_text(text: str) -> str:
+    """A message of several lines: printable, and without the middle of overlong lines."""
+    if len(text) <= LONGEST_LINE and text.isprintable():
+        return text
+    return "\n".join(map(_without_middle, printable(text, escape=True, lines=True).split("\n")))
+
+
+def _without_middle(line: str) -> str:
+    part = LONGEST_LINE // 2
+    return line if len(line) <= LONGEST_LINE else f"{line[:part]} … {line[-part:]}"
 
 
 def shortened(text: str, cells: int, *, escape: bool = False) -> str:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from skyrl_core.discovery.printable_text import display_width, printable, shortened
+from skyrl_core.printable_text import display_width, printable, shortened
 
 
 @pytest.mark.parametrize(
