@@ -62,10 +62,7 @@ def resolve_run(  # noqa: PLR0913 - one for each part of a command line or of a 
     files = found or files
     _apply_loss(sources, loss, COMMAND_LINE if settings is None else KEYWORDS)
     _check_resume(sources, resume)
-    config, faults = validate(sources.values)
-    problems = [*sources.problems, *_redacted_values(sources, sources.values), *_faulty_values(sources, faults)]
-    problems += find_run_folder_code(sources)
-    faulty = frozenset(problem.key for problem in problems)
+    config, problems, faulty = _validated(sources)
     problems += _broken_rules(config, sources, faulty)
     plugins = PluginCheck(config, sources, faulty, load_environment)
     raise_problems(problems + plugins.problems, "invalid configuration")
@@ -88,6 +85,14 @@ def resolve_run(  # noqa: PLR0913 - one for each part of a command line or of a 
         missing=tuple(find_missing(config, sources, generates_problems=plugins.generates_problems)),
         notes=(*plugins.notes, *find_oddities(config)),
     )
+
+
+def _validated(sources: Sources) -> tuple[RunConfig, list[Problem], frozenset[str]]:
+    """The configuration, the problems of single values, and the options with such a problem."""
+    config, faults = validate(sources.values)
+    problems = [*sources.problems, *_redacted_values(sources, sources.values), *_faulty_values(sources, faults)]
+    problems += find_run_folder_code(sources)
+    return config, problems, frozenset(problem.key for problem in problems)
 
 
 def _read(files: Sequence[Path], overrides: Sequence[str], settings: Mapping[str, Mapping[str, Any]] | None) -> Sources:

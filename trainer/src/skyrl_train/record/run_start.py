@@ -92,13 +92,14 @@ def _open_journal(run: ResolvedRun, ranks: Ranks, progress: Progress, found: Pat
         resume_command=resume_command(folder, ranks, python_call=run.python_call),
     )
     journal.last_checkpoint = found
-    for option, changes in (
-        ("accept_loss_change", progress.loss_changes),
-        ("accept_changes", progress.accepted_changes),
-    ):
-        if any(change["step"] == progress.step for change in changes[-1:]):
-            journal.accepts = option
+    journal.accepts = _accepting_option(progress)
     return journal
+
+
+def _accepting_option(progress: Progress) -> str | None:
+    """The option that accepted a change which no checkpoint holds yet."""
+    accepted = {"accept_changes": progress.accepted_changes, "accept_loss_change": progress.loss_changes}
+    return next((name for name, changes in accepted.items() if changes and changes[-1]["step"] == progress.step), None)
 
 
 def _distributions(loss: LossIdentity) -> Iterator[str]:

@@ -2,11 +2,9 @@
 
 import errno
 import fcntl
-import itertools
 import json
 import logging
 import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -17,11 +15,13 @@ from skyrl_core.discovery import safe_to_print
 from skyrl_train.config.yaml_text import write_yaml
 from skyrl_train.tracking.atomic_file import (
     RunFolderError,
+    refuse_links,
     remove_temporary_files,
     write_bytes,
     write_error,
 )
 from skyrl_train.tracking.metrics_jsonl import METRICS_FILE, MetricsRecord
+from skyrl_train.tracking.new_folder import make_folder, make_unique_folder
 from skyrl_train.tracking.strict_json import encode
 from skyrl_train.tracking.tracker import RunSummary
 
@@ -57,7 +57,7 @@ class RunFolder:
         Raises:
             RunFolderError: it is not empty, another process owns it, or it cannot be written.
         """
-        folder = cls(_make(Path(path).expanduser()) if path is not None else _make_unique(root, title))
+        folder = cls(make_folder(Path(path).expanduser()) if path is not None else make_unique_folder(root, title))
         if is_private:
             folder.make_private()
         folder._acquire()
@@ -82,7 +82,7 @@ class RunFolder:
                 f"there is no run to resume in {folder.path}: {folder.run_file.name} is missing. "
                 "Give the run folder that `skyrl train` printed."
             )
-        folder._refuse_links()
+        refuse_links(folder.path)
         folder._acquire()
         remove_temporary_files(folder.path)
         return folder
@@ -241,15 +241,6 @@ class RunFolder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _refuse_links(self) -> None:
-        """Raise if a file is a link: a run that somebody else made could have its target overwritten."""
-        for file in self.path.iterdir():
-            if file.is_symlink() and not file.is_dir():
-                raise RunFolderError(
-                    f"{file} is a link, and a resumed run would write to its target: copy the run with its files "
-                    "(`cp -rL`), or remove the link"
-                )
-
     def _acquire(self) -> None:
         path = self.path / LOCK_FILE
         try:
@@ -277,35 +268,6 @@ class RunFolder:
         self._lock = descriptor
         # Otherwise a forked worker that outlives a killed run would keep the folder locked.
         os.register_at_fork(after_in_child=self.close)
-
-
-def _make(path: Path) -> Path:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise RunFolderError(f"the run folder {path} is a file: choose another run_folder.") from error
-    except OSError as error:
-        raise write_error(path, error) from error
-    return path
-
-
-def _make_unique(root: Path, title: str) -> Path:
-    _make(root)
-    name = f"{_file_name(title)}-{datetime.now():%Y%m%d-%H%M%S}"
-    for number in itertools.count(1):
-        path = root / (name if number == 1 else f"{name}-{number}")
-        try:
-            path.mkdir()  # fails if it exists, so two runs started in the same second get two folders
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise write_error(path, error) from error
-        return path
-    raise AssertionError("unreachable: count() never ends")
-
-
-def _file_name(title: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", title).strip("-.")[:80] or "run"
 
 
 def _now() -> str:
