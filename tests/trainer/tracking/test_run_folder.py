@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from skyrl_train.config.yaml_text import parse_yaml
-from skyrl_train.tracking import new_folder
+from skyrl_train.tracking import run_folder
 from skyrl_train.tracking.atomic_file import RunFolderError
 from skyrl_train.tracking.run_folder import RunFolder
 from skyrl_train.tracking.tracker import AnswerPair, RunSummary
@@ -31,7 +31,7 @@ def test_runs_started_in_the_same_second_get_different_folders(tmp_path, monkeyp
         def now(cls):
             return datetime(2026, 1, 2, 3, 4, 5)
 
-    monkeypatch.setattr(new_folder, "datetime", Frozen)
+    monkeypatch.setattr(run_folder, "datetime", Frozen)
     names = [RunFolder.create(None, title="gspo", root=tmp_path).path.name for _ in range(3)]
     assert names == ["gspo-20260102-030405", "gspo-20260102-030405-2", "gspo-20260102-030405-3"]
 

@@ -55,14 +55,14 @@ def resolve_run(  # noqa: PLR0913 - one for each part of a command line or of a 
         PluginConflictError: every problem is a name that two distributions claim, or that the plugin policy denies.
         InvalidParamsError: any other problem; the message lists every problem.
     """
-    for path in [*files, *([Path(resume)] if resume else [])]:
-        checked_path(path)
-    found = [_config_of_run(Path(resume))] if resume and not files else []
+    found = _found_file(files, resume)
     sources = _read([*files, *found], [NO_REMOTE_CODE, *overrides] if found else overrides, settings)
     files = found or files
     _apply_loss(sources, loss, COMMAND_LINE if settings is None else KEYWORDS)
     _check_resume(sources, resume)
-    config, problems, faulty = _validated(sources)
+    config, faults = validate(sources.values)
+    problems = [*_unusable_values(sources), *_faulty_values(sources, faults)]
+    faulty = frozenset(problem.key for problem in problems)
     problems += _broken_rules(config, sources, faulty)
     plugins = PluginCheck(config, sources, faulty, load_environment)
     raise_problems(problems + plugins.problems, "invalid configuration")
@@ -87,12 +87,15 @@ def resolve_run(  # noqa: PLR0913 - one for each part of a command line or of a 
     )
 
 
-def _validated(sources: Sources) -> tuple[RunConfig, list[Problem], frozenset[str]]:
-    """The configuration, the problems of single values, and the options with such a problem."""
-    config, faults = validate(sources.values)
-    problems = [*sources.problems, *_redacted_values(sources, sources.values), *_faulty_values(sources, faults)]
-    problems += find_run_folder_code(sources)
-    return config, problems, frozenset(problem.key for problem in problems)
+def _unusable_values(sources: Sources) -> list[Problem]:
+    return [*sources.problems, *_redacted_values(sources, sources.values), *find_run_folder_code(sources)]
+
+
+def _found_file(files: Sequence[Path], resume: str | None) -> list[Path]:
+    """The configuration file of the run to resume, unless files are given."""
+    for path in [*files, *([Path(resume)] if resume else [])]:
+        checked_path(path)
+    return [_config_of_run(Path(resume))] if resume and not files else []
 
 
 def _read(files: Sequence[Path], overrides: Sequence[str], settings: Mapping[str, Mapping[str, Any]] | None) -> Sources:

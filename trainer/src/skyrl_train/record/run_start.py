@@ -38,13 +38,7 @@ def open_journal(run: ResolvedRun, ranks: Ranks, progress: Progress, found: Path
 
 
 def _open_journal(run: ResolvedRun, ranks: Ranks, progress: Progress, found: Path | None) -> Journal:
-    config, loss = run.config, run.loss.identity
-    if found is not None:
-        folder = RunFolder.resume(found.parent.parent)
-        if run.holds_secrets:
-            folder.make_private()
-    else:
-        folder = RunFolder.create(config.run_folder, title=loss.name, is_private=run.holds_secrets)
+    config, loss, folder = run.config, run.loss.identity, _own_folder(run, found)
     with ExitStack() as undo:
         undo.callback(folder.close)
         observers = load_observers(run.observers)
@@ -92,14 +86,22 @@ def _open_journal(run: ResolvedRun, ranks: Ranks, progress: Progress, found: Pat
         resume_command=resume_command(folder, ranks, python_call=run.python_call),
     )
     journal.last_checkpoint = found
-    journal.accepts = _accepting_option(progress)
+    for option, changes in (
+        ("accept_loss_change", progress.loss_changes),
+        ("accept_changes", progress.accepted_changes),
+    ):
+        if any(change["step"] == progress.step for change in changes[-1:]):
+            journal.accepts = option
     return journal
 
 
-def _accepting_option(progress: Progress) -> str | None:
-    """The option that accepted a change which no checkpoint holds yet."""
-    accepted = {"accept_changes": progress.accepted_changes, "accept_loss_change": progress.loss_changes}
-    return next((name for name, changes in accepted.items() if changes and changes[-1]["step"] == progress.step), None)
+def _own_folder(run: ResolvedRun, found: Path | None) -> RunFolder:
+    if found is None:
+        return RunFolder.create(run.config.run_folder, title=run.loss.identity.name, is_private=run.holds_secrets)
+    folder = RunFolder.resume(found.parent.parent)
+    if run.holds_secrets:
+        folder.make_private()
+    return folder
 
 
 def _distributions(loss: LossIdentity) -> Iterator[str]:

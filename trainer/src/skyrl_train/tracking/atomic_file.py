@@ -72,17 +72,3 @@ def flush_to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def refuse_links(folder: Path) -> None:
-    """Check that no file in a folder is a link: if somebody else made it, its target could be overwritten.
-
-    Raises:
-        RunFolderError: a file is a link.
-    """
-    for file in folder.iterdir():
-        if file.is_symlink() and not file.is_dir():
-            raise RunFolderError(
-                f"{file} is a link, and a resumed run would write to its target: copy the run with its files "
-                "(`cp -rL`), or remove the link"
-            )
