@@ -96,8 +96,8 @@ class LoraConfig(Section):
     )
     target_modules: Literal["all-linear"] | tuple[str, ...] = Field(
         default="all-linear",
-        description="Layers that get an adapter: all-linear (all but the output embedding) or a list of names, such "
-        "as [q_proj, v_proj].",
+        description="Layers that get an adapter: all-linear (all but the output embedding and fused experts) or a list "
+        "of names, such as [q_proj, v_proj].",
     )
     dropout: float = Field(default=0.0, description="Must be 0: the ratio of two random dropout masks is noise.")
 
