@@ -133,7 +133,9 @@ def _redacted_values(sources: Sources, values: Any, keys: Keys = ()) -> Iterator
     for key, value in values.items() if isinstance(values, dict) else ():
         if isinstance(value, dict):
             yield from _redacted_values(sources, value, (*keys, key))
-        elif REDACTED in str(value):
+        elif any(
+            isinstance(each, str) and REDACTED in each for each in (value if isinstance(value, list) else [value])
+        ):
             yield Problem(
                 key=".".join((*keys, key)),
                 value=value,
