@@ -59,12 +59,10 @@ def resolve_run(  # noqa: PLR0913 - one for each part of a command line or of a 
         checked_path(path)
     found = [_config_of_run(Path(resume))] if resume and not files else []
     sources = _read([*files, *found], [NO_REMOTE_CODE, *overrides] if found else overrides, settings)
-    files = found or files
     _apply_loss(sources, loss, COMMAND_LINE if settings is None else KEYWORDS)
     _check_resume(sources, resume)
     config, faults = validate(sources.values)
-    problems = [*sources.problems, *_redacted_values(sources, sources.values), *_faulty_values(sources, faults)]
-    problems += find_run_folder_code(sources)
+    problems = [*sources.problems, *_faulty_values(sources, faults), *find_run_folder_code(sources)]
     faulty = frozenset(problem.key for problem in problems)
     problems += _broken_rules(config, sources, faulty)
     plugins = PluginCheck(config, sources, faulty, load_environment)
@@ -78,7 +76,7 @@ def resolve_run(  # noqa: PLR0913 - one for each part of a command line or of a 
         trackers=tuple(plugins.trackers),
         observers=tuple(plugins.observers),
         quickstart=sources.quickstart,
-        files=tuple(map(source_name, files)),
+        files=tuple(map(source_name, found or files)),
         overrides=(*([f"--loss {loss}"] if loss else []), *overrides),
         python_call=settings is not None,
         resume=None if resume is None else _resume_path(resume, config),
@@ -97,6 +95,7 @@ def _read(files: Sequence[Path], overrides: Sequence[str], settings: Mapping[str
         # The defaults of the schema suit a real model; the tiny model learns nothing with them.
         sources = read_sources(files, overrides, settings=settings, quickstart=True)
     remember_secrets(sources.values)  # before anything can print them
+    sources.problems += _redacted_values(sources, sources.values)
     return sources
 
 

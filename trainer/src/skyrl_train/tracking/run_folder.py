@@ -44,22 +44,17 @@ class RunFolder:
         self._lock: int | None = None
 
     @classmethod
-    def create(
-        cls, path: Path | str | None, *, title: str, root: Path = DEFAULT_ROOT, is_private: bool = False
-    ) -> Self:
+    def create(cls, path: Path | str | None, *, title: str, root: Path = DEFAULT_ROOT) -> Self:
         """Create the folder of a new run and own it.
 
         Args:
             path: a folder that is empty or does not exist; None creates ``<root>/<title>-<date>-<time>``.
             title: usually the name of the loss.
-            is_private: let only the user read the folder, because its files may repeat a secret.
 
         Raises:
             RunFolderError: it is not empty, another process owns it, or it cannot be written.
         """
         folder = cls(_make(Path(path).expanduser()) if path is not None else _make_unique(root, title))
-        if is_private:
-            folder.make_private()
         folder._acquire()
         if any(entry.name != LOCK_FILE for entry in folder.path.iterdir()):
             folder.close()
@@ -86,17 +81,6 @@ class RunFolder:
         folder._acquire()
         remove_temporary_files(folder.path)
         return folder
-
-    def make_private(self) -> None:
-        """Let only the user read the folder.
-
-        Raises:
-            RunFolderError: the folder belongs to another user.
-        """
-        try:
-            self.path.chmod(0o700)
-        except OSError as error:
-            raise write_error(self.path, error) from error
 
     @property
     def config_file(self) -> Path:
