@@ -41,8 +41,7 @@ def resolve_run(  # noqa: PLR0913 - one for each part of a command line or of a 
 
     Args:
         load_environment: the function of that name in skyrl_train.environments.
-        files: YAML files or names of presets; later ones override earlier ones. Without any: on resume the file of
-            that run, else the defaults, which are the quickstart's if no override names a model.
+        files: YAML files or presets; later ones override. None: that of the resumed run, or the defaults.
         overrides: `a.b=value`; they override the files.
         settings: options as Python values, by the origin that messages name; they override the files.
         loss: the same as an override of trainer.algorithm.policy_loss_type.
