@@ -41,7 +41,8 @@ def resolve_run(  # noqa: PLR0913 - one for each part of a command line or of a 
 
     Args:
         load_environment: the function of that name in skyrl_train.environments.
-        files: YAML files or presets; later ones override. None: that of the resumed run, or the defaults.
+        files: YAML files or names of presets; later ones override earlier ones. Without any: on resume the file of
+            that run, else the defaults, which are the quickstart's if no override names a model.
         overrides: `a.b=value`; they override the files.
         settings: options as Python values, by the origin that messages name; they override the files.
         loss: the same as an override of trainer.algorithm.policy_loss_type.
@@ -54,14 +55,13 @@ def resolve_run(  # noqa: PLR0913 - one for each part of a command line or of a 
         PluginConflictError: every problem is a name that two distributions claim, or that the plugin policy denies.
         InvalidParamsError: any other problem; the message lists every problem.
     """
-    for path in [*files, *([Path(resume)] if resume else [])]:
-        checked_path(path)
-    found = [_config_of_run(Path(resume))] if resume and not files else []
+    found = _found_file(files, resume)
     sources = _read([*files, *found], [NO_REMOTE_CODE, *overrides] if found else overrides, settings)
+    files = found or files
     _apply_loss(sources, loss, COMMAND_LINE if settings is None else KEYWORDS)
     _check_resume(sources, resume)
     config, faults = validate(sources.values)
-    problems = [*sources.problems, *_faulty_values(sources, faults), *find_run_folder_code(sources)]
+    problems = [*_unusable_values(sources), *_faulty_values(sources, faults)]
     faulty = frozenset(problem.key for problem in problems)
     problems += _broken_rules(config, sources, faulty)
     plugins = PluginCheck(config, sources, faulty, load_environment)
@@ -75,7 +75,7 @@ def resolve_run(  # noqa: PLR0913 - one for each part of a command line or of a 
         trackers=tuple(plugins.trackers),
         observers=tuple(plugins.observers),
         quickstart=sources.quickstart,
-        files=tuple(map(source_name, found or files)),
+        files=tuple(map(source_name, files)),
         overrides=(*([f"--loss {loss}"] if loss else []), *overrides),
         python_call=settings is not None,
         resume=None if resume is None else _resume_path(resume, config),
@@ -87,6 +87,17 @@ def resolve_run(  # noqa: PLR0913 - one for each part of a command line or of a 
     )
 
 
+def _unusable_values(sources: Sources) -> list[Problem]:
+    return [*sources.problems, *_redacted_values(sources, sources.values), *find_run_folder_code(sources)]
+
+
+def _found_file(files: Sequence[Path], resume: str | None) -> list[Path]:
+    """The configuration file of the run to resume, unless files are given."""
+    for path in [*files, *([Path(resume)] if resume else [])]:
+        checked_path(path)
+    return [_config_of_run(Path(resume))] if resume and not files else []
+
+
 def _read(files: Sequence[Path], overrides: Sequence[str], settings: Mapping[str, Mapping[str, Any]] | None) -> Sources:
     """All sources, on top of the quickstart settings if neither a file nor a model is given."""
     sources = read_sources(files, overrides, settings=settings)
@@ -94,7 +105,6 @@ def _read(files: Sequence[Path], overrides: Sequence[str], settings: Mapping[str
         # The defaults of the schema suit a real model; the tiny model learns nothing with them.
         sources = read_sources(files, overrides, settings=settings, quickstart=True)
     remember_secrets(sources.values)  # before anything can print them
-    sources.problems += _redacted_values(sources, sources.values)
     return sources
 
 
@@ -131,9 +141,7 @@ def _redacted_values(sources: Sources, values: Any, keys: Keys = ()) -> Iterator
     for key, value in values.items() if isinstance(values, dict) else ():
         if isinstance(value, dict):
             yield from _redacted_values(sources, value, (*keys, key))
-        elif any(
-            isinstance(each, str) and REDACTED in each for each in (value if isinstance(value, list) else [value])
-        ):
+        elif REDACTED in str(value):
             yield Problem(
                 key=".".join((*keys, key)),
                 value=value,

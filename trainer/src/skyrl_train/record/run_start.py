@@ -12,7 +12,6 @@ from skyrl_train.ranks.ranks import RankLost, Ranks
 from skyrl_train.ranks.resume_command import resume_command
 from skyrl_train.record.journal import Journal
 from skyrl_train.record.progress import Progress
-from skyrl_train.tracking.atomic_file import make_private
 from skyrl_train.tracking.load_trackers import load_trackers
 from skyrl_train.tracking.output_log import OUTPUT_LOG
 from skyrl_train.tracking.provenance import collect_provenance
@@ -38,20 +37,10 @@ def open_journal(run: ResolvedRun, ranks: Ranks, progress: Progress, found: Path
     return journal
 
 
-def _owned_folder(run: ResolvedRun, found: Path | None) -> RunFolder:
-    if found is not None:
-        folder = RunFolder.resume(found.parent.parent)
-    else:
-        folder = RunFolder.create(run.config.run_folder, title=run.loss.identity.name)
-    if run.holds_secrets:
-        make_private(folder.path)
-    return folder
-
-
 def _open_journal(run: ResolvedRun, ranks: Ranks, progress: Progress, found: Path | None) -> Journal:
-    config, loss = run.config, run.loss.identity
+    config, loss, folder = run.config, run.loss.identity, _own_folder(run, found)
     with ExitStack() as undo:
-        folder = undo.enter_context(_owned_folder(run, found))
+        undo.callback(folder.close)
         observers = load_observers(run.observers)
         tracker = load_trackers(run.trackers)
         undo.callback(tracker.close)
@@ -104,6 +93,15 @@ def _open_journal(run: ResolvedRun, ranks: Ranks, progress: Progress, found: Pat
         if any(change["step"] == progress.step for change in changes[-1:]):
             journal.accepts = option
     return journal
+
+
+def _own_folder(run: ResolvedRun, found: Path | None) -> RunFolder:
+    if found is None:
+        return RunFolder.create(run.config.run_folder, title=run.loss.identity.name, is_private=run.holds_secrets)
+    folder = RunFolder.resume(found.parent.parent)
+    if run.holds_secrets:
+        folder.make_private()
+    return folder
 
 
 def _distributions(loss: LossIdentity) -> Iterator[str]:

@@ -56,18 +56,6 @@ def write_bytes(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
-def make_private(folder: Path) -> None:
-    """Let only the user read the folder.
-
-    Raises:
-        RunFolderError: it belongs to another user.
-    """
-    try:
-        folder.chmod(0o700)
-    except OSError as error:
-        raise write_error(folder, error) from error
-
-
 def write_error(path: Path, error: OSError) -> RunFolderError:
     """The error for a ``path`` that could not be written."""
     reason = error.strerror or str(error)
