@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from skyrl_core.discovery import exits_as_errors
 from skyrl_core.errors import SkyrlError
 from skyrl_core.lookup import checked_path
 from skyrl_core.redaction import REDACTED, remember_secrets
@@ -26,6 +27,7 @@ code of a model."""
 LOSS_KEY = ("trainer", "algorithm", "policy_loss_type")
 
 
+@exits_as_errors()
 def resolve_run(  # noqa: PLR0913 - one for each part of a command line or of a call
     load_environment: EnvironmentLoader,
     *,
