@@ -47,6 +47,7 @@ def test_the_name_of_a_secret_is_recognised(name):
         "tokenizer",
         "pad_token",
         "eos_token",
+        "per_token",
         "api_key_env",
         "token_file",
         "prompt_column",

@@ -26,8 +26,8 @@ _WEAK = _words("key token auth pat jwt cookie sig signature")
 """Words that do if they end a name, unless the word before says that the value is public."""
 _PUBLIC = _words(
     "answer audio begin bos cache cls column data dict document end eos field foreign group ground image input json "
-    "label mask message metric output pad primary prompt public question response reward row sample score sep solution "
-    "sort special start stop target text think truth unk value video"
+    "label mask message metric output pad per primary prompt public question response reward row sample score sep "
+    "solution sort special start stop target text think truth unk value video"
 )
 _PLURAL = _words("keys tokens cookies")
 _PLURAL_OF = _words("access api auth bearer private refresh secret session")

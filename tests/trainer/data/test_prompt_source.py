@@ -2,11 +2,12 @@ import hashlib
 import itertools
 import json
 import random
+import sys
 import time
 
 import pytest
 
-from skyrl_core.errors import SkyrlError
+from skyrl_core.errors import PluginError, SkyrlError
 from skyrl_train.config.schema import EvaluationConfig, RunConfig
 from skyrl_train.data.prompt_source import GeneratedRows, LoadedRows
 from skyrl_train.data.row_problem import DataError
@@ -125,6 +126,16 @@ def test_generated_rows_are_rewarded_by_the_environment_of_the_reference():
 def test_an_environment_whose_rows_end_is_an_error():
     with pytest.raises(SkyrlError, match="ended after 3 rows"):
         GeneratedRows(lambda: map(row, range(3)), "gsm8k").take(0, 4)
+
+
+@pytest.mark.parametrize("last", [lambda: sys.exit(0), lambda: {"prompt": "1+1"}, lambda: "text"])
+def test_an_environment_that_exits_or_yields_no_row_is_named(last):
+    def rows():
+        yield row(1)
+        yield last()
+
+    with pytest.raises(PluginError, match=r"^environment gsm8k failed in rows: (SystemExit: 0|TypeError: row 1 is )"):
+        GeneratedRows(rows, "gsm8k").take(0, 2)
 
 
 def test_rows_of_a_file_take_precedence_over_generated_ones(tmp_path):

@@ -57,6 +57,13 @@ def test_a_function_is_named_by_file_or_module_and_runs_in_a_worker(place, folde
         assert scorer.score([item("abc")]) == [Score(reward=1.0)]
 
 
+@pytest.mark.parametrize("place", ["leaving.py", "leaving"])
+def test_a_file_that_exits_at_import_is_an_error(place, folder):
+    (folder / "leaving.py").write_text("import sys\nsys.exit(0)\ndef length(completion, row): return 1.0\n")
+    with pytest.raises(PluginLoadError, match=r"leaving.* cannot be imported: SystemExit: 0\n  at .*leaving\.py:2"):
+        load_environment(f"{place}:length")
+
+
 def test_an_installed_module_is_imported():
     environment = load_environment("math:dist")
     assert environment.function([0.0], [2.0]) == 2.0

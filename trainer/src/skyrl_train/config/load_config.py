@@ -55,16 +55,13 @@ def resolve_run(  # noqa: PLR0913 - one for each part of a command line or of a 
         PluginConflictError: every problem is a name that two distributions claim, or that the plugin policy denies.
         InvalidParamsError: any other problem; the message lists every problem.
     """
-    for path in [*files, *([Path(resume)] if resume else [])]:
-        checked_path(path)
-    found = [_config_of_run(Path(resume))] if resume and not files else []
+    found = _found_file(files, resume)
     sources = _read([*files, *found], [NO_REMOTE_CODE, *overrides] if found else overrides, settings)
     files = found or files
     _apply_loss(sources, loss, COMMAND_LINE if settings is None else KEYWORDS)
     _check_resume(sources, resume)
     config, faults = validate(sources.values)
-    problems = [*sources.problems, *_redacted_values(sources, sources.values), *_faulty_values(sources, faults)]
-    problems += find_run_folder_code(sources)
+    problems = [*_unusable_values(sources), *_faulty_values(sources, faults)]
     faulty = frozenset(problem.key for problem in problems)
     problems += _broken_rules(config, sources, faulty)
     plugins = PluginCheck(config, sources, faulty, load_environment)
@@ -88,6 +85,17 @@ def resolve_run(  # noqa: PLR0913 - one for each part of a command line or of a 
         missing=tuple(find_missing(config, sources, generates_problems=plugins.generates_problems)),
         notes=(*plugins.notes, *find_oddities(config)),
     )
+
+
+def _unusable_values(sources: Sources) -> list[Problem]:
+    return [*sources.problems, *_redacted_values(sources, sources.values), *find_run_folder_code(sources)]
+
+
+def _found_file(files: Sequence[Path], resume: str | None) -> list[Path]:
+    """The configuration file of the run to resume, unless files are given."""
+    for path in [*files, *([Path(resume)] if resume else [])]:
+        checked_path(path)
+    return [_config_of_run(Path(resume))] if resume and not files else []
 
 
 def _read(files: Sequence[Path], overrides: Sequence[str], settings: Mapping[str, Mapping[str, Any]] | None) -> Sources:

@@ -124,7 +124,9 @@ class PluginCheck:
     def _make_environment(self) -> None:
         environment = self._config.environment
         self.environment = self._load_environment(environment.name, environment.params, self._policy)
-        self.generates_problems = self.environment.generates_problems
+        guard = ENVIRONMENT_GROUP.guard_of(type(self.environment), f"environment {environment.name}")
+        with guard.calling("generates_problems"):
+            self.generates_problems = bool(self.environment.generates_problems)
 
     def _find(
         self, group: PluginGroup, key: str, references: Iterable[str], rows: Sequence[Claim] | None = None

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from skyrl_core.discovery import error_text
+from skyrl_core.discovery import Guard, error_text
 from skyrl_core.errors import PluginError
 from skyrl_train.config.data_schema import evaluation_key
 from skyrl_train.config.schema import RunConfig
@@ -12,7 +12,7 @@ from skyrl_train.data.prompt_source import LoadedRows, PromptSource, generated_s
 from skyrl_train.data.prompt_tokens import PromptEncoder, PromptError
 from skyrl_train.data.row_problem import FaultyRows, RowProblem, raise_faulty
 from skyrl_train.data.rows import Columns, read_rows, with_system_prompt
-from skyrl_train.environments.environment import Environment, Row, guard_of
+from skyrl_train.environments.environment import Environment, Row
 from skyrl_train.environments.load_environment import load_environments
 
 if TYPE_CHECKING:
@@ -196,8 +196,11 @@ def _faulty(key: str, entries: Sequence[Entry]) -> FaultyRows:
 
 def _rejection(environment: Environment, row: Row) -> str | None:
     try:
-        with guard_of(environment, row.environment).calling("check_row"):
-            return environment.check_row(row)
+        with Guard(f"environment {row.environment}", type(environment).__module__).calling("check_row"):
+            rejection = environment.check_row(row)
+            if not isinstance(rejection, str | None):
+                raise TypeError(f"it returned {type(rejection).__name__} instead of text or None")
+            return rejection
     except PluginError as error:  # the row is reported with its place
         return f"check_row raised {error_text(error.__cause__ or error)}"
 

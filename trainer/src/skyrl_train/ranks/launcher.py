@@ -6,6 +6,7 @@ torchrun's store listens on all interfaces, and whoever reaches it can end the r
 bound to 127.0.0.1 already, on a free port.
 """
 
+import logging
 import os
 import signal
 import socket
@@ -51,6 +52,7 @@ def _rendezvous(parameters: RendezvousParameters) -> RendezvousHandler:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the program in each process. Returns 0, or the exit code of the process that failed first."""
+    logging.disable(logging.ERROR)  # torch's lines about its processes; the run's last lines say how it ended
     watch_parent()  # SIGTERM makes the launcher end its processes in order
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the trainer chooses its threads later
     os.environ |= child_of_this_process()

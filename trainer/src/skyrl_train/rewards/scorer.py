@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from skyrl_core.errors import PluginLoadError, SkyrlError, UnknownPluginError
 from skyrl_train.config.schema import EnvironmentConfig
-from skyrl_train.environments.environment import Completion, Environment, Row
+from skyrl_train.environments.environment import Completion, Environment, Row, guard_of
 from skyrl_train.rewards.reward_result import Score
 from skyrl_train.rewards.reward_stream import Inbox, Item, ScoreStream
 from skyrl_train.rewards.worker_handle import START_TIMEOUT, WORKER_VARIABLE, WorkerProcess
@@ -71,6 +71,11 @@ class _Batch:
         self.scores[index] = Score(error=f"{what} (row {self.items[index][1].label})")
 
 
+def _is_async(environment: Environment, name: str) -> bool:
+    with guard_of(environment, name).calling("is_async"):
+        return bool(environment.is_async)
+
+
 class Scorer:
     """Computes rewards in worker processes that start at the first call and end with the context manager.
 
@@ -105,7 +110,7 @@ class Scorer:
             )
         self._names = frozenset(environments)
         self._setup = worker_setup(environments, deadline, dict(weights or {}))
-        self._awaited = frozenset(name for name, environment in environments.items() if environment.is_async)
+        self._awaited = frozenset(name for name, environment in environments.items() if _is_async(environment, name))
         self._deadline = deadline
         self._size = workers
         self._failed_starts = 0  # since a worker was last ready

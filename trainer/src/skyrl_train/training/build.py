@@ -54,6 +54,7 @@ from skyrl_train.trainer_engine.zero import ZeroEngine, import_deepspeed
 from skyrl_train.training.build_rollout_engine import build_rollout_engine
 from skyrl_train.training.checked_loss import LossCheck, check_loss
 from skyrl_train.training.loop import Trainer, TrainerComponents
+from skyrl_train.training.release import release
 
 
 def run_training(run: ResolvedRun, on_start: Callable[[Path], None] = lambda _: None) -> Path:
@@ -101,11 +102,11 @@ def _build(run: ResolvedRun, own: Session, stack: ExitStack, *, threads: int | s
     scorer = stack.enter_context(Scorer.of(config.environment, data.environments))
     converts = resumed is not None and resumed.converts
     engine, reference = _policy_and_reference(config, objective, ranks, converts, journal.message)
-    stack.callback(engine.close)
+    stack.callback(release, "the trainer engine", engine.close)
     if resumed is not None:
         _load(resumed, run, engine, ranks, journal)
     rollout_engine = _rollout_engine(run, engine, tokenizer, ranks, journal.message)
-    stack.callback(rollout_engine.close)
+    stack.callback(release, "the rollout engine", rollout_engine.close)
     objective = _for_engine(rollout_engine, objective, config)
     shared: dict[str, Any] = {"tokenizer": tokenizer, "engine": rollout_engine, "scorer": scorer, "ranks": ranks}
     export = stack.enter_context(_export(config, engine, ranks, journal))
