@@ -144,7 +144,7 @@ def _redacted_values(sources: Sources, values: Any, keys: Keys = ()) -> Iterator
     for key, value in values.items() if isinstance(values, dict) else ():
         if isinstance(value, dict):
             yield from _redacted_values(sources, value, (*keys, key))
-        elif REDACTED in str(value):
+        elif _is_redacted(value):
             yield Problem(
                 key=".".join((*keys, key)),
                 value=value,
@@ -152,6 +152,12 @@ def _redacted_values(sources: Sources, values: Any, keys: Keys = ()) -> Iterator
                 "--config FILE after the other one, or let the plugin read it from an environment variable",
                 origin=sources.origin((*keys, key)),
             )
+
+
+def _is_redacted(value: Any) -> bool:
+    if isinstance(value, dict | list | tuple):
+        return any(map(_is_redacted, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, str) and REDACTED in value
 
 
 def _broken_rules(config: RunConfig, sources: Sources, faulty: frozenset[str]) -> list[Problem]:
