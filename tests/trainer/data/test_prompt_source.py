@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -182,3 +183,19 @@ def test_continuing_from_a_late_position_takes_seconds():
     start = time.monotonic()
     assert len(build_source(RunConfig(), "train").take(20_000, 16)) == 16
     assert time.monotonic() - start < 20
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"ground_truth": 5}, "the ground truth 5 is not text"),
+        ({"ground_truth": "\ud800"}, "half of a surrogate pair"),
+        ({"prompt": ()}, "is not text or a list of chat messages"),
+        ({"prompt": ({"role": "user"},)}, "message 0: .* is not a chat message"),
+        ({"prompt": ({"role": "user", "content": " "},)}, "not a prompt with text in it"),
+    ],
+)
+def test_a_generated_row_is_as_strict_as_one_of_a_file(changes, problem):
+    rows = [row(0), dataclasses.replace(row(1), **changes)]
+    with pytest.raises(DataError, match=f"environment 'gsm8k', row 1 of its method `rows`: .*{problem}"):
+        GeneratedRows(lambda: iter(rows), "gsm8k").take(0, 2)

@@ -29,6 +29,14 @@ def load(data, tokenizer=None, workers=None, **options):
     return load_run_data(config, load_environment("gsm8k"), tokenizer, workers)
 
 
+def test_generated_problems_that_do_not_fit_the_model_are_an_error_before_training(tokenizer):
+    config = RunConfig.model_validate({"rollout": {"max_new_tokens": 1020}})  # of 1024 positions
+    with pytest.raises(
+        DataError, match=r"row \w+ \".* has \d+ tokens, and with rollout.max_new_tokens = 1020 more than"
+    ):
+        load_run_data(config, load_environment("arithmetic"), tokenizer)
+
+
 def answers(source):
     return [row.ground_truth for row in source.take(0, source.size)]
 

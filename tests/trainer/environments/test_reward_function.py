@@ -119,6 +119,16 @@ def test_an_awaited_reward_that_hangs_or_raises_affects_only_its_sample(folder):
         assert scorer.score([item("good")])[0].reward == 1.0
 
 
+def test_an_awaited_reward_that_blocks_or_ends_its_process_does_not_fail_those_that_wait(folder):
+    with Scorer({"mine": load_environment("my_rewards.py:judge")}, deadline=2.0) as scorer:
+        scores = scorer.score([item(text) for text in ("a", "block", "b", "crash", "c")])
+    assert [score.reward for score in scores] == [1.0, None, 1.0, None, 1.0]
+    assert scores[1].error.startswith(
+        "TimeoutError: mine reward took longer than 2 s: an async reward blocks the event"
+    )
+    assert scores[3].error.startswith("ChildProcessError: mine reward ended its worker process with exit code 3")
+
+
 def test_a_callable_of_this_process_reaches_the_workers_with_what_it_closes_over():
     bonus = 5.0
     environment = environment_of_function(lambda completion, row: len(completion.text) + bonus)

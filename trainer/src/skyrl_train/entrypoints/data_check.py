@@ -99,7 +99,7 @@ def _read(run: ResolvedRun, key: str, sources: Sequence[str], tokenizer: Any, pr
             if not isinstance(entry, RowProblem):
                 if entry.environment not in checks:
                     named = load_environments(config, run.environment, [entry.environment])
-                    checks[entry.environment] = RowCheck(config, named, tokenizer)
+                    checks[entry.environment] = RowCheck(config, named, tokenizer, [key])
                 problem = checks[entry.environment].problem(entry, key)
             progress.count += 1
             if problem is not None:

@@ -26,8 +26,8 @@ _MAX_FAILED_STARTS = 3
 """Consecutive workers that may die while they start, for example because the system is short of memory."""
 
 _BLOCKED = (
-    ": an async reward blocks the event loop of its worker, and the others wait in it; await every slow call, or "
-    "remove `async`"
+    ": an async reward blocks the event loop of its worker, in which others wait; await every slow call, or remove "
+    "`async`"
 )
 
 _CLOSE_TIMEOUT = 1.0
@@ -80,7 +80,7 @@ class Scorer:
     """Computes rewards in worker processes that start at the first call and end with the context manager.
 
     A reward that raises, hangs, exits, crashes or does not return a finite number affects only its sample: the score
-    has an error and no reward. If an ``async def`` reward blocks its event loop, those that wait in it fail as well.
+    has an error and no reward.
     """
 
     def __init__(
@@ -270,7 +270,9 @@ class Scorer:
             return
         tasks = list(worker.tasks.values())
         awaited = [index for index in tasks if batch.items[index][1].environment in self._awaited]
-        failed = awaited or tasks[:1]  # the rewards that run; those that are awaited all run at the same time
+        running = worker.running()
+        # The reward that runs. If a task that an awaited one has started runs, any of those that wait may be its owner.
+        failed = [running] if running is not None else awaited or tasks[:1]
         name = batch.items[failed[0]][1].environment
         if overdue:
             what = too_slow(name, self._deadline) + (_BLOCKED if awaited else "")
