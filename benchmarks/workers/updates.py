@@ -4,6 +4,7 @@ AdamW divides by the size of a gradient, so its step for a gradient near zero de
 therefore AdamW in float64 on the gradients that DeepSpeed averaged, which the other rows compare with exact ones.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -53,6 +54,10 @@ def measure_updates(ranks: Ranks, stages: Sequence[int], precisions: Sequence[st
             )
             for step in range(STEPS):
                 update.step(part, num_groups=GROUPS, learning_rate=RATE, step=step)
+            norm = engine.weight_norm()
+            expected = math.sqrt(sum(float(t.double().square().sum()) for _, t in engine.named_tensors()))
+            if not math.isclose(norm, expected, rel_tol=1e-5):  # what the trainer checks after every step
+                raise AssertionError(f"the norm of the weights is {norm}, not {expected}")
             found, wanted = _state(engine), _adamw(weights, engine.gradients)
             engine.close()
             for name, tensors in wanted.items():

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from skyrl_core.cli.losses import main
-from skyrl_core.errors import InvalidParamsError, SkyrlError
+from skyrl_core.errors import InvalidParamsError, PluginLoadError, SkyrlError
 
 ROOT = Path(__file__).parents[3]
 
@@ -49,6 +49,23 @@ def test_a_folder_is_checked_with_the_rules_of_packages(capsys) -> None:
     assert code == 0
     assert "package skyrl-loss-clippedpg keeps all 6 rules" in out
     assert "loss clipped_pg keeps all 23 rules" in out
+
+
+@pytest.mark.parametrize("where", ["token_losses", "needs", "__init__"])
+def test_a_loss_that_exits_is_a_failure(capsys, tmp_path, monkeypatch, where) -> None:
+    source = (ROOT / "core/src/skyrl_core/losses/standard.py").read_text()
+    source += f"\ndef leave(*_):\n    raise SystemExit(0)\nStandardLoss.{where} = leave\n"
+    module = f"leaving_in_{where.strip('_')}"
+    (tmp_path / f"{module}.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    if where == "__init__":
+        with pytest.raises(PluginLoadError, match=r"could not be constructed with .*: SystemExit: 0"):
+            check(capsys, f"{module}:StandardLoss")
+        return
+    code, out = check(capsys, f"{module}:StandardLoss")
+    assert code == 6
+    assert "raised SystemExit: 0" in " ".join(out.split())
+    assert f"{module}.py" in out
 
 
 def test_a_wrong_loss_exits_with_6_and_reports_what_to_change(capsys, tmp_path, monkeypatch) -> None:

@@ -177,6 +177,17 @@ def test_a_file_without_read_permission_is_one_message(add_command, capsys):
     assert capsys.readouterr().err == "error: rows.jsonl: Permission denied\n"
 
 
+def test_a_command_of_another_package_that_fails_is_named_and_one_that_exits_is_not(add_command, capsys):
+    add_command("import sys\ndef main(argv):\n    if argv: raise RuntimeError('torn')\n    sys.exit(0)")
+    assert main(["mine", "now"]) == 5
+    error = capsys.readouterr().err
+    assert error.startswith("error: command 'mine' (my-dist 1.0) failed: RuntimeError: torn\n  at ")
+    assert "report this to the author of my-dist" in error
+    with pytest.raises(SystemExit) as ended:
+        main(["mine"])
+    assert ended.value.code == 0
+
+
 def test_any_other_os_error_is_raised(add_command):
     add_command("def main(argv): raise OSError(5, 'Input/output error', 'rows.jsonl')")
     with pytest.raises(OSError, match=r"rows\.jsonl"):

@@ -9,7 +9,7 @@ from skyrl_core.conformance import check_policy_loss
 from skyrl_core.contract.loss_value import evaluate_loss
 from skyrl_core.contract.policy_loss import LossBatch, Need, PolicyLoss, TokenLosses
 from skyrl_core.contract.reduction import count_batch, token_weights
-from skyrl_core.errors import InvalidParamsError, PluginLoadError
+from skyrl_core.errors import InvalidParamsError, PluginError, PluginLoadError
 from skyrl_core.registry.loss_registry import (
     LOSSES,
     describe_loss,
@@ -194,6 +194,24 @@ def test_a_term_that_cannot_be_loaded_raises_with_its_reason(distributions) -> N
     distributions.add("torn-dist", {"skyrl.policy_losses": {"torn": "torn_loss:Loss"}}, modules=modules)
     with pytest.raises(PluginLoadError, match="torn"):
         load_policy_loss("sum", {"terms": [{"loss": "torn"}]})
+
+
+def test_the_term_that_fails_is_named_with_the_step(monkeypatch) -> None:
+    monkeypatch.setattr(LOSSES, "_registered", {})
+
+    def leave(*_, **__):
+        raise SystemExit(0)
+
+    register_policy_loss("leaving", leave)
+    loss = load_policy_loss("sum", {"terms": [{"loss": "dual_clip"}, {"loss": "leaving"}]})
+    log_probs, old, advantages, mask = example()
+    inputs, needs = {Need.OLD_LOG_PROBS: old}, frozenset(loss.needs(loss.params))
+    batch = LossBatch(log_probs=log_probs, advantages=advantages, mask=mask, inputs=inputs, needs=needs, step=4)
+    with pytest.raises(PluginError) as caught:
+        loss.token_losses(batch)
+    first, place, *_ = str(caught.value).splitlines()
+    assert first == ("policy loss 'leaving', a term of sum, failed in token_losses, optimizer step 5: SystemExit: 0")
+    assert "test_sum.py:" in place
 
 
 @pytest.mark.parametrize("names", [["dual_clip", "entropy_reg"], ["clip_cov", "kl_cov"], ["icepop", "cross_entropy"]])

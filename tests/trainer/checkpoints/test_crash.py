@@ -1,4 +1,4 @@
-"""Runs that are killed at a hundred moments, many of them during saves, end like uninterrupted runs.
+"""Runs that are killed at random moments, many of them during saves, end like uninterrupted runs.
 
 Each start is a separate process group, which SIGKILL ends at once, as the kernel's out-of-memory killer does. The run
 then resumes from its newest checkpoint until it is killed again or finishes.
@@ -40,12 +40,15 @@ RUN = {
     "checkpoint.export": True,
     "tracking.trackers": [],
 }
-KILLS = {(1, 2): 40, (1, 3): 30, (1, 0): 24, (2, 2): 6}
-"""Number of kills of a run, by number of ranks and ZeRO stage: a hundred in total.
+KILLS = {(1, 0): 10, (1, 1): 18, (1, 2): 26, (1, 3): 26, (2, 1): 6, (2, 2): 8, (2, 3): 6}
+"""Number of kills, by number of ranks and ZeRO stage: a hundred in total.
 
 A quarter of the kills must hit a save, and a quarter must follow progress. If chance or a slow machine gives fewer,
 the run is killed more often, up to four times as often.
 """
+
+PARTS = int(os.environ.get("SKYRL_CRASH_PARTS", "1"))
+"""Divides the numbers of kills."""
 
 
 Hidden = set[tuple[Path, int]]
@@ -165,7 +168,7 @@ def test_a_killed_run_ends_like_an_uninterrupted_one(
     zygote, tiny_run, tmp_path, train_rows, assert_same_state, ranks, stage
 ):
     options = tiny_run(RUN | {"trainer.deepspeed.zero_stage": stage})
-    tally = Tally(random.Random(f"{SEED}/{ranks}/{stage}"), KILLS[ranks, stage])
+    tally = Tally(random.Random(f"{SEED}/{ranks}/{stage}"), max(KILLS[ranks, stage] // PARTS, 1))
 
     def start(folder: Path, resume: bool):
         place = ["--resume", str(folder)] if resume else [f"run_folder={folder}"]

@@ -129,7 +129,7 @@ def test_the_data_continues_at_its_position_with_other_prompts_per_step(zygote, 
     few = {"trainer.prompts_per_step": 2, "trainer.steps": 6}
     zygote.train(tiny_run(options | few | {"run_folder": str(steady)}))
     zygote.train(tiny_run(options | {"trainer.prompts_per_step": 4, "trainer.steps": 2, "run_folder": str(changed)}))
-    zygote.train([*tiny_run(options | few | {"trainer.steps": 4}), "--resume", str(changed)])
+    zygote.train([*tiny_run(options | few | {"trainer.steps": 4}), "--resume", str(changed), "--accept-changes"])
     expected = [prompt for step in range(1, 7) for prompt in prompts(steady, step)]
     assert [prompt for step in range(1, 5) for prompt in prompts(changed, step)] == expected
     assert len(set(expected)) == 12

@@ -36,8 +36,9 @@ def test_every_option_has_a_description(option):
 def test_types_ranges_and_choices_are_readable():
     options = {option.key: option for option in all_options()}
     rate = options["trainer.optimizer.learning_rate"]
-    assert (rate.type, rate.range, rate.choices) == ("number/schedule", ">= 0", ())
+    assert (rate.type, rate.range, rate.choices) == ("number/schedule", ">= 0, <= 1", ())
     assert options["rollout.top_p"].range == "> 0, <= 1"
+    assert options["trainer.steps"].range == "> 0"  # its upper bound only catches typing errors
     assert options["trainer.threads"].type == "integer or auto"
     assert options["run_folder"].type == "text or null"
     assert options["trainer.optimizer.betas"].type == "list of 2 numbers"

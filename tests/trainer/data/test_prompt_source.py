@@ -1,12 +1,14 @@
+import dataclasses
 import hashlib
 import itertools
 import json
 import random
+import sys
 import time
 
 import pytest
 
-from skyrl_core.errors import SkyrlError
+from skyrl_core.errors import PluginError, SkyrlError
 from skyrl_train.config.schema import EvaluationConfig, RunConfig
 from skyrl_train.data.prompt_source import GeneratedRows, LoadedRows
 from skyrl_train.data.row_problem import DataError
@@ -127,6 +129,16 @@ def test_an_environment_whose_rows_end_is_an_error():
         GeneratedRows(lambda: map(row, range(3)), "gsm8k").take(0, 4)
 
 
+@pytest.mark.parametrize("last", [lambda: sys.exit(0), lambda: {"prompt": "1+1"}, lambda: "text"])
+def test_an_environment_that_exits_or_yields_no_row_is_named(last):
+    def rows():
+        yield row(1)
+        yield last()
+
+    with pytest.raises(PluginError, match=r"^environment gsm8k failed in rows: (SystemExit: 0|TypeError: row 1 is )"):
+        GeneratedRows(rows, "gsm8k").take(0, 2)
+
+
 def test_rows_of_a_file_take_precedence_over_generated_ones(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps({"q": f"{n}?", "a": n}) + "\n" for n in range(20)))
@@ -171,3 +183,19 @@ def test_continuing_from_a_late_position_takes_seconds():
     start = time.monotonic()
     assert len(build_source(RunConfig(), "train").take(20_000, 16)) == 16
     assert time.monotonic() - start < 20
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"ground_truth": 5}, "the ground truth 5 is not text"),
+        ({"ground_truth": "\ud800"}, "half of a surrogate pair"),
+        ({"prompt": ()}, "is not text or a list of chat messages"),
+        ({"prompt": ({"role": "user"},)}, "message 0: .* is not a chat message"),
+        ({"prompt": ({"role": "user", "content": " "},)}, "not a prompt with text in it"),
+    ],
+)
+def test_a_generated_row_is_as_strict_as_one_of_a_file(changes, problem):
+    rows = [row(0), dataclasses.replace(row(1), **changes)]
+    with pytest.raises(DataError, match=f"environment 'gsm8k', row 1 of its method `rows`: .*{problem}"):
+        GeneratedRows(lambda: iter(rows), "gsm8k").take(0, 2)

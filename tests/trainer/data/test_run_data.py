@@ -1,6 +1,7 @@
 """Rows of several sources, checked by environment and tokenizer, and left out on request; the same on all ranks."""
 
 import json
+import sys
 
 import datasets
 import pytest
@@ -26,6 +27,14 @@ def load(data, tokenizer=None, workers=None, **options):
     values = {"data": data, "environment": {"name": "gsm8k"}, "evaluation": {"prompts": 0}}
     config = RunConfig.model_validate(values | {"rollout": {"max_prompt_tokens": 50}} | options)
     return load_run_data(config, load_environment("gsm8k"), tokenizer, workers)
+
+
+def test_generated_problems_that_do_not_fit_the_model_are_an_error_before_training(tokenizer):
+    config = RunConfig.model_validate({"rollout": {"max_new_tokens": 1020}})  # of 1024 positions
+    with pytest.raises(
+        DataError, match=r"row \w+ \".* has \d+ tokens, and with rollout.max_new_tokens = 1020 more than"
+    ):
+        load_run_data(config, load_environment("arithmetic"), tokenizer)
 
 
 def answers(source):
@@ -136,9 +145,11 @@ def test_all_ranks_leave_out_the_same_rows_and_each_row_is_checked_once(tmp_path
 
 
 def test_a_check_that_raises_is_reported_with_its_row(tmp_path, monkeypatch):
-    monkeypatch.setattr(Gsm8k, "check_row", lambda self, row: 1 / 0)
-    with pytest.raises(DataError, match=r"train\.jsonl:1: gsm8k: check_row raised ZeroDivisionError"):
-        load({"train": lines(tmp_path / "train.jsonl", GOOD)})
+    path = lines(tmp_path / "train.jsonl", GOOD)
+    for check, reason in ((lambda *_: sys.exit(0), "SystemExit: 0"), (lambda *_: True, "TypeError: it returned bool")):
+        monkeypatch.setattr(Gsm8k, "check_row", check)
+        with pytest.raises(DataError, match=rf"train\.jsonl:1: gsm8k: check_row raised {reason}"):
+            load({"train": path})
 
 
 def test_a_template_argument_that_the_template_does_not_read_is_an_error(tmp_path, tokenizer):

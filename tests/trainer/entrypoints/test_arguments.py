@@ -64,6 +64,7 @@ def test_a_folder_with_an_equals_sign_can_be_resumed(tmp_path):
         (["--config"], "--config: expected one argument"),
         (["--json"], "it needs --dry-run"),
         (["--skip-damaged"], "it needs --resume"),
+        (["--accept-changes"], "it needs --resume"),
     ],
 )
 def test_wrong_usage_is_an_error_with_a_hint(argv, message):

@@ -57,6 +57,13 @@ def test_a_function_is_named_by_file_or_module_and_runs_in_a_worker(place, folde
         assert scorer.score([item("abc")]) == [Score(reward=1.0)]
 
 
+@pytest.mark.parametrize("place", ["leaving.py", "leaving"])
+def test_a_file_that_exits_at_import_is_an_error(place, folder):
+    (folder / "leaving.py").write_text("import sys\nsys.exit(0)\ndef length(completion, row): return 1.0\n")
+    with pytest.raises(PluginLoadError, match=r"leaving.* cannot be imported: SystemExit: 0\n  at .*leaving\.py:2"):
+        load_environment(f"{place}:length")
+
+
 def test_an_installed_module_is_imported():
     environment = load_environment("math:dist")
     assert environment.function([0.0], [2.0]) == 2.0
@@ -110,6 +117,16 @@ def test_an_awaited_reward_that_hangs_or_raises_affects_only_its_sample(folder):
         crashed = scorer.score([item("crash")])[0]
         assert crashed.error.startswith("ChildProcessError: mine reward ended its worker process")
         assert scorer.score([item("good")])[0].reward == 1.0
+
+
+def test_an_awaited_reward_that_blocks_or_ends_its_process_does_not_fail_those_that_wait(folder):
+    with Scorer({"mine": load_environment("my_rewards.py:judge")}, deadline=2.0) as scorer:
+        scores = scorer.score([item(text) for text in ("a", "block", "b", "crash", "c")])
+    assert [score.reward for score in scores] == [1.0, None, 1.0, None, 1.0]
+    assert scores[1].error.startswith(
+        "TimeoutError: mine reward took longer than 2 s: an async reward blocks the event"
+    )
+    assert scores[3].error.startswith("ChildProcessError: mine reward ended its worker process with exit code 3")
 
 
 def test_a_callable_of_this_process_reaches_the_workers_with_what_it_closes_over():

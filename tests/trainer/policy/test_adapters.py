@@ -4,7 +4,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from skyrl_core.errors import SkyrlError
 from skyrl_train.config.schema import LoraConfig
@@ -220,3 +220,53 @@ def test_an_untied_output_embedding_may_have_an_adapter(base, modules):
 def test_the_error_for_unknown_layer_names_lists_the_linear_layers(base):
     with pytest.raises(SkyrlError, match=r"does not fit the model: .* linear layers .*down_proj, .*v_proj"):
         adapted(base, target_modules=["attention"])
+
+
+EXPERTS = {
+    "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "head_dim": 8},
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "qwen2_moe": {"num_experts": 4, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16},
+    "gpt_oss": {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 8},
+    "deepseek_v3": {
+        **{"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "first_k_dense_replace": 1},
+        **{"q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8},
+        **{"n_group": 1, "topk_group": 1},
+    },
+}
+
+
+def mixture(kind):
+    sizes = {"vocab_size": 40, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    sizes |= {
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes, **EXPERTS[kind])).eval()
+
+
+@pytest.mark.parametrize("kind", EXPERTS)
+def test_the_default_layers_exist_in_every_mixture_of_experts_which_stay_frozen(kind, tmp_path):
+    from peft import PeftModel
+
+    base = mixture(kind)
+    model = adapted(base)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert any(".self_attn." in name for name in trained)
+    assert not any(".experts." in name for name in trained)
+    wanted = model(IDS).logits
+    assert not torch.equal(wanted, base(IDS).logits)
+    save_adapters(model, tmp_path / "adapter")
+    loaded = PeftModel.from_pretrained(copy.deepcopy(base), str(tmp_path / "adapter"))
+    torch.testing.assert_close(loaded(IDS).logits, wanted, rtol=1e-4, atol=1e-4)
+    merge_adapters(model)
+    torch.testing.assert_close(model(IDS).logits, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("names", [["q_proj", "gate_proj"], ["gate_proj", "up_proj", "down_proj"]])
+def test_the_names_of_experts_are_refused(names):
+    with pytest.raises(SkyrlError, match=r"gate_proj.* include the experts of this model.*choose all-linear"):
+        add_adapters(mixture("qwen3_moe"), LoraConfig(rank=4, target_modules=tuple(names)), seed=0)

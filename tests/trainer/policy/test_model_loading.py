@@ -296,3 +296,35 @@ def test_the_files_of_a_tokenizer_are_found_in_a_folder_and_in_the_cache_of_the_
     assert "words.py" in tokenizer_files("me/model", TRUSTED)
     with pytest.raises(SkyrlError, match="no longer in the cache"):
         tokenizer_files("me/other")
+
+
+MULTIMODAL = {
+    "llava": {"text_config": {"model_type": "llama"}},
+    "qwen2_vl": {},
+    "qwen2_audio": {},
+    "mistral3": {},
+}
+
+
+@pytest.mark.parametrize("load", [load_tokenizer, lambda name: load_model(name, torch.float32)])
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        *((kind, rf"\({kind}\) is multimodal: it has a part for each of .*text.*text model") for kind in MULTIMODAL),
+        ("t5", r"\(t5\) has an encoder"),
+        ("whisper", r"\(whisper\) has an encoder"),
+        ("vit", r"\(vit\) is no causal language model"),
+    ],
+)  # fmt: skip
+def test_a_model_of_another_kind_is_named_before_anything_is_loaded(tmp_path, load, kind, message):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, **MULTIMODAL.get(kind, {})}))
+    with pytest.raises(SkyrlError, match=message):
+        load(str(tmp_path))
+
+
+def test_missing_weights_are_an_error_and_not_random_numbers(saved):
+    from transformers import LlamaForSequenceClassification
+
+    path = saved(LlamaForSequenceClassification(LlamaConfig(**SIZES, **HEADS, pad_token_id=0)))
+    with pytest.raises(SkyrlError, match=r"lack weights .*: lm_head\.weight .*hold LlamaForSequenceClassification"):
+        load_model(path, torch.float32)

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from skyrl_train.entrypoints.main_base import main
@@ -25,7 +26,7 @@ def test_the_module_is_launched_with_the_same_arguments_but_the_number(monkeypat
             "gspo",
             "trainer.steps=3",
         ]
-        assert command[command.index("--num_processes") + 1] == "2"
+        assert command[1:4] == ["-m", "skyrl_train.ranks.launcher", "2"]
 
 
 def test_a_script_that_registers_a_loss_is_launched_itself(monkeypatch):
@@ -124,3 +125,40 @@ def test_suspending_the_command_suspends_its_processes():
         until("S", parent.pid, child)
         parent.send_signal(signal.SIGTERM)
         assert parent.wait(timeout=30) == signal.SIGTERM
+
+
+RANKS = """\
+import os, signal, sys, time
+from pathlib import Path
+from skyrl_train.ranks.launch import launch, stop_with_launcher
+
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(print("stopped in order", flush=True)))
+if "RANK" not in os.environ:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    sys.exit(launch(sys.argv[1:], 2))
+stop_with_launcher()
+import torch.distributed
+torch.distributed.init_process_group("gloo")
+print(os.getpid(), flush=True)
+time.sleep(99)
+"""
+
+
+@pytest.mark.parametrize("victim", ["command", "launcher"])
+def test_ranks_listen_on_loopback_only_and_stop_in_order_once_the_command_or_launcher_is_killed(victim, tmp_path):
+    script = tmp_path / "ranks.py"
+    script.write_text(RANKS)
+    with subprocess.Popen(
+        [sys.executable, script], stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as command:
+        ranks = [psutil.Process(int(command.stdout.readline())) for _ in range(2)]
+        launcher = ranks[0].parent()
+        assert launcher.ppid() == command.pid
+        listening = [c.laddr.ip for p in (launcher, *ranks) for c in p.net_connections("tcp") if c.status == "LISTEN"]
+        assert len(listening) >= 3
+        assert set(listening) == {"127.0.0.1"}
+        os.kill(command.pid if victim == "command" else launcher.pid, signal.SIGKILL)
+        _, alive = psutil.wait_procs([launcher, *ranks], timeout=120)
+        assert alive == []
+        assert command.stdout.read().count("stopped in order") == 2
+        assert command.wait(120) == (-signal.SIGKILL if victim == "command" else 128 + signal.SIGKILL)

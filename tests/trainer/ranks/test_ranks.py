@@ -5,8 +5,9 @@ import os
 import pytest
 import torch
 
-from skyrl_core.errors import SkyrlError
+from skyrl_core.errors import PluginLoadError, SkyrlError
 from skyrl_train.ranks.ranks import ALONE, RankLost, Ranks, is_broken_collective
+from skyrl_train.ranks.shared_error import SharedError
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +41,31 @@ def test_the_environment_of_a_launcher_is_used_and_kept(monkeypatch):
     assert (ranks.rank, ranks.world_size, ranks.local_world_size, ranks.is_main) == (3, 8, 2, False)
     ranks.end_run()
     assert os.environ["RANK"] == "3"
+
+
+@pytest.mark.parametrize("failing", [{0}, {1}, {0, 1}])
+def test_an_error_of_one_rank_is_the_same_error_on_all(on_ranks, failing):
+    def work(ranks):
+        def compute():
+            if ranks.rank in failing:
+                raise PluginLoadError(f"the worker of rank {ranks.rank} died")
+            return ranks.rank
+
+        with pytest.raises(SharedError) as error:
+            ranks.together(compute)
+        assert ranks.can_continue_after(error.value)
+        assert not ranks.can_continue_after(SkyrlError("of this rank only"))
+        assert ranks.together(lambda: ranks.rank) == ranks.rank  # no rank waits in another collective
+        return str(error.value), error.value.exit_code
+
+    first = min(failing)
+    assert on_ranks(2, work) == [(f"on rank {first}: the worker of rank {first} died", PluginLoadError.exit_code)] * 2
+
+
+def test_one_process_can_continue_after_any_error(one_rank):
+    with pytest.raises(ZeroDivisionError) as error:
+        one_rank.together(lambda: 1 // 0)
+    assert one_rank.can_continue_after(error.value)
 
 
 def test_reduced_values_carry_no_gradient(one_rank):

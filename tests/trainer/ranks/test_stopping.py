@@ -11,6 +11,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from skyrl_train.ranks.stopping import ECHO, SIGNALS, Interrupted, StopRequest
@@ -150,6 +151,20 @@ def test_several_ranks_stop_after_the_same_step_and_resume_from_it(number, start
     assert (run.run["outcome"], checkpoints(run.folder)) == ("interrupted", [f"step_{last:06d}"])
     assert run.last_line == f"  skyrl train --num-processes 2 --config {run.folder}/config.yaml --resume {run.folder}"
     resume(run, run.last_line, last + 2)
+
+
+@pytest.mark.ranks
+def test_a_run_whose_command_is_killed_saves_and_stops(start, tiny_run):
+    run = start(SKYRL_TRAIN, tiny_run({"trainer.steps": STEPS, "evaluation.prompts": 0}))
+    run.until_step(2)
+    processes = psutil.Process(run.process.pid).children(recursive=True)
+    listening = [c.laddr.ip for p in processes for c in p.net_connections("tcp") if c.status == "LISTEN"]
+    assert set(listening) == {"127.0.0.1"}
+    run.process.kill()
+    _, alive = psutil.wait_procs(processes, timeout=120)
+    assert alive == []
+    last = run.run["last_step"]
+    assert (run.run["outcome"], checkpoints(run.folder)) == ("interrupted", [f"step_{last:06d}"])
 
 
 @pytest.mark.ranks

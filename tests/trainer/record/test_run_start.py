@@ -15,8 +15,17 @@ from skyrl_train.environments.load_environment import load_environment
 
 TOKEN, PASSWORD = "hf_" + "aB3" * 8, "pazzword"
 URL = f"http://me:{PASSWORD}@h:1"
-SECRETS = {"rollout": {"server": {"urls": [URL]}}, "tracking": {"wandb": {"notes": f"see {TOKEN}"}}}
-OPTIONS = {"rollout__server__urls": [URL], "tracking__wandb__notes": f"see {TOKEN}", "evaluation__prompts": 0}
+SECRETS = {
+    "data": {"system_prompt": f"say {TOKEN}"},
+    "rollout": {"server": {"urls": [URL]}},
+    "tracking": {"wandb": {"notes": f"see {TOKEN}"}},
+}
+OPTIONS = {
+    "data__system_prompt": f"say {TOKEN}",
+    "rollout__server__urls": [URL],
+    "tracking__wandb__notes": f"see {TOKEN}",
+    "evaluation__prompts": 0,
+}
 
 
 @pytest.mark.train

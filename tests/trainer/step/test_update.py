@@ -174,6 +174,26 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change(experience, p
     assert "step" not in engine.calls
 
 
+@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize(("rate", "after"), [(1e4, r"\d"), (1e30, r"\d|inf"), (1e38, "inf|nan")])
+def test_an_update_that_destroys_the_weights_stops_every_rank(
+    rate, after, world_size, experience, plain_engine, on_ranks
+):
+    def work(ranks):
+        own = torch.tensor([group % world_size == ranks.rank for group in experience.groups.tolist()])
+        part, size = experience.select(own.nonzero().squeeze(-1)), MicroBatchSize(sequences=4)
+        goal = objective(load_policy_loss("standard"))
+        update = PolicyUpdate(plain_engine(ranks), goal, ranks, micro_batch_size=size, pad_id=0)
+        update.step(part, num_groups=5, learning_rate=1e-3, step=0)  # an ordinary one
+        with pytest.raises(SkyrlError, match=rf"optimizer step 2 changed .* to ({after}).*learning rate of") as error:
+            update.step(part, num_groups=5, learning_rate=rate, step=1)
+        return str(error.value)
+
+    messages = on_ranks(world_size, work)
+    assert len(set(messages)) == 1
+    assert "checkpoints are unchanged. Lower trainer.optimizer.learning_rate" in messages[0]
+
+
 class NeedsReference(PolicyLoss):
     name = "needs_reference"
     Params = LossParams

@@ -20,7 +20,7 @@ from skyrl_train.trainer_engine.zero import _deepspeed_config
         ({"train_batch_size": 8}, "use trainer.prompts_per_step"),
         ({"bf16": {"enabled": True}}, "use trainer.deepspeed.precision"),
         ({"wall_clock_breakdown": "yes"}, "must be true or false"),
-        ({"gradient_predivide_factor": 0}, "must be a number above 0"),
+        ({"gradient_predivide_factor": 0}, "must be a number from 0.001 to 1000000"),
         ({"communication_data_type": "int8"}, "must be fp16, bf16 or fp32"),
     ],
 )

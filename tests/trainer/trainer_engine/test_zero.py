@@ -161,6 +161,20 @@ def test_building_an_engine_moves_no_weight_and_makes_no_step(build, small_model
     assert {float(state["step"]) for state in inner.state.values()} == {1.0}
 
 
+@pytest.mark.parametrize("lora", [False, True], ids=["all weights", "adapters"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_norm_of_the_weights_covers_what_is_trained_and_shows_damage(build, small_model, stage, lora):
+    model = copy.deepcopy(small_model)
+    if lora:
+        add_adapters(model, LoraConfig(rank=2), seed=0)
+    trained = [parameter.detach().flatten() for parameter in model.parameters() if parameter.requires_grad]
+    engine = build(model=model, zero_stage=stage)
+    assert engine.weight_norm() == pytest.approx(float(torch.cat(trained).norm()), rel=1e-5)
+    damaged = next(parameter for parameter in engine.policy.parameters() if parameter.requires_grad)
+    (damaged.ds_tensor if stage == 3 else damaged).data.view(-1)[0] = float("nan")
+    assert engine.weight_norm() != engine.weight_norm()
+
+
 def full_weight(engine, parameter):
     return parameter.detach() if engine.stage == 0 else safe_get_full_fp32_param(parameter)
 

@@ -6,7 +6,9 @@ import pytest
 
 from skyrl_core.errors import SkyrlError
 from skyrl_train.entrypoints.main_base import main
+from skyrl_train.rollout.vllm_server.client import ServerLostError
 from skyrl_train.step.objective import Objective
+from skyrl_train.step.weight_sync import WeightSync
 from skyrl_train.tracking.console import Console
 
 JUDGE = """
@@ -96,7 +98,19 @@ def loss_raises(tmp_path, monkeypatch):
     return RuntimeError, "a bug in the loss"
 
 
-@pytest.mark.parametrize("failing", [judge_goes_down, tracker_refuses, loss_raises])
+def rollout_engine_is_lost(tmp_path, monkeypatch):
+    update = WeightSync.update
+
+    def lose(self, policy_version):
+        if policy_version == 2:
+            raise ServerLostError("the rollout server is gone")
+        return update(self, policy_version)
+
+    monkeypatch.setattr(WeightSync, "update", lose)
+    return SystemExit, "the rollout server is gone"
+
+
+@pytest.mark.parametrize("failing", [judge_goes_down, tracker_refuses, rollout_engine_is_lost, loss_raises])
 def test_an_error_between_steps_leaves_a_checkpoint_from_which_the_run_resumes(
     failing, judged, tiny_run, tmp_path, capfd
 ):
@@ -109,6 +123,7 @@ def test_an_error_between_steps_leaves_a_checkpoint_from_which_the_run_resumes(
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (run["outcome"], run["last_step"]) == ("failed", 2)
     assert run["checkpoint"].endswith("step_000002")
+    assert [line["step"] for line in lines(tmp_path / "run")] == [1, 2]
     if failing is loss_raises:
         (tmp_path / "down").write_text("")
         assert main(tiny_run(options | {"run_folder": str(tmp_path / "unbroken")})) == 0

@@ -176,6 +176,15 @@ class PluginGroup:
                     return schemas.load_claim(claim._replace(value=value))
         return None
 
+    def guard_of(self, plugin: type, subject: str = "") -> Guard:
+        """The guard for calls of an instance of an installed class; ``subject`` names one that is not installed."""
+        row = next((row for row in self.rows() if row.value == value_of(plugin)), None)
+        return (
+            self.guard(row)
+            if row is not None
+            else Guard(subject or f"{self.kind} {value_of(plugin)}", plugin.__module__)
+        )
+
     def is_registered(self, claim: Claim) -> bool:
         """Whether the claim belongs to a plugin registered in this process."""
         return claim.name in self._registered and self._registered[claim.name].claim == claim

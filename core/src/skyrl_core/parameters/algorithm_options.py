@@ -2,13 +2,13 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat
+from pydantic import Field
 
 from skyrl_core.parameters.strict_model import StrictModel
 
 LossReduction = Literal["token_mean", "sequence_mean", "sequence_sum", "sequence_sum_norm", "prompt_mean"]
 KlEstimator = Literal["k1", "k2", "k3", "abs", "low_var_kl"]
-NonNegative = Annotated[float, Field(ge=0)]
+RatioBound = Annotated[float, Field(ge=0, le=1e6)]
 
 
 class OffPolicyOptions(StrictModel):
@@ -20,11 +20,11 @@ class OffPolicyOptions(StrictModel):
     outside: Literal["truncate", "mask"] = Field(
         default="truncate", description="Replace weights outside [low, high] by the nearest bound, or by 0."
     )
-    low: NonNegative = Field(default=0.0, description="Lower bound of the weight.")
-    high: PositiveFloat = Field(default=2.0, description="Upper bound of the weight.")
+    low: RatioBound = Field(default=0.0, description="Lower bound of the weight.")
+    high: RatioBound = Field(default=2.0, description="Upper bound of the weight.")
     band: Literal["none", "token", "geometric", "product"] = Field(
         default="none",
         description="Drop sequences whose ratio is outside the band: any token's, the geometric mean, or the product.",
     )
-    band_low: NonNegative = Field(default=0.5, description="Lower end of the band.")
-    band_high: PositiveFloat = Field(default=2.0, description="Upper end of the band.")
+    band_low: RatioBound = Field(default=0.5, description="Lower end of the band.")
+    band_high: RatioBound = Field(default=2.0, description="Upper end of the band.")

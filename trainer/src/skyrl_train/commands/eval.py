@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         SkyrlError: the configuration is invalid, or the model cannot be loaded.
     """
     arguments = _parser().parse_intermixed_args(argv)
-    run = _resolve(arguments, arguments.target)
+    run = _resolve(arguments)
     baseline = _resolve(arguments, arguments.baseline) if arguments.baseline else None
     with many_imports("skyrl_train.training.evaluate_model"):
         from skyrl_train.training.evaluate_model import assess, changes
@@ -109,7 +109,9 @@ def _parser() -> CommandParser:
     return parser
 
 
-def _resolve(arguments: argparse.Namespace, target: str) -> ResolvedRun:
+def _resolve(arguments: argparse.Namespace, target: str | None = None) -> ResolvedRun:
+    """The configuration for a model, by default the first argument."""
+    target = target or arguments.target
     given = {
         "environment.name": arguments.environment,
         "evaluation.prompts": arguments.prompts,

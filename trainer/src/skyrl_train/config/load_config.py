@@ -4,9 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from skyrl_core.discovery import exits_as_errors
 from skyrl_core.errors import SkyrlError
 from skyrl_core.lookup import checked_path
 from skyrl_core.redaction import REDACTED, remember_secrets
+from skyrl_train.config.inert_options import find_inert
 from skyrl_train.config.machine_check import find_missing
 from skyrl_train.config.option_conflicts import Violation, check_rules, find_oddities
 from skyrl_train.config.plugin_check import EnvironmentLoader, PluginCheck
@@ -25,6 +27,7 @@ code of a model."""
 LOSS_KEY = ("trainer", "algorithm", "policy_loss_type")
 
 
+@exits_as_errors()
 def resolve_run(  # noqa: PLR0913 - one for each part of a command line or of a call
     load_environment: EnvironmentLoader,
     *,
@@ -55,16 +58,13 @@ def resolve_run(  # noqa: PLR0913 - one for each part of a command line or of a 
         PluginConflictError: every problem is a name that two distributions claim, or that the plugin policy denies.
         InvalidParamsError: any other problem; the message lists every problem.
     """
-    for path in [*files, *([Path(resume)] if resume else [])]:
-        checked_path(path)
-    found = [_config_of_run(Path(resume))] if resume and not files else []
+    found = _found_file(files, resume)
     sources = _read([*files, *found], [NO_REMOTE_CODE, *overrides] if found else overrides, settings)
     files = found or files
     _apply_loss(sources, loss, COMMAND_LINE if settings is None else KEYWORDS)
     _check_resume(sources, resume)
     config, faults = validate(sources.values)
-    problems = [*sources.problems, *_redacted_values(sources, sources.values), *_faulty_values(sources, faults)]
-    problems += find_run_folder_code(sources)
+    problems = [*_unusable_values(sources), *_faulty_values(sources, faults)]
     faulty = frozenset(problem.key for problem in problems)
     problems += _broken_rules(config, sources, faulty)
     plugins = PluginCheck(config, sources, faulty, load_environment)
@@ -86,8 +86,19 @@ def resolve_run(  # noqa: PLR0913 - one for each part of a command line or of a 
         accept_changes=accept_changes,
         skip_damaged=skip_damaged,
         missing=tuple(find_missing(config, sources, generates_problems=plugins.generates_problems)),
-        notes=(*plugins.notes, *find_oddities(config)),
+        notes=(*plugins.notes, *find_inert(config, sources), *find_oddities(config)),
     )
+
+
+def _unusable_values(sources: Sources) -> list[Problem]:
+    return [*sources.problems, *_redacted_values(sources, sources.values), *find_run_folder_code(sources)]
+
+
+def _found_file(files: Sequence[Path], resume: str | None) -> list[Path]:
+    """The configuration file of the run to resume, unless files are given."""
+    for path in [*files, *([Path(resume)] if resume else [])]:
+        checked_path(path)
+    return [_config_of_run(Path(resume))] if resume and not files else []
 
 
 def _read(files: Sequence[Path], overrides: Sequence[str], settings: Mapping[str, Mapping[str, Any]] | None) -> Sources:

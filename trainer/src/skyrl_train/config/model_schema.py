@@ -2,10 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat
+from pydantic import Field
 
-from skyrl_core.parameters import NonNegative
-from skyrl_train.config.number import Number, Scheduled
+from skyrl_train.config.bounded import GradientNorm, LearningRate, NonNegativeInt, WeightDecay
 from skyrl_train.config.section import Section
 
 DecayRate = Annotated[float, Field(ge=0, lt=1)]
@@ -16,7 +15,7 @@ class OptimizerConfig(Section):
 
     noted_on_resume = frozenset({"fused"})
 
-    learning_rate: Annotated[Number, Scheduled(ge=0)] = Field(
+    learning_rate: LearningRate = Field(
         default=1e-6, description="Peak learning rate, or its schedule over optimizer steps."
     )
     schedule: Literal["constant", "linear", "cosine"] = Field(
@@ -24,8 +23,8 @@ class OptimizerConfig(Section):
     )
     warmup_steps: NonNegativeInt = Field(default=0, description="Optimizer steps of linear warm-up.")
     betas: tuple[DecayRate, DecayRate] = Field(default=(0.9, 0.95), description="AdamW's moment decay rates.")
-    weight_decay: NonNegative = Field(default=0.0, description="AdamW's decoupled weight decay.")
-    max_grad_norm: PositiveFloat | None = Field(default=1.0, description="Gradient norm clip; null does not clip.")
+    weight_decay: WeightDecay = Field(default=0.0, description="AdamW's decoupled weight decay.")
+    max_grad_norm: GradientNorm | None = Field(default=1.0, description="Gradient norm clip; null does not clip.")
     kind: Literal["adamw", "adamw_8bit"] = Field(
         default="adamw",
         description="adamw_8bit stores AdamW's moments in 8 bits; needs the extra `skyrl-train[8bit]`.",
@@ -58,7 +57,7 @@ class DeepSpeedConfig(Section):
 class ModelOptions(Section):
     """How the model is loaded."""
 
-    free_on_resume = frozenset({"dtype"})
+    free_on_resume = frozenset({"dtype", "trust_remote_code"})
     noted_on_resume = frozenset({"attention"})
 
     revision: str | None = Field(

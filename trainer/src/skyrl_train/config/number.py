@@ -1,4 +1,4 @@
-"""A number or a schedule in the configuration: `Annotated[Number, Scheduled(ge=0)]`. Imports no torch."""
+"""A number or a schedule in the configuration: `Annotated[Number, Scheduled(ge=0, le=1)]`. Imports no torch."""
 
 from typing import Any
 
@@ -24,8 +24,8 @@ SCHEDULE_TYPE = "schedule"
 class Scheduled:
     """Bounds on a number, or on its schedule at every knot."""
 
-    def __init__(self, *, ge: float | None = None, gt: float | None = None) -> None:
-        self._number = core_schema.float_schema(ge=ge, gt=gt, allow_inf_nan=False, strict=True)
+    def __init__(self, *, ge: float, le: float) -> None:
+        self._number = core_schema.float_schema(ge=ge, le=le, allow_inf_nan=False, strict=True)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Pydantic's schema to validate and serialize it."""

@@ -111,6 +111,9 @@ def _type(schema: dict[str, Any]) -> str:
     return _TYPES.get(schema["type"], str(schema["type"]))
 
 
+TYPO = 1000
+"""An upper bound from here on only catches typing errors; ranges leave it out."""
+
 _BOUNDS = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
 
 
@@ -120,7 +123,10 @@ def _range(schema: dict[str, Any]) -> str:
         return next(filter(None, map(_range, schema["anyOf"])), "")
     if "prefixItems" in schema:
         return _range(schema["prefixItems"][0])
-    return ", ".join(f"{sign} {schema[bound]:g}" for bound, sign in _BOUNDS.items() if bound in schema)
+    bounds = {bound: schema[bound] for bound in _BOUNDS if bound in schema}
+    if bounds.get("maximum", 0) >= TYPO:
+        del bounds["maximum"]
+    return ", ".join(f"{_BOUNDS[bound]} {value:g}" for bound, value in bounds.items())
 
 
 def _choices(schema: dict[str, Any]) -> tuple[str, ...]:

@@ -2,15 +2,20 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field
 
-from skyrl_core.parameters import NonNegative
-from skyrl_train.config.number import Number, Scheduled
+from skyrl_train.config.bounded import (
+    BatchSize,
+    EvaluationTemperature,
+    Nats,
+    NonNegativeInt,
+    PositiveInt,
+    Temperature,
+)
 from skyrl_train.config.section import EVERY, Section
 from skyrl_train.config.vllm_schema import Fraction, ServerConfig, VllmConfig
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Temperature = Annotated[Number, Scheduled(gt=0)]
 StopStrings = tuple[Annotated[str, Field(min_length=1)], ...]
 
 
@@ -36,7 +41,7 @@ class RolloutConfig(Section):
         description="Compare log-probs of rollout engine and trainer at the start and after each weight sync; stop if "
         "they differ.",
     )
-    probe_tolerance: PositiveFloat | None = Field(
+    probe_tolerance: Nats | None = Field(
         default=None, description="Mean difference allowed, in nats; null takes 1e-3 in fp32 and 5e-2 in bf16."
     )
     vllm: VllmConfig = Field(default_factory=VllmConfig, description="The rollout engine vllm.")
@@ -75,8 +80,8 @@ class EvaluationConfig(Section):
         default=0, description="Steps between evaluations; 0 evaluates only before and after training."
     )
     prompts: NonNegativeInt = Field(default=200, description="Number of held-out prompts; 0 never evaluates.")
-    samples_per_prompt: PositiveInt = Field(default=1, description="Samples of each prompt: k of pass@k.")
-    temperature: NonNegative = Field(default=1.0, description="Sampling temperature; 0 is greedy.")
+    samples_per_prompt: BatchSize = Field(default=1, description="Samples of each prompt: k of pass@k.")
+    temperature: EvaluationTemperature = Field(default=1.0, description="Sampling temperature; 0 is greedy.")
     top_p: Fraction | None = Field(default=None, description="Nucleus sampling; null takes rollout.top_p.")
     top_k: NonNegativeInt | None = Field(
         default=None, description="Most probable tokens to sample from; 0 takes all, null takes rollout.top_k."

@@ -1,29 +1,34 @@
 """Every option of a run, as pydantic models that reject unknown keys. Imports no torch."""
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import (
     ConfigDict,
     Field,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
     field_validator,
 )
 
 from skyrl_core.parameters import KlEstimator, LossReduction, OffPolicyOptions
+from skyrl_train.config.bounded import (
+    AdapterSize,
+    BatchSize,
+    Coefficient,
+    NonNegativeInt,
+    PositiveInt,
+    Processes,
+    RewardWeight,
+    Seconds,
+    Seed,
+)
 from skyrl_train.config.data_schema import DataConfig
 from skyrl_train.config.lookups import PathText
 from skyrl_train.config.model_schema import DeepSpeedConfig as DeepSpeedConfig
 from skyrl_train.config.model_schema import ModelOptions as ModelOptions
 from skyrl_train.config.model_schema import OptimizerConfig as OptimizerConfig
-from skyrl_train.config.number import Number, Scheduled
 from skyrl_train.config.rollout_schema import EvaluationConfig as EvaluationConfig
 from skyrl_train.config.rollout_schema import RolloutConfig as RolloutConfig
 from skyrl_train.config.section import EVERY, Section
 from skyrl_train.config.vllm_schema import Fraction
-
-ScheduledNonNegative = Annotated[Number, Scheduled(ge=0)]
 
 
 class OffPolicyConfig(OffPolicyOptions, Section):
@@ -46,19 +51,19 @@ class AlgorithmConfig(Section):
         default=None, description="The divisor L of sequence_sum_norm; null takes rollout.max_new_tokens."
     )
     advantage_estimator: str = Field(default="grpo", description="The advantage estimator, by entry-point name.")
-    kl_coef: ScheduledNonNegative = Field(
+    kl_coef: Coefficient = Field(
         default=0.0, description="Weight of the KL to the reference model in the loss; 0 loads no reference model."
     )
     kl_estimator: KlEstimator = Field(
         default="k2", description="KL estimator in the loss; k2 has the gradient of the reverse KL, k3 of the forward."
     )
-    kl_reward_coef: ScheduledNonNegative = Field(
+    kl_reward_coef: Coefficient = Field(
         default=0.0, description="Weight of the KL to the reference model that is subtracted from the reward."
     )
     kl_reward_estimator: KlEstimator = Field(
         default="k1", description="KL estimator in the reward; k1 is unbiased in the reward."
     )
-    entropy_coef: ScheduledNonNegative = Field(
+    entropy_coef: Coefficient = Field(
         default=0.0, description="Weight of a bonus for the exact entropy of the policy, per nat, added to any loss."
     )
     high_entropy_fraction: Fraction | None = Field(
@@ -82,17 +87,17 @@ class LoraConfig(Section):
     # Compared with the adapters of the checkpoint.
     free_on_resume = EVERY
 
-    rank: PositiveInt | None = Field(
+    rank: AdapterSize | None = Field(
         default=None, description="Rank of the adapters; null trains all weights, without adapters."
     )
-    alpha: PositiveInt = Field(default=32, description="The output of an adapter is multiplied by alpha / rank.")
+    alpha: AdapterSize = Field(default=32, description="The output of an adapter is multiplied by alpha / rank.")
     rank_stabilised: bool = Field(
         default=False, description="Multiply by alpha / sqrt(rank) instead (rsLoRA), so that large ranks learn as fast."
     )
     target_modules: Literal["all-linear"] | tuple[str, ...] = Field(
         default="all-linear",
-        description="Layers that get an adapter: all-linear (all but the output embedding) or a list of names, such "
-        "as [q_proj, v_proj].",
+        description="Layers that get an adapter: all-linear (all but the output embedding and fused experts) or a list "
+        "of names, such as [q_proj, v_proj].",
     )
     dropout: float = Field(default=0.0, description="Must be 0: the ratio of two random dropout masks is noise.")
 
@@ -113,8 +118,8 @@ class TrainerConfig(Section):
     noted_on_resume = frozenset({"steps"})
 
     steps: PositiveInt = Field(default=100, description="Training steps, each with one batch of samples.")
-    prompts_per_step: PositiveInt = Field(default=16, description="Prompts in a step, on all ranks together.")
-    samples_per_prompt: PositiveInt = Field(default=8, description="Samples of each prompt, its group.")
+    prompts_per_step: BatchSize = Field(default=16, description="Prompts in a step, on all ranks together.")
+    samples_per_prompt: BatchSize = Field(default=8, description="Samples of each prompt, its group.")
     minibatches: PositiveInt = Field(default=1, description="Optimizer steps that share one pass over the samples.")
     epochs: PositiveInt = Field(default=1, description="Passes over the samples of a step.")
     micro_batch_size: PositiveInt = Field(
@@ -135,7 +140,7 @@ class TrainerConfig(Section):
         description="Compute a prompt once for all its samples in a micro-batch, and no padding, if the model "
         "supports it and it is no slower; changes memory and speed, never the result.",
     )
-    threads: PositiveInt | Literal["auto"] = Field(
+    threads: Processes | Literal["auto"] = Field(
         default="auto", description="OpenMP threads of a rank on CPU; auto measures at start."
     )
     algorithm: AlgorithmConfig = Field(default_factory=AlgorithmConfig, description="The objective.")
@@ -156,9 +161,9 @@ class EnvironmentConfig(Section):
         "`file.py:function` or `package.module:function`.",
     )
     params: dict[str, Any] = Field(default_factory=dict, description="Parameters, checked by the environment's schema.")
-    deadline: PositiveFloat = Field(default=10.0, description="Seconds allowed for one reward.")
-    workers: PositiveInt = Field(default=1, description="Processes that compute rewards, per rank.")
-    weights: dict[str, float] = Field(
+    deadline: Seconds = Field(default=10.0, description="Seconds allowed for one reward.")
+    workers: Processes = Field(default=1, description="Processes that compute rewards, per rank.")
+    weights: dict[str, RewardWeight] = Field(
         default_factory=dict,
         description="Weights of the rewards of an environment that returns several by name; 1 for those without one.",
     )
@@ -248,7 +253,7 @@ class RunConfig(Section):
         description="`tiny` (ships with the trainer), a model folder, or a hub name. Without --config, the tiny model "
         "trains with the settings of the quickstart, not with the defaults listed here.",
     )
-    seed: NonNegativeInt = Field(default=0, description="Seed of the data order and of sampling.")
+    seed: Seed = Field(default=0, description="Seed of the data order and of sampling.")
     run_folder: PathText | None = Field(default=None, description="Folder of the run; null creates runs/<loss>-<time>.")
     trainer: TrainerConfig = Field(default_factory=TrainerConfig, description="Length and batches of training.")
     rollout: RolloutConfig = Field(default_factory=RolloutConfig, description="How samples are generated.")

@@ -2,8 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field
 
+from skyrl_train.config.bounded import Gibibytes, PositiveInt, Seconds
 from skyrl_train.config.section import EVERY, Section
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
@@ -14,7 +15,7 @@ class VllmConfig(Section):
 
     free_on_resume = EVERY
 
-    kv_cache_gib: PositiveFloat | None = Field(
+    kv_cache_gib: Gibibytes | None = Field(
         default=None,
         description="KV cache of a rank, in GiB; null takes 1 on a CPU, and on a GPU what gpu_memory_utilization "
         "leaves.",
@@ -39,13 +40,11 @@ class ServerConfig(Section):
     urls: tuple[str, ...] = Field(
         default=("http://127.0.0.1:8000",), description="Addresses of the servers; each holds the entire model."
     )
-    start_timeout: PositiveFloat = Field(
-        default=600.0, description="Seconds to wait for the servers when a run starts."
-    )
-    restart_timeout: PositiveFloat = Field(
+    start_timeout: Seconds = Field(default=600.0, description="Seconds to wait for the servers when a run starts.")
+    restart_timeout: Seconds = Field(
         default=300.0, description="Seconds to wait for a lost server to return; it then gets the current weights."
     )
-    request_timeout: PositiveFloat = Field(default=600.0, description="Seconds to wait for one response of a server.")
+    request_timeout: Seconds = Field(default=600.0, description="Seconds to wait for one response of a server.")
     max_concurrency: PositiveInt = Field(default=256, description="Concurrent requests from one rank to one server.")
     weight_transfer: Literal["http", "nccl"] = Field(
         default="http", description="How weights reach the servers: in HTTP requests, or from GPU to GPU with NCCL."

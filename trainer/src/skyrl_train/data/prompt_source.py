@@ -11,7 +11,9 @@ from skyrl_core.discovery import Guard
 from skyrl_core.errors import SkyrlError
 from skyrl_train.config.machine_check import no_prompts_message
 from skyrl_train.config.schema import RunConfig
-from skyrl_train.data.row_problem import DataError
+from skyrl_train.data.json_record import check_text
+from skyrl_train.data.messages import messages_of
+from skyrl_train.data.row_problem import DataError, shown
 from skyrl_train.data.rows import with_system_prompt
 from skyrl_train.environments.environment import Environment, Row, Split, guard_of
 
@@ -123,12 +125,25 @@ class GeneratedRows:
             raise SkyrlError(
                 f"environment {self._environment!r} ended after {self._end} rows: make its method `rows` endless"
             )
+        self._check_row(row)
         if row.environment != self._environment:  # an environment does not know the reference that selected it
             row = dataclasses.replace(row, environment=self._environment)
         self._window.append(row)
         if len(self._window) > keep:
             self._window.popleft()
         self._end += 1
+
+    def _check_row(self, row: Row) -> None:
+        """Refuse what a row of a file could not hold either."""
+        try:
+            messages_of(list(row.prompt))
+            if not isinstance(row.ground_truth, str):
+                raise ValueError(f"the ground truth {shown(row.ground_truth)} is not text")
+            check_text(row.ground_truth)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"environment {self._environment!r}, row {self._end} of its method `rows`: {error}; correct the method"
+            ) from error
 
 
 def generated_source(config: RunConfig, split: Split, environment: Environment) -> GeneratedRows:

@@ -1,10 +1,10 @@
 """Loads the data of a run and checks every row with the tokenizer and its environment."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from skyrl_core.discovery import error_text
+from skyrl_core.discovery import Guard, error_text
 from skyrl_core.errors import PluginError
 from skyrl_train.config.data_schema import evaluation_key
 from skyrl_train.config.schema import RunConfig
@@ -12,13 +12,16 @@ from skyrl_train.data.prompt_source import LoadedRows, PromptSource, generated_s
 from skyrl_train.data.prompt_tokens import PromptEncoder, PromptError
 from skyrl_train.data.row_problem import FaultyRows, RowProblem, raise_faulty
 from skyrl_train.data.rows import Columns, read_rows, with_system_prompt
-from skyrl_train.environments.environment import Environment, Row, guard_of
+from skyrl_train.environments.environment import Environment, Row
 from skyrl_train.environments.load_environment import load_environments
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Entry = Row | RowProblem
+
+TRAIN = "data.train"
+"""The option of training rows; every other one is of held-out rows."""
 
 
 class Workers(Protocol):
@@ -62,13 +65,21 @@ class RowCheck:
     """Checks rows with their environment and, if there is one, with the tokenizer."""
 
     def __init__(
-        self, config: RunConfig, environments: Mapping[str, Environment], tokenizer: "PreTrainedTokenizerBase | None"
+        self,
+        config: RunConfig,
+        environments: Mapping[str, Environment],
+        tokenizer: "PreTrainedTokenizerBase | None",
+        keys: Iterable[str],
     ) -> None:
-        """Raises DataError if the tokenizer does not fit the model or the options of the chat template."""
+        """Prepare to check the rows of these options.
+
+        Raises:
+            DataError: the tokenizer does not fit the model or the options of the chat template.
+        """
         self._config = config
         self._environments = environments
         self._encoders = (
-            {evaluation: PromptEncoder.of(config, tokenizer, evaluation=evaluation) for evaluation in (False, True)}
+            {key: PromptEncoder.of(config, tokenizer, evaluation=key != TRAIN) for key in keys}
             if tokenizer is not None
             else {}
         )
@@ -83,12 +94,22 @@ class RowCheck:
         if not self._encoders:
             return None
         try:
-            self._encoders[key != "data.train"].encode(row)
+            self._encoders[key].encode(row)
         except PromptError as error:
             where = f"{row.place}, column {data.prompt_column!r}"
             text = f"{where}: the prompt {error.problem} (row {row.label})"
             return RowProblem(place=row.place, text=text, reason=error.reason)
         return None
+
+    def check_generated(self, key: str, source: PromptSource) -> None:
+        """Check the first rows that an environment generates for an option; later ones are checked when they are used.
+
+        Raises:
+            PromptError: a prompt cannot be used.
+        """
+        count = self._config.evaluation.prompts if key != TRAIN else self._config.trainer.prompts_per_step
+        for row in source.take(0, count) if self._encoders else ():
+            self._encoders[key].encode(row)
 
 
 def load_run_data(
@@ -113,14 +134,16 @@ def load_run_data(
     entries = {key: list(entries_of(config, key, names)) for key, names in sources.items() if names}
     named = {entry.environment for part in entries.values() for entry in part if isinstance(entry, Row)}
     environments = load_environments(config, environment, named)
-    check = RowCheck(config, environments, tokenizer)
+    check = RowCheck(config, environments, tokenizer, sources)
     for key, part in entries.items():
         _replace_faulty(key, part, check, workers)
     faulty = [_faulty(key, part) for key, part in entries.items()]
     raise_faulty(part.without(config.data.drop) for part in faulty)
     loaded = {key: _source(config, environment, key, entries.get(key)) for key in sources}
+    for key in loaded.keys() - entries.keys():
+        check.check_generated(key, loaded[key])
     return RunData(
-        train=loaded.pop("data.train", None),
+        train=loaded.pop(TRAIN, None),
         evaluation={key.removeprefix("data.evaluation").removeprefix("."): source for key, source in loaded.items()},
         environments=environments,
         notes=tuple(part.note() for part in faulty if part.problems),
@@ -129,7 +152,7 @@ def load_run_data(
 
 def wanted_sources(config: RunConfig, *, trains: bool) -> dict[str, tuple[str, ...]]:
     """The sources of each option that this run reads; without sources the environment generates the problems."""
-    train = {"data.train": config.data.train_sources} if trains else {}
+    train = {TRAIN: config.data.train_sources} if trains else {}
     if not config.evaluation.prompts:
         return train
     sets = config.data.evaluation_sets or {"": ()}
@@ -146,7 +169,7 @@ def entries_of(config: RunConfig, key: str, sources: Sequence[str], *, streaming
     columns = Columns(
         prompt=data.prompt_column, ground_truth=data.ground_truth_column, environment=data.environment_column
     )
-    split = data.train_split if key == "data.train" else data.evaluation_split
+    split = data.train_split if key == TRAIN else data.evaluation_split
     name = config.environment.name
     for entry in read_rows(sources, split, columns=columns, default_environment=name, streaming=streaming):
         yield with_system_prompt(entry, data.system_prompt) if isinstance(entry, Row) else entry
@@ -173,14 +196,17 @@ def _faulty(key: str, entries: Sequence[Entry]) -> FaultyRows:
 
 def _rejection(environment: Environment, row: Row) -> str | None:
     try:
-        with guard_of(environment, row.environment).calling("check_row"):
-            return environment.check_row(row)
+        with Guard(f"environment {row.environment}", type(environment).__module__).calling("check_row"):
+            rejection = environment.check_row(row)
+            if not isinstance(rejection, str | None):
+                raise TypeError(f"it returned {type(rejection).__name__} instead of text or None")
+            return rejection
     except PluginError as error:  # the row is reported with its place
         return f"check_row raised {error_text(error.__cause__ or error)}"
 
 
 def _source(config: RunConfig, environment: Environment, key: str, entries: Sequence[Entry] | None) -> PromptSource:
-    train = key == "data.train"
+    train = key == TRAIN
     if entries is None:
         return generated_source(config, "train" if train else "evaluation", environment)
     rows = [entry for entry in entries if isinstance(entry, Row)]

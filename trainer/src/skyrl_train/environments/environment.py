@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from skyrl_core.discovery import Guard, shortened
 from skyrl_core.parameters import StrictModel
+from skyrl_train.config.plugin_check import ENVIRONMENT_GROUP
 
 Split = Literal["train", "evaluation"]
 Reward = float | None | Mapping[str, float | None]
@@ -118,5 +119,5 @@ class Environment(ABC):
 
 
 def guard_of(environment: Environment, reference: str) -> Guard:
-    """The guard for calls of its code outside reward workers; ``reference`` is its name in messages."""
-    return Guard(f"environment {reference}", type(environment).__module__)
+    """The guard for calls of its code outside reward workers; ``reference`` names one that is not installed."""
+    return ENVIRONMENT_GROUP.guard_of(type(environment), f"environment {reference}")

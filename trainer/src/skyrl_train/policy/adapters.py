@@ -4,6 +4,7 @@ They are injected into the transformers model, not wrapped around it: ``model.ba
 parameter names outside the adapted layers stay the same. peft is an extra, imported only when adapters are used.
 """
 
+import copy
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from skyrl_core.errors import SkyrlError
 from skyrl_train.config.extras import install_extra
@@ -52,6 +54,7 @@ def add_adapters(model: PreTrainedModel, config: LoraConfig, *, seed: int) -> No
         task_type="CAUSAL_LM",
     )
     head = model.get_output_embeddings()
+    settings.target_modules = _without_experts(settings, model)
     try:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -63,6 +66,42 @@ def add_adapters(model: PreTrainedModel, config: LoraConfig, *, seed: int) -> No
             f"layers {', '.join(names)}\n  ({str(error).splitlines()[0]})"
         ) from error
     _check_adapted_layers(model, head)
+
+
+def _without_experts(settings: Any, model: PreTrainedModel) -> Any:
+    """The layers to adapt, without experts, whose weights are fused in one tensor; they stay frozen.
+
+    peft takes the names of experts' layers in older files, such as gate_proj, for these tensors.
+    """
+    given = settings.target_modules
+    kept = _renamed_by_peft(settings, model)
+    if kept is None:
+        return given
+    if given != "all-linear":
+        experts = ", ".join(sorted(set(given) - kept))
+        raise SkyrlError(
+            f"trainer.lora.target_modules: {experts} include the experts of this model, whose weights are fused and "
+            "cannot have adapters; remove their names, or choose all-linear, which leaves the experts frozen"
+        )
+    head = model.get_output_embeddings()
+    linear = {name for name, m in model.named_modules() if isinstance(m, (nn.Linear, Conv1D)) and m is not head}
+    names = copy.deepcopy(settings)
+    names.target_modules = linear
+    return sorted(linear if (kept := _renamed_by_peft(names, model)) is None else kept)
+
+
+def _renamed_by_peft(settings: Any, model: PreTrainedModel) -> set[str] | None:
+    """The names that peft leaves as they are if it takes others for fused experts; None if it takes none."""
+    try:
+        from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+    except ImportError:  # an older peft, which does not know fused experts
+        return None
+    changed = copy.deepcopy(settings)
+    try:
+        convert_peft_config_for_transformers(changed, model, None)
+    except ValueError:  # only some of the layers of an expert are named
+        return set()
+    return set(changed.target_modules) if getattr(changed, "target_parameters", None) else None
 
 
 def _check_adapted_layers(model: PreTrainedModel, head: nn.Module) -> None:

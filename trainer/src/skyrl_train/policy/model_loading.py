@@ -4,6 +4,7 @@ Every call of transformers that reads a model's files is here, so that none runs
 run it, unless ``model_options.trust_remote_code`` is true.
 """
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from skyrl_core.errors import SkyrlError
 from skyrl_train.config.schema import ModelOptions
@@ -29,6 +31,7 @@ INDICATORS = ("tokenizer_config.json", "tokenizer.json", "config.json")
 TOKENIZER_FILES = (
     *("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*"),
     *("additional_chat_templates/*", "*.model", "*.tiktoken", "tekken.json", "normalizer.json", "sentencepiece*"),
+    *("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"),  # of multimodal models
 )
 LARGE_LOGIT = 1000.0
 """Far above the caps that models use, which are 15 to 50."""
@@ -43,8 +46,8 @@ def resolve_model(name: str) -> str:
     return str(Path(name).expanduser()) if Path(name).expanduser().exists() else name
 
 
-def load_config(name: str, options: ModelOptions | None = None) -> PreTrainedConfig:
-    """The model's configuration.
+def load_config(name: str, options: ModelOptions | None = None, *, part: str = "configuration") -> PreTrainedConfig:
+    """The model's configuration; ``part`` is the part of the model that an error names.
 
     Raises:
         SkyrlError: it cannot be loaded.
@@ -52,7 +55,7 @@ def load_config(name: str, options: ModelOptions | None = None) -> PreTrainedCon
     try:
         return AutoConfig.from_pretrained(resolve_model(name), **_source(options))
     except Exception as error:
-        raise _loading_error("configuration", name, error) from error
+        raise _loading_error(part, name, error) from error
 
 
 def load_tokenizer(name: str, options: ModelOptions | None = None) -> PreTrainedTokenizerBase:
@@ -61,8 +64,13 @@ def load_tokenizer(name: str, options: ModelOptions | None = None) -> PreTrained
     It carries the limits of the model, against which prompts are checked.
 
     Raises:
-        SkyrlError: it cannot be loaded, or has no end-of-sequence token.
+        SkyrlError: it cannot be loaded, has no end-of-sequence token, or its model is no causal language model.
     """
+    config = None
+    with suppress(SkyrlError):  # a folder with a tokenizer only
+        config = load_config(name, options)
+    if config is not None:
+        _check_kind(name, config)
     try:
         tokenizer = AutoTokenizer.from_pretrained(resolve_model(name), **_source(options))
     except Exception as error:
@@ -124,15 +132,46 @@ def load_model(name: str, dtype: torch.dtype, options: ModelOptions | None = Non
     Of the dtype in the options, the configuration has checked that it is this one.
 
     Raises:
-        SkyrlError: it cannot be loaded, or its logits are not just the product of hidden state and output embedding.
+        SkyrlError: it cannot be loaded, it is no causal language model, its files lack weights, or its logits are not
+            just the product of hidden state and output embedding.
     """
+    config = load_config(name, options, part="model")
+    _check_kind(name, config)
     try:
-        model = AutoModelForCausalLM.from_pretrained(resolve_model(name), dtype=dtype, **_settings(options))
+        model, found = AutoModelForCausalLM.from_pretrained(
+            resolve_model(name), dtype=dtype, output_loading_info=True, **_settings(options)
+        )
     except Exception as error:
         raise _loading_error("model", name, error) from error
+    if missing := sorted(found["missing_keys"]):  # transformers would fill them with random numbers
+        raise SkyrlError(
+            f"the files of model {name!r} lack weights of a causal language model: {', '.join(missing[:3])} "
+            f"({len(missing)} in total); they hold {_architecture(config)}: choose a complete model"
+        )
     prepare_model(model)
     _check_plain_head(model, name)
     return model
+
+
+def _check_kind(name: str, config: PreTrainedConfig) -> None:
+    """Raises a SkyrlError if transformers has no causal language model for this configuration, or only a part."""
+    what = f"model {name!r} ({_architecture(config)})"
+    if config.is_encoder_decoder:
+        raise SkyrlError(f"{what} has an encoder, which the trainer does not support: choose a decoder-only model")
+    if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or getattr(config, "auto_map", None):
+        return
+    parts = [part.removesuffix("_config") for part in config.sub_configs if part.endswith("_config")]
+    if parts:
+        raise SkyrlError(
+            f"{what} is multimodal: it has a part for each of {', '.join(sorted(parts))}, and transformers cannot load "
+            "it as a language model of text, which is what the trainer trains: choose a text model, perhaps the one "
+            "that this model was built from"
+        )
+    raise SkyrlError(f"{what} is no causal language model: choose a model that continues text")
+
+
+def _architecture(config: PreTrainedConfig) -> str:
+    return ", ".join(config.architectures or [config.model_type])
 
 
 def _settings(options: ModelOptions | None) -> dict[str, Any]:

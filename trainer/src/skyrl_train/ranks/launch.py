@@ -22,6 +22,9 @@ LAUNCHER = "skyrl_train.ranks.launcher"
 OPTION = "--num-processes"
 
 
+LAUNCHER_MARKS = {"TORCHELASTIC_RUN_ID", "CROSS_RANK"}
+"""Environment variables that only a launcher sets, which lives as long as its processes: torch's and deepspeed's."""
+
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP)
 
 
@@ -33,8 +36,11 @@ VANISHED = (
 
 @functools.cache
 def stop_with_launcher() -> None:
-    """Stop this process, in order, once torch's launcher that started it is gone."""
-    if "TORCHELASTIC_RUN_ID" in os.environ:
+    """Stop this process, in order, once the launcher that started it is gone.
+
+    A rank that was started by hand may outlive the shell that started it.
+    """
+    if LAUNCHER_MARKS & os.environ.keys():
         watch_parent()
 
 

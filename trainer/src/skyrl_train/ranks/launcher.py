@@ -6,6 +6,7 @@ torchrun's store listens on all interfaces, and whoever reaches it can end the r
 bound to 127.0.0.1 already, on a free port.
 """
 
+import logging
 import os
 import signal
 import socket
@@ -32,9 +33,6 @@ TIMEOUT = 600
 class LoopbackRendezvous(StaticTCPRendezvous):
     """The meeting point of the ranks of one machine, whose store no other machine can reach."""
 
-    def get_backend(self) -> str:
-        return BACKEND
-
     def __init__(self, run_id: str) -> None:
         listener = socket.create_server((ADDRESS, 0))
         port = listener.getsockname()[1]
@@ -44,6 +42,9 @@ class LoopbackRendezvous(StaticTCPRendezvous):
             ADDRESS, port, 1, is_master=True, timeout=self.timeout, multi_tenant=True, master_listen_fd=descriptor
         )
 
+    def get_backend(self) -> str:
+        return BACKEND
+
 
 def _rendezvous(parameters: RendezvousParameters) -> RendezvousHandler:
     return LoopbackRendezvous(parameters.run_id)
@@ -51,6 +52,7 @@ def _rendezvous(parameters: RendezvousParameters) -> RendezvousHandler:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the program in each process. Returns 0, or the exit code of the process that failed first."""
+    logging.disable(logging.ERROR)  # torch's lines about its processes; the run's last lines say how it ended
     watch_parent()  # SIGTERM makes the launcher end its processes in order
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the trainer chooses its threads later
     os.environ |= child_of_this_process()

@@ -27,4 +27,5 @@ def stay_on_this_machine(*, nccl: bool) -> None:
 
 def are_on_one_machine() -> bool:
     """Whether all ranks run on this machine, according to their launcher."""
-    return os.environ.get("LOCAL_WORLD_SIZE") == os.environ.get("WORLD_SIZE", "1")
+    local = os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE"))  # deepspeed's launcher sets the latter
+    return local is not None and local == os.environ.get("WORLD_SIZE")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import try_to_load_from_cache
 
+from skyrl_core.redaction import redacted
 from skyrl_core.registry import script_sha256
 from skyrl_train.config.course_options import compared_options
 from skyrl_train.config.resolved import ResolvedRun
@@ -41,7 +42,8 @@ def fingerprint_of(run: ResolvedRun) -> Fingerprint:
     """The options and package versions of a run; its data and code follow once they are loaded."""
     estimator = run.config.trainer.algorithm.advantage_estimator
     params = {f"trainer.algorithm.{estimator}.{name}": value for name, value in run.estimator.params.items()}
-    return Fingerprint(options=compared_options(run.config) | _as_json(params), packages=versions(COMPUTING))
+    options = redacted(compared_options(run.config) | _as_json(params))  # it is part of each checkpoint
+    return Fingerprint(options=options, packages=versions(COMPUTING))
 
 
 def with_data(

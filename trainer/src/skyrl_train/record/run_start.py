@@ -38,13 +38,7 @@ def open_journal(run: ResolvedRun, ranks: Ranks, progress: Progress, found: Path
 
 
 def _open_journal(run: ResolvedRun, ranks: Ranks, progress: Progress, found: Path | None) -> Journal:
-    config, loss = run.config, run.loss.identity
-    if found is not None:
-        folder = RunFolder.resume(found.parent.parent)
-        if run.holds_secrets:
-            folder.make_private()
-    else:
-        folder = RunFolder.create(config.run_folder, title=loss.name, is_private=run.holds_secrets)
+    config, loss, folder = run.config, run.loss.identity, _own_folder(run, found)
     with ExitStack() as undo:
         undo.callback(folder.close)
         observers = load_observers(run.observers)
@@ -99,6 +93,15 @@ def _open_journal(run: ResolvedRun, ranks: Ranks, progress: Progress, found: Pat
         if any(change["step"] == progress.step for change in changes[-1:]):
             journal.accepts = option
     return journal
+
+
+def _own_folder(run: ResolvedRun, found: Path | None) -> RunFolder:
+    if found is None:
+        return RunFolder.create(run.config.run_folder, title=run.loss.identity.name, is_private=run.holds_secrets)
+    folder = RunFolder.resume(found.parent.parent)
+    if run.holds_secrets:
+        folder.make_private()
+    return folder
 
 
 def _distributions(loss: LossIdentity) -> Iterator[str]:

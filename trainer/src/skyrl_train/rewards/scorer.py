@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from skyrl_core.errors import PluginLoadError, SkyrlError, UnknownPluginError
 from skyrl_train.config.schema import EnvironmentConfig
-from skyrl_train.environments.environment import Completion, Environment, Row
+from skyrl_train.environments.environment import Completion, Environment, Row, guard_of
 from skyrl_train.rewards.reward_result import Score
 from skyrl_train.rewards.reward_stream import Inbox, Item, ScoreStream
 from skyrl_train.rewards.worker_handle import START_TIMEOUT, WORKER_VARIABLE, WorkerProcess
@@ -26,8 +26,8 @@ _MAX_FAILED_STARTS = 3
 """Consecutive workers that may die while they start, for example because the system is short of memory."""
 
 _BLOCKED = (
-    ": an async reward blocks the event loop of its worker, and the others wait in it; await every slow call, or "
-    "remove `async`"
+    ": an async reward blocks the event loop of its worker, in which others wait; await every slow call, or remove "
+    "`async`"
 )
 
 _CLOSE_TIMEOUT = 1.0
@@ -71,11 +71,16 @@ class _Batch:
         self.scores[index] = Score(error=f"{what} (row {self.items[index][1].label})")
 
 
+def _is_async(environment: Environment, name: str) -> bool:
+    with guard_of(environment, name).calling("is_async"):
+        return bool(environment.is_async)
+
+
 class Scorer:
     """Computes rewards in worker processes that start at the first call and end with the context manager.
 
     A reward that raises, hangs, exits, crashes or does not return a finite number affects only its sample: the score
-    has an error and no reward. If an ``async def`` reward blocks its event loop, those that wait in it fail as well.
+    has an error and no reward.
     """
 
     def __init__(
@@ -105,7 +110,7 @@ class Scorer:
             )
         self._names = frozenset(environments)
         self._setup = worker_setup(environments, deadline, dict(weights or {}))
-        self._awaited = frozenset(name for name, environment in environments.items() if environment.is_async)
+        self._awaited = frozenset(name for name, environment in environments.items() if _is_async(environment, name))
         self._deadline = deadline
         self._size = workers
         self._failed_starts = 0  # since a worker was last ready
@@ -265,7 +270,9 @@ class Scorer:
             return
         tasks = list(worker.tasks.values())
         awaited = [index for index in tasks if batch.items[index][1].environment in self._awaited]
-        failed = awaited or tasks[:1]  # the rewards that run; those that are awaited all run at the same time
+        running = worker.running()
+        # The reward that runs. If a task that an awaited one has started runs, any of those that wait may be its owner.
+        failed = [running] if running is not None else awaited or tasks[:1]
         name = batch.items[failed[0]][1].environment
         if overdue:
             what = too_slow(name, self._deadline) + (_BLOCKED if awaited else "")

@@ -14,6 +14,7 @@ from typing import Any
 
 from skyrl_core.errors import SkyrlError
 from skyrl_train.machine.parent_watch import child_of_this_process
+from skyrl_train.rewards.running_item import RunningItem
 from skyrl_train.rewards.worker_main import GRACE, Setup
 
 WORKER_VARIABLE = "SKYRL_REWARD_WORKER"
@@ -28,8 +29,9 @@ _SEND_TIMEOUT = 60
 _COMMAND = """
 import sys
 sys.path[:] = {path!r}
+from skyrl_train.rewards.running_item import RunningItem
 from skyrl_train.rewards.worker_main import serve
-serve({descriptor})
+serve({descriptor}, {running})
 """
 
 
@@ -54,11 +56,12 @@ class WorkerProcess:
         """
         trainer_end, worker_end = socket.socketpair()
         trainer_end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _SEND_TIMEOUT, 0))
-        command = _COMMAND.format(path=sys.path, descriptor=worker_end.fileno())
+        self._running, running = RunningItem.create()
+        command = _COMMAND.format(path=sys.path, descriptor=worker_end.fileno(), running=running)
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", command],
-                pass_fds=[worker_end.fileno()],
+                pass_fds=[worker_end.fileno(), running],
                 process_group=0,
                 stdin=subprocess.DEVNULL,
                 env=os.environ | {WORKER_VARIABLE: "1", "PYTHONHASHSEED": _hash_seed()} | child_of_this_process(),
@@ -68,6 +71,7 @@ class WorkerProcess:
             raise SkyrlError(f"a reward worker could not be started: {error}; lower environment.workers") from error
         finally:
             worker_end.close()
+            os.close(running)
         self.connection: Connection[Any, Any] = Connection(trainer_end.detach())
         self.ready = False
         self.tasks: dict[int, int] = {}  # index of each item without a result, by its position in the message
@@ -111,6 +115,11 @@ class WorkerProcess:
         if received:
             self.since = time.monotonic()
         return received
+
+    def running(self) -> int | None:
+        """The index of the awaited item that blocks or ended the process; None if that is not known."""
+        position = self._running.position
+        return None if position is None else self.tasks.get(position)
 
     def exit_message(self) -> str:
         """How the process ended, as part of a message. Call it after the connection was closed."""

@@ -19,12 +19,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from skyrl_train.environments.environment import Completion, Environment, Row
 from skyrl_train.machine.parent_watch import kill_own_group, watch_parent
 from skyrl_train.rewards.isolation import Isolation, isolated, seed_generators
 from skyrl_train.rewards.reward_result import Score, judged
+from skyrl_train.rewards.running_item import RunningItem
 
 Item = tuple[Completion, Row]
 Outcome = tuple[int, Score]
@@ -51,12 +52,18 @@ class Setup:
     weights: Mapping[str, float] = field(default_factory=dict, hash=False)  # of named rewards
 
 
-def serve(descriptor: int) -> None:
+class _Loop(NamedTuple):
+    runner: asyncio.Runner
+    item: RunningItem
+
+
+def serve(descriptor: int, running: int) -> None:
     """Compute rewards for the trainer, its parent, until it sends None or is gone.
 
     Args:
         descriptor: of a socket that delivers a Setup, then lists of pickled items, and finally None. The reply to Setup
             is None or an error; the reply to items is one Outcome per item, in any order.
+        running: of the file in which a RunningItem is kept.
     """
     watch_parent(kill_own_group)  # even in the middle of a reward, and with the processes that the reward started
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -73,10 +80,10 @@ def serve(descriptor: int) -> None:
             connection.send(_describe(error))
             return
         connection.send(None)
-        isolation = Isolation(environments.values())
+        isolation, item = Isolation(environments.values()), RunningItem(running)
         with asyncio.Runner() as runner:  # one event loop for all messages: clients of a judge belong to a loop
             while message := connection.recv():
-                for outcome in _outcomes(message, setup, environments, isolation, runner):
+                for outcome in _outcomes(message, setup, environments, isolation, _Loop(runner, item)):
                     connection.send(outcome)
     except (EOFError, ConnectionError):
         return  # the trainer has ended
@@ -87,7 +94,7 @@ def _outcomes(
     setup: Setup,
     environments: Mapping[str, Environment],
     isolation: Isolation,
-    runner: asyncio.Runner,
+    loop: _Loop,
 ) -> Iterator[Outcome]:
     items: dict[int, Item] = {}
     for position, data in enumerate(pickled):
@@ -98,7 +105,7 @@ def _outcomes(
     awaited = {name for name, environment in environments.items() if environment.is_async}
     waits = [position for position, (_, row) in items.items() if row.environment in awaited]
     if waits:
-        yield from _side_by_side({position: items[position] for position in waits}, setup, environments, runner)
+        yield from _side_by_side({position: items[position] for position in waits}, setup, environments, loop)
         isolation.restore()
     armed, pid = -math.inf, os.getpid()
     with open(os.devnull, "w") as discarded:
@@ -120,13 +127,13 @@ def _outcomes(
 
 
 def _side_by_side(
-    items: Mapping[int, Item], setup: Setup, environments: Mapping[str, Environment], runner: asyncio.Runner
+    items: Mapping[int, Item], setup: Setup, environments: Mapping[str, Environment], loop: _Loop
 ) -> Iterator[Outcome]:
     """The outcomes of rewards that are awaited at the same time, each with its own deadline, as they complete."""
-    scores, pid = _awaited(items, setup, environments), os.getpid()
+    scores, pid = _awaited(items, setup, environments, loop.item), os.getpid()
     with open(os.devnull, "w") as discarded:
         faulthandler.dump_traceback_later(setup.deadline + 2 * GRACE, exit=True, file=discarded)
-        while (outcome := runner.run(_next(scores))) is not None:
+        while (outcome := loop.runner.run(_next(scores))) is not None:
             if os.getpid() != pid:
                 os._exit(0)  # as below
             yield outcome
@@ -138,10 +145,11 @@ async def _next(scores: AsyncIterator[Outcome]) -> Outcome | None:
 
 
 async def _awaited(
-    items: Mapping[int, Item], setup: Setup, environments: Mapping[str, Environment]
+    items: Mapping[int, Item], setup: Setup, environments: Mapping[str, Environment], running: RunningItem
 ) -> AsyncIterator[Outcome]:
     async def outcome(position: int, completion: Completion, row: Row) -> Outcome:
-        return position, await await_reward(environments[row.environment], completion, row, setup)
+        reward = await_reward(environments[row.environment], completion, row, setup)
+        return position, await running.marking(position, reward)
 
     tasks = [asyncio.ensure_future(outcome(position, *item)) for position, item in items.items()]
     for done in asyncio.as_completed(tasks):

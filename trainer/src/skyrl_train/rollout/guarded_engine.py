@@ -28,12 +28,13 @@ class GuardedEngine:
             self._hands_over = "hand_over" in signature(engine.generate).parameters
         self._engine: RolloutEngine = engine
         self._guard = guard
+        self._synced = ""  # when it got its weights, for messages
 
     def generate(
         self, requests: Sequence[SampleRequest], sampling: Sampling, hand_over: HandOver | None = None
     ) -> list[Sample]:
         """One sample for each request, in order."""
-        with self._guard.calling("generate"):
+        with self._guard.calling("generate", self._synced):
             early = {"hand_over": hand_over} if self._hands_over and hand_over is not None else {}
             samples = self._engine.generate(requests, sampling, **early)
             _check_samples(samples, requests)
@@ -41,12 +42,13 @@ class GuardedEngine:
 
     def log_probs(self, sequences: Sequence[Sequence[int]]) -> list[tuple[float, ...]]:
         """Log-probs of the tokens of each sequence except its first."""
-        with self._guard.calling("log_probs"):
+        with self._guard.calling("log_probs", self._synced):
             return [tuple(map(float, values)) for values in self._engine.log_probs(sequences)]
 
     def sync_weights(self, weights: WeightSource, policy_version: int) -> None:
         """Load all of the policy's weights."""
-        with self._guard.calling("sync_weights", f"after optimizer step {policy_version}"):
+        self._synced = f"after optimizer step {policy_version}"
+        with self._guard.calling("sync_weights", self._synced):
             self._engine.sync_weights(weights, policy_version)
 
     def close(self) -> None:
@@ -69,4 +71,9 @@ def _check_samples(samples: Any, requests: Sequence[SampleRequest]) -> None:
             raise ValueError(
                 f"sample {index} has {len(sample.token_ids)} token ids and {len(sample.log_probs)} log-probs: "
                 "return one log-prob for each of one or more tokens"
+            )
+        if sample.kept is not None and len(sample.kept) != len(sample.token_ids):
+            raise ValueError(
+                f"sample {index} has {len(sample.token_ids)} token ids and {len(sample.kept)} lists of kept tokens: "
+                "return one list for each token"
             )

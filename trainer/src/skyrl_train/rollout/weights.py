@@ -75,8 +75,12 @@ class GuardedWeights:
 
     def __init__(self, weights: WeightSource) -> None:
         self._weights = weights
-        self.model = weights.model
         self.updating = False
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """That of the source."""
+        return self._weights.model
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """The tensors of the source.
@@ -94,7 +98,11 @@ class PerturbedWeights:
 
     def __init__(self, weights: WeightSource) -> None:
         self._weights = weights
-        self.model = weights.model
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """That of the source."""
+        return self._weights.model
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Noisy copies, the same on every rank; the source is not changed."""

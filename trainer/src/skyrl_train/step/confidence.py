@@ -52,8 +52,8 @@ def mean_interval(shares: Sequence[float], samples: int) -> Interval:
 def paired_difference(before: Sequence[float], after: Sequence[float]) -> tuple[float, Interval]:
     """The change of the mean share on the same problems, and its 95 % interval.
 
-    Adds one problem that got better and one that got worse, so that the interval has a width even if no problem or
-    every problem changed: D. G. Bonett and R. M. Price, British Journal of Mathematical and Statistical Psychology 65
+    Adds one problem that got better and one that got worse, so that the interval has a width even if none or all
+    problems changed: D. G. Bonett and R. M. Price, British Journal of Mathematical and Statistical Psychology 65
     (2012).
     """
     differences = [last - first for first, last in zip(before, after, strict=True)]

@@ -18,6 +18,10 @@ from skyrl_train.step.objective import Objective
 from skyrl_train.step.skip_zero_advantages import learning_rows
 from skyrl_train.trainer_engine.zero import ZeroEngine
 
+LARGEST_CHANGE = 1.25
+"""Factor by which one optimizer step may change the norm of the weights. AdamW would need a learning rate above their
+typical size, and would leave little of the model."""
+
 
 @dataclass
 class UpdateLog:
@@ -50,6 +54,7 @@ class PolicyUpdate:
         self._ranks = ranks
         self._size = micro_batch_size
         self._pad_id = pad_id
+        self._weight_norm: float | None = None  # after the latest step
 
     def step(self, minibatch: Experience, *, num_groups: int, learning_rate: float, step: int) -> UpdateLog:
         """Make one optimizer step on this rank's part of a minibatch, unless no rank has a sequence. Collective.
@@ -81,8 +86,11 @@ class PolicyUpdate:
             # DeepSpeed averages over ranks, but the weights already divide by the counts of all ranks.
             self._engine.backward(total * self._ranks.world_size, last=number == len(parts) - 1)
         self._check_finite("loss", float(self._ranks.sum(log.totals["loss/total"])), step)
+        before = self._engine.weight_norm() if self._weight_norm is None else self._weight_norm
         log.grad_norm = self._engine.step(learning_rate)
         self._check_finite("gradient", log.grad_norm, step)
+        self._weight_norm = self._engine.weight_norm()
+        _check_weights(before, self._weight_norm, learning_rate, step)
         self._adapt_loss(log, step)
         return log
 
@@ -167,6 +175,21 @@ class PolicyUpdate:
         own = count_batch(minibatch.mask, minibatch.groups, num_groups=num_groups)
         summed = self._ranks.sum(torch.cat([own.tokens[None], own.sequences[None], own.group_tokens]))
         return BatchCounts(tokens=summed[0], sequences=summed[1], group_tokens=summed[2:])
+
+
+def _check_weights(before: float, after: float, learning_rate: float, step: int) -> None:
+    """Stop before a checkpoint could save a model that the step destroyed; every rank sees the same norms.
+
+    Raises:
+        SkyrlError: the norm of the weights is not finite, or a multiple or a small part of what it was.
+    """
+    if before and not before / LARGEST_CHANGE <= after <= before * LARGEST_CHANGE:
+        raise SkyrlError(
+            f"optimizer step {step + 1} changed the norm of the trained weights from {before:.4g} to {after:.4g}, with "
+            f"a learning rate of {learning_rate:g}: AdamW moves every weight by about the learning rate, and by weight "
+            "decay; checkpoints are unchanged. Lower trainer.optimizer.learning_rate or "
+            "trainer.optimizer.weight_decay, or set trainer.optimizer.warmup_steps"
+        )
 
 
 def summarise(logs: list[UpdateLog], ranks: Ranks) -> dict[str, float]:

@@ -11,7 +11,7 @@ from skyrl_train.tracking.answer_text import answer_text
 from skyrl_train.tracking.atomic_file import RunFolderError, write_bytes
 from skyrl_train.tracking.history import read_history
 from skyrl_train.tracking.report_charts import draw_charts
-from skyrl_train.tracking.report_result import describe_end, read_result
+from skyrl_train.tracking.report_result import describe_end, describe_failures, read_result
 from skyrl_train.tracking.report_samples import read_samples
 from skyrl_train.tracking.run_folder import RunFolder
 
@@ -80,6 +80,7 @@ def _facts(run: Mapping[str, Any]) -> list[tuple[str, str]]:
         "Started": _minute(run.get("started")),
         "Resumed": ", ".join(map(_minute, run.get("resumed", []))),
         "Ended": _minute(run.get("ended")),
+        "Not evaluated": describe_failures(run),
         "Processes": run.get("world_size"),
         "Seeds": ", ".join(f"{name} {value}" for name, value in _flat(run.get("seeds", run.get("seed")))),
         "Git commit": f"{git['commit'][:12]}{' with changes' if git.get('dirty') else ''}"

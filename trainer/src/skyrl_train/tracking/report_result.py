@@ -78,6 +78,14 @@ def describe_end(status: str, run: Mapping[str, Any], history: History) -> str:
     return f"{status.capitalize()}: {steps}{f' in {format_duration(seconds)}' if seconds is not None else ''}."
 
 
+def describe_failures(run: Mapping[str, Any]) -> str:
+    """The steps whose evaluation failed, with the first reason; empty if none did."""
+    found = run.get("failed_evaluations")
+    failed = [entry for entry in found if isinstance(entry, Mapping)] if isinstance(found, list) else []
+    steps = ", ".join(str(failure.get("step")) for failure in failed)
+    return f"step {steps}: {failed[0].get('error')}" if failed else ""
+
+
 def comparison_rows(before: Metrics, after: Metrics) -> tuple[tuple[str, str, str, str], ...]:
     """A row of label, before, after and change for each metric of two evaluations, set by set."""
     return tuple(

@@ -1,11 +1,7 @@
 """The run folder: the files of a run, and the lock that allows one owner at a time."""
 
-import errno
-import fcntl
 import itertools
 import json
-import logging
-import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -21,14 +17,12 @@ from skyrl_train.tracking.atomic_file import (
     write_bytes,
     write_error,
 )
+from skyrl_train.tracking.folder_lock import LOCK_FILE, FolderLock
 from skyrl_train.tracking.metrics_jsonl import METRICS_FILE, MetricsRecord
 from skyrl_train.tracking.strict_json import encode
 from skyrl_train.tracking.tracker import RunSummary
 
 DEFAULT_ROOT = Path("runs")
-LOCK_FILE = ".lock"
-
-logger = logging.getLogger(__name__)
 
 
 class RunFolder:
@@ -41,7 +35,7 @@ class RunFolder:
         self.path = Path(path)
         self.record = MetricsRecord()
         """metrics.jsonl; only the owner starts it."""
-        self._lock: int | None = None
+        self._lock = FolderLock(self.path)
 
     @classmethod
     def create(
@@ -60,7 +54,7 @@ class RunFolder:
         folder = cls(_make(Path(path).expanduser()) if path is not None else _make_unique(root, title))
         if is_private:
             folder.make_private()
-        folder._acquire()
+        folder._lock.acquire()
         if any(entry.name != LOCK_FILE for entry in folder.path.iterdir()):
             folder.close()
             raise RunFolderError(
@@ -83,7 +77,7 @@ class RunFolder:
                 "Give the run folder that `skyrl train` printed."
             )
         folder._refuse_links()
-        folder._acquire()
+        folder._lock.acquire()
         remove_temporary_files(folder.path)
         return folder
 
@@ -145,7 +139,7 @@ class RunFolder:
             content = json.loads(self.run_file.read_bytes())
         except FileNotFoundError:
             return {}
-        except (ValueError, OSError) as error:
+        except (ValueError, RecursionError, OSError) as error:
             raise RunFolderError(f"{self.run_file} cannot be read: {error}") from error
         if not isinstance(content, dict):
             raise RunFolderError(f"{self.run_file} cannot be read: expected an object, not {type(content).__name__}")
@@ -163,10 +157,10 @@ class RunFolder:
         """Write run.json at the start: these fields and the time. A resumed run keeps its first start time."""
         earlier, now = self.read_run(), _now()
         self.traceback_file.unlink(missing_ok=True)  # of an earlier failure
-        if "started" in earlier:
-            times = {"started": earlier["started"], "resumed": [*earlier.get("resumed", []), now]}
-        else:
-            times = {"started": now}
+        times: dict[str, Any] = {"started": now}
+        if isinstance(earlier.get("started"), str):  # somebody may have edited the file
+            resumed = earlier.get("resumed")
+            times = {"started": earlier["started"], "resumed": [*(resumed if isinstance(resumed, list) else []), now]}
         self.update_run({**fields, **times, "ended": None, "outcome": "running", "error": None})
 
     def write_traceback(self, text: str) -> Path:
@@ -214,26 +208,12 @@ class RunFolder:
 
     def is_owned(self) -> bool:
         """Whether a live process owns the folder."""
-        try:
-            descriptor = os.open(self.path / LOCK_FILE, os.O_RDONLY)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:  # a file system without locks
-            return False
-        finally:
-            os.close(descriptor)
-        return False
+        return self._lock.is_held()
 
     def close(self) -> None:
         """Close the record and release the folder. A second call does nothing."""
         self.record.close()
-        lock, self._lock = self._lock, None
-        if lock is not None:
-            os.close(lock)
+        self._lock.release()
 
     def __enter__(self) -> Self:
         return self
@@ -249,34 +229,6 @@ class RunFolder:
                     f"{file} is a link, and a resumed run would write to its target: copy the run with its files "
                     "(`cp -rL`), or remove the link"
                 )
-
-    def _acquire(self) -> None:
-        path = self.path / LOCK_FILE
-        try:
-            # Child programs do not inherit the descriptor; forked children close it below.
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise write_error(path, error) from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, f"{os.getpid()}\n".encode())
-        except BlockingIOError as error:
-            owner = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
-            os.close(descriptor)
-            raise RunFolderError(
-                f"the run folder {self.path} is in use by process {owner}: wait for it, stop it, or choose another "
-                "run_folder."
-            ) from error
-        except OSError as error:
-            os.close(descriptor)
-            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-                raise write_error(path, error) from error
-            logger.warning("the file system of %s has no locks; make sure that only one run writes there", self.path)
-            return
-        self._lock = descriptor
-        # Otherwise a forked worker that outlives a killed run would keep the folder locked.
-        os.register_at_fork(after_in_child=self.close)
 
 
 def _make(path: Path) -> Path:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from skyrl_core.discovery import Guard, PluginCall
+from skyrl_core.discovery import PluginCall
 from skyrl_core.errors import PluginError, SkyrlError
+from skyrl_train.config.plugin_check import TRACKER_GROUP
 
 Outcome = Literal["finished", "interrupted", "failed"]
 
@@ -99,6 +100,7 @@ class Trackers:
     def __init__(self, trackers: Sequence[Tracker]) -> None:
         self._active = list(trackers)
         self._all = list(trackers)
+        self._guards = {id(tracker): TRACKER_GROUP.guard_of(type(tracker)) for tracker in trackers}
 
     def start(self, info: RunInfo) -> None:
         self._forward("start", lambda tracker: tracker.start(info))
@@ -120,7 +122,7 @@ class Trackers:
         closing, self._all, self._active = self._all, [], []
         for tracker in closing:
             try:
-                with PluginCall(_guard(tracker), "could not be closed"):
+                with PluginCall(self._guards[id(tracker)], "could not be closed"):
                     tracker.close()
             except SkyrlError as error:  # the others must still be closed, and the result of the run is unaffected
                 logger.warning("%s", error)
@@ -128,13 +130,8 @@ class Trackers:
     def _forward(self, what: str, call: Callable[[Tracker], None]) -> None:
         for tracker in list(self._active):
             try:
-                with PluginCall(_guard(tracker), f"failed in {what} and is disabled; training continues"):
+                with PluginCall(self._guards[id(tracker)], f"failed in {what} and is disabled; training continues"):
                     call(tracker)
             except PluginError as error:  # a broken dashboard must not end a training run
                 self._active.remove(tracker)
                 logger.warning("%s", error)
-
-
-def _guard(tracker: Tracker) -> Guard:
-    kind = type(tracker)
-    return Guard(f"tracker {kind.__module__}.{kind.__qualname__}", kind.__module__)

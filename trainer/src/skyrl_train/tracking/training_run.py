@@ -11,7 +11,7 @@ from skyrl_train.tracking.atomic_file import RunFolderError
 from skyrl_train.tracking.history import History, Metrics, read_history
 from skyrl_train.tracking.html_report import write_report
 from skyrl_train.tracking.metric_glossary import format_duration
-from skyrl_train.tracking.report_result import comparison_rows
+from skyrl_train.tracking.report_result import comparison_rows, describe_failures
 from skyrl_train.tracking.run_folder import RunFolder
 
 REPORT_HEIGHT = 600
@@ -117,6 +117,7 @@ class TrainingRun:
         facts = {
             "loss": (record.get("loss") or {}).get("id"),
             "error": record.get("error"),
+            "not evaluated": describe_failures(record),
             "run folder": self.folder,
             "checkpoint": self.checkpoint,
             "to resume": record.get("resume_command"),

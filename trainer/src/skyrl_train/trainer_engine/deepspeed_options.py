@@ -27,7 +27,7 @@ SET_BY_TRAINER = {
 }
 """Keys of DeepSpeed that the trainer sets, with the option to use instead."""
 
-SWITCH, NUMBER = "true or false", "a number above 0"
+SWITCH, NUMBER = "true or false", "a number from 0.001 to 1000000"
 PLAIN = {
     "wall_clock_breakdown": SWITCH,
     "memory_breakdown": SWITCH,
@@ -70,7 +70,7 @@ def _is_valid(key: str, value: Any) -> bool:
     if PLAIN[key] == SWITCH:
         return isinstance(value, bool)
     if PLAIN[key] == NUMBER:
-        return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+        return isinstance(value, int | float) and not isinstance(value, bool) and 1e-3 <= value <= 1e6
     return value in ("fp16", "bf16", "fp32")
 
 

@@ -125,6 +125,18 @@ class ZeroEngine:
         grads = [p.grad for p in self.policy.parameters() if p.grad is not None]
         return float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g.float()) for g in grads])))
 
+    def weight_norm(self) -> float:
+        """The norm of all trained weights; not finite if one of the weights is not. Collective.
+
+        Each rank reads only its share: its shards on stage 3, every n-th weight of its copy on the other stages.
+        """
+        trained = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
+        rank, count = self._ranks.rank, self._ranks.world_size
+        own = [_shard(parameter, rank) for parameter in trained] if self.stage == 3 else trained[rank::count]
+        norms = [torch.linalg.vector_norm(part.detach(), dtype=torch.float32).to(self.device) for part in own]
+        squared = torch.stack(norms).double().square().sum() if norms else torch.zeros((), dtype=torch.float64)
+        return math.sqrt(float(self._ranks.sum(squared)))
+
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Each complete parameter, adapters merged, by its transformers name. All ranks iterate to the end."""
         yield from merged_tensors(self.policy.model, _gathered if self.stage == 3 else nullcontext)
@@ -180,6 +192,13 @@ def _drop_frozen(module: torch.nn.Module, state: dict[str, Any], prefix: str, _:
     for name, parameter in module.named_parameters(remove_duplicate=False):
         if not parameter.requires_grad:
             state.pop(prefix + name, None)
+
+
+def _shard(parameter: Any, rank: int) -> Tensor:
+    """This rank's part of a parameter on stage 3, without the padding of the last part."""
+    shard: Tensor = parameter.ds_tensor.data
+    size = max(min(parameter.ds_numel - rank * shard.numel(), shard.numel()), 0)
+    return shard.flatten()[:size]
 
 
 @contextmanager

@@ -172,7 +172,13 @@ def _arguments(setup: EngineSetup, vllm: Any) -> dict[str, Any]:
         "dtype": DTYPES[setup.config.trainer.deepspeed.precision],
     }
     # The model's context may be shorter than the configuration allows; a prompt that needs more is a separate error.
-    own: int = vllm.EngineArgs(**model).create_model_config().max_model_len
+    known = vllm.EngineArgs(**model).create_model_config()
+    if known.using_transformers_backend():
+        raise SkyrlError(
+            f"vLLM has no implementation of {', '.join(known.architectures)}: it would take that of transformers and "
+            "change its classes, which the trainer uses in the same process; set rollout.engine to vllm_server or hf"
+        )
+    own: int = known.max_model_len
     longest = min(rollout.max_prompt_tokens + longest_response(setup.config), own)
     common: dict[str, Any] = {
         "load_format": "dummy",  # the first sync brings the weights
