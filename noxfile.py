@@ -119,6 +119,16 @@ def families(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none", requires=["workspace"])
+def fuzz(session: nox.Session) -> None:
+    """Run 10,000 generated bad configurations; none may end in a traceback or take more than 5 seconds."""
+    command = ("python", "-m", "tests.trainer.config.bad_configurations")
+    settings = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    _run(session, *command, *(session.posargs or ("10000",)), **settings)
+    if not session.posargs:
+        _run(session, *command, "50", "--start", "10000", "--process", **settings)
+
+
+@nox.session(venv_backend="none", requires=["workspace"])
 def ranks(session: nox.Session) -> None:
     """Run the tests that start several processes."""
     _run(session, "pytest", "-m", "ranks", *session.posargs)

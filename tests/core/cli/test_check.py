@@ -108,3 +108,28 @@ def test_golden_numbers_need_a_folder(capsys) -> None:
 def test_a_folder_that_is_not_a_package_is_an_error(capsys, tmp_path) -> None:
     with pytest.raises(SkyrlError, match=r"pyproject\.toml"):
         check(capsys, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("param", "message"),
+    [
+        ("clip_low=" + "9" * 5000, "has more than 100 digits"),
+        ("clip_low=[" + "9" * 5000 + "]", "is not valid JSON"),
+        ("clip_low=" + "[" * 100_000, "is not valid JSON"),
+        ("clip_low=" + "[" * 500 + "]" * 500, "nested more than 64 levels deep"),
+        (".".join("a" * 500) + "=1", "more than 64 blocks"),
+        ("clip_low=1__0", "must be a number"),
+        ("clip_low='1'", "must be a number"),
+        ("clip_low=true", "must be a number"),
+        ("clip_low=[NaN]", "must be a number"),
+        ("\x1b[31m", r"--param \x1b[31m: expected KEY=VALUE"),
+        ("\x1b[31m=1", r"\x1b[31m = 1: unknown parameter"),
+    ],
+    ids=range(11),
+)
+def test_a_bad_parameter_is_a_short_printable_message(param: str, message: str) -> None:
+    with pytest.raises(SkyrlError) as caught:
+        main(["check", "gspo", "--param", param])
+    assert message in str(caught.value)
+    assert str(caught.value).replace("\n", "").isprintable()
+    assert len(str(caught.value)) < 1500

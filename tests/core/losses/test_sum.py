@@ -1,5 +1,7 @@
 """sum: the gradient and value of its terms, under their labels."""
 
+import time
+
 import pytest
 import torch
 
@@ -215,3 +217,34 @@ def test_the_term_that_fails_is_named_with_the_step(monkeypatch) -> None:
 @pytest.mark.parametrize("names", [["dual_clip", "entropy_reg"], ["clip_cov", "kl_cov"], ["icepop", "cross_entropy"]])
 def test_a_sum_of_sound_losses_keeps_the_contract(names: list[str]) -> None:
     check_policy_loss(load_policy_loss("sum", {"terms": [{"loss": name} for name in names]})).raise_for_failures()
+
+
+def nested(levels: int, width: int = 1) -> list[dict[str, object]]:
+    terms: list[dict[str, object]] = [{"loss": "dual_clip"}]
+    for _ in range(levels):
+        terms = [{"loss": "sum", "params": {"terms": terms}}] * width
+    return terms
+
+
+def test_sums_inside_each_other_are_validated_once_per_term() -> None:
+    start = time.process_time()
+    validate_loss_params("sum", {"terms": nested(7)})
+    assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize(
+    ("terms", "rule"),
+    [
+        (nested(8), "nested more than 8 levels deep"),
+        (nested(20), "nested more than 8 levels deep"),
+        (nested(30), "nested more than 64 levels deep"),
+        (nested(6, width=3), "more than 100 terms"),
+        (nested(7, width=10), "more than 20,000"),
+        ([{"loss": "dual_clip"}] * 101, "more than 100 terms"),
+    ],
+)
+def test_a_sum_of_too_many_levels_or_terms_is_refused_at_once(terms: object, rule: str) -> None:
+    start = time.process_time()
+    with pytest.raises(InvalidParamsError, match=rule):
+        validate_loss_params("sum", {"terms": terms})
+    assert time.process_time() - start < 5

@@ -13,8 +13,10 @@ from skyrl_core.parameters.estimator_params import smallest_group as smallest_gr
 from skyrl_core.parameters.loss_params import LossParams as LossParams
 from skyrl_core.parameters.loss_params import OpenLossParams as OpenLossParams
 from skyrl_core.parameters.nesting import MAX_DEPTH as MAX_DEPTH
+from skyrl_core.parameters.nesting import MAX_VALUES as MAX_VALUES
 from skyrl_core.parameters.nesting import TOO_DEEP as TOO_DEEP
-from skyrl_core.parameters.nesting import is_too_deep as is_too_deep
+from skyrl_core.parameters.nesting import TOO_MANY as TOO_MANY
+from skyrl_core.parameters.nesting import size_fault as size_fault
 from skyrl_core.parameters.param_validation import validate_params as validate_params
 from skyrl_core.parameters.parameter_plan import ParamPlan as ParamPlan
 from skyrl_core.parameters.schedule import Schedule as Schedule

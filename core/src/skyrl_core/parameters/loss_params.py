@@ -9,7 +9,7 @@ from skyrl_core.parameters.strict_model import StrictModel
 
 
 class LossParams(StrictModel):
-    """Base class of parameter schemas. Unknown keys, values of another type, infinities and NaN are errors.
+    """Base class of parameter schemas. Unknown keys, other types, infinities and NaN are errors.
 
     A subclass lists its parameters as fields with ranges and descriptions::
 

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ValidationError
 
 from skyrl_core.errors import InvalidParamsError, ParamProblem, nearest
 from skyrl_core.parameters.loss_params import OpenLossParams
-from skyrl_core.parameters.nesting import TOO_DEEP, is_too_deep
+from skyrl_core.parameters.nesting import size_fault
 from skyrl_core.parameters.param_validation import validate_params
 from skyrl_core.parameters.schedule import Schedule, checked_steps, is_schedule, parse_schedule, schedule_fault
 from skyrl_core.parameters.schema_call import as_json_values
@@ -32,8 +32,8 @@ class ParamPlan(Generic[Schema]):
             InvalidParamsError: values are invalid, at the start or at some step; ``problems`` lists every problem.
         """
         self._validate: Callable[[Values], Schema] = lambda tree: validate_params(schema, tree, subject, context)
-        if is_too_deep(values):
-            raise InvalidParamsError(f"{subject}: invalid parameters", [ParamProblem("", values, TOO_DEEP)])
+        if fault := size_fault(values):
+            raise InvalidParamsError(f"{subject}: invalid parameters", [ParamProblem("", values, fault)])
         self._values = values
         self.schedules = _schedules(values, subject) if scheduled else {}
         """Each schedule by the path of its parameter."""

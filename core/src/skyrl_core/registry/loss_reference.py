@@ -18,6 +18,9 @@ from skyrl_core.discovery.plugin_group import (
 )
 from skyrl_core.errors import PluginConflictError, UnknownPluginError
 
+LONGEST_VERSION = 9
+"""Digits of a semantics version."""
+
 
 class LossGroup(PluginGroup):
     """The group ``skyrl.policy_losses``, and the losses registered in this process."""
@@ -31,7 +34,7 @@ class LossGroup(PluginGroup):
         claim = super().find(name, policy, rows=rows)
         if not pinned:
             return claim
-        if not version.isdecimal():
+        if not (version.isdecimal() and version.isascii() and len(version) <= LONGEST_VERSION):
             raise UnknownPluginError(
                 f"policy loss {spec!r}: after @ must come a semantics version, a whole number, such as {name}@1"
             )

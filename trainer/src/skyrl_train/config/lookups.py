@@ -9,6 +9,7 @@ from pydantic import AfterValidator, AnyHttpUrl, TypeAdapter, ValidationError, W
 from skyrl_core.lookup import path_fault
 
 _HUB_NAME = re.compile(r"(?=.{1,96}$)[A-Za-z0-9_][\w.-]*(?:/[A-Za-z0-9_][\w.-]*)?", re.ASCII)
+_TRIMMED = re.compile(r"[\s\x00-\x20\x7f]")
 _LONGEST_HOST, _LONGEST_LABEL = 253, 63
 _ADDRESS: TypeAdapter[AnyHttpUrl] = TypeAdapter(AnyHttpUrl)
 
@@ -26,10 +27,10 @@ def server_address_fault(url: str) -> str | None:
     except ValidationError as error:
         reason = error.errors(include_url=False)[0].get("ctx", {}).get("error")
         return f"{rule}{f': {reason}' if reason else ''}"
-    # Pydantic repairs some texts, such as one with spaces around it; the text itself is what is connected to.
+    # Pydantic drops spaces and null bytes around an address, which is later used as it is.
     host = (urlsplit(url).hostname or "").rstrip(".")
     unwanted = address.path not in (None, "/") or address.query is not None or address.fragment is not None
-    if unwanted or not address.port or not host or url.split() != [url]:
+    if unwanted or not address.port or not host or _TRIMMED.search(url):
         return rule
     if len(host) > _LONGEST_HOST or any(not 0 < len(label) <= _LONGEST_LABEL for label in host.split(".")):
         return f"{rule}: a host has at most {_LONGEST_HOST} characters, and {_LONGEST_LABEL} between its dots"

@@ -7,7 +7,7 @@ from typing import Any
 
 from skyrl_core.discovery import printable
 from skyrl_core.errors import InvalidParamsError, SkyrlError, nearest
-from skyrl_core.parameters import MAX_DEPTH, TOO_DEEP, is_too_deep
+from skyrl_core.parameters import MAX_DEPTH, TOO_DEEP, size_fault
 from skyrl_train.config.dotted_keys import expand_dotted_keys
 from skyrl_train.config.presets import FOLDER, find_preset, is_preset_name, preset_hint, source_name
 from skyrl_train.config.problem import Problem
@@ -58,8 +58,9 @@ class Sources:
 
     def add_values(self, values: Mapping[str, Any], origin: str) -> None:
         """Merge options given as Python values. A key may be dotted, and a value may be a path or a NumPy number."""
-        if is_too_deep(values) or any(str(name).count(".") > MAX_DEPTH for name in values):
-            raise InvalidParamsError(f"{origin}: {TOO_DEEP}")
+        fault = TOO_DEEP if any(str(name).count(".") > MAX_DEPTH for name in values) else size_fault(values)
+        if fault:
+            raise InvalidParamsError(f"{origin}: {fault}")
         plain = _nested(values)
         origins = OriginTree()
         for keys in _all_keys(plain):

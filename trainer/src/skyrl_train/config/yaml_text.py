@@ -9,17 +9,13 @@ import yaml
 
 from skyrl_core.discovery import shortened
 from skyrl_core.errors import InvalidParamsError
-from skyrl_core.parameters import MAX_DEPTH, TOO_DEEP
+from skyrl_core.parameters import MAX_DEPTH, MAX_VALUES, TOO_DEEP, TOO_MANY
 from skyrl_core.value_text import Abridged, bounded, show_value
 
 Keys = tuple[str, ...]
 """The keys that lead to an option, outermost first."""
 
-MAX_NODES = 20_000
-"""Aliases of aliases can expand a small file without bound; no real configuration has this many keys and values."""
-
 NOT_YAML = "not valid YAML"
-TOO_MANY = f"more than {MAX_NODES:,} keys and values, aliases included; this is not a configuration"
 
 _TEXT = "tag:yaml.org,2002:str"
 _FLOAT = "tag:yaml.org,2002:float"
@@ -54,10 +50,10 @@ class _Loader(yaml.SafeLoader):
         """The next node; refuses the first one too many, because the rest of a large text would take minutes."""
         self._composed += 1
         self._depth += 1
-        if self._composed > MAX_NODES or self._depth > MAX_DEPTH:
+        if self._composed > MAX_VALUES or self._depth > MAX_DEPTH:
             self.refuse(
                 self.peek_event(),  # type: ignore[no-untyped-call]
-                TOO_MANY if self._composed > MAX_NODES else TOO_DEEP,
+                TOO_MANY if self._composed > MAX_VALUES else TOO_DEEP,
             )
         node = super().compose_node(parent, index)
         self._depth -= 1
@@ -71,7 +67,7 @@ class _Loader(yaml.SafeLoader):
                 merged = [each for each in given if isinstance(each, yaml.MappingNode)]
                 for each in merged:
                     self.flatten_mapping(each)
-                if sum(len(each.value) for each in merged) > MAX_NODES:
+                if sum(len(each.value) for each in merged) > MAX_VALUES:
                     self.refuse(key, TOO_MANY)
         super().flatten_mapping(node)
 
@@ -163,8 +159,8 @@ class _NodeReader:
         """The value of a node; aliases are written out, so they count each time."""
         self._count += 1
         self._depth += 1
-        if self._count > MAX_NODES or self._depth > MAX_DEPTH:
-            self._loader.refuse(node, TOO_MANY if self._count > MAX_NODES else TOO_DEEP)
+        if self._count > MAX_VALUES or self._depth > MAX_DEPTH:
+            self._loader.refuse(node, TOO_MANY if self._count > MAX_VALUES else TOO_DEEP)
         value = self._value(node, path)
         self._depth -= 1
         return value
