@@ -1,5 +1,7 @@
 """Secrets are recognised by their name, their form, their place and their exact value; other text stays."""
 
+import time
+
 import pytest
 
 from skyrl_core.redaction import REDACTED, names_secret, redact_arguments, redact_text, redacted, remember_secrets
@@ -146,3 +148,29 @@ def test_the_exact_value_of_a_known_secret_is_replaced_wherever_it_appears(monke
     remember_secrets({"judge": {"password": "staple" * 2}, "note": "harmless", "auth": "short"})
     text = f"refused: 'correct horse battery', staplestaple; harmless, short, {tmp_path}"
     assert redact_text(text) == f"refused: '{REDACTED}', {REDACTED}; harmless, short, {tmp_path}"
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "9",
+        "a",
+        "a.",
+        "key",
+        "a=",
+        "://",
+        "https://a:",
+        "?a",
+        "&key=",
+        "eyJ",
+        "\x1b",
+        "-----BEGIN ",
+        "'",
+        "sk-",
+        "basic ",
+    ],
+)
+def test_the_time_grows_with_the_length_of_the_text_only(part):
+    started = time.process_time()
+    redact_text(f"{part * (200_000 // len(part))} https://")
+    assert time.process_time() - started < 2

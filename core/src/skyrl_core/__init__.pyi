@@ -28,6 +28,7 @@ from .errors import PluginLoadError as PluginLoadError
 from .errors import SkyrlError as SkyrlError
 from .errors import UndeclaredInputError as UndeclaredInputError
 from .errors import UnknownPluginError as UnknownPluginError
+from .parameters.estimator_params import EstimatorParams as EstimatorParams
 from .parameters.loss_params import LossParams as LossParams
 from .parameters.schedule import parse_schedule as parse_schedule
 from .registry.estimator_registry import load_advantage_estimator as load_advantage_estimator

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 REDACTED = "<redacted>"
@@ -55,19 +55,21 @@ _PATTERNS = (
 _KNOWN_FORM = "|".join(_PATTERNS)
 _WANDB_KEY = r"(?<![0-9a-zA-Z])[0-9a-f]{40}(?![0-9a-zA-Z])"
 """Also the form of a commit, so it counts only next to a name that is none of a commit."""
-_USER_INFO = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*://)(?:[^\s/?#'\"<>]*@|[^\s/@:'\"<>]*:(?!\d{1,5}[/?#])[^\s'\"<>@]*@)")
+# Every repetition that could start at each character is limited, so that the time grows with the length of the text.
+_USER_INFO = (
+    r"(?<![a-zA-Z0-9+.-])([a-zA-Z][a-zA-Z0-9+.-]{0,30}://)"
+    r"(?:[^\s/?#'\"<>]{0,1000}@|[^\s/@:'\"<>]{0,200}:(?!\d{1,5}[/?#])[^\s'\"<>@]{0,500}@)"
+)
 _QUERY = r"([?&;#])([\w.%\[\]-]+)=([^&\s#'\"<>]+)"
 _SCHEME = r"(?i)\b(bearer|basic)(\s+)(?=[\w.~+/=-]*[0-9=])[\w.~+/=-]{8,}"
-_ASSIGNED = (
-    r"(?i)([\w.-]*(?:pass|pwd|secret|cred|auth|bearer|key|token|jwt|cookie|pat|sig)[\w.-]*)([\"']?\s*(=|:)\s*)"
-    r"(\"[^\"\n]*\"|'[^'\n]*'|[^\s\"'&,;}\])<>]+)"
-)
+_NAME_AND_SIGN = r"(?<![\w.-])([\w.-]{1,200})([\"']?\s{0,9}([=:])\s{0,9})"
+_VALUE = r"\"[^\"\n]*\"|'[^'\n]*'|[^\s\"'&,;}\])<>]+"
 _WORD = r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+"
 
 _remembered: set[str] = set()
 
 
-@cache
+@lru_cache(maxsize=4096)
 def names_secret(name: str) -> bool:
     """Whether a value under this name, such as ``judge.api_key`` or ``hfToken``, is a secret."""
     words = _name_words(name)
@@ -109,7 +111,7 @@ def redact_text(text: str, *, is_configuration: bool = False) -> str:
         text = re.sub(_USER_INFO, rf"\1{REDACTED}@", text)
     text = re.sub(_QUERY, lambda found: _kept(found, 2, 3), text)
     text = re.sub(_SCHEME, rf"\1\2{REDACTED}", re.sub(_KNOWN_FORM, REDACTED, text))
-    return re.sub(_ASSIGNED, lambda found: _assigned(found, is_configuration=is_configuration), text)
+    return _without_assigned(text, is_configuration=is_configuration)
 
 
 def redact_arguments(arguments: Sequence[str]) -> list[str]:
@@ -163,15 +165,21 @@ def _kept(found: re.Match[str], name: int, value: int) -> str:
     return found[0][: -len(found[value])] + REDACTED if names_secret(found[name]) else found[0]
 
 
-def _assigned(found: re.Match[str], *, is_configuration: bool) -> str:
-    name, sign, value = found[1], found[3], found[4]
-    quote = value[0] if value[0] in "\"'" else ""
-    content = value.strip(quote) if quote else value
-    if not names_secret(name) or content in ("", REDACTED):
-        return found[0]
-    if not (is_configuration or found[2][0] in "\"'") and _is_prose(name, sign, content):
-        return found[0]
-    return found[0][: -len(value)] + quote + REDACTED + quote
+def _without_assigned(text: str, *, is_configuration: bool) -> str:
+    """The text without the values after the names of secrets."""
+    parts, end = [], 0
+    for found in re.finditer(_NAME_AND_SIGN, text):
+        name, between, sign = found.groups()
+        given = re.compile(_VALUE).match(text, found.end()) if found.start() >= end and names_secret(name) else None
+        if given is None:
+            continue
+        quote = given[0][0] if given[0][0] in "\"'" else ""
+        content = given[0].strip(quote) if quote else given[0]
+        is_prose = not is_configuration and between[0] not in "\"'" and _is_prose(name, sign, content)
+        if content not in ("", REDACTED) and not is_prose:
+            parts += [text[end : given.start()], quote, REDACTED, quote]
+            end = given.end()
+    return "".join([*parts, text[end:]])
 
 
 def _is_prose(name: str, sign: str, value: str) -> bool:

@@ -14,6 +14,7 @@ from skyrl_core.discovery.plugin_call import (
     author_places,
     complete_traceback,
     error_text,
+    exits_as_errors,
     with_traceback,
 )
 from skyrl_core.errors import (
@@ -181,3 +182,13 @@ def test_an_exception_that_cannot_be_formatted_has_a_traceback_all_the_same():
 
     assert "Odd" in complete_traceback(Odd())
     assert error_text(Odd()) == "Odd"
+
+
+def test_an_exit_of_unknown_code_is_an_error_and_nothing_else_is_touched():
+    reason = r"tried to end the process: SystemExit: 0\n  at .*test_plugin_call\.py"
+    with pytest.raises(PluginError, match=reason), exits_as_errors():
+        sys.exit(0)
+    for error in (KeyError("x"), KeyboardInterrupt(), InvalidParamsError("ours")):
+        with pytest.raises(type(error)) as caught, exits_as_errors():
+            raise error
+        assert caught.value is error

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from unicodedata import category
 
 from skyrl_core.cli.main import main as skyrl
 from skyrl_core.registry import ESTIMATORS, LOSSES
@@ -280,8 +281,9 @@ def _fault(code: object, output: str, seconds: float) -> str:
         return f"exit code {code}"
     if seconds > SECONDS:
         return f"took {seconds:.1f} s"
-    raw = [char for char in output if not (char.isprintable() or char == "\n")]
-    if raw and not set(raw) <= {"\u200c", "\u200d", "\u3000"}:
+    harmless = ("\n", "\u200c", "\u200d")
+    raw = [char for char in output if not char.isprintable() and char not in harmless and category(char) != "Zs"]
+    if raw:
         return f"printed {raw[0]!r}"
     longest = max(map(len, output.split("\n")))
     return f"printed a line of {longest} characters" if longest > LONGEST_LINE else ""

@@ -14,6 +14,8 @@ from skyrl_train.config.sources import QUICKSTART
 from skyrl_train.config.yaml_text import write_yaml
 from skyrl_train.environments.load_environment import load_environment
 
+AHEAD = ("rollout.async=one_step", "rollout.engine=vllm_server", "trainer.algorithm.off_policy.weight=token")
+
 
 def resolve(*overrides, text=None, folder=None, **arguments):
     files = []
@@ -171,6 +173,9 @@ rollout:
         ("rollout.async=two_steps", "must be none or one_step"),
         ("rollout.asynch=one_step", "did you mean rollout.async?"),
         ("rollout.server.start_timeout=1800", "must be <= 1500, because the other ranks wait no longer"),
+        ("environment.deadline=1501", "must be <= 1500, because the other ranks wait no longer"),
+        ("rollout.top_k=1", "all samples of a prompt are equal"),
+        ("rollout.min_p=1.0", "all samples of a prompt are equal"),
         ("rollout.server.urls=[]", "must name at least one server"),
         ("rollout.server.urls=[localhost:8000]", "must be the address of a server without a path"),
         ("rollout.server.urls=['http://a:1/v1']", "must be the address of a server without a path"),
@@ -192,6 +197,13 @@ def test_an_invalid_value_is_reported_with_its_rule(override, rule):
         (["trainer.minibatches=3"], "trainer.minibatches = 3"),
         (["trainer.deepspeed.offload_optimizer=true", "trainer.deepspeed.zero_stage=0"], "offload_optimizer = true"),
         (["evaluation.samples_per_prompt=4", "evaluation.temperature=0"], "evaluation.samples_per_prompt = 4"),
+        (["trainer.optimizer.learning_rate=0.5", "trainer.optimizer.weight_decay=3"], "weight_decay = 3"),
+        (
+            ["trainer.optimizer.learning_rate={schedule: constant, value: 0}", "trainer.optimizer.warmup_steps=0"],
+            "trainer.optimizer.learning_rate = {schedule: constant, value: 0",
+        ),
+        ([*AHEAD, "checkpoint.every=1"], "rollout.async = one_step: no step could sample ahead"),
+        ([*AHEAD, "trainer.steps=1"], "rollout.async = one_step: no step could sample ahead"),
         (["tracking.trackers=[console, console]"], "tracking.trackers = [console, console]"),
     ],
 )

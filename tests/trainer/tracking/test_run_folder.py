@@ -212,3 +212,20 @@ def test_a_tilde_means_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     with RunFolder.create("~/runs/x", title="t") as folder:
         assert folder.path == tmp_path / "runs/x"
+
+
+@pytest.mark.parametrize("earlier", [{"started": [1]}, {"started": "then", "resumed": 3}])
+def test_times_of_another_type_do_not_stop_a_resumed_run(tmp_path, earlier):
+    folder = RunFolder(tmp_path)
+    folder.run_file.write_text(json.dumps(earlier))
+    folder.start_run({"title": "t"})
+    run = folder.read_run()
+    assert isinstance(run["started"], str)
+    assert len(run.get("resumed", [])) == (1 if earlier.get("started") == "then" else 0)
+
+
+@pytest.mark.parametrize("text", ['{"a":' * 100_000, '{"started": ' + "9" * 5000 + "}", "[]", "\0"], ids=range(4))
+def test_a_record_that_is_none_is_an_error_that_names_the_file(tmp_path, text):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(RunFolderError, match=r"run\.json cannot be read"):
+        RunFolder(tmp_path).read_run()

@@ -2,10 +2,18 @@
 
 from pydantic import Field
 
-from skyrl_core import LossParams
+from skyrl_core import EstimatorParams
 
 
-class GrpoParams(LossParams):
+class GroupParams(EstimatorParams):
+    """Parameters of an estimator that compares the samples of a prompt with each other."""
+
+    def smallest_group(self) -> int:
+        """Two samples: one has nothing to be compared with."""
+        return 2
+
+
+class GrpoParams(GroupParams):
     """Parameters of ``grpo``."""
 
     norm_by_std: bool = Field(
@@ -14,15 +22,15 @@ class GrpoParams(LossParams):
     epsilon: float = Field(default=1e-6, gt=0, description="Added to the standard deviation before dividing.")
 
 
-class RlooParams(LossParams):
+class RlooParams(GroupParams):
     """``rloo`` has no parameters."""
 
 
-class DrGrpoParams(LossParams):
+class DrGrpoParams(GroupParams):
     """``dr_grpo`` has no parameters."""
 
 
-class ReinforcePpParams(LossParams):
+class ReinforcePpParams(EstimatorParams):
     """Parameters of ``reinforce_pp``."""
 
     baseline: bool = Field(
@@ -30,20 +38,24 @@ class ReinforcePpParams(LossParams):
     )
     epsilon: float = Field(default=1e-8, gt=0, description="Added to the standard deviation before dividing.")
 
+    def smallest_group(self) -> int:
+        """Two samples with a baseline for each group."""
+        return 2 if self.baseline else 1
 
-class OpoParams(LossParams):
+
+class OpoParams(GroupParams):
     """``opo`` has no parameters."""
 
 
-class MaxrlParams(LossParams):
+class MaxrlParams(GroupParams):
     """``maxrl`` has no parameters."""
 
 
-class PassAtKParams(LossParams):
+class PassAtKParams(GroupParams):
     """``pass_at_k`` has no parameters."""
 
 
-class GaeParams(LossParams):
+class GaeParams(EstimatorParams):
     """Parameters of ``gae``."""
 
     gamma: float = Field(default=1.0, gt=0, le=1, description="Discount per token.")

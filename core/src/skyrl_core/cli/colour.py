@@ -5,6 +5,7 @@ Codes instead of rich, because importing rich takes 40 ms: half of the time of t
 
 import os
 import sys
+from types import TracebackType
 from typing import Literal, TextIO
 
 from skyrl_core.discovery.plugin_call import with_traceback
@@ -43,6 +44,21 @@ def has_colour(stream: TextIO | None = None) -> bool:
 def paint(text: str, style: Style, stream: TextIO | None = None) -> str:
     """The text in this style if the stream has colours."""
     return f"\x1b[{_CODES[style]}m{text}\x1b[0m" if text and has_colour(stream) else text
+
+
+def print_safe_tracebacks() -> None:
+    """Print the traceback of an unexpected error without secrets and characters that control a terminal."""
+    if sys.excepthook is not sys.__excepthook__:  # a debugger has replaced it
+        return
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        from traceback import format_exception
+
+        from skyrl_core.printable_text import safe_to_print
+
+        print(safe_to_print("".join(format_exception(kind, error, trace))), end="", file=sys.stderr)
+
+    sys.excepthook = hook
 
 
 def error_line(message: object) -> str:

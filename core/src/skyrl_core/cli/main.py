@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import cast
 
-from skyrl_core.cli.colour import error_line, paint
+from skyrl_core.cli.colour import error_line, paint, print_safe_tracebacks
 from skyrl_core.cli.table import indented, terminal_width
 from skyrl_core.discovery.claim import broken_entry_points, endless_metadata
 from skyrl_core.discovery.install_command import pip_install, requirement_with
@@ -32,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     5 a plugin failed to load, 6 a loss breaks the contract, 130 interrupted.
     """
     _open_streams()
+    if argv is None:  # this process is the command
+        print_safe_tracebacks()
     if "_ARGCOMPLETE" in os.environ:
         from skyrl_core.cli.completion import complete_command_line
 

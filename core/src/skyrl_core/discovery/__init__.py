@@ -26,6 +26,7 @@ from skyrl_core.discovery.plugin_call import Guard as Guard
 from skyrl_core.discovery.plugin_call import PluginCall as PluginCall
 from skyrl_core.discovery.plugin_call import complete_traceback as complete_traceback
 from skyrl_core.discovery.plugin_call import error_text as error_text
+from skyrl_core.discovery.plugin_call import exits_as_errors as exits_as_errors
 from skyrl_core.discovery.plugin_call import with_traceback as with_traceback
 from skyrl_core.discovery.plugin_class import Plugin as Plugin
 from skyrl_core.discovery.plugin_class import class_or_function as class_or_function

@@ -7,6 +7,7 @@ of a plugin and passes, and so do the errors of this project, which name the cau
 import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import NamedTuple
 
@@ -83,6 +84,24 @@ class PluginCall:
         author = f"the author of {self._guard.author}" if self._guard.author else "its author"
         remedy = _remedy(error) or f"repair it, or report this to {author}"
         yield f"{remedy}; for the complete traceback, set {TRACEBACK}=1"
+
+
+@contextmanager
+def exits_as_errors() -> Iterator[None]:
+    """The context of much code that may call unknown code: an exit in it is an error, other exceptions pass.
+
+    It is the last resort behind the guards: the exit code 0 would report a failed command as finished.
+
+    Raises:
+        PluginError: the process was about to exit.
+    """
+    try:
+        yield
+    except (Exception, KeyboardInterrupt):
+        raise
+    except BaseException:
+        with PluginCall(Guard("code of another package"), "tried to end the process"):
+            raise
 
 
 def error_text(error: BaseException, limit: int = MAX_TEXT) -> str:

@@ -15,7 +15,9 @@ from skyrl_core.registry.loss_reference import LOSSES
 from skyrl_core.registry.resolved_loss import ResolvedLoss
 
 MAX_LEVELS = 8
-"""Sums inside each other."""
+"""Sums inside each other; one sum can do the same."""
+MAX_TERMS = 100
+"""Of a sum and all sums inside it."""
 
 
 class SumTerm(StrictModel):
@@ -59,9 +61,12 @@ class SumParams(LossParams):
 
     @field_validator("terms", mode="before")
     @classmethod
-    def _few_levels(cls, terms: Any) -> Any:
-        # Each level is looked up and validated on its own, so deep sums are slow; and one sum can say the same.
-        if _levels(terms) > MAX_LEVELS:
+    def _within_bounds(cls, terms: Any) -> Any:
+        # Each term is looked up and validated on its own, at each level again.
+        levels, count = _size(terms)
+        if count > MAX_TERMS:
+            raise ValueError(f"has more than {MAX_TERMS} terms, those of sums inside it included; leave some out")
+        if levels > MAX_LEVELS:
             raise ValueError(
                 f"sums are nested more than {MAX_LEVELS} levels deep: list the terms in one sum, and multiply weights"
             )
@@ -75,13 +80,15 @@ class SumParams(LossParams):
         return terms
 
 
-def _levels(terms: Any) -> int:
-    """The depth of sums inside each other, counted only as far as it matters."""
-    level, inside = 0, [terms]
-    while inside and level <= MAX_LEVELS:
-        level += 1
+def _size(terms: Any) -> tuple[int, int]:
+    """The levels of sums inside each other, and the terms of all of them, counted only as far as it matters."""
+    levels = count = 0
+    inside = [terms]
+    while inside and levels <= MAX_LEVELS and count <= MAX_TERMS:
+        levels += 1
+        count += sum(len(each) for each in inside if isinstance(each, list | tuple))
         inside = [deeper for each in inside for deeper in _terms_below(each)]
-    return level
+    return levels, count
 
 
 def _terms_below(terms: Any) -> Iterator[Any]:

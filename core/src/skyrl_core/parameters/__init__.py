@@ -8,6 +8,8 @@ from skyrl_core.parameters.algorithm_options import KlEstimator as KlEstimator
 from skyrl_core.parameters.algorithm_options import LossReduction as LossReduction
 from skyrl_core.parameters.algorithm_options import OffPolicyOptions as OffPolicyOptions
 from skyrl_core.parameters.error_wording import rule_of as rule_of
+from skyrl_core.parameters.estimator_params import EstimatorParams as EstimatorParams
+from skyrl_core.parameters.estimator_params import smallest_group as smallest_group
 from skyrl_core.parameters.loss_params import LossParams as LossParams
 from skyrl_core.parameters.loss_params import OpenLossParams as OpenLossParams
 from skyrl_core.parameters.nesting import MAX_DEPTH as MAX_DEPTH

@@ -1,11 +1,11 @@
 """Compares a run with the one that a checkpoint belongs to: refuses what changes its course, and notes the rest."""
 
-import reprlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from skyrl_core.errors import SkyrlError
+from skyrl_core.value_text import show_value
 from skyrl_train.config.course_options import default_of, effect_of
 from skyrl_train.config.resolved import ResolvedRun
 from skyrl_train.record.progress import Fingerprint, Progress
@@ -117,4 +117,4 @@ def _short(hashes: dict[str, str]) -> dict[str, str]:
 
 
 def _shown(value: Any) -> str:
-    return "absent" if value is MISSING else reprlib.repr(value)
+    return "absent" if value is MISSING else show_value(value)

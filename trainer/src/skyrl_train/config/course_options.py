@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator
 from typing import Any, Literal, get_args, get_origin
 
+from skyrl_core.redaction import redact_text
 from skyrl_train.config.options import all_options, all_sections
 from skyrl_train.config.schema import RunConfig
 from skyrl_train.config.section import EVERY, Section
@@ -64,4 +65,4 @@ def _recorded(key: str, value: Any, *, free_form: bool) -> Iterator[tuple[str, A
         # Only recognised again: a checkpoint must not hold a key for a judge.
         yield key, f"sha256 {hashlib.sha256(repr(value).encode()).hexdigest()[:12]}"
     else:
-        yield key, value
+        yield key, redact_text(value) if isinstance(value, str) else value

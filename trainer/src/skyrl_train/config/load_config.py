@@ -4,9 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from skyrl_core.discovery import exits_as_errors
 from skyrl_core.errors import SkyrlError
 from skyrl_core.lookup import checked_path
 from skyrl_core.redaction import REDACTED, remember_secrets
+from skyrl_train.config.inert_options import find_inert
 from skyrl_train.config.machine_check import find_missing
 from skyrl_train.config.option_conflicts import Violation, check_rules, find_oddities
 from skyrl_train.config.plugin_check import EnvironmentLoader, PluginCheck
@@ -25,6 +27,7 @@ code of a model."""
 LOSS_KEY = ("trainer", "algorithm", "policy_loss_type")
 
 
+@exits_as_errors()
 def resolve_run(  # noqa: PLR0913 - one for each part of a command line or of a call
     load_environment: EnvironmentLoader,
     *,
@@ -83,7 +86,7 @@ def resolve_run(  # noqa: PLR0913 - one for each part of a command line or of a 
         accept_changes=accept_changes,
         skip_damaged=skip_damaged,
         missing=tuple(find_missing(config, sources, generates_problems=plugins.generates_problems)),
-        notes=(*plugins.notes, *find_oddities(config)),
+        notes=(*plugins.notes, *find_inert(config, sources), *find_oddities(config)),
     )
 
 

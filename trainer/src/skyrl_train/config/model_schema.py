@@ -57,7 +57,7 @@ class DeepSpeedConfig(Section):
 class ModelOptions(Section):
     """How the model is loaded."""
 
-    free_on_resume = frozenset({"dtype"})
+    free_on_resume = frozenset({"dtype", "trust_remote_code"})
     noted_on_resume = frozenset({"attention"})
 
     revision: str | None = Field(

@@ -8,6 +8,7 @@ from typing import Any
 from skyrl_train.config.data_files import files_of, is_data_file
 from skyrl_train.config.data_schema import evaluation_key
 from skyrl_train.config.lookups import server_address_fault
+from skyrl_train.config.number import describe_number, highest
 from skyrl_train.config.schema import RunConfig
 
 ENGINES_IN_PROCESS = ("hf", "vllm")
@@ -127,12 +128,26 @@ def _algorithm(config: RunConfig) -> Iterator[Violation]:
             rule="is a schedule, so trainer.optimizer.schedule must be constant and trainer.optimizer.warmup_steps 0; "
             "set them, or give a plain number",
         )
-    elif not optimizer.learning_rate:
-        yield Violation(keys=("trainer.optimizer.learning_rate",), value=0.0, rule="must be > 0")
+    elif not highest(optimizer.learning_rate):
+        value = optimizer.model_dump(mode="json")["learning_rate"]
+        yield Violation(keys=("trainer.optimizer.learning_rate",), value=value, rule="must be > 0")
+    if highest(optimizer.learning_rate) * optimizer.weight_decay >= 1:
+        yield Violation(
+            keys=("trainer.optimizer.weight_decay", "trainer.optimizer.learning_rate"),
+            value=optimizer.weight_decay,
+            rule=f"times the learning rate ({describe_number(optimizer.learning_rate)}) must be < 1: each step "
+            "subtracts this share of every weight",
+        )
 
 
 def _servers(config: RunConfig) -> Iterator[Violation]:
     server, urls = config.rollout.server, config.rollout.server.urls
+    if config.environment.deadline > LONGEST_WAIT:
+        yield Violation(
+            keys=("environment.deadline",),
+            value=config.environment.deadline,
+            rule=f"must be <= {LONGEST_WAIT:g}, because the other ranks wait no longer",
+        )
     for name in ("start_timeout", "restart_timeout", "request_timeout"):
         if getattr(server, name) > LONGEST_WAIT:
             yield Violation(
@@ -157,10 +172,26 @@ def _async_rollout(config: RunConfig) -> Iterator[Violation]:
             rule=f"the rollout engine {config.rollout.engine} samples in the trainer's process, which cannot train "
             "meanwhile; use rollout.engine: vllm_server",
         )
+    if config.rollout.async_ == "one_step" and (config.checkpoint.every == 1 or config.trainer.steps == 1):
+        yield Violation(
+            keys=("rollout.async", "checkpoint.every", "trainer.steps"),
+            value="one_step",
+            rule="no step could sample ahead: a checkpoint never contains samples of the next step, and "
+            f"checkpoint.every is {config.checkpoint.every} in a run of {config.trainer.steps} steps; raise them, or "
+            "set rollout.async to none",
+        )
 
 
 def _truncation(config: RunConfig) -> Iterator[Violation]:
     rollout = config.rollout
+    for name, greedy in (("top_k", 1), ("min_p", 1.0)):
+        if getattr(rollout, name) == greedy and config.trainer.samples_per_prompt > 1:
+            yield Violation(
+                keys=(f"rollout.{name}", "trainer.samples_per_prompt"),
+                value=greedy,
+                rule="leaves only the most probable token, so all samples of a prompt are equal and there is nothing "
+                "to learn from",
+            )
     if rollout.truncates and rollout.engine in ENGINES_OF_VLLM:
         options = {"top_p": rollout.top_p, "top_k": rollout.top_k, "min_p": rollout.min_p}
         name = next(name for name, neutral in NO_TRUNCATION.items() if options[name] != neutral)
@@ -181,6 +212,9 @@ def find_oddities(config: RunConfig) -> Iterator[str]:
     warmup = trainer.optimizer.warmup_steps
     if warmup >= optimizer_steps:
         yield f"the learning rate never reaches its peak: {warmup} warm-up steps, {optimizer_steps} optimizer steps"
+    every = config.checkpoint.every
+    if config.rollout.async_ == "one_step" and 1 < every < trainer.steps:
+        yield f"rollout.async samples ahead in {every - 1} of {every} steps, because a checkpoint has no samples"
     if trainer.share_prompts and config.model_options.attention not in (None, "sdpa"):
         yield (
             "trainer.share_prompts has no effect, because only sdpa shares prompts: "

@@ -4,6 +4,7 @@ It reads installed metadata, and imports only parameter schemas and the environm
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
 from skyrl_core.discovery import (
@@ -16,6 +17,7 @@ from skyrl_core.discovery import (
     PluginPolicy,
 )
 from skyrl_core.errors import MOST_LISTED, InvalidParamsError, SkyrlError, UnknownPluginError, nearest
+from skyrl_core.parameters import smallest_group
 from skyrl_core.registry import ESTIMATORS, LOSSES, ResolvedEstimator, ResolvedLoss, ResolvedPlugin
 from skyrl_train.config.problem import NO_VALUE, Problem, kind_of
 from skyrl_train.config.schema import RunConfig
@@ -94,6 +96,16 @@ class PluginCheck:
             self.loss = self._resolved(ResolvedLoss, claim, loss_key)
         for claim in estimator:
             self.estimator = self._resolved(ResolvedEstimator, claim, estimator_key)
+            self._note_small_groups()
+
+    def _note_small_groups(self) -> None:
+        samples, name = self._config.trainer.samples_per_prompt, self.estimator.claim.name
+        with suppress(SkyrlError):  # invalid parameters are reported elsewhere
+            if samples < smallest_group(self.estimator.plan.at(0)):
+                self.notes.append(
+                    f"trainer.samples_per_prompt = {samples} gives no advantages, because {name} compares the samples "
+                    "of a prompt: training starts only with a loss or a term that needs none"
+                )
 
     def _check_blocks(self, used: set[str], names: set[str]) -> None:
         """Check that each block of trainer.algorithm is named after a loss or an estimator."""

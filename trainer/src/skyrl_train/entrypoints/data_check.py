@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from skyrl_core.discovery import exits_as_errors
 from skyrl_core.errors import SkyrlError
 from skyrl_train.config.problem import NO_VALUE, Problem
 from skyrl_train.config.resolved import ResolvedRun
@@ -30,6 +31,7 @@ class _Progress:
     error: SkyrlError | None = None
 
 
+@exits_as_errors()
 def with_checked_data(run: ResolvedRun) -> ResolvedRun:
     """The run with the problems of its data in ``missing``, and with a line about each data option in ``data``.
 

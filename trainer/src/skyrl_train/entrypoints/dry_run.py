@@ -8,6 +8,8 @@ from typing import Any
 
 from skyrl_core.cli import Style, paint, terminal_width
 from skyrl_core.discovery import Claim, safe_to_print
+from skyrl_core.errors import MOST_LISTED
+from skyrl_core.printable_text import message_text
 from skyrl_core.redaction import redact_arguments, redacted
 from skyrl_train.config.data_schema import DataConfig
 from skyrl_train.config.number import describe_number
@@ -29,8 +31,10 @@ def write_plan(run: ResolvedRun, machine: MachinePlan) -> str:
         lines = ["The configuration is valid, but training would not start on this machine: see `missing` below."]
     for label, value in _rows(run, machine):
         lines += _wrapped(label, value)
-    for problem in machine.missing:
+    for problem in machine.missing[:MOST_LISTED]:
         lines += ["", *_wrapped("missing", problem)]
+    if len(machine.missing) > MOST_LISTED:
+        lines += ["", *_wrapped("missing", f"and {len(machine.missing) - MOST_LISTED:,} more")]
     for note in run.notes:
         lines += ["", *_wrapped("note", note)]
     first, *rest = [safe_to_print(line) for line in lines]
@@ -69,7 +73,9 @@ def _coloured(line: str) -> str:
 def _wrapped(label: str, value: str) -> list[str]:
     start, rest = label.ljust(LABEL_WIDTH), " " * LABEL_WIDTH
     width = max(3 * LABEL_WIDTH, min(WIDTH, terminal_width() or WIDTH))
-    return textwrap.wrap(value, width, initial_indent=start, subsequent_indent=rest, break_on_hyphens=False)
+    return textwrap.wrap(
+        message_text(value), width, initial_indent=start, subsequent_indent=rest, break_on_hyphens=False
+    )
 
 
 def _rows(run: ResolvedRun, machine: MachinePlan) -> Iterator[tuple[str, str]]:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
+from skyrl_core.cli import print_safe_tracebacks
+
 
 def exit_process(main: Callable[[], int]) -> NoReturn:
     """Run the program and exit with its exit code.
@@ -15,6 +17,7 @@ def exit_process(main: Callable[[], int]) -> NoReturn:
     the interpreter shuts down, the process aborts, and the launcher reports a finished run as failed. So such a rank
     runs its exit handlers, flushes its streams and exits at once.
     """
+    print_safe_tracebacks()
     try:
         code = main()
     except SystemExit as end:

@@ -4,7 +4,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from skyrl_core.discovery import Guard, PluginCall, safe_to_print, with_traceback
+from skyrl_core.discovery import exits_as_errors, safe_to_print, with_traceback
 from skyrl_core.errors import SkyrlError
 from skyrl_train.ranks.failure_board import ExitReason, FailureBoard
 from skyrl_train.ranks.ranks import LOST, RankLost, Ranks, is_broken_collective
@@ -37,7 +37,7 @@ def reports_failure(ranks: Ranks, board: FailureBoard, stop: StopRequest) -> Ite
         Exception: this rank was the first to fail.
     """
     try:
-        with _no_exit():
+        with exits_as_errors():
             yield
         stop.over = True
     except (Exception, Interrupted) as error:
@@ -53,18 +53,6 @@ def reports_failure(ranks: Ranks, board: FailureBoard, stop: StopRequest) -> Ite
         failed = RankFailed(first)
         _print(ranks, f"error: {failed}")
         raise failed from error
-
-
-@contextmanager
-def _no_exit() -> Iterator[None]:
-    """Turn an exit from inside the run into an error: the exit code 0 would report a failed run as finished."""
-    try:
-        yield
-    except (Exception, KeyboardInterrupt):
-        raise
-    except BaseException:
-        with PluginCall(Guard("code that the run called"), "ended the process"):
-            raise
 
 
 def _first(error: Exception | Interrupted, ranks: Ranks, board: FailureBoard, *, lost: bool) -> ExitReason | None:

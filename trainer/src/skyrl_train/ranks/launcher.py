@@ -33,9 +33,6 @@ TIMEOUT = 600
 class LoopbackRendezvous(StaticTCPRendezvous):
     """The meeting point of the ranks of one machine, whose store no other machine can reach."""
 
-    def get_backend(self) -> str:
-        return BACKEND
-
     def __init__(self, run_id: str) -> None:
         listener = socket.create_server((ADDRESS, 0))
         port = listener.getsockname()[1]
@@ -44,6 +41,9 @@ class LoopbackRendezvous(StaticTCPRendezvous):
         self._store = TCPStore(
             ADDRESS, port, 1, is_master=True, timeout=self.timeout, multi_tenant=True, master_listen_fd=descriptor
         )
+
+    def get_backend(self) -> str:
+        return BACKEND
 
 
 def _rendezvous(parameters: RendezvousParameters) -> RendezvousHandler:

@@ -139,7 +139,7 @@ class RunFolder:
             content = json.loads(self.run_file.read_bytes())
         except FileNotFoundError:
             return {}
-        except (ValueError, OSError) as error:
+        except (ValueError, RecursionError, OSError) as error:
             raise RunFolderError(f"{self.run_file} cannot be read: {error}") from error
         if not isinstance(content, dict):
             raise RunFolderError(f"{self.run_file} cannot be read: expected an object, not {type(content).__name__}")
@@ -157,10 +157,10 @@ class RunFolder:
         """Write run.json at the start: these fields and the time. A resumed run keeps its first start time."""
         earlier, now = self.read_run(), _now()
         self.traceback_file.unlink(missing_ok=True)  # of an earlier failure
-        if "started" in earlier:
-            times = {"started": earlier["started"], "resumed": [*earlier.get("resumed", []), now]}
-        else:
-            times = {"started": now}
+        times: dict[str, Any] = {"started": now}
+        if isinstance(earlier.get("started"), str):  # somebody may have edited the file
+            resumed = earlier.get("resumed")
+            times = {"started": earlier["started"], "resumed": [*(resumed if isinstance(resumed, list) else []), now]}
         self.update_run({**fields, **times, "ended": None, "outcome": "running", "error": None})
 
     def write_traceback(self, text: str) -> Path:

@@ -53,6 +53,7 @@ from skyrl_train.trainer_engine.reference_model import BaseModel, Reference
 from skyrl_train.trainer_engine.zero import ZeroEngine, import_deepspeed
 from skyrl_train.training.build_rollout_engine import build_rollout_engine
 from skyrl_train.training.checked_loss import LossCheck, check_loss
+from skyrl_train.training.learning_signal import check_signal
 from skyrl_train.training.loop import Trainer, TrainerComponents
 from skyrl_train.training.release import release
 
@@ -89,7 +90,7 @@ def _run(run: ResolvedRun, own: Session) -> Path:
 def _build(run: ResolvedRun, own: Session, stack: ExitStack, *, threads: int | str) -> Trainer:
     config, ranks = run.config, own.ranks
     objective, checked = _objective(run)
-    advantages = _advantages(run, ranks)
+    advantages = _advantages(run, objective, ranks)
     check_run(ranks, run)
     resumed = resume.choose(run, ranks)
     tokenizer = load_tokenizer(config.model, config.model_options)
@@ -97,7 +98,7 @@ def _build(run: ResolvedRun, own: Session, stack: ExitStack, *, threads: int | s
     check_data(ranks, data.sources())
     progress, resumed = resume.start(run, objective.loss, resumed, data, tokenizer, ranks)
     journal = _start_journal(run, own, stack, progress, resumed)
-    for note in data.notes:
+    for note in (*data.notes, *(f"note: {note}" for note in run.notes)):
         journal.message(note)
     scorer = stack.enter_context(Scorer.of(config.environment, data.environments))
     converts = resumed is not None and resumed.converts
@@ -173,9 +174,10 @@ def _objective(run: ResolvedRun) -> tuple[Objective, LossCheck]:
     return objective, checked
 
 
-def _advantages(run: ResolvedRun, ranks: Ranks) -> AdvantagePass:
+def _advantages(run: ResolvedRun, objective: Objective, ranks: Ranks) -> AdvantagePass:
     algorithm = run.config.trainer.algorithm
     estimator, name = run.estimator.build(run.estimator.class_plan.at(0)), algorithm.advantage_estimator
+    check_signal(run.config, estimator, objective)
     return AdvantagePass(estimator, name, algorithm.kl_reward_estimator, ranks, run.estimator.guard)
 
 

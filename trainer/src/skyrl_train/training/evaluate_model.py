@@ -7,6 +7,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from skyrl_core.discovery import exits_as_errors
 from skyrl_core.errors import SkyrlError
 from skyrl_train.checkpoints import manifest as checkpoint
 from skyrl_train.checkpoints.checkpoint_folder import find
@@ -50,6 +51,7 @@ class Assessment:
         return {name: metrics[name if rest == name else f"{rest}accuracy"] for name, rest in names.items()}
 
 
+@exits_as_errors()
 def assess(target: str, run: ResolvedRun) -> Assessment:
     """Sample and reward a model's answers to held-out problems.
 

@@ -31,6 +31,7 @@ from skyrl_train.step.update import NonFiniteError, PolicyUpdate, UpdateLog, sum
 from skyrl_train.step.weight_sync import WeightSync
 from skyrl_train.trainer_engine.reference_model import Reference
 from skyrl_train.trainer_engine.zero import ZeroEngine
+from skyrl_train.training.learning_signal import ROUNDING, SignalWatch
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +85,7 @@ class Trainer:
         self.components = components
         self.progress = progress
         self._saved = progress.step  # the step of the latest checkpoint, complete or being written
+        self._signal = SignalWatch()
         self._complete = progress, 0  # the progress after the last complete step, and the engine's updates then
 
     def train(self) -> None:
@@ -251,8 +253,15 @@ class Trainer:
         return experience
 
     def _with_advantages(self, experience: Experience) -> tuple[Experience, dict[str, float]]:
-        coef = number_at(self.components.objective.kl_reward_coef, self.progress.optimizer_steps)
-        return self.components.advantages.estimate(experience, coef, f"step {self.progress.step + 1}")
+        components, step = self.components, self.progress.step + 1
+        coef = number_at(components.objective.kl_reward_coef, self.progress.optimizer_steps)
+        experience, logged = components.advantages.estimate(experience, coef, f"step {step}")
+        own = torch.tensor(float((experience.advantages.abs() > ROUNDING).any()))
+        has_signal, last = bool(components.ranks.max(own)), step == components.config.trainer.steps
+        message = self._signal.step(has_signal=has_signal, last=last)
+        if message is not None and not components.objective.loss.loss.ignores_advantages:
+            components.journal.message(message)
+        return experience, logged
 
     def _scheduled_values(self, temperature: float) -> dict[str, float]:
         """The values of all schedules at the first optimizer step of this training step."""

@@ -32,7 +32,7 @@ def fill(model: Any, config: Any, weights: Iterable[tuple[str, Tensor]]) -> None
     from vllm.config import set_current_vllm_config
     from vllm.model_executor.model_loader.reload.layerwise import finalize_layerwise_reload, initialize_layerwise_reload
 
-    wanted = {name for name, _ in model.named_parameters()}
+    wanted = set(_loaded_parameters(model))
     with set_current_vllm_config(config):
         if config.device_config.device_type == "cpu":
             _repack_experts(model)
@@ -53,6 +53,14 @@ def fill(model: Any, config: Any, weights: Iterable[tuple[str, Tensor]]) -> None
     if missing:
         shown = ", ".join(missing[:SHOWN]) + (f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else "")
         raise SkyrlError(f"the policy's weights do not fill vLLM's {type(model).__name__}: {shown}")
+
+
+def _loaded_parameters(model: nn.Module) -> Iterator[str]:
+    """The names of all parameters except those that attention layers compute from others, such as DeepSeek's."""
+    from vllm.model_executor.layers.attention import is_deferred_attention_layer
+
+    derived = tuple(f"{name}." for name, layer in model.named_modules() if is_deferred_attention_layer(layer))
+    yield from (name for name, _ in model.named_parameters() if not name.startswith(derived))
 
 
 def _repack_experts(model: nn.Module) -> None:
