@@ -7,8 +7,9 @@ from skyrl_train.step.learning_rate import learning_rate
 
 
 def rates(total, **options):
-    config = OptimizerConfig(learning_rate=8.0, **options)
-    return [learning_rate(config, step, total) for step in range(total)]
+    """The rates in units of a sixteenth, for a peak of 8 of them."""
+    config = OptimizerConfig(learning_rate=0.5, **options)
+    return [16 * learning_rate(config, step, total) for step in range(total)]
 
 
 def test_warm_up_starts_above_zero_and_ends_at_the_peak():
@@ -29,7 +30,7 @@ def test_cosine_is_half_in_the_middle_and_symmetric_about_it():
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_it_is_zero_after_the_last_step_and_stays_there(schedule):
-    config = OptimizerConfig(learning_rate=8.0, schedule=schedule)
+    config = OptimizerConfig(learning_rate=0.5, schedule=schedule)
     assert learning_rate(config, 4, 4) == pytest.approx(0.0, abs=1e-12)
     assert learning_rate(config, 9, 4) == pytest.approx(0.0, abs=1e-12)
 

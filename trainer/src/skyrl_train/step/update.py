@@ -40,7 +40,7 @@ class UpdateLog:
 
 
 class NonFiniteError(SkyrlError):
-    """Loss or gradient is infinite or NaN. The weights may be damaged already, so they are not saved."""
+    """Loss, gradient or update is infinite, NaN or absurd. Weights may be damaged already, so they are not saved."""
 
 
 class PolicyUpdate:
@@ -181,10 +181,10 @@ def _check_weights(before: float, after: float, learning_rate: float, step: int)
     """Stop before a checkpoint could save a model that the step destroyed; every rank sees the same norms.
 
     Raises:
-        SkyrlError: the norm of the weights is not finite, or a multiple or a small part of what it was.
+        NonFiniteError: the norm of the weights is not finite, or a multiple or a small part of what it was.
     """
     if before and not before / LARGEST_CHANGE <= after <= before * LARGEST_CHANGE:
-        raise SkyrlError(
+        raise NonFiniteError(
             f"optimizer step {step + 1} changed the norm of the trained weights from {before:.4g} to {after:.4g}, with "
             f"a learning rate of {learning_rate:g}: AdamW moves every weight by about the learning rate, and by weight "
             "decay; checkpoints are unchanged. Lower trainer.optimizer.learning_rate or "
