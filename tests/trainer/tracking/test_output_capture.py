@@ -34,6 +34,12 @@ def test_output_to_pipes_is_safe_and_stays_apart(ending):
     assert out.count("\\xff") == 1
 
 
+def test_a_reader_that_exits_ends_nothing():
+    with subprocess.Popen([sys.executable, NOISY, "end"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as noisy:
+        noisy.stdout.close()
+    assert noisy.returncode == 0
+
+
 def test_output_to_a_terminal_is_safe():
     window = run_in_window([sys.executable, str(NOISY), "end"])
     assert window.exit_code == 0

@@ -139,17 +139,20 @@ def safe_output() -> Iterator[None]:
             places.setdefault((place.st_dev, place.st_ino), []).append(number)
     with ExitStack() as stack:
         for numbers in places.values():
-            target = stack.enter_context(_text(os.dup(numbers[0])))
+            target = os.dup(numbers[0])
+            stack.callback(os.close, target)
             # The command that started several processes shows their lines on its terminal, with colours.
             pipe = OutputPipe(numbers, partial(_log_and_print, target), colours=TERMINAL in os.environ)
             stack.callback(pipe.close)
         yield
 
 
-def _log_and_print(target: TextIO, line: str) -> None:
+def _log_and_print(target: int, line: str) -> None:
     OUTPUT_LOG.write(line)
-    target.write(f"{line}\n")
-    target.flush()
+    data = f"{line}\n".encode(errors="backslashreplace")
+    with suppress(OSError):  # its reader has exited; the log still gets every line
+        while data:
+            data = data[os.write(target, data) :]
 
 
 @contextmanager
@@ -161,10 +164,9 @@ def buffered_output() -> Iterator[None]:
                 yield
         finally:
             file.seek(0)
-            lines = OutputLines(partial(_log_and_print, sys.stderr))
-            with suppress(AttributeError, OSError, ValueError):  # closed, or its reader has exited
-                lines.feed(file.read(MAX_BUFFERED))
-                lines.end()
+            lines = OutputLines(partial(_log_and_print, 2))
+            lines.feed(file.read(MAX_BUFFERED))
+            lines.end()
 
 
 @contextmanager
@@ -182,10 +184,6 @@ def _redirected(target: int) -> Iterator[None]:
         for number, before in saved.items():
             os.dup2(before, number)
             os.close(before)
-
-
-def _text(descriptor: int) -> TextIO:
-    return open(descriptor, "w", encoding="utf-8", errors="backslashreplace", newline="")
 
 
 def _flush() -> None:
