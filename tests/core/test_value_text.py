@@ -11,7 +11,7 @@ class Hostile:
     """Raises whatever is asked of it."""
 
     def __repr__(self):
-        raise SystemError("no repr")
+        raise SystemExit("no repr")
 
 
 class HostileDict(dict):
@@ -33,7 +33,7 @@ def cyclic():
         (0.1, "0.1"),
         (math.nan, "nan"),
         ([1, "a"], "[1, 'a']"),
-        ((1, {"a": None}), "(1, {'a': None})"),
+        ((1, {"a": None}), "[1, {'a': None}]"),
         ("\x1b[31m", r"'\x1b[31m'"),
         ("x" * 500, f"'{'x' * 200}…'"),
         (10**50, "<a number of 51 digits>"),

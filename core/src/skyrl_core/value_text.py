@@ -38,7 +38,7 @@ def public(value: Any, name: str = "") -> Any:
 
 
 def bounded(value: Any) -> Any:
-    """The value as plain data: none, bool, int, float, str, list, tuple and dict, cut to a bounded size.
+    """The value as plain data: none, bool, int, float, str, list and dict, cut to a bounded size.
 
     It never raises: cyclic values, numbers of thousands of digits and objects whose repr raises become ``Abridged``.
     """
@@ -57,7 +57,9 @@ class _Budget:
             if isinstance(value, dict | list | tuple | set | frozenset):
                 return Abridged(ELLIPSIS) if depth >= MAX_DEPTH else self._collection(value, depth + 1)
             return _scalar(value)
-        except Exception:  # noqa: BLE001 - any method of a foreign value may fail
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # noqa: BLE001 - any method of a foreign value may fail or exit
             return Abridged(f"<{type(value).__name__}>")
 
     def _collection(self, value: Any, depth: int) -> Any:
@@ -68,7 +70,7 @@ class _Budget:
             return pairs if len(pairs) == len(value) else pairs | {Abridged(ELLIPSIS): Abridged(ELLIPSIS)}
         items = [self.plain(inner, depth) for inner in self._first(value)]
         items += [Abridged(ELLIPSIS)] if len(items) < len(value) else []
-        return tuple(items) if isinstance(value, tuple) else items
+        return items
 
     def _first(self, values: Iterable[Any]) -> Iterable[Any]:
         for each in islice(values, MAX_VALUES):

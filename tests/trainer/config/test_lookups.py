@@ -27,6 +27,16 @@ def test_so_is_a_file_or_a_run_of_the_command_line(given):
 
 
 @pytest.mark.parametrize(
+    "value", ["~nosuchuser/x", "a\0b", 10**5000, b"x", 7], ids=["user", "null", "digits", "bytes", "int"]
+)
+def test_a_run_folder_that_is_no_path_is_a_problem_also_of_a_resumed_run(tmp_path, value):
+    (tmp_path / "config.yaml").write_text("seed: 1\n")
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(SkyrlError, match="run_folder = "):
+        resolve_run(load_environment, settings={"command line": {"run_folder": value}}, resume=str(tmp_path))
+
+
+@pytest.mark.parametrize(
     "url",
     [
         *("", "http://", "http:///", "a:80", "ftp://a", "http://a]b", "http://[::1", "http://a b:80", " http://a"),

@@ -6,7 +6,7 @@ from typing import Any
 
 from skyrl_core.discovery import exits_as_errors
 from skyrl_core.errors import SkyrlError
-from skyrl_core.lookup import checked_path
+from skyrl_core.lookup import checked_path, path_fault
 from skyrl_core.redaction import REDACTED, remember_secrets
 from skyrl_train.config.inert_options import find_inert
 from skyrl_train.config.machine_check import find_missing
@@ -129,7 +129,8 @@ def _check_resume(sources: Sources, resume: str | None) -> None:
     if not resume or sources.origin(key) != COMMAND_LINE:
         return
     resumed = run_folder_of(Path(resume)) or Path(resume)
-    if Path(str(given)).expanduser().resolve() == resumed.resolve():
+    is_path = isinstance(given, str) and path_fault(given) is None  # otherwise validation reports it
+    if not is_path or Path(given).expanduser().resolve() == resumed.resolve():
         return
     rule = f"contradicts --resume {resume}: a run is resumed in its folder; to continue in another, copy the folder"
     sources.problems.append(Problem(key="run_folder", value=given, rule=rule, origin=COMMAND_LINE, error=SkyrlError))
