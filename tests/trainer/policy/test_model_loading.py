@@ -261,8 +261,8 @@ def test_vllm_gets_the_same_permission(capsys):
 
     def engine_arguments(**arguments):
         given.append(arguments)
-        known = SimpleNamespace(max_model_len=512, using_transformers_backend=lambda: False)
-        return SimpleNamespace(create_model_config=lambda: known)
+        model_config = SimpleNamespace(max_model_len=512, using_transformers_backend=lambda: False)
+        return SimpleNamespace(create_model_config=lambda: model_config)
 
     for trusted in (False, True):
         config = RunConfig.model_validate({"model": "tiny", "model_options": {"trust_remote_code": trusted}})

@@ -33,7 +33,7 @@ FEATURES = {
         "trainer.algorithm.kl_reward_coef": FALLING,
         "trainer.algorithm.entropy_coef": FALLING,
         "trainer.algorithm.dual_clip": {"clip_low": FALLING},
-        "trainer.optimizer.learning_rate": FALLING,
+        "trainer.optimizer.learning_rate": FALLING | {"start": 2e-4, "end": 1e-4},
         "rollout.temperature": FALLING,
     },
     "every loss": {
