@@ -137,6 +137,8 @@ NOT_ONE_NUMBER = [
         "72+",
         "72ish",
         "not 18",
+        "18 wait",
+        "to 5",
         "18 is wrong",
         "18?",
         "18...",

@@ -30,6 +30,15 @@ def test_anything_else_is_not_rewarded(text):
     assert reward_of(text) == 0.0
 
 
+def test_the_beginning_of_the_answer_in_the_prompt_counts():
+    prompt = ({"role": "user", "content": "?"}, {"role": "assistant", "content": "2*9=18\n#### "})
+    row = Row(prompt=prompt, ground_truth="18", environment="gsm8k")
+    assert (row.answer_start, row.question) == ("2*9=18\n#### ", "?")
+    environment = load_environment("gsm8k")
+    for text, reward in (("18", 1.0), ("8", 0.0), ("", 0.0)):
+        assert environment.reward(Completion(text=text, token_ids=(), finished=True), row) == reward
+
+
 def test_the_ground_truth_may_be_a_complete_worked_answer():
     assert reward_of("#### 1234", ground_truth="2*617=<<2*617=1234>>1234\n#### 1,234") == 1.0
 

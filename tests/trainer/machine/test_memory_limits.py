@@ -15,7 +15,7 @@ def gpus(tmp_path, monkeypatch):
         program.write_text(f"#!/bin/sh\n{script}\n")
         program.chmod(0o755)
         monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-        monkeypatch.setattr(memory_limits, "version", lambda _: "2.13.0")
+        monkeypatch.setattr(memory_limits, "installed_version", lambda _: "2.13.0")
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
     return install
@@ -43,7 +43,7 @@ def test_gpus_are_those_that_the_process_may_use(gpus, monkeypatch):
     for chosen, count in (("1", [40960]), ("", []), ("-1", []), ("GPU-8932f937", [81559])):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
         assert gpu_memory() == [size * 2**20 for size in count]
-    monkeypatch.setattr(memory_limits, "version", lambda _: "2.13.0+cpu")
+    monkeypatch.setattr(memory_limits, "installed_version", lambda _: "2.13.0+cpu")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     assert gpu_memory() == []
 

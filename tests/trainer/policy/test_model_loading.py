@@ -30,8 +30,17 @@ from skyrl_train.commands import eval as eval_command
 from skyrl_train.commands.serve import main as serve
 from skyrl_train.config.load_config import resolve_run
 from skyrl_train.config.schema import ModelOptions, RunConfig
+from skyrl_train.data.prompt_tokens import LIMITS, ModelLimits
 from skyrl_train.environments.load_environment import load_environment
-from skyrl_train.policy.model_loading import load_config, load_model, load_tokenizer, resolve_model, tokenizer_files
+from skyrl_train.policy.model_loading import (
+    end_tokens,
+    load_config,
+    load_model,
+    load_tokenizer,
+    model_limits,
+    resolve_model,
+    tokenizer_files,
+)
 from skyrl_train.policy.policy import Policy, Sequences
 from skyrl_train.policy.prompts.shared_prompts import can_share_prompts
 from skyrl_train.tiny_model import TINY_MODEL
@@ -328,3 +337,39 @@ def test_missing_weights_are_an_error_and_not_random_numbers(saved):
     path = saved(LlamaForSequenceClassification(LlamaConfig(**SIZES, **HEADS, pad_token_id=0)))
     with pytest.raises(SkyrlError, match=r"lack weights .*: lm_head\.weight .*hold LlamaForSequenceClassification"):
         load_model(path, torch.float32)
+
+
+CHATML = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "ends"),
+    [
+        (CHATML, {"<eos>", "<|im_end|>"}),
+        (CHATML.replace("<|im_end|>", " <|im_end|>"), {"<eos>", "<|im_end|>"}),
+        (CHATML.replace("<|im_end|>", ""), {"<eos>"}),
+        (CHATML.replace("<|im_end|>", "</s>"), {"<eos>"}),  # text
+        ("{{ raise_exception('no') }}", {"<eos>"}),
+        (None, {"<eos>"}),
+    ],
+)
+def test_the_end_of_a_turn_in_the_chat_template_ends_a_response(template, ends):
+    tokenizer = load_tokenizer("tiny")
+    tokenizer.add_tokens(["<|im_start|>", "<|im_end|>"], special_tokens=True)
+    tokenizer.chat_template = template
+    model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=None))
+    assert set(tokenizer.convert_ids_to_tokens(end_tokens(model, tokenizer))) == ends
+
+
+def test_the_limits_of_a_model_are_those_of_its_configuration(tmp_path):
+    assert vars(load_tokenizer("tiny"))[LIMITS] == ModelLimits(positions=1024, vocabulary=448)
+    config = LlamaConfig(**SIZES, **HEADS, max_position_embeddings=64)
+    config.rope_parameters = {
+        "rope_type": "yarn",
+        "rope_theta": 1e4,
+        "factor": 4.0,
+        "original_max_position_embeddings": 64,
+    }
+    config.save_pretrained(tmp_path / "yarn")
+    assert model_limits(str(tmp_path / "yarn")) == ModelLimits(positions=256, vocabulary=40)
+    assert model_limits(str(tmp_path / "nothing")) == ModelLimits()

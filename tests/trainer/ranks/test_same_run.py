@@ -69,7 +69,7 @@ def test_other_rows_or_another_order_of_the_same_are_a_difference(on_ranks):
 def test_another_version_of_a_package_is_a_difference(on_ranks, monkeypatch):
     versions = iter(["1.0", "2.0"])
     monkeypatch.setattr(fingerprint, "PACKAGES", ("torch",))
-    monkeypatch.setattr(fingerprint.importlib_metadata, "version", lambda _: next(versions))
+    monkeypatch.setattr(fingerprint, "installed_version", lambda _: next(versions))
     with pytest.raises(SkyrlError, match=r'packages\.torch: "\d.0" on rank 0; "\d.0" on rank 1'):
         compare(on_ranks, facts(), facts())
 

@@ -75,5 +75,14 @@ def test_a_plan_and_an_error_show_no_secrets(capsys):
     assert not any(secret in printed for secret in (TOKEN, PASSWORD, "sesame"))
 
 
+@pytest.mark.parametrize("value", ["<redacted>", ["a", {"b": "https://<redacted>@h"}], {"c": [["<redacted>"]]}])
+def test_a_redacted_value_is_refused_wherever_it_is(value):
+    with pytest.raises(InvalidParamsError, match="this secret was removed when the run was recorded"):
+        resolve_run(load_environment, settings={"test": {"trainer": {"deepspeed": {"extra": {"x": value}}}}})
+    with pytest.raises(InvalidParamsError) as refused:
+        resolve_run(load_environment, settings={"test": {"environment": {"params": {"x": [10**6000]}}}})
+    assert "this secret" not in str(refused.value)
+
+
 def test_no_option_of_the_trainer_has_the_name_of_a_secret():
     assert [option.key for option in all_options() if names_secret(option.key)] == []

@@ -1,6 +1,7 @@
 """Evaluation sets: separate metrics, tables and charts; a set without a name has plain metric names."""
 
 import io
+from dataclasses import replace
 
 from skyrl_train.config.data_schema import RESERVED_SET_NAMES
 from skyrl_train.config.schema import RunConfig
@@ -22,7 +23,8 @@ def test_each_set_has_its_name_as_prefix_and_the_same_result_as_without_other_se
     source = parts.pop("source")
     both = EvaluationSets(CONFIG, {"a": source, "b": source}, ranks=one_rank, **parts).evaluate()
     assert both.metrics == {f"{name}/{key}": value for name in "ab" for key, value in alone.metrics.items()}
-    assert both.answers == [*alone.answers, *alone.answers]
+    assert [answer.problem for answer in both.answers] == [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
+    assert [replace(answer, problem=("", answer.problem[1])) for answer in both.answers] == [*alone.answers] * 2
     plain = EvaluationSets(CONFIG, {"": source}, ranks=one_rank, **parts).evaluate()
     assert (plain.metrics, plain.answers) == (alone.metrics, alone.answers)
 

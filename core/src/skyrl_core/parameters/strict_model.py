@@ -3,9 +3,9 @@
 import json
 import math
 from functools import partial
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter
+from pydantic import AfterValidator, BaseModel, ConfigDict, GetCoreSchemaHandler, TypeAdapter
 from pydantic_core import core_schema
 
 LARGEST = 2**63 - 1
@@ -101,8 +101,9 @@ class StrictModel(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
-    # Of a subclass that allows unknown keys.
-    __pydantic_extra__: dict[str, Annotated[Any, AfterValidator(_storable)]] = Field(init=False)
+    if not TYPE_CHECKING:  # mypy would take it for a field
+        # Of a subclass that allows unknown keys.
+        __pydantic_extra__: dict[str, Annotated[Any, AfterValidator(_storable)]]
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:

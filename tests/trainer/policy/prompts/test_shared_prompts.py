@@ -72,7 +72,7 @@ def test_a_single_sequence_uses_the_plain_layout(model_of):
         lambda _, __, inputs: shapes.append(tuple(inputs["input_ids"].shape)), with_kwargs=True
     )
     plain = batch()
-    one = Sequences(**{name: tensor[:1] for name, tensor in vars(plain).items()})
+    one = Sequences(**{name: tensor[:1] for name, tensor in vars(plain).items() if tensor is not None})
     Policy(model, chunk_size=8, temperature=1.0, share_prompts=True).log_probs(one, False)
     assert shapes == [(1, 9)]
 

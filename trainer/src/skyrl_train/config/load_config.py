@@ -140,19 +140,12 @@ def _faulty_values(sources: Sources, faults: Sequence[Fault]) -> list[Problem]:
     return [Problem(key=".".join(f.keys), value=f.value, rule=f.rule, origin=sources.origin(f.keys)) for f in faults]
 
 
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    for item in value if isinstance(value, list) else ():
-        yield from _texts(item)
-
-
 def _redacted_values(sources: Sources, values: Any, keys: Keys = ()) -> Iterator[Problem]:
     """A problem for each value that was redacted in the file of an earlier run."""
     for key, value in values.items() if isinstance(values, dict) else ():
         if isinstance(value, dict):
             yield from _redacted_values(sources, value, (*keys, key))
-        elif any(REDACTED in text for text in _texts(value)):
+        elif _is_redacted(value):
             yield Problem(
                 key=".".join((*keys, key)),
                 value=value,
@@ -160,6 +153,12 @@ def _redacted_values(sources: Sources, values: Any, keys: Keys = ()) -> Iterator
                 "--config FILE after the other one, or let the plugin read it from an environment variable",
                 origin=sources.origin((*keys, key)),
             )
+
+
+def _is_redacted(value: Any) -> bool:
+    if isinstance(value, dict | list | tuple):
+        return any(map(_is_redacted, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, str) and REDACTED in value
 
 
 def _broken_rules(config: RunConfig, sources: Sources, faulty: frozenset[str]) -> list[Problem]:

@@ -6,7 +6,7 @@ def _words(*texts: str) -> frozenset[str]:
 
 
 INTRODUCTIONS = _words(
-    "a an answer be correct equal equals final hence is it my our so sum that the their there therefore this thus to "
+    "a an answer be correct equal equals final hence is it my our so sum that the their there therefore this thus "
     "total was will would are result value"
 )
 """Only these may precede a number: `The final answer is 18`. Others may change it: `a third of 18`, `twice 18`."""
@@ -20,7 +20,7 @@ _UNITS_UP_TO_19 = (
 )
 _TENS = "twenty thirty forty fourty fifty sixty seventy eighty ninety"
 _SCALES = (
-    "hundred thousand million billion trillion quadrillion mil mill mio mln bn tn tr mm dozen dozens score scores "
+    "hundred thousand million billion trillion quadrillion mil mill mio mln bil bn tn tr mm dozen dozens score scores "
     "gross grand lakh lakhs lac crore crores myriad kilo mega giga pair pairs couple hundreds thousands millions "
     "billions trillions"
 )
@@ -45,7 +45,8 @@ _RELATIONS = (
     "or and nor not no never neither but to than more less greater fewer below above under between through thru until "
     "till up down least most maximum minimum max min about around approximately approx roughly almost nearly circa ish "
     "odd some maybe perhaps probably possibly either wrong incorrect false if unless except without instead is isnt "
-    "arent was wasnt negative positive opposite inverse reciprocal versus vs st nd rd th remaining plusminus"
+    "arent was wasnt negative positive opposite inverse reciprocal versus vs st nd rd th remaining plusminus "
+    "wait hmm actually correction scratch sorry oops"
 )
 QUALIFIES = RESCALES | _words(_RELATIONS)
 """In a statement they leave open which number is meant: `72 or so`, `72 at least`, `72 is wrong`."""

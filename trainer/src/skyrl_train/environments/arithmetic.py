@@ -49,5 +49,5 @@ class Arithmetic(Environment):
 
     def reward(self, completion: Completion, row: Row) -> float:
         """1.0 or 0.0; 0.0 for an answer that the token limit cut off, because its last digit may be missing."""
-        correct = completion.text.strip().endswith(f"#### {row.ground_truth}")
+        correct = (row.answer_start + completion.text).strip().endswith(f"#### {row.ground_truth}")
         return float(completion.finished and correct)

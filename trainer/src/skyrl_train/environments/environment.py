@@ -49,9 +49,21 @@ class Row:
         return hashlib.blake2b(problem.encode(), digest_size=6).hexdigest()
 
     @property
+    def answer_start(self) -> str:
+        """The beginning of the answer, which the policy continues: a last message of the assistant; usually empty."""
+        last = self.prompt[-1] if self.prompt else {}
+        return str(last["content"]) if last.get("role") == "assistant" else ""
+
+    @property
+    def question(self) -> str:
+        """The last message before the answer."""
+        messages = self.prompt[:-1] if self.answer_start else self.prompt
+        return str((messages or self.prompt)[-1]["content"]) if self.prompt else ""
+
+    @property
     def label(self) -> str:
-        """The name of the row in messages: its uid and the start of its last message."""
-        text = " ".join(self.prompt[-1]["content"].split()) if self.prompt else ""
+        """The name of the row in messages: its uid and the start of its question."""
+        text = " ".join(self.question.split())
         return f'{self.uid} "{shortened(text, _LABEL_LENGTH)}"'
 
 

@@ -143,7 +143,7 @@ def last_number(text: str) -> Fraction | None:
 
 def _in_ascii(text: str) -> str | None:
     """The text with ASCII digits, dashes and slashes; None if a character such as ½, ² or 万 is a number itself."""
-    text = text.translate(_ASCII)
+    text = re.sub("[\u00a0\u2009\u202f](?![0-9]{3})", " ", text.translate(_ASCII))
     if text.isascii():
         return text
     text = "".join(str(unicodedata.decimal(char, char)) for char in text)

@@ -81,9 +81,10 @@ class Gsm8k(Environment):
         gold = parse_answer(expected)
         if gold is None and (problem := self.check_row(row)):
             raise ValueError(problem)
-        if may_be_cut_off(completion.text, finished=completion.finished):
+        text = row.answer_start + completion.text
+        if may_be_cut_off(text, finished=completion.finished):
             return 0.0
-        stated, answer = self._answer(completion.text)
+        stated, answer = self._answer(text)
         if gold is not None and answer is not None:
             return float(answer == gold)
         formula = right_side(stated) if self.params.latex else None

@@ -204,10 +204,30 @@ def recompute_activations(model: PreTrainedModel) -> None:
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """The tokens that end a response: the tokenizer's eos token and those of the generation config."""
+    """The tokens that end a response: of the tokenizer, the generation config, and a turn of the chat template."""
     configured = model.generation_config.eos_token_id
     configured = configured if isinstance(configured, list) else [configured]
-    return frozenset({int(tokenizer.eos_token_id)} | {int(token) for token in configured if token is not None})
+    found = [tokenizer.eos_token_id, *configured, _turn_end(tokenizer)]
+    return frozenset(int(token) for token in found if token is not None)
+
+
+def _turn_end(tokenizer: Any) -> int | None:
+    """The special token after a turn of the assistant in the chat template: ``<|im_end|>`` of ChatML; None without one.
+
+    The eos token of many base models is another one, and their responses would run into the next turns.
+    """
+    content = "an answer"
+    messages = [{"role": "user", "content": "a question"}, {"role": "assistant", "content": content}]
+    if not tokenizer.chat_template:
+        return None
+    try:
+        text = str(tokenizer.apply_chat_template(messages, tokenize=False))
+    except Exception:  # noqa: BLE001 - templates may raise anything; prompts that one rejects are errors elsewhere
+        return None
+    _, found, rest = text.rpartition(content)
+    ids = tokenizer(rest.lstrip(), add_special_tokens=False)["input_ids"] if found else []
+    added = tokenizer.added_tokens_decoder.get(ids[0]) if ids else None
+    return int(ids[0]) if added is not None and added.special else None
 
 
 def _remove_dropout(model: PreTrainedModel) -> None:

@@ -8,7 +8,7 @@ import pickle
 import random
 import sys
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from functools import partial
 from types import FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
@@ -196,6 +196,8 @@ def _is_plain(value: object) -> bool:
     while waiting:
         item = waiting.pop()
         kind = type(item)
+        if isinstance(item, Sized) and len(item) > _MAX_ITEMS and kind not in _SCALARS:
+            return False
         if isinstance(item, _MAPPINGS) and kind in _MAPPINGS:
             waiting += [*item.keys(), *item.values()]
         elif isinstance(item, _SEQUENCES) and kind in _SEQUENCES:

@@ -115,7 +115,7 @@ class Evaluator:
             row = self._rows[index]
             answer = Answer(
                 problem=("", index),
-                question=row.prompt[-1]["content"],
+                question=row.question,
                 expected=row.ground_truth,
                 text=text,
                 reward=score.reward,

@@ -219,7 +219,7 @@ def _records(
     return [
         {
             "group": group,
-            "prompt": rows[group].prompt[-1]["content"],
+            "prompt": rows[group].question,
             "ground_truth": rows[group].ground_truth,
             "response": completion.text,
             "finished": completion.finished,

@@ -56,7 +56,8 @@ def complete(
 ) -> Completion:
     """The sample with its text, without the end token and, usually, other special ones, up to the first stop string."""
     ids = list(sample.token_ids)
-    if ids and ids[-1] == tokenizer.eos_token_id:
+    last = tokenizer.added_tokens_decoder.get(ids[-1]) if ids else None
+    if last is not None and last.special and sample.finished:
         ids.pop()
     text = str(tokenizer.decode(ids, skip_special_tokens=skip_special_tokens))
     return Completion(text=before_stop(text, stop), token_ids=sample.token_ids, finished=sample.finished)
