@@ -14,6 +14,9 @@ pytestmark = pytest.mark.vllm
 
 @pytest.fixture(scope="module")
 def ranks() -> Iterator[Ranks]:
+    from vllm.distributed.parallel_state import destroy_model_parallel
+
+    destroy_model_parallel()  # those of a dense model, from another test, have no group for experts
     started = Ranks.start()
     yield started
     started.end_run()
