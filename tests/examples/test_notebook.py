@@ -19,7 +19,7 @@ def test_the_notebook_trains_a_loss_and_its_edited_version(tmp_path, monkeypatch
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
     shown = [output for cell in notebook.cells for output in cell.get("outputs", ())]
     html = [output.data["text/html"] for output in shown if "data" in output and "text/html" in output.data]
-    assert "loss &#x27;my_loss&#x27; passes 12 rules" in html[0]
+    assert "loss &#x27;my_loss&#x27; passes 13 rules" in html[0]
     bars = [page for page in html if "<progress" in page]
     assert len(bars) == 2
     assert all('value="1" max="1"' in page and "finished after step 1" in page for page in bars)

@@ -31,7 +31,7 @@ def test_the_table_shows_one_section(capsys, monkeypatch):
         "      Export each model as a transformers folder, step_N/model, in the\n"
         "      background.\n"
         "  checkpoint.on_stop  true/false  true\n"
-        "      Save when Ctrl-C or SIGTERM stops the run after a step.\n"
+        "      Save when Ctrl-C, SIGTERM or an error between two steps ends the run.\n"
     )
 
 

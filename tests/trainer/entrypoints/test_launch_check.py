@@ -1,6 +1,8 @@
 """Plugins that exist only in the calling process are refused before several processes are launched."""
 
+import json
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +11,7 @@ from skyrl_core.registry import LOSSES
 from skyrl_train import Environment, register_environment
 from skyrl_train.config.plugin_check import ENVIRONMENT_GROUP
 from skyrl_train.entrypoints.main_base import main
+from skyrl_train.ranks import exit_message
 from skyrl_train.ranks import launch as launching
 
 
@@ -26,8 +29,15 @@ def _in_a_notebook(monkeypatch):
     monkeypatch.setattr(ENVIRONMENT_GROUP, "_registered", {})
     monkeypatch.setattr(sys, "argv", ["ipykernel_launcher.py"])
     monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)
-    monkeypatch.setattr(launching, "_run", lambda command, _: launched.append(command) or 0)
+    monkeypatch.setattr(launching, "_run", _finished)
     launched.clear()
+
+
+def _finished(command, environment):
+    """Instead of the processes: rank 0 says that the run has finished."""
+    launched.append(command)
+    Path(environment[exit_message.FILE]).write_text(json.dumps({"exit_code": 0, "text": ""}))
+    return 0
 
 
 launched = []

@@ -2,7 +2,7 @@
 
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import redirect_stdout
 from importlib import import_module
 
@@ -178,12 +178,9 @@ class PluginGroup:
 
     def guard_of(self, plugin: type, subject: str = "") -> Guard:
         """The guard for calls of an instance of an installed class; ``subject`` names one that is not installed."""
-        row = next((row for row in self.rows() if row.value == value_of(plugin)), None)
-        return (
-            self.guard(row)
-            if row is not None
-            else Guard(subject or f"{self.kind} {value_of(plugin)}", plugin.__module__)
-        )
+        value = value_of(plugin)
+        claim = next(self._claims_of(value), None)
+        return Guard(subject or f"{self.kind} {value}", plugin.__module__) if claim is None else self.guard(claim)
 
     def is_registered(self, claim: Claim) -> bool:
         """Whether the claim belongs to a plugin registered in this process."""
@@ -192,6 +189,14 @@ class PluginGroup:
     def source(self, name: str) -> object:
         """The class or function that the user registered under a name."""
         return self._registered[name].source
+
+    def _claims_of(self, value: str) -> Iterator[Claim]:
+        """The claims of a class, without looking up the others."""
+        yield from (claim for claim in self.registered if claim.value == value)
+        for distribution in installed_distributions():
+            for declaration in distribution.declarations:
+                if (declaration.group, declaration.value) == (self.group, value):
+                    yield self._claim(distribution, declaration, ALLOW_ALL, "")
 
     def rows(self, policy: PluginPolicy = ALLOW_ALL) -> list[Claim]:
         """As ``claims``, but conflicts are not marked; for ``find``."""

@@ -73,6 +73,8 @@ def write_commented_yaml(options: Sequence[Option]) -> str:
 
 def _yaml_lines(option: Option, indent: str) -> list[str]:
     key, kind, default, allowed = _cells(option)
+    if isinstance(option.default, float) and "." not in default:
+        default = default.replace("e", ".0e")  # readers of YAML 1.1 take 1e-06 for text
     facts = "" if option.choices else f" ({kind}{f', {allowed}' if allowed else ''})"
     comment = textwrap.wrap(_text(option) + facts, 110, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
     return [*comment, f"{indent}{key.rpartition('.')[2]}: {default}"]
