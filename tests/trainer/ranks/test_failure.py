@@ -141,7 +141,7 @@ def one_slow_one_failing(distributions, tiny_run, tmp_path):
         "data.train": str(file),
         "data.shuffle": False,
         "environment.name": "slow",
-        "environment.deadline": 10_000.0,
+        "environment.deadline": 1_500.0,
         "evaluation.prompts": 0,
         "trainer.prompts_per_step": 2,
     }
