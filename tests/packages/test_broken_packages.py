@@ -189,7 +189,7 @@ ENTRY_POINT_KINDS = [
         "broken",
         5,
         "declares more than 500 plugins",
-        entry_points=GOOD + "".join(f"m{i} = a:B\n" for i in range(10**5)),
+        entry_points=GOOD + "".join(f"m{i} = a:B\n" for i in range(5 * 10**4)),
     ),
     Kind("upper", "broken", 5, "'Upper' is not a valid name", entry_points=line("a:B", "Upper"), row="Upper"),
     Kind("long_name", "broken", 5, "is not a valid name", entry_points=line("a:B", "n" * 10_000), row="n" * 63 + "…"),
@@ -235,7 +235,7 @@ IMPORT_KINDS = [
     Kind("system_exit", "ok", 5, "SystemExit: 0", loss=fails("import sys; sys.exit(0)")),
     Kind("base_exception", "ok", 5, "Own: why", loss=fails("class Own(BaseException): pass\nraise Own('why')")),
     Kind("recursion", "ok", 5, "RecursionError", loss=fails("def again(): again()\nagain()")),
-    Kind("long_error", "ok", 5, "ValueError: e{500}", loss=fails("raise ValueError('e' * 10**6)")),
+    Kind("long_error", "ok", 5, "ValueError: e{300}", loss=fails("raise ValueError('e' * 10**6)")),
     Kind("hostile_error", "ok", 5, "evil", loss=fails("raise ValueError('\\x1b[2J\\u202e\\rone\\nevil')")),
     Kind("silent_error", "ok", 5, "Own", loss=fails("class Own(Exception):\n def __str__(self): 1/0\nraise Own")),
     Kind("prints", "ok", 0, loss=fails("print('noise on stdout')"), params=f"{SCHEMA}\nprint('more noise')"),
@@ -523,10 +523,10 @@ class TestSelecting:
     def test_a_failed_import_reports_what_where_why_and_a_fix(self, selections, kind):
         code, _, error, _ = selections[kind.name]
         if code == 5 and kind.status == "ok":
-            what, why, trace, fix = error.splitlines()
+            what, *places, trace, fix = error.splitlines()
             assert f"policy loss '{kind.name}' ({kind.distribution} 1.0)" in what
             assert kind.filled(kind.value) in what
-            assert why.startswith("  ")
+            assert all(place.startswith("  at ") for place in places)
             assert trace.endswith(f"-c 'import {kind.filled(kind.value).partition(':')[0]}'")
             assert fix.startswith("repair it: it was installed from file://")
 

@@ -83,9 +83,12 @@ def test_of_a_huge_description_only_the_headers_are_read(foo):
 
 
 def test_entry_points_beyond_the_bound_are_a_broken_row(foo):
-    (foo / "entry_points.txt").write_text("[console_scripts]\n" + "a = b:c\n" * MAX_BYTES)
+    text = "[console_scripts]\n" + f"{'a' * 40} = b:c\n" * (MAX_BYTES // 40)
+    assert b"=" not in text[:MAX_BYTES].encode().splitlines()[-1]  # the bound cuts a line in two
+    (foo / "entry_points.txt").write_text(text)
     [row] = [claim for claim in policy_losses() if claim.distribution == "foo-dist"]
     assert (row.status, "larger than 1 MiB" in row.reason) == ("broken", True)
+    assert unreadable_entry_points() == []
 
 
 class Broken:

@@ -207,7 +207,7 @@ _VALUES = (
 # fmt: on
 # fmt: off
 _TEXTS = (
-    "~nosuchuser", "~nosuchuser/x.jsonl", "~", "/lost+found/x", "/proc/self/mem", "/dev/null", "..", ".", "/", "//", "x\0y",
+    "~nosuchuser", "~nosuchuser/x.jsonl", "~", "/x/y", "/proc/self/mem", "/dev/null", "..", ".", "/", "//", "x\0y",
     "\0", "a/b/c", "a:b", "a:b:c", ":", "::", "@", "@1", "gspo@x", "gspo@9", "gspo@" + "9" * 5000, "__main__:f",
     "os:system", "os:nothing", "x.py:f", "~x.py:f", "\0.py:f", "*.jsonl", "[.jsonl", "**", "\0*",
     "a" * 300 + ".jsonl", "x.parquet", "http://a]b", "http://x:99999", "\x1b[31mred\x1b[0m", "\x1b]0;title\x07",

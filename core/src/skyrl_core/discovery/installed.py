@@ -207,8 +207,9 @@ def _info(distribution: metadata.Distribution) -> str:
 
 def _is_readable(points: Content) -> bool:
     """Whether Python can parse these entry points: it raises on a line without `=` in a section."""
+    complete = points.data if points.is_complete else points.data[: points.data.rfind(b"\n") + 1]
     try:
-        lines = points.data.decode().splitlines()
+        lines = complete.decode().splitlines()
     except UnicodeDecodeError:
         return False
     in_section = False
