@@ -139,7 +139,7 @@ if "RANK" not in os.environ:
 stop_with_launcher()
 import torch.distributed
 torch.distributed.init_process_group("gloo")
-os.write(1, f"{os.getpid()}\n".encode())  # at once, because both ranks write into one pipe
+os.write(1, b"%d\\n" % os.getpid())  # at once, because both ranks write into one pipe
 time.sleep(99)
 """
 
