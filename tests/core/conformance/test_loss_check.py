@@ -378,15 +378,11 @@ class LoopsOverTokens(Correct):
 
 
 @declared
-class LowersTheEntropyOnPurpose(Correct):
+class LowersTheEntropyOnPurpose(AddsEntropy):
     conformance_waivers = {"term_signs": "minimises the entropy, as a test of confidence"}
 
-    @classmethod
-    def needs(cls, params: Any) -> frozenset[Need]:
-        return frozenset({Need.OLD_LOG_PROBS, Need.ENTROPY})
-
     def values(self, batch: LossBatch) -> Tensor:
-        return super().values(batch) + 0.01 * batch.entropy
+        return Correct.values(self, batch) + 0.01 * batch.entropy
 
 
 @declared

@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.trainer.fixtures.engine_setup import engine_setup
 
 from skyrl_core.errors import SkyrlError
-from skyrl_train.config.schema import RunConfig
 from skyrl_train.policy.policy import Policy
 from skyrl_train.rollout.hf.decoding import PrefilledPrompts
 from skyrl_train.rollout.hf.engine import HfEngine
-from skyrl_train.rollout.rollout_engine import EngineSetup, Sampling
+from skyrl_train.rollout.rollout_engine import Sampling
 from skyrl_train.step.engine_agreement import EngineAgreement, EngineDisagreesError
 
 PROMPTS = [(3, 9, 4, 1, 17, 30), (5, 2, 8)]
@@ -26,19 +26,7 @@ def check(small_model, tokenizer, one_rank):
         before = [parameter.clone() for parameter in model.parameters()]
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
-    setup = EngineSetup(
-        config=RunConfig(),
-        model="tiny",
-        tokenizer=tokenizer,
-        end_tokens=frozenset({1, 2, 3}),
-        device=one_rank.device,
-        rank=0,
-        world_size=1,
-        gather=lambda value: [value],
-        message=print,
-        trained=model,
-        load_copy=lambda: model,
-    )
+    setup = engine_setup(tokenizer, {1, 2, 3}, trained=model, load_copy=lambda: model)
 
     def run(kind=HfEngine, *, prompts=PROMPTS, sampling=SAMPLING, tolerance=1e-3):
         agreement = EngineAgreement(

@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
+from tests.trainer.fixtures.engine_setup import engine_setup
 
-from skyrl_train.config.schema import RunConfig
 from skyrl_train.rollout.hf.engine import HfEngine
-from skyrl_train.rollout.rollout_engine import EngineSetup, Sampling
+from skyrl_train.rollout.rollout_engine import Sampling
 from skyrl_train.step.weight_sync import StaleEngineError, WeightSync
 
 SAMPLING = Sampling(max_new_tokens=4)
@@ -54,19 +54,7 @@ def trained(plain_engine, one_rank, small_model):
 @pytest.fixture
 def sync(trained, small_model, tokenizer, one_rank):
     def build(keep=None, *, kind=Engine, probe=PROBE, tolerance=1e-3):
-        setup = EngineSetup(
-            config=RunConfig(),
-            model="tiny",
-            tokenizer=tokenizer,
-            end_tokens=frozenset({1}),
-            device=one_rank.device,
-            rank=0,
-            world_size=1,
-            gather=lambda value: [value],
-            message=print,
-            trained=None,
-            load_copy=lambda: copy.deepcopy(small_model),
-        )
+        setup = engine_setup(tokenizer, {1}, load_copy=lambda: copy.deepcopy(small_model))
         engine = kind(setup)
         if keep is not None:
             engine.keep = keep

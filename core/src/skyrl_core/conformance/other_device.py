@@ -44,7 +44,7 @@ class OtherDeviceTensor(Tensor):
         super().__init__()
         self.values_on_cpu = values
 
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # as torch documents
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]  # torch gives the signature of a function of a mode
@@ -61,7 +61,7 @@ def other_device() -> Iterator[None]:
     Raises:
         MixedDevicesError: inside, an operation got tensors of two devices.
     """
-    with _Functions(), _Operations():  # type: ignore[no-untyped-call]
+    with _Functions(), _Operations():  # type: ignore[no-untyped-call]  # of torch
         yield
 
 

@@ -19,8 +19,8 @@ def _write_variables(variables: Mapping[str, str]) -> None:
 
 
 def _write_filters(filters: Any) -> None:
-    warnings.filters[:] = filters  # type: ignore[index]
-    warnings._filters_mutated()  # type: ignore[attr-defined]
+    warnings.filters[:] = filters  # type: ignore[index]  # a list, although typed as a sequence
+    warnings._filters_mutated()  # type: ignore[attr-defined]  # as catch_warnings does
 
 
 def _write_path(path: list[str]) -> None:

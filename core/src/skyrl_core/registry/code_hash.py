@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import os
 from collections.abc import Iterator
-from types import CodeType, FunctionType, ModuleType
+from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None))
@@ -66,7 +66,7 @@ def _parts(source: Any, seen: set[int]) -> Iterator[str]:
 
 def _used(function: FunctionType, seen: set[int]) -> Iterator[str]:
     closure = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
-    values = {name: cell.cell_contents for name, cell in closure.items() if _is_filled(cell)}
+    values = {name: cell.cell_contents for name, cell in closure.items() if cell != CellType()}  # not an empty one
     values |= {name: function.__globals__[name] for name in _names(function.__code__) if name in function.__globals__}
     for name, value in sorted(values.items()):
         if _is_plain(value):
@@ -81,14 +81,6 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, dict):
         return all(map(_is_plain, (*value, *value.values())))
     return all(map(_is_plain, value)) if isinstance(value, (list, tuple)) else isinstance(value, PLAIN)
-
-
-def _is_filled(cell: Any) -> bool:
-    try:
-        cell.cell_contents  # noqa: B018 - an empty cell raises
-    except ValueError:
-        return False
-    return True
 
 
 def _names(code: CodeType) -> set[str]:

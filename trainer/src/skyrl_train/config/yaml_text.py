@@ -52,7 +52,7 @@ class _Loader(yaml.SafeLoader):
         self._depth += 1
         if self._composed > MAX_VALUES or self._depth > MAX_DEPTH:
             self.refuse(
-                self.peek_event(),  # type: ignore[no-untyped-call]
+                self.peek_event(),  # type: ignore[no-untyped-call]  # PyYAML does not annotate it
                 TOO_MANY if self._composed > MAX_VALUES else TOO_DEEP,
             )
         node = super().compose_node(parent, index)

@@ -10,7 +10,7 @@ import sys
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from functools import partial
-from types import FunctionType, MethodType, ModuleType
+from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
 from skyrl_train.environments.environment import Environment
@@ -153,7 +153,7 @@ def _of_function(function: FunctionType) -> Iterator[_Names]:
     if any(type(value) not in _SCALARS for value in defaults.values()):
         yield _of_mapping(defaults)
     cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
-    contents = {name: cell.cell_contents for name, cell in cells.items() if _is_filled(cell)}
+    contents = {name: cell.cell_contents for name, cell in cells.items() if cell != CellType()}  # not an empty one
     for value in contents.values():
         if isinstance(value, FunctionType) and value is not function:
             yield from _of_function(value)
@@ -164,14 +164,6 @@ def _of_function(function: FunctionType) -> Iterator[_Names]:
             write=lambda name, value: setattr(cells[name], "cell_contents", value),
             remove=contents.pop,  # a function never gains or loses variables
         )
-
-
-def _is_filled(cell: Any) -> bool:
-    try:
-        cell.cell_contents  # noqa: B018 - an empty cell raises
-    except ValueError:
-        return False
-    return True
 
 
 def _of_mapping(values: dict[str, Any]) -> _Names:

@@ -61,7 +61,7 @@ class _Unchanged(TorchDispatchMode):
                 self.written = f"{current_line()} writes into {name}"
 
     def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        super().__exit__(*error)  # type: ignore[no-untyped-call]  # torch does not annotate it
         if error[0] is not None:
             return
         for name, tensor in self.tensors.items():

@@ -7,7 +7,7 @@ from torch import Tensor, arange, cat, float64, nan
 from skyrl_core.conformance.batches import ExampleBatch, equal_sizes
 from skyrl_core.conformance.loss_call import result_dtype
 from skyrl_core.conformance.rule import Rule, Violation
-from skyrl_core.conformance.trial import EMPTY_MICRO_BATCH, run
+from skyrl_core.conformance.trial import EMPTY_MICRO_BATCH, Trial, run
 from skyrl_core.contract.policy_loss import PolicyLoss, is_scalar_form
 
 # The largest log-ratio at which the loss must be finite.
@@ -23,11 +23,11 @@ def check_partition_invariance(loss: PolicyLoss, batch: ExampleBatch) -> list[st
         raise Violation(f"with two more columns of padding {difference}", batch=batch)
     if difference := expected.difference(run(loss, batch, [_order(size)])):
         raise Violation(f"with the sequences in another order {difference}", batch=batch)
-    if (found := _not_adding_up(loss, batch)) is None:
+    if (found := _not_adding_up(loss, batch, expected)) is None:
         # float64, in which even sums of ratios of e**50 are exact enough to compare.
         extreme = _extreme(batch.to(float64)) if result_dtype(loss, batch.to(float64)) == float64 else {}
         for description, rare in extreme.items():
-            if (found := _not_adding_up(loss, rare)) is not None:
+            if (found := _not_adding_up(loss, rare, run(loss, rare))) is not None:
                 found, batch = f"{description}: {found}", rare
                 break
     if found is not None and is_scalar_form(type(loss)):
@@ -40,9 +40,8 @@ def check_partition_invariance(loss: PolicyLoss, batch: ExampleBatch) -> list[st
     return []
 
 
-def _not_adding_up(loss: PolicyLoss, batch: ExampleBatch) -> str | None:
+def _not_adding_up(loss: PolicyLoss, batch: ExampleBatch, expected: Trial) -> str | None:
     """Describe the first partition that differs from the full batch; None if there is none."""
-    expected = run(loss, batch)
     for parts in _partitions(_order(len(batch.mask))):
         trial = run(loss, batch, parts)
         difference = expected.difference(trial)
